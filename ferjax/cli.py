@@ -1,0 +1,60 @@
+"""How every ferjax command fails: one clear line on standard error and exit code 2.
+
+Standard library only, so that the edge runtime can use it too.
+"""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong: the message says what, what is accepted, and what to do."""
+
+
+def unknown(kind: str, name: object, accepted: Iterable[str]) -> InputError:
+    """Returns the error for a name that is not in a set, with the nearest accepted names.
+
+    Args:
+      kind: what the name stands for, such as "model" or "split".
+      name: the offending value.
+      accepted: every accepted name, in the order in which to list them.
+
+    Returns:
+      An InputError, to be raised by the caller.
+    """
+    accepted = list(accepted)
+    close = difflib.get_close_matches(str(name), accepted, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+    return InputError(f"unknown {kind} {name!r}.{hint} Accepted: {', '.join(accepted)}.")
+
+
+def note(message: str) -> None:
+    """Prints one line about progress or a repair on standard error."""
+    print(f"ferjax: {message}", file=sys.stderr, flush=True)
+
+
+def run(main: Callable[[], object]) -> None:
+    """Runs a command and exits: 0 when it returns, 2 with one line on bad input or a failing disk.
+
+    Only InputError and OSError are the user's to mend; anything else is a defect of ours and keeps
+    its traceback.
+    """
+    try:
+        main()
+    except InputError as error:
+        sys.exit(_fail(" ".join(str(error).split())))
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away: nothing is left to say
+        sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(_fail(f"{where}{error.strerror or error}"))
+    except KeyboardInterrupt:
+        print("ferjax: interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message: str) -> int:
+    print(f"ferjax: error: {message}", file=sys.stderr, flush=True)
+    return 2
