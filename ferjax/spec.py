@@ -31,6 +31,7 @@ class ModelSpec:
       quantization: "none" or one of the export's names.
       temperature: divides the logits before the softmax (Guo et al. 2017); 1 if not calibrated.
       dataset: name of the data set the model was trained on.
+      dataset_args: options of `ferjax.data.load` for it, such as a size.
       dataset_sha256: hash of the prepared arrays.
       source_run: the configuration that made the model.
       accuracy: measured accuracy by split name, in 0..1.
@@ -50,6 +51,7 @@ class ModelSpec:
     quantization: str = "none"
     temperature: float = 1.0
     dataset: str = ""
+    dataset_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     dataset_sha256: str = ""
     source_run: str = ""
     accuracy: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -69,7 +71,8 @@ class ModelSpec:
             raise InputError(f"color_order {self.color_order!r} is none of {', '.join(COLOR_ORDERS)}")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise InputError(
-                f"mean and std need {self.channels} values for {self.color_order!r}, got {len(self.mean)}, {len(self.std)}"
+                f"mean and std need {self.channels} values for {self.color_order!r}, "
+                f"got {len(self.mean)} and {len(self.std)}"
             )
         if min(self.std) <= 0 or self.temperature <= 0:
             raise InputError(f"std and temperature must be positive, got {self.std} and {self.temperature}")

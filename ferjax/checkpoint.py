@@ -1,0 +1,173 @@
+"""Checkpoints by orbax: the last states of a run, its best variables, and the contract beside the arrays.
+
+    WORKDIR/last/STEP   what a killed run needs to go on: the two newest states, history, spec and configuration
+    WORKDIR/best/STEP   what a user needs: the variables that did best on validation, spec and configuration
+
+Arrays are stored under their dotted paths and come back as numpy arrays, so that a run made on a GPU opens on a laptop.
+A fingerprint of the arrays is stored with them: a damaged file is noticed, not used.
+"""
+
+import hashlib
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+
+from ferjax import cli
+from ferjax.optim import path_name
+from ferjax.spec import ModelSpec
+
+KINDS = ("best", "last")
+
+
+def save(workdir: pathlib.Path, kind: str, step: int, tree: Any, meta: Mapping[str, Any], *, keep: int) -> None:
+    """Writes one checkpoint atomically, then removes all but the newest `keep`.
+
+    Args:
+      workdir: the run's folder.
+      kind: "best" or "last".
+      step: optimiser steps taken.
+      tree: any pytree of arrays.
+      meta: JSON-able values stored beside the arrays.
+      keep: how many of this kind to leave.
+
+    Raises:
+      InputError: if it cannot be written (a full disk, no permission); the earlier ones are untouched.
+    """
+    folder = workdir.absolute() / kind
+    arrays = _flatten(tree)
+    meta = {**meta, "step": step, "fingerprint": fingerprint(arrays)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(
+                folder / f"{step:09d}",
+                ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)),
+                force=True,
+            )
+    except Exception as error:  # orbax and tensorstore raise what they like when a disk is full
+        remove_unfinished(workdir)
+        good = next(iter(_steps(workdir, "last")), None)
+        kept = f"the checkpoint of step {good} is intact" if good is not None else "there is no earlier checkpoint"
+        raise cli.InputError(
+            f"cannot save the checkpoint of step {step} in {folder}: {_reason(error)}; {kept}. "
+            "Make room and repeat the command: it continues from there"
+        ) from error
+    for old in list(_steps(workdir, kind))[keep:]:
+        shutil.rmtree(folder / f"{old:09d}", ignore_errors=True)
+
+
+def restore(workdir: pathlib.Path, like: Any) -> tuple[Any, dict[str, Any]] | None:
+    """Reads the newest good "last" checkpoint into the structure of `like`.
+
+    A damaged one is named on standard error and the one before it is used.
+
+    Args:
+      workdir: the run's folder.
+      like: a pytree of arrays or shapes with the structure to fill.
+
+    Returns:
+      (tree of numpy arrays, meta), or None if the run has no usable checkpoint.
+
+    Raises:
+      InputError: if the stored arrays belong to another network or optimiser.
+    """
+    for step, arrays, meta in _good(workdir, "last"):
+        leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+        names = [path_name(path, ".") for path, _ in leaves]
+        if odd := sorted(set(names) ^ set(arrays)):
+            raise cli.InputError(f"step {step} in {workdir} is of another network or optimiser: {odd[0]} does not fit")
+        for name, (_, leaf) in zip(names, leaves, strict=True):
+            if arrays[name].shape != leaf.shape:
+                raise cli.InputError(f"{name} in {workdir} has shape {arrays[name].shape}, expected {leaf.shape}")
+        return jax.tree_util.tree_unflatten(structure, [arrays[n] for n in names]), meta
+    return None
+
+
+def load(workdir: pathlib.Path | str, kind: str = "best") -> tuple[ModelSpec, dict[str, Any], dict[str, Any]]:
+    """Reads a trained model for evaluation, export or another start.
+
+    Args:
+      workdir: a folder that `train.py` wrote.
+      kind: "best" (on validation) or "last".
+
+    Returns:
+      (spec, variables, meta): variables is {"params": …, "batch_stats": …} of numpy arrays; meta holds the resolved
+      configuration and the history.
+
+    Raises:
+      InputError: if there is no such folder or nothing in it can be read.
+    """
+    workdir = pathlib.Path(workdir)
+    if kind not in KINDS:
+        raise cli.unknown("checkpoint", kind, KINDS)
+    if not workdir.is_dir():
+        raise cli.InputError(f"{workdir} is not a folder: give the --workdir of a training run")
+    order = KINDS if kind == "best" else ("last",)
+    for each in order:
+        for _, arrays, meta in _good(workdir, each):
+            if each != kind:
+                cli.note(f"no usable best checkpoint in {workdir}: using the last one, step {meta['step']}")
+            tree = traverse_util.unflatten_dict({tuple(k.split(".")): v for k, v in arrays.items()})
+            variables = tree if each == "best" else _evaluated(tree)
+            return ModelSpec.from_json(meta["spec"]), variables, meta
+    raise cli.InputError(f"{workdir} holds no usable checkpoint: is it the --workdir of a training run?")
+
+
+def _evaluated(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the variables of a stored TrainState that are meant for evaluation: the average if there is one."""
+    return state.get("ema") or {"params": state["params"], **state.get("collections", {})}
+
+
+def fingerprint(arrays: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of named arrays: names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, array in sorted(_flatten(arrays).items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data if array.size else b"")
+    return digest.hexdigest()
+
+
+def remove_unfinished(workdir: pathlib.Path) -> None:
+    """Removes what a killed or failed save left behind."""
+    for kind in KINDS:
+        for path in (workdir / kind).glob("*orbax-checkpoint-tmp*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _good(workdir: pathlib.Path, kind: str) -> Iterator[tuple[int, dict[str, np.ndarray], dict[str, Any]]]:
+    """Yields the readable checkpoints, newest first, and names those that are not."""
+    for step in _steps(workdir, kind):
+        path = workdir.absolute() / kind / f"{step:09d}"
+        try:
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+                found = checkpointer.restore(
+                    path, ocp.args.Composite(arrays=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
+                )
+            arrays = {name: np.asarray(value) for name, value in found.arrays.items()}
+            if fingerprint(arrays) != found.meta["fingerprint"]:
+                raise ValueError("the arrays do not match their fingerprint")
+        except Exception as error:  # a truncated file surfaces as any of a dozen types
+            cli.note(f"the checkpoint {path} is damaged ({_reason(error)}); trying the one before it")
+            continue
+        yield step, arrays, found.meta
+
+
+def _steps(workdir: pathlib.Path, kind: str) -> list[int]:
+    folder = workdir / kind
+    return sorted((int(p.name) for p in folder.glob("*") if p.name.isdigit()), reverse=True)
+
+
+def _flatten(tree: Any) -> dict[str, np.ndarray]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {path_name(path, "."): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) < 160 else text[:157] + "…"

@@ -1,0 +1,162 @@
+"""Optimisers and schedules, in the words of the papers; rules over parameter paths."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from ferjax import cli
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "cosine", "step", "polynomial")
+
+
+class Optimizer(NamedTuple):
+    """An optax transform and the learning rate it applies at each step."""
+
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+
+
+def create(
+    name: str = "adam",
+    *,
+    learning_rate: float,
+    steps_per_epoch: int,
+    epochs: float,
+    schedule: str = "cosine",
+    final_learning_rate: float = 0.0,
+    warmup_epochs: float = 0.0,
+    decay_epochs: float = 10.0,
+    decay_rate: float = 0.5,
+    power: float = 1.0,
+    weight_decay: float = 0.0,
+    decay_only: Sequence[str] = (".*",),
+    momentum: float = 0.9,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    clip_norm: float = 0.0,
+) -> Optimizer:
+    """Builds the optimiser: clip, decay, adapt, scale by the learning rate.
+
+    Args:
+      name: "adam" (weight decay is torch's coupled L2, added to the gradient before Adam, as Tormalm and Paraschiv mean
+        it), "adamw" (decoupled, Loshchilov & Hutter 2019) or "sgd" (Nesterov momentum, coupled L2).
+      learning_rate: the peak, after warm-up.
+      steps_per_epoch: optimiser steps in one pass over the training set.
+      epochs: passes that the whole schedule takes.
+      schedule: "constant"; "cosine" to `final_learning_rate`; "step", times `decay_rate` every `decay_epochs`;
+        "polynomial" of the given power to `final_learning_rate`.
+      final_learning_rate: where cosine and polynomial end.
+      warmup_epochs: linear rise from zero, part of `epochs`.
+      decay_epochs: the step schedule's period.
+      decay_rate: the step schedule's factor.
+      power: the polynomial's exponent.
+      weight_decay: 0 or more.
+      decay_only: regular expressions over parameter paths such as "stage1/block0/conv1/kernel"; a parameter that one of
+        them finds is decayed. The default decays all, as torch does.
+      momentum: for sgd.
+      b1: Adam's first moment.
+      b2: Adam's second moment.
+      clip_norm: largest global norm of the gradient, before weight decay; 0 switches it off.
+
+    Returns:
+      The optax transform and the schedule (step -> learning rate).
+
+    Raises:
+      InputError: for an unknown name or a value outside its range; when initialised, for a rule that finds nothing.
+    """
+    if name not in OPTIMIZERS:
+        raise cli.unknown("optimizer", name, OPTIMIZERS)
+    for key, value in (("learning_rate", learning_rate), ("epochs", epochs), ("steps_per_epoch", steps_per_epoch)):
+        if not value > 0:
+            raise cli.InputError(f"optim.{key} must be positive, got {value}")
+    for key, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm), ("warmup_epochs", warmup_epochs)):
+        if not value >= 0:
+            raise cli.InputError(f"optim.{key} must not be negative, got {value}")
+    rate = create_schedule(
+        schedule,
+        peak=learning_rate,
+        final=final_learning_rate,
+        total_steps=max(1, round(epochs * steps_per_epoch)),
+        warmup_steps=round(warmup_epochs * steps_per_epoch),
+        decay_steps=max(1, round(decay_epochs * steps_per_epoch)),
+        decay_rate=decay_rate,
+        power=power,
+    )
+    decay = optax.add_decayed_weights(weight_decay, mask=lambda params: path_mask(decay_only, params))
+    adapt = {
+        "adam": (decay, optax.scale_by_adam(b1, b2)),
+        "adamw": (optax.scale_by_adam(b1, b2), decay),
+        "sgd": (decay, optax.trace(momentum, nesterov=True)),
+    }[name]
+    if not weight_decay:
+        adapt = tuple(t for t in adapt if t is not decay)
+    clip = (optax.clip_by_global_norm(clip_norm),) if clip_norm else ()
+    return Optimizer(optax.chain(*clip, *adapt, optax.scale_by_learning_rate(rate)), rate)
+
+
+def create_schedule(
+    name: str,
+    *,
+    peak: float,
+    final: float,
+    total_steps: int,
+    warmup_steps: int,
+    decay_steps: int,
+    decay_rate: float,
+    power: float,
+) -> optax.Schedule:
+    """Returns step -> learning rate: a linear warm-up, then the named decay over the remaining steps.
+
+    Raises:
+      InputError: if the name is unknown or the warm-up leaves no step.
+    """
+    if name not in SCHEDULES:
+        raise cli.unknown("schedule", name, SCHEDULES)
+    rest = total_steps - warmup_steps
+    if rest < 1:
+        raise cli.InputError(f"the warm-up takes {warmup_steps} of {total_steps} steps: lower optim.warmup_epochs")
+    if name == "constant":
+        body = optax.constant_schedule(peak)
+    elif name == "cosine":
+        body = optax.cosine_decay_schedule(peak, rest, alpha=final / peak)
+    elif name == "step":
+        body = optax.exponential_decay(peak, decay_steps, decay_rate, staircase=True)
+    else:
+        body = optax.polynomial_schedule(peak, final, power, rest)
+    if not warmup_steps:
+        return body
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), body], [warmup_steps])
+
+
+def path_mask(patterns: Sequence[str], params: Any) -> Any:
+    """Marks the leaves whose path one of the regular expressions finds.
+
+    Args:
+      patterns: regular expressions, tried with `re.search` on paths such as "stem/conv/kernel".
+      params: a nested dict of arrays.
+
+    Returns:
+      The same structure with True or False leaves.
+
+    Raises:
+      InputError: for a pattern that is no regular expression or finds nothing.
+    """
+    try:
+        compiled = [re.compile(p) for p in patterns]
+    except re.error as error:
+        raise cli.InputError(f"{error.pattern!r} is not a regular expression: {error}") from error
+    names = jax.tree_util.tree_map_with_path(lambda path, _: path_name(path), params)
+    every = jax.tree.leaves(names)
+    for pattern in compiled:
+        if not any(pattern.search(n) for n in every):
+            raise cli.InputError(f"the rule {pattern.pattern!r} matches no parameter; there are: {', '.join(every)}")
+    return jax.tree.map(lambda n: any(p.search(n) for p in compiled), names)
+
+
+def path_name(path: Sequence[Any], separator: str = "/") -> str:
+    """Returns the path of a leaf, as `jax.tree_util` gives it, as one string."""
+    return separator.join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
