@@ -1,0 +1,122 @@
+"""Figures of a run as PNG files: training curves and the confusion matrix.
+
+Drawn on the Agg canvas directly: no display, no pyplot, no global state of the caller's matplotlib is touched.
+"""
+
+import io
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ferjax.cli import InputError
+
+# Okabe and Ito's blue and vermilion, which stay apart under every common colour-vision deficiency.
+TRAIN, VALIDATION = "#0072B2", "#D55E00"
+
+
+def plot_curves(history: Sequence[Mapping[str, float]], path: str | os.PathLike[str]) -> None:
+    """Draws loss, accuracy and learning rate over the epochs; the epoch with the best validation is marked.
+
+    Args:
+      history: one mapping an epoch with `epoch, train_loss, train_accuracy, validation_loss,
+        validation_accuracy, learning_rate`; accuracies in 0..1, losses in nats.
+      path: the PNG file to write; its folder must exist.
+
+    Raises:
+      InputError: if the history is empty or an epoch lacks a value.
+    """
+    if not history:
+        raise InputError("there is no epoch to plot: the history is empty")
+    names = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
+    if missing := sorted({name for row in history for name in names if name not in row}):
+        raise InputError(f"the history lacks {', '.join(missing)}; each epoch needs {', '.join(names)}")
+    series = {name: np.array([row[name] for row in history], float) for name in names}
+    best = int(np.argmax(np.nan_to_num(series["validation_accuracy"], nan=-1.0)))
+    epoch, top = series["epoch"][best], series["validation_accuracy"][best]
+
+    figure = _figure(13, 4)
+    figure.suptitle(f"best validation accuracy {top:.1%} at epoch {epoch:.0f}")
+    loss, accuracy, rate = figure.subplots(1, 3)
+    for axes, name, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
+        for split, color, line in (("train", TRAIN, "--"), ("validation", VALIDATION, "-")):
+            axes.plot(series["epoch"], scale * series[f"{split}_{name}"], line, color=color, marker=".", label=split)
+        axes.plot(
+            epoch, scale * series[f"validation_{name}"][best], "*", color="black", markersize=11, label="best epoch"
+        )
+        axes.legend(frameon=False)
+    rate.plot(series["epoch"], series["learning_rate"], color=TRAIN, marker=".")
+    rate.set_ylim(bottom=0)
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    _label(loss, "loss", "mean loss (nats)")
+    _label(accuracy, "accuracy", "accuracy (%)")
+    _label(rate, "learning rate", "learning rate")
+    for axes in (loss, accuracy, rate):
+        axes.axvline(epoch, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+    _save(figure, path)
+
+
+def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str | os.PathLike[str]) -> None:
+    """Draws a confusion matrix: colour and percentage within each true class, and the count.
+
+    Args:
+      confusion: (C, C) counts; row = true class, column = predicted class.
+      class_names: the C names in that order.
+      path: the PNG file to write; its folder must exist.
+
+    Raises:
+      InputError: if the counts and the names do not fit.
+    """
+    counts, classes = np.asarray(confusion), len(class_names)
+    if counts.shape != (classes, classes):
+        raise InputError(
+            f"a confusion matrix for {classes} class names must be {classes} x {classes}, got {counts.shape}"
+        )
+    n = counts.sum()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+    side = max(5.0, 2.2 + 0.85 * classes)
+    figure = _figure(side + 0.9, side)
+    axes = figure.subplots()
+    image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    for row, column in np.ndindex(classes, classes):
+        share, color = shares[row, column], "white" if shares[row, column] > 0.5 else "black"
+        text = f"{share:.0%}\n{counts[row, column]:,}" if counts[row].any() else "–"
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
+    axes.set_xticks(range(classes), class_names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(classes), [f"{name} ({k:,})" for name, k in zip(class_names, counts.sum(1), strict=True)])
+    axes.set(xlabel="predicted class", ylabel="true class (images)")
+    axes.set_title(f"accuracy {np.trace(counts) / max(n, 1):.1%} of {n:,} images")
+    figure.colorbar(image, ax=axes, shrink=0.75, label="share of the true class (%)")
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _label(axes: Axes, title: str, ylabel: str) -> None:
+    axes.set(title=title, xlabel="epoch", ylabel=ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Writes the whole PNG under a temporary name first, so that no reader ever meets half a picture."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", bbox_inches="tight", pad_inches=0.1)
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(image.getvalue())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
