@@ -1,0 +1,81 @@
+"""The networks by name: `create`, `list_models`, `default_input_shape`."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ferjax.cli import unknown
+from ferjax.models import resnet
+
+__all__ = ["create", "default_input_shape", "list_models"]
+
+
+class _Entry(NamedTuple):
+    make: Callable[..., nn.Module]
+    input_shape: tuple[int, int, int]
+
+
+_MODELS: dict[str, _Entry] = {
+    "resnet18": _Entry(resnet.ResNet, (48, 48, 1)),
+    "resnet18_imagenet": _Entry(partial(resnet.ResNet, stem="imagenet"), (224, 224, 3)),
+    "resnet20": _Entry(resnet.ResNet20, (48, 48, 1)),
+    "resnet50": _Entry(resnet.ResNet50, (224, 224, 3)),
+}
+
+
+def create(name: str, *, num_classes: int = 7, dtype: Any = jnp.float32, **kwargs: Any) -> nn.Module:
+    """Returns the network of a name, without parameters.
+
+    `module.init(key, x, train=False)` makes the collections "params" and (where the network normalises
+    over the batch) "batch_stats"; `module.apply(variables, x, train=False)` returns logits. Training
+    needs `rngs={"dropout": key}` and `mutable=["batch_stats"]`. Images are float (N, H, W, C); the
+    number of channels, one or three, is taken from the images.
+
+    Args:
+      name: one of `list_models()`.
+      num_classes: number of logits.
+      dtype: of the computation; parameters and logits stay float32.
+      **kwargs: fields of the network's module, as plain JSON values.
+
+    Returns:
+      The module.
+
+    Raises:
+      InputError: if the name or an argument is unknown.
+    """
+    make = _entry(name).make
+    cls: Any = make.func if isinstance(make, partial) else make
+    accepted = [f.name for f in dataclasses.fields(cls) if f.name not in ("parent", "name", "dtype", "num_classes")]
+    for key in kwargs:
+        if key not in accepted:
+            raise unknown(f"argument of {name}", key, accepted)
+    return make(num_classes=num_classes, dtype=dtype, **{k: _tuples(v) for k, v in kwargs.items()})
+
+
+def list_models() -> list[str]:
+    """Returns the names of all networks."""
+    return list(_MODELS)
+
+
+def default_input_shape(name: str) -> tuple[int, int, int]:
+    """Returns (height, width, channels) of the images that a network is described with.
+
+    Raises:
+      InputError: if the name is unknown.
+    """
+    return _entry(name).input_shape
+
+
+def _entry(name: str) -> _Entry:
+    if name not in _MODELS:
+        raise unknown("model", name, _MODELS)
+    return _MODELS[name]
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists where a module needs tuples."""
+    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value

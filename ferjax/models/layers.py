@@ -1,0 +1,213 @@
+"""Layers that the networks share.
+
+Every convolution that feeds a normalisation is a `ConvNormAct` with the children `conv` and `bn`, and
+every network names its classifier `head`: rules over parameters (freezing, pruning, folding) are then
+short patterns, the same for all families.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ferjax.cli import InputError, unknown
+
+# He et al. 2015, eq. 14, on the outgoing connections and without truncation, as torchvision starts its ResNets.
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's start of a linear layer.
+linear_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """Returns relu6(x + 3) / 6 (Howard et al. 2019, section 5.2)."""
+    return nn.relu6(x + 3.0) * (1 / 6)
+
+
+def hard_swish(x: jax.Array) -> jax.Array:
+    """Returns x * relu6(x + 3) / 6 (Howard et al. 2019, section 5.2)."""
+    return x * hard_sigmoid(x)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Returns the tanh form of GELU, which TFLite and ONNX keep as one operator."""
+    return nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "relu6": nn.relu6,
+    "hard_swish": hard_swish,
+    "hard_sigmoid": hard_sigmoid,
+    "gelu": gelu,
+    "linear": lambda x: x,
+}
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Returns the activation of a name in `ACTIVATIONS`.
+
+    Raises:
+      InputError: if there is no such activation.
+    """
+    if name not in ACTIVATIONS:
+        raise unknown("activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]
+
+
+def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
+    """Names an intermediate value; without a request this is the identity and leaves no trace in the graph.
+
+    Two requests, both made through `apply` alone: `mutable=["intermediates"]` returns the value as
+    `state["intermediates"][name][0]`, and a collection `perturbations` with an entry `name` is added to
+    it, so that the gradient with respect to a zero perturbation is the gradient with respect to the value.
+
+    Args:
+      module: the module that owns the value; names are relative to it.
+      name: "features" for the last feature map or token sequence, "embedding" for the vector that the
+        head reads, `stage0`, `stage1`, … for the outputs of stages; never the name of a child module.
+      x: the value.
+
+    Returns:
+      x, plus the perturbation if there is one.
+    """
+    if module.has_variable("perturbations", name):
+        x = x + module.get_variable("perturbations", name)
+    module.sow("intermediates", name, x)
+    return x
+
+
+def as_logits(x: jax.Array) -> jax.Array:
+    """Returns x in float32 (float64 stays)."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+class ConvNormAct(nn.Module):
+    """Convolution, batch normalisation, activation, with torch's padding and torch's running averages.
+
+    Attributes:
+      features: output channels.
+      kernel_size: side of the square kernel; the input is zero-padded by (kernel_size - 1) / 2.
+      stride: step of the window.
+      act: name of the activation.
+      epsilon: added to the variance.
+      folded: the normalisation is part of the kernel and of a bias already; there is no `bn` then.
+      kernel_init: start of the kernel.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    act: str = "relu"
+    epsilon: float = 1e-5
+    folded: bool = False
+    kernel_init: Callable[..., jax.Array] = he_normal
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps (N, H, W, C) to (N, ceil(H / stride), ceil(W / stride), features)."""
+        pad = (self.kernel_size - 1) // 2
+        x = nn.Conv(
+            self.features,
+            (self.kernel_size, self.kernel_size),
+            (self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            use_bias=self.folded,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        if not self.folded:
+            x = batch_norm(x, train, self.epsilon)
+        return activation(self.act)(x)
+
+
+def batch_norm(x: jax.Array, train: bool, epsilon: float = 1e-5) -> jax.Array:
+    """Normalises over the batch in at least float32, in a child named `bn`; flax's momentum 0.9 is torch's 0.1."""
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=epsilon, dtype=dtype, name="bn")
+    return norm(x.astype(dtype)).astype(x.dtype)
+
+
+class DenseNormAct(nn.Module):
+    """Linear layer, batch normalisation (optional), activation.
+
+    Attributes:
+      features: output width.
+      act: name of the activation.
+      norm: whether a batch normalisation stands between the two.
+      folded: see `ConvNormAct`.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    features: int
+    act: str = "relu"
+    norm: bool = True
+    folded: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps (..., C) to (..., features)."""
+        x = nn.Dense(self.features, kernel_init=linear_uniform, dtype=self.dtype, name="dense")(x)
+        if self.norm and not self.folded:
+            x = batch_norm(x, train)
+        return activation(self.act)(x)
+
+
+class Head(nn.Module):
+    """Classifier: (dropout, linear, batch normalisation, activation) for each hidden width, dropout, linear.
+
+    Attributes:
+      num_classes: number of logits.
+      hidden: hidden widths, none for a linear head.
+      dropout: rate before each linear layer, one more than hidden widths; none for no dropout.
+      act: activation of the hidden layers.
+      norm: whether hidden layers are normalised.
+      folded: see `ConvNormAct`.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    num_classes: int
+    hidden: tuple[int, ...] = ()
+    dropout: tuple[float, ...] = ()
+    act: str = "relu"
+    norm: bool = True
+    folded: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps (N, C) to float32 logits (N, num_classes).
+
+        Raises:
+          InputError: if the number of dropout rates does not fit.
+        """
+        rates = self.dropout or (0.0,) * (len(self.hidden) + 1)
+        if len(rates) != len(self.hidden) + 1:
+            raise InputError(
+                f"a head with {len(self.hidden)} hidden layers takes {len(self.hidden) + 1} dropout rates, got {rates}"
+            )
+        for i, width in enumerate(self.hidden):
+            x = nn.Dropout(rates[i], deterministic=not train)(x)
+            x = DenseNormAct(width, self.act, self.norm, self.folded, self.dtype, name=f"hidden{i + 1}")(x, train)
+        x = nn.Dropout(rates[-1], deterministic=not train)(x)
+        return as_logits(nn.Dense(self.num_classes, kernel_init=linear_uniform, dtype=self.dtype, name="out")(x))
+
+
+def global_average_pool(x: jax.Array) -> jax.Array:
+    """Maps (N, H, W, C) to (N, C) by the mean over the positions."""
+    return jnp.mean(x, axis=(1, 2))
+
+
+def max_pool(x: jax.Array, window: int = 3, stride: int = 2, pad: int = 1) -> jax.Array:
+    """Maximum over windows of a map that is nowhere negative (after a ReLU).
+
+    Zeros are padded first: among non-negative values they change no maximum, and a pooling without
+    padding of its own stays exact in int8.
+    """
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    return nn.max_pool(x, (window, window), (stride, stride), padding="VALID")

@@ -1,0 +1,167 @@
+"""Residual networks (He et al. 2016, "Deep Residual Learning for Image Recognition").
+
+ResNet-18 in its canonical form and in the form for 48x48 grey faces, ResNet-20 (section 4.2 of the
+paper, with projection shortcuts), ResNet-50.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ferjax.cli import InputError
+from ferjax.models.layers import ConvNormAct, Head, global_average_pool, max_pool, tap
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, projected by a 1x1 convolution where the shape changes.
+
+    Attributes:
+      features: channels of the output.
+      hidden: channels between the two convolutions.
+      stride: of the first convolution and of the projection.
+      folded: see `ConvNormAct`.
+      dtype: of the computation.
+    """
+
+    features: int
+    hidden: tuple[int, ...]
+    stride: int = 1
+    folded: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps (N, H, W, C) to (N, ceil(H / stride), ceil(W / stride), features)."""
+        conv = partial(ConvNormAct, folded=self.folded, dtype=self.dtype)
+        y = conv(self.hidden[0], stride=self.stride, name="conv1")(x, train)
+        y = conv(self.features, act="linear", name="conv2")(y, train)
+        if x.shape != y.shape:
+            x = conv(self.features, 1, self.stride, act="linear", name="shortcut")(x, train)
+        return nn.relu(x + y)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolution and a shortcut, projected where the shape changes.
+
+    Attributes:
+      features: channels of the output.
+      hidden: channels after the first and after the second convolution.
+      stride: of the block.
+      stride_first: the stride stands in the first 1x1 convolution (Caffe's layout) and not in the 3x3 (torch's).
+      folded: see `ConvNormAct`.
+      dtype: of the computation.
+    """
+
+    features: int
+    hidden: tuple[int, ...]
+    stride: int = 1
+    stride_first: bool = False
+    folded: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps (N, H, W, C) to (N, ceil(H / stride), ceil(W / stride), features)."""
+        conv = partial(ConvNormAct, folded=self.folded, dtype=self.dtype)
+        first, second = (self.stride, 1) if self.stride_first else (1, self.stride)
+        y = conv(self.hidden[0], 1, first, name="conv1")(x, train)
+        y = conv(self.hidden[1], 3, second, name="conv2")(y, train)
+        y = conv(self.features, 1, act="linear", name="conv3")(y, train)
+        if x.shape != y.shape:
+            x = conv(self.features, 1, self.stride, act="linear", name="shortcut")(x, train)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """A residual network of stages; the first block of every stage but the first halves the map.
+
+    Named intermediates: `stage0` (stem), `stage1`, …, `features` (the last map), `embedding`.
+
+    Attributes:
+      num_classes: number of logits.
+      depths: blocks in each stage.
+      widths: channels of each stage's output.
+      hidden: per block, in order, the channels inside it; none for the family's own (stage width for
+        basic blocks, a quarter of it for bottlenecks). Slimmed networks state them.
+      stem_width: channels of the stem.
+      stem: "small" (3x3, stride 1) or "imagenet" (7x7, stride 2, then 3x3 max-pool, stride 2).
+      bottleneck: three-convolution blocks.
+      stride_first: see `Bottleneck`.
+      head_hidden: see `Head.hidden`.
+      head_dropout: see `Head.dropout`.
+      folded: see `ConvNormAct`.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    num_classes: int = 7
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    hidden: tuple[tuple[int, ...], ...] = ()
+    stem_width: int = 64
+    stem: str = "small"
+    bottleneck: bool = False
+    stride_first: bool = False
+    head_hidden: tuple[int, ...] = ()
+    head_dropout: tuple[float, ...] = ()
+    folded: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps images (N, H, W, 1 or 3) to float32 logits (N, num_classes)."""
+        hidden = self.block_widths()
+        kind: Any = partial(Bottleneck, stride_first=self.stride_first) if self.bottleneck else BasicBlock
+        x = self._stem(x.astype(self.dtype), train)
+        block = 0
+        for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True), 1):
+            for i in range(depth):
+                stride = 2 if stage > 1 and i == 0 else 1
+                name = f"layer{stage}_{i}"
+                x = kind(width, hidden[block], stride, folded=self.folded, dtype=self.dtype, name=name)(x, train)
+                block += 1
+            x = tap(self, f"stage{stage}", x)
+        x = tap(self, "features", x)
+        x = tap(self, "embedding", global_average_pool(x))
+        head = Head(
+            self.num_classes, self.head_hidden, self.head_dropout, folded=self.folded, dtype=self.dtype, name="head"
+        )
+        return head(x, train)
+
+    def _stem(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.stem not in ("small", "imagenet"):
+            raise InputError(f"stem {self.stem!r} is none of small, imagenet")
+        kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+        conv = ConvNormAct(self.stem_width, kernel, stride, folded=self.folded, dtype=self.dtype, name="stem")
+        x = conv(x, train)
+        if self.stem == "imagenet":
+            x = max_pool(x)
+        return tap(self, "stage0", x)
+
+    def block_widths(self) -> tuple[tuple[int, ...], ...]:
+        """Returns the channels inside each block, in order.
+
+        Raises:
+          InputError: if `hidden` does not have one entry per block.
+        """
+        own = [
+            (w // 4, w // 4) if self.bottleneck else (w,)
+            for depth, w in zip(self.depths, self.widths, strict=True)
+            for _ in range(depth)
+        ]
+        hidden = self.hidden or tuple(own)
+        if [len(h) for h in hidden] != [len(h) for h in own]:
+            raise InputError(f"hidden needs {len(own)} entries of {len(own[0])} widths, got {hidden}")
+        return hidden
+
+
+ResNet50 = partial(
+    ResNet,
+    depths=(3, 4, 6, 3),
+    widths=(256, 512, 1024, 2048),
+    stem="imagenet",
+    bottleneck=True,
+)
+ResNet20 = partial(ResNet, depths=(3, 3, 3), widths=(16, 32, 64), stem_width=16)
