@@ -78,9 +78,9 @@ def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
     return x
 
 
-def as_logits(x: jax.Array) -> jax.Array:
-    """Returns x in float32 (float64 stays)."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+def full_precision(x: jax.Array) -> jax.Array:
+    """Returns x in float32; float64, which tests compute in, stays."""
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 class ConvNormAct(nn.Module):
@@ -127,9 +127,9 @@ class ConvNormAct(nn.Module):
 
 def batch_norm(x: jax.Array, train: bool, epsilon: float = 1e-5) -> jax.Array:
     """Normalises over the batch in at least float32, in a child named `bn`; flax's momentum 0.9 is torch's 0.1."""
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=epsilon, dtype=dtype, name="bn")
-    return norm(x.astype(dtype)).astype(x.dtype)
+    wide = full_precision(x)
+    norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=epsilon, dtype=wide.dtype, name="bn")
+    return norm(wide).astype(x.dtype)
 
 
 class DenseNormAct(nn.Module):
@@ -195,7 +195,7 @@ class Head(nn.Module):
             x = nn.Dropout(rates[i], deterministic=not train)(x)
             x = DenseNormAct(width, self.act, self.norm, self.folded, self.dtype, name=f"hidden{i + 1}")(x, train)
         x = nn.Dropout(rates[-1], deterministic=not train)(x)
-        return as_logits(nn.Dense(self.num_classes, kernel_init=linear_uniform, dtype=self.dtype, name="out")(x))
+        return full_precision(nn.Dense(self.num_classes, kernel_init=linear_uniform, dtype=self.dtype, name="out")(x))
 
 
 def global_average_pool(x: jax.Array) -> jax.Array:
