@@ -1,0 +1,123 @@
+"""Reading prepared data back; the synthetic faces render themselves on first use."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ferjax.cli import InputError, note, unknown
+from ferjax.data import fer2013, store
+from ferjax.data.sources import EMOTIONS
+from ferjax.data.store import FaceData, Split
+
+SYNTHETIC = {"size": 48, "channels": 1, "seed": 0, "train": 3000, "validation": 700, "test": 700}
+_HOW = {"fer2013": fer2013.GET}
+
+
+def load(
+    name: str, data_dir: str | Path | None = None, splits: Sequence[str] = ("train", "validation"), **options: Any
+) -> FaceData:
+    """Loads a prepared data set, or renders the embedded one.
+
+    Args:
+      name: "synthetic_faces", or a name that `python -m ferjax.data prepare` has written.
+      data_dir: where prepared data lie; `default_data_dir()` if None.
+      splits: the splits to read, of train, validation, test and test_all (validation and test together).
+      **options: of synthetic_faces only: size, channels, seed, and the number of images train, validation, test.
+
+    Returns:
+      The data, with the splits asked for and no other.
+
+    Raises:
+      InputError: if the data are not prepared, or a split is missing; the message says what to do.
+    """
+    folder = Path(data_dir or store.default_data_dir())
+    stored = name
+    if name == "synthetic_faces":
+        stored = _render(folder, options)
+    elif options:
+        raise InputError(f"{name} takes no options, got {', '.join(options)}; they are chosen when it is prepared")
+    manifest = store.read_manifest(folder, stored)
+    if manifest is None:
+        raise not_prepared(name, folder)
+    try:
+        found = {split: _read(folder / stored, manifest, split) for split in splits}
+        moments = tuple(manifest["mean"]), tuple(manifest["std"])
+        return FaceData(name, tuple(manifest["class_names"]), found, *moments, manifest["sha256"], manifest)
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise InputError(f"the prepared {name} in {folder / stored} is damaged ({error}); prepare it again") from error
+
+
+def not_prepared(name: str, data_dir: Path) -> InputError:
+    """Returns the error for a data set that is not in `data_dir`: how to get it, and what runs without it."""
+    prepared = sorted(p.parent.name for p in data_dir.glob("[!.]*/manifest.json"))
+    known = dict.fromkeys([*_HOW, *prepared, "synthetic_faces"])
+    if name not in _HOW:
+        return unknown("data set", name, known)
+    return InputError(
+        f"{name} is not prepared in {data_dir}: {_HOW[name]}. "
+        "The embedded data need no download: add :demo to the config (such as configs/resnet20.py:demo) to run it now."
+    )
+
+
+def _read(folder: Path, manifest: dict[str, Any], split: str) -> Split:
+    if split == "test_all":
+        return _join(_read(folder, manifest, "validation"), _read(folder, manifest, "test"))
+    if split not in store.SPLITS:
+        raise unknown("split", split, [*store.SPLITS, "test_all"])
+    if split not in manifest["counts"]:
+        how = manifest.get("missing", {}).get(split, "prepare it from a source that has it")
+        have = ", ".join(manifest["counts"])
+        raise InputError(f"{manifest['name']} was prepared without a {split} split (it has {have}); to get it, {how}")
+    data = store.read_split(folder / split)
+    if len(data.labels) != sum(manifest["counts"][split].values()):
+        raise ValueError(f"{split} holds {len(data.labels)} images, its manifest says otherwise")
+    return data
+
+
+def _join(a: Split, b: Split) -> Split:
+    columns = {k: np.concatenate([a.columns[k], b.columns[k]]) for k in a.columns if k in b.columns}
+    images, labels = np.concatenate([a.images, b.images]), np.concatenate([a.labels, b.labels])
+    return Split(images, labels, a.names + b.names, columns)
+
+
+def _render(data_dir: Path, options: dict[str, Any]) -> str:
+    """Renders the synthetic faces unless they are there already; returns the folder's name."""
+    for key in options:
+        if key not in SYNTHETIC:
+            raise unknown("option of synthetic_faces", key, SYNTHETIC)
+    options = SYNTHETIC | options
+    from ferjax.data import synthetic  # late: only this data set draws
+
+    # The drawing code is part of the name, so that no stale picture survives a change of it.
+    code = Path(synthetic.__file__).read_bytes()
+    key = hashlib.sha256(json.dumps(options, sort_keys=True).encode() + code).hexdigest()[:12]
+    name = f"synthetic_faces-{key}"
+    if store.read_manifest(data_dir, name) is not None:
+        return name
+    _check(options)
+    note(f"rendering {sum(options[s] for s in store.SPLITS):,} synthetic faces (once)")
+    shape = (options["size"], options["size"], options["channels"])
+    render = {k: options[k] for k in ("seed", "size", "channels")}
+    with store.staging(data_dir, name, keep_existing=True) as folder:
+        for split in store.SPLITS:
+            writer = store.SplitWriter(folder / split, shape)
+            labels = np.arange(options[split], dtype=np.int32) % len(EMOTIONS)
+            for i, image in enumerate(synthetic.render_faces(labels, split=split, **render)):
+                writer.add(image, int(labels[i]), f"{split}_{i:06d}", {})
+            writer.close()
+        store.write_manifest(folder, "synthetic_faces", EMOTIONS, options=options)
+    return name
+
+
+def _check(options: dict[str, Any]) -> None:
+    for key, value in options.items():
+        low = {"size": 16, "seed": 0, "channels": 1}.get(key, len(EMOTIONS))
+        if not isinstance(value, int) or value < low or (key == "channels" and value not in (1, 3)):
+            accepted = "1 or 3" if key == "channels" else f"an integer of at least {low}"
+            raise InputError(f"synthetic_faces: {key} must be {accepted}, got {value!r}")
