@@ -4,6 +4,7 @@ Standard library only, so that the edge runtime can use it too.
 """
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -42,10 +43,12 @@ def run(main: Callable[[], object]) -> None:
     """
     try:
         main()
+        sys.stdout.flush()
     except InputError as error:
         sys.exit(_fail(" ".join(str(error).split())))
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away: nothing is left to say
+        # The reader of our output went away, as `head` does: nothing is left to say, now or when Python flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

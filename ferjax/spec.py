@@ -100,7 +100,7 @@ class ModelSpec:
         """Reads what `to_json` wrote; keys of a newer ferjax are ignored.
 
         Raises:
-          InputError: if the text is no JSON object or a required field is missing.
+          InputError: if the text is no JSON object, or a field is missing or of the wrong type.
         """
         try:
             values = json.loads(text)
@@ -112,4 +112,7 @@ class ModelSpec:
         required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
         if missing := sorted(required - values.keys()):
             raise InputError(f"the model's spec lacks {', '.join(missing)}")
-        return cls(**{k: v for k, v in values.items() if k in fields})
+        try:
+            return cls(**{k: v for k, v in values.items() if k in fields})
+        except TypeError as error:
+            raise InputError(f"the model's spec has a value of the wrong type: {error}") from error

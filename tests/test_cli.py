@@ -1,0 +1,92 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ferjax import cli
+
+
+def outcome(script, **kwargs):
+    """Runs a script in its own process: exit code, standard output, standard error."""
+    code = f"import sys\nfrom ferjax import cli\n{script}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **kwargs)
+    return done.returncode, done.stdout, done.stderr
+
+
+def exit_of(main, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(main)
+    return stopped.value.code, capsys.readouterr().err
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+def test_a_command_that_returns_exits_with_0():
+    assert outcome("cli.run(lambda: print('done'))") == (0, "done\n", "")
+
+
+def test_bad_input_is_one_line_and_exit_2(capsys):
+    code, err = exit_of(raising(cli.InputError("batch_size must be positive,\n  got 0")), capsys)
+    assert (code, err) == (2, "ferjax: error: batch_size must be positive, got 0\n")
+
+
+def test_a_failing_disk_names_the_file(tmp_path, capsys):
+    path = tmp_path / "missing.npy"
+    code, err = exit_of(lambda: path.read_bytes(), capsys)
+    assert (code, err) == (2, f"ferjax: error: {path}: No such file or directory\n")
+    code, err = exit_of(raising(OSError("the archive is truncated")), capsys)
+    assert (code, err) == (2, "ferjax: error: the archive is truncated\n")
+
+
+def test_our_own_defects_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli.run(lambda: 1 / 0)
+    with pytest.raises(ValueError, match="not an InputError"):
+        cli.run(raising(ValueError("not an InputError")))
+
+
+def test_an_interrupt_says_that_the_command_continues(capsys):
+    code, err = exit_of(raising(KeyboardInterrupt()), capsys)
+    assert (code, err) == (130, "ferjax: interrupted; the same command continues\n")
+
+
+def test_an_exit_code_of_the_command_itself_is_kept():
+    assert outcome("cli.run(lambda: sys.exit(3))") == (3, "", "")
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])  # buffered until the exit, and failing on the way
+@pytest.mark.parametrize("options", [[], ["-u"]])
+def test_a_reader_that_goes_away_is_no_error_message(lines, options):
+    script = f"from ferjax import cli\ncli.run(lambda: [print('x' * 50) for _ in range({lines})])"
+    process = subprocess.Popen(
+        [sys.executable, *options, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+    )
+    process.stdout.close()
+    with process.stderr as err:
+        assert err.read() == b""
+    assert process.wait() == 1
+
+
+def test_notes_go_to_standard_error():
+    assert outcome("cli.note('restored step 4'); print('result')") == (0, "result\n", "ferjax: restored step 4\n")
+
+
+def test_an_unknown_name_lists_near_ones_first_then_all():
+    error = cli.unknown("model", "resnet81", ("resnet18", "resnet20", "deit_tiny"))
+    assert isinstance(error, cli.InputError)
+    assert str(error) == (
+        "unknown model 'resnet81'. Did you mean 'resnet18' or 'resnet20'? Accepted: resnet18, resnet20, deit_tiny."
+    )
+
+
+def test_an_unknown_name_like_nothing_is_not_guessed_at():
+    assert str(cli.unknown("split", 7, iter(["train", "test"]))) == "unknown split 7. Accepted: train, test."

@@ -1,0 +1,117 @@
+import dataclasses
+import json
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+import ferjax
+from ferjax.cli import InputError
+from ferjax.spec import COLOR_ORDERS, ModelSpec
+
+GRAY = ModelSpec(
+    class_names=("angry", "happy"),
+    input_size=(48, 40),
+    color_order="gray",
+    mean=(0.5,),
+    std=(0.25,),
+    architecture="resnet20",
+    architecture_args={"stem": "small", "widths": [16, 32]},
+    accuracy={"validation": 0.6},
+)
+
+
+@st.composite
+def specs(draw):
+    order = draw(st.sampled_from(list(COLOR_ORDERS)))
+    channels = COLOR_ORDERS[order]
+    unit = st.floats(0, 1)
+    positive = st.floats(1e-6, 1e6)
+    return ModelSpec(
+        class_names=tuple(draw(st.lists(st.text(), min_size=2, max_size=8, unique=True))),
+        input_size=draw(st.tuples(st.integers(1, 512), st.integers(1, 512))),
+        color_order=order,
+        mean=draw(st.tuples(*[unit] * channels)),
+        std=draw(st.tuples(*[positive] * channels)),
+        architecture=draw(st.text()),
+        architecture_args=draw(st.dictionaries(st.text(), st.integers() | st.text() | st.booleans() | st.none())),
+        temperature=draw(positive),
+        accuracy=draw(st.dictionaries(st.text(), unit)),
+        parameters=draw(st.integers(0)),
+    )
+
+
+@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.given(specs())
+def test_json_keeps_every_field(spec):
+    assert ModelSpec.from_json(spec.to_json()) == spec
+
+
+def test_json_holds_the_fields_in_order():
+    assert list(json.loads(GRAY.to_json())) == [f.name for f in dataclasses.fields(ModelSpec)]
+    assert json.loads(GRAY.to_json())["ferjax_version"] == ferjax.__version__
+
+
+def test_shapes_follow_from_size_and_color_order():
+    assert (GRAY.channels, GRAY.input_shape) == (1, (48, 40, 1))
+    colour = GRAY.replace(color_order="bgr", mean=(0.1, 0.2, 0.3), std=(1, 1, 1))
+    assert (colour.channels, colour.input_shape) == (3, (48, 40, 3))
+
+
+def test_lists_become_tuples_so_that_equal_specs_are_equal():
+    spec = GRAY.replace(class_names=["angry", "happy"], input_size=[48, 40], mean=[0.5], std=[0.25])
+    assert spec == GRAY and spec.class_names == ("angry", "happy")
+
+
+def test_a_spec_cannot_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        GRAY.temperature = 2.0
+    assert GRAY.replace(temperature=2.0).temperature == 2.0 and GRAY.temperature == 1.0
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"class_names": ("happy",)}, "class_names must be two or more distinct names, got"),
+        ({"class_names": ("happy", "happy")}, "two or more distinct names"),
+        ({"input_size": (48,)}, r"input_size must be \(height, width\), got \(48,\)"),
+        ({"input_size": (48, 0)}, "input_size must be"),
+        ({"color_order": "grey"}, "color_order 'grey' is none of gray, rgb, bgr"),
+        ({"color_order": "rgb"}, "mean and std need 3 values for 'rgb', got 1 and 1"),
+        ({"std": (0.1, 0.1)}, "mean and std need 1 values for 'gray', got 1 and 2"),
+        ({"std": (0.0,)}, "std and temperature must be positive"),
+        ({"temperature": -1.0}, "std and temperature must be positive"),
+    ],
+)
+def test_a_contract_that_cannot_hold_is_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        GRAY.replace(**change)
+
+
+def test_keys_of_a_newer_ferjax_are_ignored():
+    text = json.dumps({**json.loads(GRAY.to_json()), "invented_later": 1})
+    assert ModelSpec.from_json(text) == GRAY
+
+
+def test_what_has_a_default_may_be_left_out():
+    values = json.loads(GRAY.to_json())
+    for name in ("temperature", "accuracy", "ferjax_version", "license"):
+        del values[name]
+    assert ModelSpec.from_json(json.dumps(values)) == GRAY.replace(accuracy={})
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "not valid JSON"),
+        ('{"class_names": [', "not valid JSON"),
+        ("[1, 2]", "must be a JSON object, got list"),
+        ('{"mean": [0.5], "std": [1]}', "lacks architecture, class_names, color_order, input_size"),
+        (GRAY.to_json().replace("[\n  48,\n  40\n ]", "48"), "a value of the wrong type: 'int' object is not iterable"),
+        (GRAY.to_json().replace("0.25", '"wide"'), "a value of the wrong type"),
+        (GRAY.to_json().replace('"gray"', "[1]"), "a value of the wrong type"),
+    ],
+)
+def test_a_damaged_spec_is_one_clear_error(text, message):
+    with pytest.raises(InputError, match=message):
+        ModelSpec.from_json(text)
