@@ -77,8 +77,10 @@ class Sums(NamedTuple):
     @classmethod
     def zero(cls) -> "Sums":
         """Returns empty sums."""
-        zero, none = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
-        return cls(zero, none, none, none, zero, zero, none, jnp.array(np.iinfo(np.int32).max, jnp.int32))
+        real, whole = jnp.float32, jnp.int32
+        none = jnp.array(np.iinfo(np.int32).max, whole)
+        types = (real, whole, whole, whole, real, real, whole)
+        return cls(*(jnp.zeros((), t) for t in types), first_bad=none)  # one buffer each: they are donated
 
     def add(self, other: "Sums") -> "Sums":
         """Returns the sums over both."""
@@ -337,7 +339,7 @@ def fit(
     eval_step = make_eval_step(apply_fn, mean=spec.mean, std=spec.std)
     book = _Book(workdir, spec, config or {}, checkpoint_minutes)
     state, sums, history = book.resume(init_state(variables, optimizer.tx, ema=bool(ema_decay)))
-    state, sums = jax.device_put((state, sums), everywhere)
+    state, sums = jax.device_put((state, sums), everywhere, may_alias=False)  # the steps donate them
     data = jax.device_put({k: np.asarray(train[k]) for k in ("images", "labels")}, everywhere)
     bar = _progress_bar(epochs * steps_per_epoch * batch_size, int(state.step) * batch_size, enabled=progress)
     with bar:
@@ -360,7 +362,7 @@ def fit(
             speed = (int(state.step) - first) * batch_size / (time.perf_counter() - start)
             row = _row(epoch, state, sums, optimizer)
             row.update(_validate(eval_step, state.variables(), validation, spec, eval_batch_size))
-            history, sums = [*history, row], jax.device_put(Sums.zero(), everywhere)
+            history, sums = [*history, row], jax.device_put(Sums.zero(), everywhere, may_alias=False)
             book.close_epoch(state, sums, history)
             bar.write(_line(row, epochs, speed))
             if on_epoch is not None:

@@ -1,0 +1,24 @@
+"""ResNet-18 for grey 48×48 faces (11.17 M parameters: 3×3 stem, no max-pool), on FER2013.
+
+python train.py --config configs/resnet18.py
+python train.py --config configs/resnet18.py:demo     embedded data, about a minute on two cores
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    config = common.base()
+    config.model.name = "resnet18"
+    config.augment.update(rotate=10.0, translate=0.1, crop=(0.8, 1.2), erase=0.5)
+    config.loss.label_smoothing = 0.1
+    config.optim.update(name="sgd", learning_rate=0.05, weight_decay=5e-4, warmup_epochs=1.0, decay_only=("kernel",))
+    config.fit.update(epochs=100, batch_size=128)
+    return common.arguments(config, arg, demo=demo)
+
+
+def demo(config):
+    common.embedded(config, train=800, validation=200, test=200)
+    config.augment.update(rotate=0.0, translate=0.0, crop=(1.0, 1.0), erase=0.0)
+    config.optim.update(learning_rate=0.02, warmup_epochs=0.2)
+    config.fit.update(epochs=1, batch_size=16)

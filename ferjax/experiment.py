@@ -1,0 +1,242 @@
+"""From a resolved configuration to a trained model: what train.py does once its flags are read.
+
+Each group of a configuration holds the keyword arguments of one function:
+
+    data     ferjax.data.load
+    model    ferjax.models.create
+    augment  ferjax.augment.create
+    loss     ferjax.experiment.make_loss
+    optim    ferjax.optim.create
+    fit      ferjax.training.fit
+"""
+
+import functools
+import inspect
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from ferjax import augment, checkpoint, cli, data, losses, models, optim, report, training
+from ferjax.spec import ModelSpec
+
+GROUPS = ("data", "model", "augment", "loss", "optim", "fit")
+LICENSE = "Weights carry the terms of the data they were trained on; the code is Apache-2.0."
+
+
+def train(
+    config: Mapping[str, Any],
+    *,
+    workdir: pathlib.Path | str,
+    data_dir: pathlib.Path | str | None = None,
+    name: str = "",
+    tensorboard: bool = False,
+    progress: bool = True,
+) -> training.Result:
+    """Trains the network of a configuration, or continues where a killed run stopped.
+
+    Args:
+      config: the groups named above, plain values.
+      workdir: the run's folder; made if missing.
+      data_dir: where prepared data sets lie, see `ferjax.data.default_data_dir`.
+      name: what the run is called in the model's spec, such as "configs/resnet20.py:demo".
+      tensorboard: also write event files.
+      progress: show a bar on a terminal.
+
+    Returns:
+      The history, the best row and the best variables.
+
+    Raises:
+      InputError: for whatever the user can mend.
+    """
+    workdir = pathlib.Path(workdir)
+    if odd := sorted(set(config) - set(GROUPS)):
+        raise cli.unknown("config group", odd[0], GROUPS)
+    groups = {group: dict(config.get(group, {})) for group in GROUPS}
+    faces = _call(data.load, "data", groups["data"], data_dir=data_dir)
+    claim(workdir, config)
+    train_split, validation = faces.splits["train"], faces.splits["validation"]
+    architecture = dict(groups["model"])
+    module = _call(models.create, "model", architecture, num_classes=len(faces.class_names))
+    variables = init_variables(module, faces.image_shape, seed=groups["fit"].get("seed", 0))
+    steps = max(1, len(train_split.labels) // groups["fit"].get("batch_size", 1))
+    optimizer = _call(
+        optim.create, "optim", groups["optim"], steps_per_epoch=steps, epochs=groups["fit"].get("epochs", 1)
+    )
+    loss_fn = _call(make_loss, "loss", groups["loss"], faces=faces)
+    spec = make_spec(faces, architecture, variables, name=name, dataset_args=groups["data"])
+    started = time.perf_counter()
+    result = _call(
+        training.fit,
+        "fit",
+        groups["fit"],
+        apply_fn=module.apply,
+        variables=variables,
+        optimizer=optimizer,
+        loss_fn=loss_fn,
+        train=train_split._asdict(),
+        validation=validation._asdict(),
+        spec=spec,
+        workdir=workdir,
+        augment=_call(augment.create, "augment", groups["augment"]),
+        config=config,
+        on_epoch=_reporter(workdir, tensorboard=tensorboard),
+        progress=progress,
+    )
+    report.plot_curves(result.history, workdir / "curves.png")
+    best = result.best
+    print(
+        f"best validation accuracy {best['validation_accuracy']:.4f}, macro-F1 {best['validation_macro_f1']:.4f}, "
+        f"epoch {best['epoch']} of {len(result.history)}, {time.perf_counter() - started:.0f} s; {workdir}"
+    )
+    return result
+
+
+def make_loss(*, faces: data.FaceData, label_smoothing: float = 0.0, class_weighted: bool = False) -> training.LossFn:
+    """Returns the per-example cross-entropy (logits, targets) -> (N,) with the papers' options.
+
+    Args:
+      faces: the data, for the class counts of its training split.
+      label_smoothing: ε of Paraschiv eq. 13.
+      class_weighted: weigh examples by w_c = N / (C · N_c) of their class (Paraschiv eq. 1, 12, 15).
+    """
+    weights = data.class_weights(faces.class_counts("train")) if class_weighted else None
+    return functools.partial(losses.cross_entropy, label_smoothing=label_smoothing, class_weights=weights)
+
+
+def init_variables(module: Any, image_shape: tuple[int, int, int], *, seed: int) -> dict[str, Any]:
+    """Returns freshly initialised variables of a network for images (height, width, channels)."""
+    key = jax.random.fold_in(jax.random.key(seed), 0x1417)
+    example = np.zeros((1, *image_shape), np.float32)
+    return dict(jax.jit(functools.partial(module.init, train=False))(key, example))
+
+
+def make_spec(
+    faces: data.FaceData,
+    architecture: Mapping[str, Any],
+    variables: Mapping[str, Any],
+    *,
+    name: str,
+    dataset_args: Mapping[str, Any],
+) -> ModelSpec:
+    """Returns the contract of a network trained on a data set: how its pixels go in, what its logits mean."""
+    height, width, channels = faces.image_shape
+    return ModelSpec(
+        class_names=faces.class_names,
+        input_size=(height, width),
+        color_order="gray" if channels == 1 else "rgb",
+        mean=faces.mean,
+        std=faces.std,
+        architecture=architecture["name"],
+        architecture_args={k: v for k, v in architecture.items() if k != "name"},
+        dataset=faces.name,
+        dataset_args={k: v for k, v in dataset_args.items() if k != "name"},
+        dataset_sha256=faces.sha256,
+        source_run=name,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+        license=LICENSE,
+    )
+
+
+def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Writes the configuration into a new run's folder, or checks that the folder is this experiment's.
+
+    Raises:
+      InputError: if the folder holds another experiment, naming the first difference.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    path, text = workdir / "config.json", json.dumps(config, indent=1, sort_keys=True)
+    if not path.exists():
+        if any((workdir / kind).exists() for kind in checkpoint.KINDS):
+            raise cli.InputError(f"{workdir} holds checkpoints without a config.json: choose another --workdir")
+        part = path.with_suffix(".part")
+        part.write_text(text)
+        os.replace(part, path)
+        return
+    try:
+        stored = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise cli.InputError(f"{path} is damaged ({error}): choose another --workdir") from error
+    old, new = _flat(stored), _flat(json.loads(text))
+    if differing := [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]:
+        key = differing[0]
+        raise cli.InputError(
+            f"{workdir} holds another experiment: {key} is {old.get(key, 'not set')} there and "
+            f"{new.get(key, 'not set')} here ({len(differing)} differ): choose another --workdir or remove that one"
+        )
+
+
+def parse_flags(doc: str | None) -> None:
+    """Parses a script's absl flags, `--some-name` and `--some_name` alike.
+
+    Args:
+      doc: the script's docstring, shown by --help.
+
+    Raises:
+      InputError: for an unknown flag or configuration key (nearest name), or a value of the wrong type.
+    """
+    argv = [_underscored(a) for a in sys.argv]
+    if any(a in ("--help", "-h", "--helpfull") for a in argv[1:]):
+        print(f"{(doc or '').strip()}\n{flags.FLAGS.main_module_help()}")
+        sys.exit(0)
+    try:
+        rest = flags.FLAGS(argv)
+    except KeyError as error:  # ml_collections: the first part of --config.GROUP.KEY
+        raise cli.unknown("config group", error.args[0], GROUPS) from error
+    except (flags.Error, AttributeError) as error:
+        raise cli.InputError(str(error).replace("\n", " ")) from error
+    if rest[1:]:
+        raise cli.InputError(f"unexpected argument {rest[1]!r}: options are written --name=value, see --help")
+
+
+def _underscored(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}".lstrip(".")).items()}
+
+
+def _call(function: Callable[..., Any], group: str, values: Mapping[str, Any], **more: Any) -> Any:
+    """Calls a function with a group of the configuration, naming a key that it does not take."""
+    parameters = inspect.signature(function).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    accepted = [p for p in parameters if p not in more]
+    if (odd := [k for k in values if k not in accepted]) and not open_ended:
+        raise cli.unknown(f"key in config.{group}", odd[0], accepted)
+    needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in (p.VAR_KEYWORD,)]
+    if missing := [n for n in needed if n not in values and n not in more]:
+        raise cli.InputError(f"config.{group} lacks {', '.join(missing)}")
+    return function(**values, **more)
+
+
+def _reporter(workdir: pathlib.Path, *, tensorboard: bool) -> Callable[[list[dict[str, Any]]], None]:
+    """Returns what `fit` calls after an epoch: curves at most once a minute, and events if asked."""
+    writer = None
+    if tensorboard:
+        from tensorboardX import SummaryWriter
+
+        writer = SummaryWriter(str(workdir / "events"))
+    drawn = time.monotonic()
+
+    def on_epoch(history: list[dict[str, Any]]) -> None:
+        nonlocal drawn
+        if writer is not None:
+            for key, value in history[-1].items():
+                writer.add_scalar(key, value, history[-1]["step"])
+            writer.flush()
+        if time.monotonic() - drawn > 60:
+            report.plot_curves(history, workdir / "curves.png")
+            drawn = time.monotonic()
+
+    return on_epoch

@@ -1,0 +1,37 @@
+"""Trains an emotion network and keeps its best checkpoint.
+
+    python train.py --config configs/resnet18.py
+    python train.py --config configs/resnet20.py:demo --workdir runs/try --config.fit.epochs=3
+
+The same command continues a run that was stopped.
+"""
+
+import pathlib
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from ferjax import cli, experiment
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration, such as configs/resnet18.py[:demo].")
+WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; runs/NAME of the configuration if not given.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where prepared data lies; $FERJAX_DATA or the cache if not given.")
+TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Also write TensorBoard events to WORKDIR/events.")
+
+
+def main() -> None:
+    """Reads the flags and trains."""
+    experiment.parse_flags(__doc__)
+    name = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not isinstance(CONFIG.value, ConfigDict):
+        raise cli.InputError(
+            f"--config {name or ''}: no such configuration file; see configs/, such as configs/resnet18.py"
+        )
+    workdir = WORKDIR.value or pathlib.Path("runs") / pathlib.Path(name.replace(":", "-").replace(",", "-")).name
+    experiment.train(
+        CONFIG.value.to_dict(), workdir=workdir, data_dir=DATA_DIR.value, name=name, tensorboard=TENSORBOARD.value
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
