@@ -13,7 +13,7 @@ def get_config(arg=None):
     config.augment.update(rotate=10.0, translate=0.08, crop=(0.9, 1.1))
     config.loss.label_smoothing = 0.1
     config.optim.update(name="sgd", learning_rate=0.1, weight_decay=5e-4, warmup_epochs=0.5, decay_only=("kernel",))
-    config.fit.update(epochs=12, batch_size=64)
+    config.fit.update(epochs=15, batch_size=64)
     return common.arguments(config, arg, demo=demo)
 
 
