@@ -64,8 +64,10 @@ def train(
     claim(workdir, config)
     train_split, validation = faces.splits["train"], faces.splits["validation"]
     architecture = dict(groups["model"])
-    module = _call(models.create, "model", architecture, num_classes=len(faces.class_names))
-    variables = init_variables(module, faces.image_shape, seed=groups["fit"].get("seed", 0))
+    dtype = architecture.pop("dtype", "float32")  # of the computation: no part of what the network is
+    create = functools.partial(_call, models.create, "model", architecture, num_classes=len(faces.class_names))
+    module, exact = create(dtype=dtype), create(dtype="float32")
+    variables = init_variables(exact, faces.image_shape, seed=groups["fit"].get("seed", 0))
     steps = max(1, len(train_split.labels) // groups["fit"].get("batch_size", 1))
     optimizer = _call(
         optim.create, "optim", groups["optim"], steps_per_epoch=steps, epochs=groups["fit"].get("epochs", 1)
@@ -85,6 +87,7 @@ def train(
         validation=validation._asdict(),
         spec=spec,
         workdir=workdir,
+        eval_apply_fn=exact.apply,
         augment=_call(augment.create, "augment", groups["augment"]),
         config=config,
         on_epoch=_reporter(workdir, tensorboard=tensorboard),

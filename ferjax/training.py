@@ -274,6 +274,7 @@ def fit(
     workdir: pathlib.Path,
     epochs: int,
     batch_size: int,
+    eval_apply_fn: ApplyFn | None = None,
     augment: augmentation.Augment | None = None,
     ema_decay: float = 0.0,
     patience: int = 0,
@@ -299,6 +300,7 @@ def fit(
       workdir: where checkpoints and metrics.jsonl go.
       epochs: passes over the training set; an incomplete last batch is left out, other examples each epoch.
       batch_size: examples per step.
+      eval_apply_fn: the network for validation, in float32 where training computes in bfloat16.
       augment: see `make_train_step`.
       ema_decay: see `make_train_step`; evaluation then uses the average.
       patience: stop after so many epochs without a better validation accuracy; 0 never stops early.
@@ -336,7 +338,7 @@ def fit(
         seed=seed,
     )
     run = make_resident_steps(train_step, batch_size=batch_size, mesh=mesh)
-    eval_step = make_eval_step(apply_fn, mean=spec.mean, std=spec.std)
+    eval_step = make_eval_step(eval_apply_fn or apply_fn, mean=spec.mean, std=spec.std)
     book = _Book(workdir, spec, config or {}, checkpoint_minutes)
     state, sums, history = book.resume(init_state(variables, optimizer.tx, ema=bool(ema_decay)))
     state, sums = jax.device_put((state, sums), everywhere, may_alias=False)  # the steps donate them
