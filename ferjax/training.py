@@ -163,7 +163,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         collections = {**state.collections, **changed}
         ema = _average(state.ema, {"params": params, **collections}, ema_decay, state.step)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         bad = ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))
         sums = Sums(
             loss=total.astype(jnp.float32),
@@ -171,7 +171,7 @@ def make_train_step(
             count=jnp.array(logits.shape[0], jnp.int32),
             steps=jnp.array(1, jnp.int32),
             grad_norm=grad_norm.astype(jnp.float32),
-            update_norm=optax.global_norm(updates).astype(jnp.float32),
+            update_norm=optax.tree.norm(updates).astype(jnp.float32),
             bad=bad.astype(jnp.int32),
             first_bad=jnp.where(bad, state.step, np.iinfo(np.int32).max).astype(jnp.int32),
         )
@@ -471,7 +471,7 @@ def _row(epoch: int, state: TrainState, sums: Sums, optimizer: Optimizer) -> dic
         "train_accuracy": int(total.correct) / int(total.count),
         "grad_norm": float(total.grad_norm) / int(total.steps),
         "update_norm": float(total.update_norm) / int(total.steps),
-        "param_norm": float(optax.global_norm(state.params)),
+        "param_norm": float(optax.tree.norm(state.params)),
     }
 
 

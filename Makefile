@@ -1,0 +1,38 @@
+# make demo     set everything up and run the main job on the embedded data
+# make test     set everything up and pass the tests
+# make test-all the same with the full matrices
+# make lint     formatting, lint rules and types
+# make clean    remove the environment and demo runs
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+RUN := runs/demo
+
+.PHONY: setup demo test test-all lint clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	touch $@
+
+demo: setup
+	rm -rf $(RUN)
+	$(BIN)/python train.py --config configs/resnet20.py:demo --workdir $(RUN)/resnet20
+	$(BIN)/python -m ferjax.evaluate --model $(RUN)/resnet20 --split test --out $(RUN)/evaluation
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-all: setup
+	$(BIN)/python -m pytest -m 'full or not full'
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv $(RUN)

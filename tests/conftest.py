@@ -1,0 +1,31 @@
+"""Strict ground for every test: silent broadcasting between ranks raises, and data stays in temporary folders."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def strict_dtypes():
+    """Raises where code mixes dtypes silently; for our losses, models, augmentations and quantisers."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """Keeps tests away from the data that the user has prepared."""
+    monkeypatch.setenv("FERJAX_DATA", str(tmp_path_factory.getbasetemp() / "data"))
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves the long matrices to `make test-all`."""
+    if not config.getoption("-m"):
+        kept = [item for item in items if "full" not in item.keywords]
+        config.hook.pytest_deselected(items=[item for item in items if "full" in item.keywords])
+        items[:] = kept
