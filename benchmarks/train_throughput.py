@@ -6,7 +6,7 @@
 Four contenders take turns, a block of steps each, in an order that rotates every round, so that a busy moment of the
 machine hits all of them. Shown are medians over the rounds, and medians of the rounds' ratios.
 
-- fit: `ferjax.training.fit` with flip, rotation and translation, from order of the epoch to the end of its last step,
+- fit: `ferjax.fitting.fit` with flip, rotation and translation, from order of the epoch to the end of its last step,
   and the validation of one image; checkpoints are not written, as a real epoch is much longer than a block.
 - bare step: the same train step with the same augmentation, jitted, on one batch that never leaves the device.
 - ferjax: the bare step without augmentation.
@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import tables
-from ferjax import augment, checkpoint, cli, losses, models, optim, training
+from ferjax import augment, checkpoint, cli, fitting, losses, models, optim, training
 from ferjax.spec import ModelSpec
 
 CLASSES = 7
@@ -167,7 +167,7 @@ class _Job:
     def fit(self, steps: int, epochs: int, on_epoch: Callable[[Any], None]) -> None:
         order = np.arange(steps * len(self.labels)) % len(self.labels)
         with tempfile.TemporaryDirectory() as workdir:
-            training.fit(
+            fitting.fit(
                 self.module.apply,
                 self.variables,
                 self.optimizer,

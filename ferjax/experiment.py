@@ -7,7 +7,7 @@ Each group of a configuration holds the keyword arguments of one function:
     augment  ferjax.augment.create
     loss     ferjax.experiment.make_loss
     optim    ferjax.optim.create
-    fit      ferjax.training.fit
+    fit      ferjax.fitting.fit
 """
 
 import functools
@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from ferjax import augment, checkpoint, cli, data, losses, models, optim, report, training
+from ferjax import augment, checkpoint, cli, data, fitting, losses, models, optim, report, training
 from ferjax.spec import ModelSpec
 
 GROUPS = ("data", "model", "augment", "loss", "optim", "fit")
@@ -39,7 +39,7 @@ def train(
     name: str = "",
     tensorboard: bool = False,
     progress: bool = True,
-) -> training.Result:
+) -> fitting.Result:
     """Trains the network of a configuration, or continues where a killed run stopped.
 
     Args:
@@ -76,7 +76,7 @@ def train(
     spec = make_spec(faces, architecture, variables, name=name, dataset_args=groups["data"])
     started = time.perf_counter()
     result = _call(
-        training.fit,
+        fitting.fit,
         "fit",
         groups["fit"],
         apply_fn=module.apply,

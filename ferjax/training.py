@@ -1,14 +1,10 @@
-"""The training core: arrays-only state, one train step, and the loop that feeds it.
+"""The training core: arrays-only state and the pure steps over it.
 
 State holds arrays only and every random key is `fold_in(key(seed), step)`, so a run that was killed and resumed equals
 the uninterrupted one bit for bit.
 """
 
 import functools
-import json
-import os
-import pathlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,13 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ferjax import augment as augmentation
-from ferjax import checkpoint, cli, metrics
-from ferjax.optim import Optimizer
-from ferjax.spec import ModelSpec
+from ferjax import cli
 
 ApplyFn = Callable[..., Any]
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
@@ -86,14 +79,6 @@ class Sums(NamedTuple):
         """Returns the sums over both."""
         total = jax.tree.map(jnp.add, self, other)
         return total._replace(first_bad=jnp.minimum(self.first_bad, other.first_bad))
-
-
-class Result(NamedTuple):
-    """What `fit` returns: one row per epoch, and the row with the best validation accuracy."""
-
-    history: list[dict[str, Any]]
-    best: dict[str, Any]
-    variables: Any
 
 
 def init_state(variables: Mapping[str, Any], tx: optax.GradientTransformation, *, ema: bool = False) -> TrainState:
@@ -262,231 +247,9 @@ def epoch_order(*, seed: int, epoch: jax.Array, count: int) -> jax.Array:
     return jax.random.permutation(key, count).astype(jnp.int32)
 
 
-def fit(
-    apply_fn: ApplyFn,
-    variables: Mapping[str, Any],
-    optimizer: Optimizer,
-    loss_fn: LossFn,
-    *,
-    train: Arrays,
-    validation: Arrays,
-    spec: ModelSpec,
-    workdir: pathlib.Path,
-    epochs: int,
-    batch_size: int,
-    eval_apply_fn: ApplyFn | None = None,
-    augment: augmentation.Augment | None = None,
-    ema_decay: float = 0.0,
-    patience: int = 0,
-    seed: int = 0,
-    eval_batch_size: int = 256,
-    steps_per_dispatch: int = 0,
-    checkpoint_minutes: float = 5.0,
-    config: Mapping[str, Any] | None = None,
-    mesh: Mesh | None = None,
-    on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
-    progress: bool = True,
-) -> Result:
-    """Trains, evaluates after each epoch, keeps the best variables, and resumes where it was stopped.
-
-    Args:
-      apply_fn: the network, see `make_train_step`.
-      variables: initial variables.
-      optimizer: from `ferjax.optim.create`.
-      loss_fn: see `make_train_step`.
-      train: {"images": uint8 (N, H, W, C), "labels": int32 (N,)}, put on the device once.
-      validation: the same for the split that selects the best epoch.
-      spec: the contract, stored with the checkpoints; its accuracy and hash are filled in here.
-      workdir: where checkpoints and metrics.jsonl go.
-      epochs: passes over the training set; an incomplete last batch is left out, other examples each epoch.
-      batch_size: examples per step.
-      eval_apply_fn: the network for validation, in float32 where training computes in bfloat16.
-      augment: see `make_train_step`.
-      ema_decay: see `make_train_step`; evaluation then uses the average.
-      patience: stop after so many epochs without a better validation accuracy; 0 never stops early.
-      seed: of shuffling, augmentation and dropout.
-      eval_batch_size: images per forward pass.
-      steps_per_dispatch: 0 chooses 1 on CPU and 32 elsewhere.
-      checkpoint_minutes: how often the state is saved inside an epoch; it is saved after each epoch anyway.
-      config: the resolved configuration, stored beside the arrays.
-      mesh: devices, with one axis "data"; the first device if not given.
-      on_epoch: called with the history after each epoch.
-      progress: whether to show a bar on a terminal.
-
-    Returns:
-      history, best row, and the best variables as numpy arrays.
-
-    Raises:
-      InputError: for sizes that do not fit, a non-finite loss, or a checkpoint that cannot be written.
-    """
-    count = len(train["labels"])
-    steps_per_epoch = count // batch_size
-    if epochs < 1 or batch_size < 1 or not steps_per_epoch:
-        raise cli.InputError(f"cannot train {epochs} epochs with batches of {batch_size} on {count} training images")
-    mesh = mesh or Mesh(np.array(jax.devices()[:1]), ("data",))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    chunk = steps_per_dispatch or (1 if mesh.devices.flat[0].platform == "cpu" else 32)
-    train_step = make_train_step(
-        apply_fn,
-        loss_fn,
-        optimizer.tx,
-        num_classes=len(spec.class_names),
-        mean=spec.mean,
-        std=spec.std,
-        augment=augment,
-        ema_decay=ema_decay,
-        seed=seed,
-    )
-    run = make_resident_steps(train_step, batch_size=batch_size, mesh=mesh)
-    eval_step = make_eval_step(eval_apply_fn or apply_fn, mean=spec.mean, std=spec.std)
-    book = _Book(workdir, spec, config or {}, checkpoint_minutes)
-    state, sums, history = book.resume(init_state(variables, optimizer.tx, ema=bool(ema_decay)))
-    state, sums = jax.device_put((state, sums), everywhere, may_alias=False)  # the steps donate them
-    data = jax.device_put({k: np.asarray(train[k]) for k in ("images", "labels")}, everywhere)
-    bar = _progress_bar(epochs * steps_per_epoch * batch_size, int(state.step) * batch_size, enabled=progress)
-    with bar:
-        while len(history) < epochs and not _exhausted(history, patience):
-            epoch, start = len(history), time.perf_counter()
-            order = epoch_order(seed=seed, epoch=jnp.array(epoch, jnp.int32), count=count)
-            position, first, flag = int(state.step) - epoch * steps_per_epoch, int(state.step), None
-            while position < steps_per_epoch:
-                steps = min(chunk, steps_per_epoch - position)
-                at = jnp.array(position * batch_size, jnp.int32)
-                state, sums, new_flag = run(state, sums, data, order, at, steps=steps)
-                # Wait for the dispatch before this one: the device never idles and a bad step shows at once.
-                _stop_if_bad(flag, sums, workdir)
-                flag, position = new_flag, position + steps
-                bar.update(steps * batch_size)
-                if position < steps_per_epoch and book.due():
-                    _stop_if_bad(flag, sums, workdir)
-                    book.save_last(state, sums, history)
-            _stop_if_bad(flag, sums, workdir)
-            speed = (int(state.step) - first) * batch_size / (time.perf_counter() - start)
-            row = _row(epoch, state, sums, optimizer)
-            row.update(_validate(eval_step, state.variables(), validation, spec, eval_batch_size))
-            history, sums = [*history, row], jax.device_put(Sums.zero(), everywhere, may_alias=False)
-            book.close_epoch(state, sums, history)
-            bar.write(_line(row, epochs, speed))
-            if on_epoch is not None:
-                on_epoch(history)
-    _, best_variables, _ = checkpoint.load(workdir)
-    return Result(history, best_row(history), best_variables)
-
-
-def best_row(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the epoch with the highest validation accuracy; the earliest of equals."""
-    return max(history, key=lambda row: (row["validation_accuracy"], -row["epoch"]))
-
-
-class _Book:
-    """Keeps a run's files: metrics.jsonl mirrors the history that the checkpoint holds, so neither runs ahead."""
-
-    def __init__(self, workdir: pathlib.Path, spec: ModelSpec, config: Mapping[str, Any], minutes: float):
-        self.workdir, self.spec, self.config, self.seconds = workdir, spec, config, 60 * minutes
-        self.saved = time.monotonic()
-
-    def resume(self, state: TrainState) -> tuple[TrainState, Sums, list[dict[str, Any]]]:
-        checkpoint.remove_unfinished(self.workdir)
-        found = checkpoint.restore(self.workdir, {**state._asdict(), "sums": Sums.zero()._asdict()})
-        history: list[dict[str, Any]] = []
-        sums = Sums.zero()
-        if found is not None:
-            arrays, meta = found
-            sums, history = Sums(**arrays.pop("sums")), meta["history"]
-            state = TrainState(**arrays)
-            cli.note(f"continuing {self.workdir} after step {int(state.step)}")
-        self._write_metrics(history)
-        return state, sums, history
-
-    def due(self) -> bool:
-        return time.monotonic() - self.saved > self.seconds
-
-    def close_epoch(self, state: TrainState, sums: Sums, history: list[dict[str, Any]]) -> None:
-        """Writes best, then last, then the metrics: a kill between any two is mended by repeating the epoch."""
-        row = history[-1]
-        if best_row(history) is row:
-            variables = jax.device_get(state.variables())
-            spec = self.spec.replace(
-                accuracy={"validation": row["validation_accuracy"]}, params_sha256=checkpoint.fingerprint(variables)
-            )
-            meta = {"spec": spec.to_json(), "config": self.config, "history": history}
-            checkpoint.save(self.workdir, "best", row["step"], variables, meta, keep=1)
-        self.save_last(state, sums, history)
-        self._write_metrics(history)
-
-    def save_last(self, state: TrainState, sums: Sums, history: list[dict[str, Any]]) -> None:
-        tree = jax.device_get({**state._asdict(), "sums": sums._asdict()})
-        meta = {"spec": self.spec.to_json(), "config": self.config, "history": history}
-        checkpoint.save(self.workdir, "last", int(tree["step"]), tree, meta, keep=2)
-        self.saved = time.monotonic()
-
-    def _write_metrics(self, history: list[dict[str, Any]]) -> None:
-        path = self.workdir / "metrics.jsonl"
-        part = path.with_suffix(".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in history))
-        os.replace(part, path)
-
-
 def _average(ema: Any, variables: Any, decay: float, step: jax.Array) -> Any:
     if not decay:
         return ema
     now = step.astype(jnp.float32)
     keep = jnp.minimum(decay, (1.0 + now) / (10.0 + now))
     return jax.tree.map(lambda a, v: keep * a + (1.0 - keep) * v, ema, variables)
-
-
-def _stop_if_bad(flag: jax.Array | None, sums: Sums, workdir: pathlib.Path) -> None:
-    if flag is None or int(flag) == np.iinfo(np.int32).max:
-        return
-    raise cli.InputError(
-        f"the loss or its gradient is not finite at step {int(flag)} ({int(sums.bad)} bad of the epoch's last "
-        f"{int(sums.steps)} steps); {workdir} keeps the last good checkpoint. Lower optim.learning_rate, or set "
-        "optim.clip_norm, under another --workdir"
-    )
-
-
-def _validate(
-    eval_step: Callable[..., jax.Array], variables: Any, data: Arrays, spec: ModelSpec, batch_size: int
-) -> dict[str, float]:
-    logits = predict(eval_step, variables, data["images"], batch_size=batch_size).astype(np.float64)
-    labels = np.asarray(data["labels"])
-    shifted = logits - logits.max(1, keepdims=True)
-    loss = np.log(np.exp(shifted).sum(1)) - np.take_along_axis(shifted, labels[:, None], 1)[:, 0]
-    counts = metrics.confusion(labels, logits.argmax(1), len(spec.class_names))
-    return {
-        "validation_loss": float(loss.mean()),
-        "validation_accuracy": metrics.accuracy(counts),
-        "validation_macro_f1": metrics.macro_f1(counts),
-    }
-
-
-def _row(epoch: int, state: TrainState, sums: Sums, optimizer: Optimizer) -> dict[str, Any]:
-    total = jax.device_get(sums)
-    step = int(state.step)
-    return {
-        "epoch": epoch + 1,
-        "step": step,
-        "learning_rate": float(optimizer.schedule(step - 1)),
-        "train_loss": float(total.loss) / int(total.count),
-        "train_accuracy": int(total.correct) / int(total.count),
-        "grad_norm": float(total.grad_norm) / int(total.steps),
-        "update_norm": float(total.update_norm) / int(total.steps),
-        "param_norm": float(optax.tree.norm(state.params)),
-    }
-
-
-def _exhausted(history: Sequence[dict[str, Any]], patience: int) -> bool:
-    return bool(patience and history) and len(history) - best_row(history)["epoch"] >= patience
-
-
-def _progress_bar(total: int, initial: int, *, enabled: bool) -> tqdm.tqdm:
-    disable = None if enabled else True  # None: tqdm is quiet when standard error is no terminal
-    return tqdm.tqdm(total=total, initial=initial, disable=disable, unit="img", unit_scale=True, smoothing=0.05)
-
-
-def _line(row: Mapping[str, Any], epochs: int, speed: float) -> str:
-    return (
-        f"epoch {row['epoch']:3d}/{epochs}  loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}  "
-        f"validation loss {row['validation_loss']:.4f}  accuracy {row['validation_accuracy']:.4f}  "
-        f"({speed:.0f} images/s)"
-    )

@@ -1,11 +1,12 @@
-"""`python -m ferjax.data prepare NAME --source PATH`: from a user's copy to prepared arrays."""
+"""Prepare, check and look at a data set: `python -m ferjax.data prepare | leaks | show`."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ferjax import cli
-from ferjax.data.prepare import prepare_fer2013
+from ferjax.data import folder, leaks, loading, manifest, preparing, show
 from ferjax.data.store import default_data_dir
 
 
@@ -13,25 +14,74 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m ferjax.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    prepare = commands.add_parser("prepare", help="decode a user's copy into arrays")
-    prepare.add_argument("name", choices=["fer2013"])
-    prepare.add_argument("--source", type=Path, required=True, help="zip archive or folder")
-    prepare.add_argument("--data-dir", type=Path, help="where prepared data lie (default: $FERJAX_DATA or the cache)")
-    prepare.add_argument("--skip-bad", action="store_true", help="leave out images that do not decode")
-    args = parser.parse_args(argv)
-    manifest = prepare_fer2013(args.source, args.data_dir, args.skip_bad)
-    print(table(manifest))
-    print(f"prepared in {(args.data_dir or default_data_dir()) / args.name}")
+    _prepare_parser(commands.add_parser("prepare", help="decode a user's copy into arrays"))
+    for name, text in (("leaks", "find images that are there twice"), ("show", "draw contact sheets and counts")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("name", help="a prepared data set, or synthetic_faces")
+        command.add_argument("--out", type=Path, required=True, help="folder for what is written")
+        _data_dir(command)
+    given = vars(parser.parse_args(argv))
+    command, name, data_dir = given.pop("command"), given.pop("name"), given.pop("data_dir")
+    if command == "prepare":
+        _prepare(name, data_dir, given)
+    elif command == "leaks":
+        print(leaks.write_report(name, given["out"], data_dir))
+    else:
+        print(show.write_sheets(name, given["out"], data_dir))
 
 
-def table(manifest: dict) -> str:
-    """Returns the counts by class and split as aligned text."""
-    splits = list(manifest["counts"])
-    rows = [["class", *splits]]
-    rows += [[c, *(f"{manifest['counts'][s][c]:,}" for s in splits)] for c in manifest["class_names"]]
-    rows += [["all", *(f"{sum(manifest['counts'][s].values()):,}" for s in splits)]]
-    width = max(len(r[0]) for r in rows)
-    return "\n".join(f"{r[0]:<{width}}" + "".join(f"{v:>12}" for v in r[1:]) for r in rows)
+def _data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-dir", type=Path, help="where prepared data lie (default: $FERJAX_DATA or the cache)")
+
+
+def _prepare_parser(parser: argparse.ArgumentParser) -> None:
+    names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name in (*preparing.DATASETS, "folder", "csv"):
+        data_set = names.add_parser(name, argument_default=argparse.SUPPRESS)
+        data_set.add_argument("--source", type=Path, required=True, help="zip archive, folder or CSV file")
+        data_set.add_argument("--skip-bad", action="store_true", help="leave out images that do not decode")
+        data_set.add_argument("--drop-leaks", action="store_true", help="remove training images with a twin elsewhere")
+        data_set.add_argument("--holdout", type=float, help="part of training to take as validation, such as 0.1")
+        if name not in ("fer2013", "ferplus"):
+            data_set.add_argument("--size", type=int, help="height and width in pixels")
+            data_set.add_argument("--channels", type=int, choices=(1, 3), help="1 grey, 3 colour")
+        if name == "affectnet":
+            data_set.add_argument("--classes", type=int, choices=(7, 8), help="7 leaves contempt out")
+        if name in ("folder", "csv"):
+            data_set.add_argument("--name", dest="store_as", required=True, help="name of the new data set")
+            data_set.add_argument("--fractions", type=_fractions, help="train,validation,test (default 0.8,0.1,0.1)")
+            data_set.add_argument("--detect", dest="find_faces", action="store_true", help="cut out the largest face")
+        data_set.add_argument("--data-dir", type=Path, default=None, help="where prepared data lie")
+    embedded = names.add_parser("synthetic_faces", argument_default=argparse.SUPPRESS)
+    for option, value in loading.SYNTHETIC.items():
+        embedded.add_argument(f"--{option}", type=int, help=f"default {value}")
+    embedded.add_argument("--data-dir", type=Path, default=None, help="where prepared data lie")
+
+
+def _fractions(text: str) -> tuple[float, float, float]:
+    try:
+        return folder.check_fractions([float(v) for v in text.split(",")])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _prepare(name: str, data_dir: Path | None, given: dict[str, Any]) -> None:
+    if name == "synthetic_faces":
+        facts = loading.load(name, data_dir, splits=(), **given).manifest
+    elif name in preparing.DATASETS:
+        facts = preparing.prepare(name, given.pop("source"), data_dir, **given)
+    else:
+        source, stored = given.pop("source"), given.pop("store_as")
+        keep = {k: given.pop(k) for k in ("skip_bad", "drop_leaks", "holdout") if k in given}
+        parsed = (folder.read if name == "folder" else folder.read_table)(source, **given)
+        facts = preparing.write(stored, parsed, data_dir, **keep)
+    print(manifest.table(facts))
+    twins = facts["exact_duplicates"]
+    print(
+        f"exact duplicates: {twins['groups']:,} groups, {twins['across_splits']:,} across splits, "
+        f"{twins['conflicting_labels']:,} with conflicting labels"
+    )
+    print(f"prepared {facts['name']} in {data_dir or default_data_dir()}")
 
 
 if __name__ == "__main__":

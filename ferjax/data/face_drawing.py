@@ -14,7 +14,7 @@ from ferjax.data.faces import ActionUnits, Identity
 
 _EYE_Y, _MOUTH_Y = -0.22, 0.80
 _REACH = 2.1  # everything that belongs to a head lies within this distance of its middle
-_SHADE_GRID = 48
+_SHADE_GRID = 32
 _T = np.linspace(-1.0, 1.0, 15)
 _ARC = np.linspace(0.0, np.pi, 25)
 
@@ -122,7 +122,7 @@ class _Head:
         """Turns points of the face by yaw and pitch; `lift` raises them above the ellipsoid."""
         x, y = np.asarray(x, float), np.asarray(y, float)
         if z is None:
-            z = 0.95 * np.sqrt(np.clip(1 - (x / 1.15) ** 2 - (y / 1.75) ** 2, 0, 1)) + lift
+            z = 0.95 * np.sqrt(np.maximum(1 - (x / 1.15) ** 2 - (y / 1.75) ** 2, 0.0)) + lift
         (cy, sy), (cp, sp) = self.trig[1], self.trig[2]
         return x * cy + z * sy, y * cp - (z * cy - x * sy) * sp
 
@@ -425,7 +425,8 @@ class _Head:
         for points, strength, width in self.wrinkles:
             ink.line(points, fill=round(255 * (1 - strength)), width=self.width(width), joint="curve")
         shade = ImageChops.multiply(shade, lines.filter(ImageFilter.GaussianBlur(0.018 * self.k)))
-        return Image.merge("RGB", [shade.point([min(255, round(i * f)) for i in range(256)]) for f in light.color])
+        levels = np.arange(256)
+        return Image.merge("RGB", [shade.point((levels * f).astype(int).tolist()) for f in light.color])
 
 
 def _mix(color, factor: float) -> Color:

@@ -1,38 +1,90 @@
 """FER2013 (Goodfellow et al. 2013): 35,887 grey faces of 48x48 pixels, seven classes."""
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from ferjax.cli import InputError, unknown
-from ferjax.data.sources import EMOTIONS, Example, Source, Tree, is_picture, ordered
+from ferjax.data.sources import EMOTIONS, BadExample, Example, Row, Source, Tree, by_split, is_picture
 
 GET = (
     "download the archive from https://www.kaggle.com/datasets/msambare/fer2013 (free account), then run: "
     "python -m ferjax.data prepare fer2013 --source fer2013.zip"
 )
 MISSING = {
-    "train": "take an archive that holds train/<class>/Training_*.jpg",
-    "validation": "take an archive that holds test/<class>/PublicTest_*.jpg",
-    "test": "take an archive that holds test/<class>/PrivateTest_*.jpg",
+    "train": "prepare from a source that holds train/<class>/Training_*.jpg",
+    "validation": "prepare from a source that holds test/<class>/PublicTest_*.jpg (or fer2013.csv)",
+    "test": "prepare from a source that holds test/<class>/PrivateTest_*.jpg (or fer2013.csv, or icml_face_data.csv)",
 }
-_SPLIT_OF = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
+TABLES = ("fer2013.csv", "icml_face_data.csv")
+SPLIT_OF = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
+# The integers of the CSV files are not in alphabetical order.
+_CSV_ORDER = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 
 
 def read(source: Path) -> Source:
-    """Reads the Kaggle archive, zipped or unpacked.
+    """Reads FER2013 in any of the forms people have.
 
-    `train/<class>/Training_*.jpg` is the training split, `test/<class>/PublicTest_*.jpg` validation and
-    `test/<class>/PrivateTest_*.jpg` test.
+    The Kaggle archive, zipped or unpacked: `train/<class>/Training_*.jpg` is the training split,
+    `test/<class>/PublicTest_*.jpg` validation and `test/<class>/PrivateTest_*.jpg` test. Or `fer2013.csv` or
+    `icml_face_data.csv` (columns emotion, pixels, Usage), by itself, in a folder or in a zip file.
 
     Args:
-      source: the zip file or the folder.
+      source: the zip file, the folder or the CSV file.
 
     Returns:
-      The examples by split, then file name.
+      The examples by split, then by file name or row.
 
     Raises:
       InputError: if the archive is damaged, has an unknown class folder, or a file in the wrong place.
     """
-    return _read_folders(Tree(source))
+    tree = Tree(source)
+    if source.suffix.lower() == ".csv":
+        table: str | None = source.name
+    else:
+        table = tree.find(*TABLES)
+    return _read_folders(tree) if table is None else _read_table(tree, table)
+
+
+def pixels(row: Row) -> np.ndarray:
+    """Returns the uint8 (48, 48) face of one row.
+
+    Raises:
+      BadExample: if it does not hold 48 * 48 integers in 0..255.
+    """
+    values = row.values["pixels"].split()
+    if len(values) != 48 * 48:
+        raise BadExample(f"{row.where}: {len(values):,} pixel values instead of 2,304")
+    try:
+        return np.frombuffer(bytes(map(int, values)), np.uint8).reshape(48, 48)
+    except ValueError as error:
+        raise BadExample(f"{row.where}: a pixel is no integer in 0..255") from error
+
+
+def _read_table(tree: Tree, table: str) -> Source:
+    def examples() -> Iterator[Example]:
+        for number, row in enumerate(tree.rows(table, ("emotion", "pixels", "usage"))):
+            usage, emotion = row.values["usage"], row.values["emotion"]
+            if usage not in SPLIT_OF:
+                yield row.bad(f"Usage {usage!r} is none of {', '.join(SPLIT_OF)}")
+            elif emotion not in map(str, range(7)):
+                yield row.bad(f"emotion {emotion!r} is none of 0..6", SPLIT_OF[usage])
+            else:
+                try:
+                    face = pixels(row)
+                except BadExample as error:
+                    yield row.bad(str(error).removeprefix(f"{row.where}: "), SPLIT_OF[usage])
+                    continue
+                label = EMOTIONS.index(_CSV_ORDER[int(emotion)])
+                yield Example(SPLIT_OF[usage], f"{usage}_{number:05d}", label, functools.partial(_same, face))
+
+    return Source(EMOTIONS, 48, 1, by_split(examples()), MISSING, (f"read from {PurePosixPath(table).name}",))
+
+
+def _same(face: np.ndarray) -> np.ndarray:
+    return face
 
 
 def _read_folders(tree: Tree) -> Source:
@@ -43,17 +95,17 @@ def _read_folders(tree: Tree) -> Source:
     examples = []
     for path in tree.files:
         parts = PurePosixPath(path).parts
-        if len(parts) < 3 or parts[-3] not in ("train", "test") or not is_picture(path):
-            continue
-        examples.append(Example(_split(path), "/".join(parts[-3:]), EMOTIONS.index(parts[-2]), tree.reader(path)))
+        if len(parts) >= 3 and parts[-3] in ("train", "test") and is_picture(path):
+            label = EMOTIONS.index(parts[-2])
+            examples.append(Example(_split(path), "/".join(parts[-3:]), label, tree.reader(path)))
     if not examples:
-        raise InputError(f"{tree.source} holds no train/<class>/*.jpg; {GET}")
-    return Source(EMOTIONS, 48, 1, ordered(examples), MISSING)
+        raise InputError(f"{tree.source} holds neither train/<class>/*.jpg nor {' nor '.join(TABLES)}; {GET}")
+    return Source(EMOTIONS, 48, 1, by_split(examples, lambda e: (PurePosixPath(e.name).name, e.name)), MISSING)
 
 
 def _split(path: str) -> str:
     folder, stem = PurePosixPath(path).parts[-3], PurePosixPath(path).stem
-    split = _SPLIT_OF.get(stem.split("_")[0])
+    split = SPLIT_OF.get(stem.split("_")[0])
     if split is None and folder == "test":
         raise InputError(f"{path}: a test file must be named PublicTest_* (validation) or PrivateTest_* (test)")
     if split is not None and (split == "train") != (folder == "train"):

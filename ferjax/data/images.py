@@ -1,10 +1,13 @@
 """Decoding one picture into the uint8 (H, W, C) array that everything else works on."""
 
 import io
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
+
+Box = tuple[int, int, int, int]
 
 
 class Decoded(NamedTuple):
@@ -19,18 +22,26 @@ class Decoded(NamedTuple):
     remarks: tuple[str, ...]
 
 
-def decode(data: bytes, size: int, channels: int, box: tuple[int, int, int, int] | None = None) -> Decoded:
-    """Decodes a picture file of any common kind.
+def decode(
+    data: bytes | np.ndarray,
+    size: int,
+    channels: int,
+    *,
+    box: Box | None = None,
+    crop: Callable[[Image.Image], Image.Image] | None = None,
+) -> Decoded:
+    """Decodes a picture of any common kind.
 
     EXIF rotation is applied, transparency is laid on white, 16-bit depth is scaled to 8 bits, of an animation
     the first frame is taken, colour becomes grey by ITU-R 601 luma (as OpenCV does it), and a picture
     of another size is cropped to its central square and resized with antialiasing.
 
     Args:
-      data: the bytes of the file.
+      data: the bytes of a file, or a uint8 array (H, W) or (H, W, C).
       size: height and width of the result in pixels.
       channels: 1 for grey, 3 for RGB.
       box: (left, top, right, bottom) in pixels to cut out first, clipped to the picture.
+      crop: cuts the face out of an 8-bit picture, after `box`.
 
     Returns:
       The image and the remarks on it.
@@ -38,58 +49,57 @@ def decode(data: bytes, size: int, channels: int, box: tuple[int, int, int, int]
     Raises:
       Exception: whatever Pillow raises on bytes that do not decode; it has no common base class.
     """
+    remarks: list[str] = []
+    if isinstance(data, np.ndarray):
+        picture = Image.fromarray(data.squeeze(-1) if data.shape[2:] == (1,) else data)
+    else:
+        picture, remarks = _open(data)
+    if box is not None:
+        picture = picture.crop(_clip(box, picture.size))
+    if crop is not None:
+        picture = crop(picture)
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    if picture.size != (size, size):
+        remarks.append(f"resized to {size}x{size}")
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
+    return Decoded(np.array(picture, np.uint8).reshape(size, size, channels), tuple(remarks))
+
+
+def _open(data: bytes) -> tuple[Image.Image, list[str]]:
+    """Returns an upright 8-bit grey or RGB picture, and what was done to get it."""
     remarks = []
     with Image.open(io.BytesIO(data)) as picture:
         # A phone's MPO holds a second, alternative view: that is no animation.
         if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
-            remarks.append("animated or multi-page, first frame taken")
+            remarks.append("animated or of several pages, first one taken")
             picture.seek(0)
         picture.load()
         if picture.getexif().get(0x0112, 1) != 1:
-            remarks.append("rotated as its EXIF tag says")
+            remarks.append("rotated as the EXIF tag says")
         upright = ImageOps.exif_transpose(picture)
-    if box is not None:
-        upright = upright.crop(_clip(box, upright.size))
     flat, more = _eight_bit(upright)
-    remarks += more
-    flat = flat.convert("L" if channels == 1 else "RGB")
-    if flat.size != (size, size):
-        remarks.append(f"resized to {size}x{size}")
-        flat = ImageOps.fit(flat, (size, size), Image.Resampling.BILINEAR)
-    return Decoded(np.array(flat, np.uint8).reshape(size, size, channels), tuple(remarks))
-
-
-def fit(image: np.ndarray, size: int, channels: int) -> Decoded:
-    """Brings a uint8 (H, W) or (H, W, C) array to (size, size, channels), as `decode` does."""
-    picture = Image.fromarray(image.squeeze(-1) if image.ndim == 3 and image.shape[-1] == 1 else image)
-    picture = picture.convert("L" if channels == 1 else "RGB")
-    remarks: tuple[str, ...] = ()
-    if picture.size != (size, size):
-        remarks = (f"resized to {size}x{size}",)
-        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
-    return Decoded(np.array(picture, np.uint8).reshape(size, size, channels), remarks)
+    return flat, remarks + more
 
 
 def _eight_bit(picture: Image.Image) -> tuple[Image.Image, list[str]]:
-    """Returns an 8-bit picture without transparency, and what was done."""
+    """Returns an 8-bit grey or RGB picture without transparency, and what was done."""
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture, np.float64)
-        top = next(t for t in (1.0 if picture.mode == "F" else 255.0, 255.0, 65535.0, np.inf) if values.max() <= t)
-        if picture.mode.startswith("I;16"):
-            top = 65535.0  # the depth is known, however dark the picture
-        scale = 255 / (top if np.isfinite(top) else values.max())
-        scaled = np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
-        return Image.fromarray(scaled), ["more than 8 bits deep, scaled to 8"]
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        # The depth of 16 bits is known however dark the picture; float and 32-bit files do not say theirs.
+        tops = [65535.0] if picture.mode.startswith("I;16") else [1.0] * (picture.mode == "F") + [255.0, 65535.0]
+        top = next((t for t in tops if values.max() <= t), values.max())
+        scaled = np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8)
+        return Image.fromarray(scaled), ["of more than 8 bits, scaled to 8"]
+    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         if layer.getchannel("A").getextrema() != (255, 255):
             paper = Image.new("RGBA", layer.size, "white")
-            return Image.alpha_composite(paper, layer), ["transparent, laid on white"]
-        return layer, []
-    return picture.convert("RGB") if picture.mode not in ("L", "RGB") else picture, []
+            return Image.alpha_composite(paper, layer).convert("RGB"), ["transparent, laid on white"]
+        return layer.convert("RGB"), []
+    return picture if picture.mode in ("L", "RGB") else picture.convert("RGB"), []
 
 
-def _clip(box: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+def _clip(box: Box, size: tuple[int, int]) -> Box:
     left, top, right, bottom = box
     clipped = max(0, left), max(0, top), min(size[0], right), min(size[1], bottom)
     if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:

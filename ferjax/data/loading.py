@@ -1,6 +1,7 @@
 """Reading prepared data back; the synthetic faces render themselves on first use."""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from ferjax.cli import InputError, note, unknown
-from ferjax.data import fer2013, store
+from ferjax.data import face_drawing, faces, manifest, store, synthetic
+from ferjax.data.preparing import DATASETS
 from ferjax.data.sources import EMOTIONS
 from ferjax.data.store import FaceData, Split
 
 SYNTHETIC = {"size": 48, "channels": 1, "seed": 0, "train": 3000, "validation": 700, "test": 700}
-_HOW = {"fer2013": fer2013.GET}
 
 
 def load(
@@ -40,13 +41,13 @@ def load(
         stored = _render(folder, options)
     elif options:
         raise InputError(f"{name} takes no options, got {', '.join(options)}; they are chosen when it is prepared")
-    manifest = store.read_manifest(folder, stored)
-    if manifest is None:
+    known = store.read_manifest(folder, stored)
+    if known is None:
         raise not_prepared(name, folder)
     try:
-        found = {split: _read(folder / stored, manifest, split) for split in splits}
-        moments = tuple(manifest["mean"]), tuple(manifest["std"])
-        return FaceData(name, tuple(manifest["class_names"]), found, *moments, manifest["sha256"], manifest)
+        found = {split: _read(folder / stored, known, split) for split in splits}
+        moments = tuple(known["mean"]), tuple(known["std"])
+        return FaceData(name, tuple(known["class_names"]), found, *moments, known["sha256"], known)
     except InputError:
         raise
     except (OSError, ValueError, EOFError, KeyError) as error:
@@ -55,27 +56,31 @@ def load(
 
 def not_prepared(name: str, data_dir: Path) -> InputError:
     """Returns the error for a data set that is not in `data_dir`: how to get it, and what runs without it."""
-    prepared = sorted(p.parent.name for p in data_dir.glob("[!.]*/manifest.json"))
-    known = dict.fromkeys([*_HOW, *prepared, "synthetic_faces"])
-    if name not in _HOW:
-        return unknown("data set", name, known)
+    if name not in DATASETS:
+        return unknown("data set", name, dict.fromkeys([*DATASETS, *prepared(data_dir), "synthetic_faces"]))
     return InputError(
-        f"{name} is not prepared in {data_dir}: {_HOW[name]}. "
+        f"{name} is not prepared in {data_dir}: {DATASETS[name].GET}. "
         "The embedded data need no download: add :demo to the config (such as configs/resnet20.py:demo) to run it now."
     )
 
 
-def _read(folder: Path, manifest: dict[str, Any], split: str) -> Split:
+def prepared(data_dir: str | Path | None = None) -> list[str]:
+    """Returns the names of the data sets prepared in `data_dir`."""
+    folder = Path(data_dir or store.default_data_dir())
+    return sorted(p.parent.name for p in folder.glob("[!.]*/manifest.json") if "synthetic_faces-" not in p.parent.name)
+
+
+def _read(folder: Path, known: dict[str, Any], split: str) -> Split:
     if split == "test_all":
-        return _join(_read(folder, manifest, "validation"), _read(folder, manifest, "test"))
+        return _join(_read(folder, known, "validation"), _read(folder, known, "test"))
     if split not in store.SPLITS:
         raise unknown("split", split, [*store.SPLITS, "test_all"])
-    if split not in manifest["counts"]:
-        how = manifest.get("missing", {}).get(split, "prepare it from a source that has it")
-        have = ", ".join(manifest["counts"])
-        raise InputError(f"{manifest['name']} was prepared without a {split} split (it has {have}); to get it, {how}")
+    if split not in known["counts"]:
+        how = known.get("missing", {}).get(split, "prepare it from a source that has it")
+        have = ", ".join(known["counts"])
+        raise InputError(f"{known['name']} was prepared without a {split} split (it has {have}); to get it, {how}")
     data = store.read_split(folder / split)
-    if len(data.labels) != sum(manifest["counts"][split].values()):
+    if len(data.labels) != sum(known["counts"][split].values()):
         raise ValueError(f"{split} holds {len(data.labels)} images, its manifest says otherwise")
     return data
 
@@ -92,32 +97,29 @@ def _render(data_dir: Path, options: dict[str, Any]) -> str:
         if key not in SYNTHETIC:
             raise unknown("option of synthetic_faces", key, SYNTHETIC)
     options = SYNTHETIC | options
-    from ferjax.data import synthetic  # late: only this data set draws
-
+    _check(options)
     # The drawing code is part of the name, so that no stale picture survives a change of it.
-    code = Path(synthetic.__file__).read_bytes()
+    code = b"".join(Path(inspect.getfile(m)).read_bytes() for m in (synthetic, faces, face_drawing))
     key = hashlib.sha256(json.dumps(options, sort_keys=True).encode() + code).hexdigest()[:12]
     name = f"synthetic_faces-{key}"
     if store.read_manifest(data_dir, name) is not None:
         return name
-    _check(options)
     note(f"rendering {sum(options[s] for s in store.SPLITS):,} synthetic faces (once)")
     shape = (options["size"], options["size"], options["channels"])
     render = {k: options[k] for k in ("seed", "size", "channels")}
     with store.staging(data_dir, name, keep_existing=True) as folder:
         for split in store.SPLITS:
-            writer = store.SplitWriter(folder / split, shape)
             labels = np.arange(options[split], dtype=np.int32) % len(EMOTIONS)
-            for i, image in enumerate(synthetic.render_faces(labels, split=split, **render)):
-                writer.add(image, int(labels[i]), f"{split}_{i:06d}", {})
-            writer.close()
-        store.write_manifest(folder, "synthetic_faces", EMOTIONS, options=options)
+            with store.SplitWriter(folder / split, shape) as writer:
+                for i, image in enumerate(synthetic.render_faces(labels, split=split, **render)):
+                    writer.add(image, int(labels[i]), f"{split}_{i:06d}", {})
+        manifest.complete(folder, "synthetic_faces", EMOTIONS, options=options)
     return name
 
 
 def _check(options: dict[str, Any]) -> None:
     for key, value in options.items():
-        low = {"size": 16, "seed": 0, "channels": 1}.get(key, len(EMOTIONS))
+        low = {"size": 24, "seed": 0, "channels": 1}.get(key, len(EMOTIONS))
         if not isinstance(value, int) or value < low or (key == "channels" and value not in (1, 3)):
             accepted = "1 or 3" if key == "channels" else f"an integer of at least {low}"
             raise InputError(f"synthetic_faces: {key} must be {accepted}, got {value!r}")

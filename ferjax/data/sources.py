@@ -1,17 +1,25 @@
-"""What a parser hands on: a list of examples, and the folder or zip archive they are read from."""
+"""What a parser hands on: a list of examples, and the folder, archive or table they are read from."""
 
+import csv
 import dataclasses
+import io
+import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from ferjax.cli import InputError
 
 EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+
+class BadExample(ValueError):
+    """One example is unusable; the message is what the user reads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +52,10 @@ class Source:
       size: height and width of the prepared images.
       channels: 1 or 3.
       examples: in the order in which they are to be stored.
-      missing: how to get each split that the source lacks, by split.
+      missing: how to get each split that the source may lack, by split.
       notes: one line each about what was left out or chosen.
+      crop: cuts the face out of a picture.
+      fractions: parts of train, validation and test to divide the examples into, all of them now in train.
     """
 
     class_names: tuple[str, ...]
@@ -54,23 +64,38 @@ class Source:
     examples: list[Example]
     missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    crop: Callable[[Image.Image], Image.Image] | None = None
+    fractions: tuple[float, float, float] | None = None
+
+
+class Row(NamedTuple):
+    """One row of a table: where it stands, for messages, and its values by column name."""
+
+    where: str
+    values: dict[str, str]
+
+    def bad(self, reason: str, split: str = "train") -> Example:
+        """Returns an example that fails with this row's place and the reason when it is read."""
+        return bad_example(self.where, f"{self.where}: {reason}", split)
 
 
 class Tree:
-    """A folder or a zip archive, read alike: posix paths relative to its top, hidden files left out."""
+    """A folder, a zip archive or a single table, read alike: posix paths, hidden files left out."""
 
     def __init__(self, source: Path):
         """Lists `source`.
 
         Raises:
-          InputError: if it does not exist, or is neither a folder nor a complete zip archive.
+          InputError: if it does not exist, or is neither a folder, a CSV file nor a complete zip archive.
         """
-        self.source = source
+        self.source, self._root = source, source
         self._zip: zipfile.ZipFile | None = None
         if source.is_dir():
-            paths = [p.relative_to(source).as_posix() + ("/" if p.is_dir() else "") for p in source.rglob("*")]
+            paths = list(_walk(source))
         elif not source.exists():
             raise InputError(f"{source}: no such file or folder")
+        elif source.suffix.lower() == ".csv":
+            self._root, paths = source.parent, [source.name]
         else:
             try:
                 self._zip = zipfile.ZipFile(source)
@@ -83,16 +108,49 @@ class Tree:
 
     def read(self, path: str) -> bytes:
         """Returns the content of one file."""
-        return (self.source / path).read_bytes() if self._zip is None else self._zip.read(path)
+        return (self._root / path).read_bytes() if self._zip is None else self._zip.read(path)
 
     def reader(self, path: str) -> Callable[[], bytes]:
         """Returns a function that reads one file later."""
         return lambda: self.read(path)
 
-    def close(self) -> None:
-        """Closes the archive."""
-        if self._zip is not None:
-            self._zip.close()
+    def find(self, *names: str) -> str | None:
+        """Returns the path of the first file with one of these names (case ignored), wherever it lies."""
+        return next((p for n in names for p in self.files if PurePosixPath(p).name.lower() == n.lower()), None)
+
+    def rows(self, path: str, needed: Iterable[str]) -> Iterator[Row]:
+        """Reads a CSV file row by row; column names are stripped of spaces and in lower case.
+
+        Raises:
+          InputError: if a needed column is missing or the file is no CSV.
+        """
+        name = PurePosixPath(path).name
+        with (self._root / path).open("rb") if self._zip is None else self._zip.open(path) as raw:
+            reader = csv.reader(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline=""))
+            try:
+                header = [c.strip().lower() for c in next(reader, [])]
+                if lacking := [c for c in needed if c not in header]:
+                    raise InputError(
+                        f"{name} lacks the column {', '.join(lacking)}; it has {', '.join(header) or 'none'}"
+                    )
+                for number, values in enumerate(reader, 1):
+                    where = f"{name} row {number} (line {reader.line_num})"
+                    padded = [v.strip() for v in values] + [""] * (len(header) - len(values))
+                    yield Row(where, dict(zip(header, padded, strict=False)))
+            except (csv.Error, zipfile.BadZipFile) as error:
+                raise InputError(f"{name} is damaged at line {reader.line_num}: {error}") from error
+
+
+def _walk(source: Path) -> Iterator[str]:
+    seen = set()
+    for folder, below, files in os.walk(source, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            below.clear()  # a link back up
+            continue
+        seen.add(real)
+        relative = Path(folder).relative_to(source)
+        yield from ((relative / f).as_posix() for f in files)
+        yield from ((relative / f).as_posix() + "/" for f in below)
 
 
 def _visible(path: str) -> bool:
@@ -104,7 +162,16 @@ def is_picture(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in PICTURES
 
 
-def ordered(examples: Iterable[Example]) -> list[Example]:
-    """Returns the examples by split, then by name, so that every form of the same data is stored alike."""
+def bad_example(name: str, reason: str, split: str = "train") -> Example:
+    """Returns an example that fails with `reason` when it is read, so that all such are reported together."""
+
+    def read() -> bytes:
+        raise BadExample(reason)
+
+    return Example(split, name, 0, read)
+
+
+def by_split(examples: Iterable[Example], key: Callable[[Example], Any] = lambda e: 0) -> list[Example]:
+    """Returns the examples by split, then by `key`, so that every form of the same data is stored alike."""
     rank = {"train": 0, "validation": 1, "test": 2}
-    return sorted(examples, key=lambda e: (rank[e.split], PurePosixPath(e.name).name, e.name))
+    return sorted(examples, key=lambda e: (rank[e.split], key(e)))

@@ -8,20 +8,18 @@ DIR/NAME/<split>/<column>.npy  (N, ...), such as votes, gender, twin_in_train
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ferjax import __version__
 from ferjax.cli import InputError
 
 SPLITS = ("train", "validation", "test")
@@ -107,7 +105,10 @@ def default_data_dir() -> Path:
 
 
 class SplitWriter:
-    """Appends images to one split's folder, so that memory does not grow with the data set."""
+    """Appends images to one split's folder, so that memory does not grow with the data set.
+
+    A context manager: the arrays are complete when the block ends well.
+    """
 
     def __init__(self, folder: Path, image_shape: tuple[int, int, int]):
         """Opens `folder` for images of `image_shape` (H, W, C)."""
@@ -131,25 +132,25 @@ class SplitWriter:
         for key, value in columns.items():
             self._columns.setdefault(key, []).append(value)
 
-    def close(self) -> None:
-        """Writes the final length, the labels, the names and the columns."""
-        self._header(len(self._labels))
-        self._file.close()
-        np.save(self.folder / "labels.npy", np.array(self._labels, np.int32))
-        write_names(self.folder / "names.txt", self._names)
-        for key, values in self._columns.items():
-            np.save(self.folder / f"{key}.npy", np.asarray(values))
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        with self._file:
+            if error is None:
+                self._header(len(self._labels))
+        if error is None:
+            np.save(self.folder / "labels.npy", np.array(self._labels, np.int32))
+            text = "".join(f"{n}\n" for n in self._names)
+            (self.folder / "names.txt").write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
+            for key, values in self._columns.items():
+                np.save(self.folder / f"{key}.npy", np.asarray(values))
 
     def _header(self, count: int) -> None:
         # numpy leaves room for a longer first axis in the header, so that it can be written again in place.
         shape = (count, *self.image_shape)
         self._file.seek(0)
         np.lib.format.write_array_header_1_0(self._file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-
-
-def write_names(path: Path, names: Iterable[str]) -> None:
-    """Writes one name a line; names that are no valid Unicode survive."""
-    path.write_text("".join(f"{n}\n" for n in names), encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
 def read_split(folder: Path) -> Split:
@@ -165,89 +166,26 @@ def read_split(folder: Path) -> Split:
     return split
 
 
-def write_manifest(folder: Path, name: str, class_names: Iterable[str], **more: Any) -> dict[str, Any]:
-    """Completes the splits written in `folder`: marks exact twins, counts, hashes, writes manifest.json.
+def resplit(folder: Path, parts: Mapping[str, np.ndarray]) -> None:
+    """Divides folder/train anew.
 
     Args:
-      folder: holds one folder for each split, one of them "train".
-      name: name of the data set.
-      class_names: the label names in order.
-      **more: further JSON values to keep in the manifest.
-
-    Returns:
-      The manifest.
-
-    Raises:
-      InputError: if there is no training split, a class without training images, or flat images.
+      folder: holds the split's folder.
+      parts: the indices of the training images that each split is to hold, in order; a training image
+        that is in none is removed. Only "train" may exist already.
     """
-    class_names = list(class_names)
-    paths = {s: folder / s for s in SPLITS if (folder / s).is_dir()}
-    if "train" not in paths:
-        raise InputError(f"{name}: no training images found; found splits: {', '.join(paths) or 'none'}")
-    splits = {s: read_split(p) for s, p in paths.items()}
-    counts = {s: np.bincount(d.labels, minlength=len(class_names)) for s, d in splits.items()}
-    if empty := [c for c, n in zip(class_names, counts["train"], strict=True) if not n]:
-        raise InputError(f"{name}: no training image of class {', '.join(empty)}; add some, or remove the class")
-    _mark_twins(splits, paths)
-    mean, std = _moments(splits["train"].images)
-    if min(std) == 0:
-        raise InputError(f"{name}: all training pixels of a channel are equal; is this the right data?")
-    manifest = {
-        "name": name,
-        "class_names": class_names,
-        "image_shape": list(splits["train"].images.shape[1:]),
-        "counts": {s: dict(zip(class_names, c.tolist(), strict=True)) for s, c in counts.items()},
-        "class_weights": dict(zip(class_names, class_weights(counts["train"]).tolist(), strict=True)),
-        "mean": mean,
-        "std": std,
-        "columns": sorted({c for d in splits.values() for c in d.columns}),
-        "sha256": _sha256(splits),
-        **more,
-        "ferjax_version": __version__,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    return manifest
-
-
-def _mark_twins(splits: dict[str, Split], paths: dict[str, Path]) -> None:
-    """Adds the column twin_in_train: an image with the very same pixels is in the training split.
-
-    For a training image: another one.
-    """
-    keys = {s: [hashlib.blake2b(i.tobytes(), digest_size=16).digest() for i in d.images] for s, d in splits.items()}
-    seen: dict[bytes, int] = {}
-    for key in keys["train"]:
-        seen[key] = seen.get(key, 0) + 1
-    for split, data in splits.items():
-        own = 1 if split == "train" else 0
-        twins = np.array([seen.get(k, 0) > own for k in keys[split]], bool)
-        data.columns["twin_in_train"] = twins
-        np.save(paths[split] / "twin_in_train.npy", twins)
-
-
-def _moments(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel on the 0..1 scale, exactly, by counting pixel values."""
-    counts = np.zeros((images.shape[-1], 256), np.int64)
-    for start in range(0, len(images), 1024):
-        block = images[start : start + 1024]
-        counts += [np.bincount(block[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
-    values = np.arange(256) / 255
-    share = counts / counts.sum(1, keepdims=True)
-    mean = share @ values
-    return mean.tolist(), np.sqrt(np.maximum(share @ values**2 - mean**2, 0)).tolist()
-
-
-def _sha256(splits: dict[str, Split]) -> str:
-    digest = hashlib.sha256()
-    for name, split in splits.items():
-        digest.update(f"{name} {split.images.shape}".encode())
-        for start in range(0, len(split.images), 1024):
-            digest.update(split.images[start : start + 1024].tobytes())
-        digest.update(split.labels.tobytes())
-        for column, values in sorted(split.columns.items()):
-            digest.update(f"{column} {values.dtype} {values.shape}".encode())
-            digest.update(values.tobytes())
-    return digest.hexdigest()
+    source = read_split(folder / "train")
+    for name, indices in parts.items():
+        if not len(indices):
+            continue
+        with SplitWriter(folder / f".{name}", source.images.shape[1:]) as writer:
+            for i in indices:
+                columns = {k: v[i] for k, v in source.columns.items()}
+                writer.add(source.images[i], int(source.labels[i]), source.names[i], columns)
+    shutil.rmtree(folder / "train")
+    for name in parts:
+        if (folder / f".{name}").exists():
+            (folder / f".{name}").rename(folder / name)
 
 
 @contextmanager
