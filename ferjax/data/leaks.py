@@ -1,0 +1,93 @@
+"""The leak check of a prepared data set: which images are there twice, where, and with which labels."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from ferjax.data import loading, twins
+from ferjax.data.show import contact_sheet
+from ferjax.data.store import FaceData
+from ferjax.data.twins import Member
+
+_SHEET_ROWS, _SHEET_COLUMNS = 14, 12
+
+
+def write_report(name: str, out: str | Path, data_dir: str | Path | None = None) -> str:
+    """Looks for exact and near twins within and across all splits of a prepared data set.
+
+    Writes `leaks.json` (counts), `leaks.csv` (every image that has a twin, by group) and `leaks.png` (the
+    groups to look at first: across splits, then with conflicting labels).
+
+    Args:
+      name: a prepared data set.
+      out: folder to write into; it is made.
+      data_dir: where prepared data lie; `default_data_dir()` if None.
+
+    Returns:
+      The counts as text.
+    """
+    facts = loading.load(name, data_dir, splits=()).manifest
+    data = loading.load(name, data_dir, splits=tuple(facts["counts"]))
+    exact = twins.exact_groups(data.splits)
+    pairs = twins.near_pairs(data.splits, exact)
+    near = twins.join(pairs, exact)
+    counts = {
+        "exact": twins.summary(exact, data.splits),
+        "exact_or_near": twins.summary(near, data.splits),
+        "near_pairs": len(pairs),
+        "training_images_that_drop_leaks_removes": len(twins.leaks(pairs, exact)),
+    }
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "leaks.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+    _write_table(out / "leaks.csv", data, exact, near)
+    _sheet(data, near).save(out / "leaks.png")
+    return f"{_text(name, counts)}\nwritten to {out}"
+
+
+def _text(name: str, counts: dict[str, Any]) -> str:
+    lines = [f"{name}: images that are there more than once"]
+    for kind, title in (("exact", "the very same pixels"), ("exact_or_near", "the same photograph")):
+        found = counts[kind]
+        lines.append(
+            f"  {title}: {found['groups']:,} groups, {found['across_splits']:,} across splits, "
+            f"{found['conflicting_labels']:,} with conflicting labels"
+        )
+        for key, value in found.items():
+            if key.endswith("_images_with_twin_in_train"):
+                lines.append(f"    {key.split('_')[0]}: {value:,} images with a twin in training")
+    removed = counts["training_images_that_drop_leaks_removes"]
+    lines.append(f"  prepare --drop-leaks would remove {removed:,} training images")
+    return "\n".join(lines)
+
+
+def _write_table(path: Path, data: FaceData, exact: list[list[Member]], near: list[list[Member]]) -> None:
+    same = {m: i for i, g in enumerate(exact, 1) for m in g}
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["group", "exact_group", "split", "index", "class", "name", "across_splits", "conflict"])
+        for number, group in enumerate(near, 1):
+            across = len({m.split for m in group}) > 1
+            conflict = twins.is_conflict(group, data.splits)
+            for m in group:
+                split = data.splits[m.split]
+                row = [m.split, m.row, data.class_names[split.labels[m.row]], split.names[m.row]]
+                table.writerow([number, same.get(m, ""), *row, int(across), int(conflict)])
+
+
+def _sheet(data: FaceData, groups: list[list[Member]]) -> Any:
+    def urgency(group: list[Member]) -> tuple[bool, bool, int]:
+        return len({m.split for m in group}) == 1, not twins.is_conflict(group, data.splits), -len(group)
+
+    rows = []
+    for group in sorted(groups, key=urgency)[:_SHEET_ROWS]:
+        tiles = [
+            (
+                data.splits[m.split].images[m.row],
+                f"{m.split[:5]} {data.class_names[data.splits[m.split].labels[m.row]]}"[:12],
+            )
+            for m in group[:_SHEET_COLUMNS]
+        ]
+        rows.append((f"{len(group)} images of one photograph", tiles))
+    return contact_sheet(f"{data.name}: twins, those across splits and with conflicting labels first", rows)

@@ -1,0 +1,92 @@
+"""What a data set looks like: a contact sheet of each class, the distribution of classes, the counts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from ferjax.data import loading, manifest
+from ferjax.data.store import FaceData
+
+_TILE = 72  # pixels
+_COLUMNS, _ROWS = 12, 8
+_COLORS = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73"}  # Okabe and Ito
+
+
+def write_sheets(name: str, out: str | Path, data_dir: str | Path | None = None) -> str:
+    """Draws `<class>.png` for each class, `distribution.png`, and returns the counts as text.
+
+    Args:
+      name: a prepared data set.
+      out: folder to write into; it is made.
+      data_dir: where prepared data lie; `default_data_dir()` if None.
+    """
+    facts = loading.load(name, data_dir, splits=()).manifest
+    data = loading.load(name, data_dir, splits=tuple(facts["counts"]))
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    train = data.splits["train"]
+    rng = np.random.default_rng(0)
+    for label, class_name in enumerate(data.class_names):
+        members = np.flatnonzero(train.labels == label)
+        chosen = np.sort(rng.permutation(members)[: _COLUMNS * _ROWS])
+        rows = [chosen[i : i + _COLUMNS] for i in range(0, len(chosen), _COLUMNS)]
+        title = f"{name}, train: {class_name}, {len(chosen)} of {len(members):,}"
+        sheet = contact_sheet(title, [("", [(train.images[i], "") for i in row]) for row in rows])
+        sheet.save(out / f"{_file_name(class_name)}.png")
+    plot_distribution(data, out / "distribution.png")
+    return f"{manifest.table(facts)}\nwritten to {out}"
+
+
+def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]]) -> Image.Image:
+    """Draws rows of captioned images.
+
+    Args:
+      title: one line for the top.
+      rows: (caption, [(uint8 image (H, W, C), caption below it)]).
+
+    Returns:
+      The picture, grey text on white.
+    """
+    below = 14 if any(text for _, row in rows for _, text in row) else 0
+    above = 16 if any(text for text, _ in rows) else 0
+    width = max([len(row) for _, row in rows], default=1) * (_TILE + 4) + 8
+    sheet = Image.new("RGB", (max(width, 360), 24 + len(rows) * (_TILE + 4 + above + below)), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((6, 6), title, fill="black")
+    for y, (text, row) in enumerate(rows):
+        top = 24 + y * (_TILE + 4 + above + below)
+        draw.text((6, top + 2), text, fill="black")
+        for x, (image, caption) in enumerate(row):
+            picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+            corner = (6 + x * (_TILE + 4), top + above)
+            sheet.paste(picture.resize((_TILE, _TILE), Image.Resampling.BICUBIC).convert("RGB"), corner)
+            draw.text((corner[0], corner[1] + _TILE + 1), caption, fill="#444444")
+    return sheet
+
+
+def plot_distribution(data: FaceData, path: Path) -> None:
+    """Draws the number of images of each class and split as bars."""
+    figure = Figure(figsize=(max(6, 1.1 * len(data.class_names)), 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    width = 0.8 / len(data.splits)
+    for i, split in enumerate(data.splits):
+        counts = data.class_counts(split)
+        places = np.arange(len(counts)) + (i - (len(data.splits) - 1) / 2) * width
+        bars = axes.bar(places, counts, width, label=f"{split} ({counts.sum():,})", color=_COLORS[split])
+        axes.bar_label(bars, fontsize=7, rotation=90 if counts.max() > 999 and len(data.splits) > 2 else 0, padding=2)
+    axes.set_xticks(np.arange(len(data.class_names)), data.class_names)
+    axes.set_ylabel("images")
+    axes.set_title(f"{data.name}: images of each class")
+    axes.margins(y=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def _file_name(class_name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_ " else "_" for c in class_name)
