@@ -168,6 +168,8 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     hair = _HAIR[rng.integers(2) if dark else rng.integers(len(_HAIR))] * u(0.8, 1.2)
     iris = _IRIS[rng.integers(2) if dark else rng.integers(len(_IRIS))] * u(0.8, 1.2)
     bearded, moustached, spectacled = rng.random(3) < (0.15, 0.12, 0.15)
+    hair_style = int(rng.choice(5, p=(0.08, 0.27, 0.22, 0.18, 0.25)))
+    bearded, moustached = bearded and hair_style != 4, moustached and hair_style != 4
     return Identity(
         width=u(0.92, 1.06),
         chin=u(1.25, 1.42),
@@ -186,7 +188,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         skin=_rgb(skin),
         hair=_rgb(hair),
         iris=_rgb(iris),
-        hair_style=int(rng.choice(5, p=(0.08, 0.27, 0.22, 0.18, 0.25))),
+        hair_style=hair_style,
         hairline=u(0.85, 1.1),
         beard=float(bearded) * u(0.3, 0.9),
         moustache=float(moustached) * u(0.5, 0.9),

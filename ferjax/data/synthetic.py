@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from ferjax.cli import InputError, unknown
-from ferjax.data.face_drawing import Light, Pose, draw_face
+from ferjax.data.face_drawing import draw_face, draw_shoulders
+from ferjax.data.face_geometry import Light, Pose
 from ferjax.data.faces import EXPRESSIONS, sample_action_units, sample_identity
 
 SPLITS = ("train", "validation", "test")
@@ -47,7 +48,7 @@ def render_faces(
         raise InputError(f"size {size} is outside {_SIZES[0]}..{_SIZES[1]} pixels")
     images = np.empty((len(labels), size, size, channels), np.uint8)
     for i, label in enumerate(labels.tolist()):
-        images[i] = _render_crop(_generator("face", split, seed, i, label), label, size, channels)
+        images[i] = _render_crop(_generator(SPLITS.index(split), seed, i, label), label, size, channels)
     return images
 
 
@@ -57,8 +58,8 @@ def _render_crop(rng: np.random.Generator, label: int, size: int, channels: int)
     canvas = _backdrop(rng, (size, size))
     scale = size / 2.4 * rng.uniform(0.92, 1.08)
     roll, yaw, pitch = rng.normal(0, (0.09, 0.16, 0.08))
-    x, y = (0.5 + rng.uniform(-0.085, 0.085, 2)) * size
-    pose = Pose(x=x - 0.3 * yaw * scale, y=y - 0.08 * scale, scale=scale, roll=roll, yaw=yaw, pitch=pitch)
+    x, y = (0.5 + rng.uniform(-0.07, 0.07, 2)) * size
+    pose = Pose(x=x - 0.3 * yaw * scale, y=y - 0.12 * scale, scale=scale, roll=roll, yaw=yaw, pitch=pitch)
     draw_face(canvas, identity, units, pose, sample_light(rng))
     _occlude(rng, canvas)
     return _photograph(rng, canvas, channels)
@@ -94,11 +95,11 @@ def _muted(rng: np.random.Generator) -> tuple[int, int, int]:
 def _occlude(rng: np.random.Generator, canvas: Image.Image) -> None:
     """Covers a corner of some faces with a plain shape: a hand, a shoulder, an edge."""
     covered = rng.random() < 0.12
-    angle, radius, color = rng.uniform(0, 2 * math.pi), rng.uniform(0.12, 0.2), rng.uniform(20, 230, 3)
+    angle, radius, color = rng.uniform(0, 2 * math.pi), rng.uniform(0.12, 0.2), _muted(rng)
     if covered:
         side = canvas.width
         x, y, r = side * (0.5 + 0.42 * math.cos(angle)), side * (0.5 + 0.42 * math.sin(angle)), side * radius
-        ImageDraw.Draw(canvas).ellipse((x - r, y - r, x + r, y + r), fill=tuple(round(c) for c in color))
+        ImageDraw.Draw(canvas).ellipse((x - r, y - r, x + r, y + r), fill=color)
 
 
 def _photograph(rng: np.random.Generator, canvas: Image.Image, channels: int) -> np.ndarray:
@@ -137,7 +138,7 @@ def render_scene(
         raise InputError(f"faces must be at least 0, got {faces}")
     if min(height, width) < 64:
         raise InputError(f"size {height}x{width} is too small for a scene: at least 64x64")
-    rng = _generator("scene", "", seed, faces, height * 100_000 + width)
+    rng = _generator(len(SPLITS), seed, faces, height * 100_000 + width)
     canvas = _room(rng, (width, height))
     poses = _places(rng, faces, (height, width))
     labels = rng.integers(len(EXPRESSIONS), size=faces).astype(np.int32)
@@ -158,15 +159,6 @@ def _room(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
         x, y, w, h = rng.uniform(0, 1, 4) * (size[0], size[1] * 0.6, size[0] * 0.3, size[1] * 0.3)
         ink.rectangle((x, y, x + 10 + w, y + 10 + h), fill=_muted(rng))
     return canvas.filter(ImageFilter.GaussianBlur(2))
-
-
-def draw_shoulders(canvas: Image.Image, pose: Pose, color: tuple[int, int, int]) -> None:
-    """Draws the clothed body under a head, down to the edge of the canvas. Draw it before the head."""
-    k, x, y = pose.scale, pose.x, pose.y
-    ink = ImageDraw.Draw(canvas)
-    ink.ellipse((x - 2.1 * k, y + 1.45 * k, x + 2.1 * k, y + 4.5 * k), fill=color)
-    bottom = max(y + 3.0 * k, canvas.height)
-    ink.rectangle((x - 2.1 * k, y + 3.0 * k, x + 2.1 * k, bottom), fill=color)
 
 
 def _places(rng: np.random.Generator, faces: int, size: tuple[int, int]) -> list[Pose]:
@@ -192,10 +184,9 @@ def _places(rng: np.random.Generator, faces: int, size: tuple[int, int]) -> list
     raise InputError(f"{faces} faces do not fit into {height}x{width} pixels: ask for fewer or a larger picture")
 
 
-def _generator(kind: str, split: str, *key: int) -> np.random.Generator:
-    """Returns the random stream of one picture; words enter the key as their bytes."""
-    words = [int.from_bytes(word.encode(), "big") for word in (kind, split)]
-    return np.random.default_rng(np.random.SeedSequence([*words, *key]))
+def _generator(stream: int, *key: int) -> np.random.Generator:
+    """Returns the random stream of one picture."""
+    return np.random.default_rng(np.random.SeedSequence([stream, *key]))
 
 
 def _check_labels(labels: Sequence[int] | np.ndarray) -> np.ndarray:
