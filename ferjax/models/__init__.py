@@ -1,17 +1,18 @@
-"""The networks by name: `create`, `list_models`, `default_input_shape`."""
+"""The networks by name: `create`, `list_models`, `default_input_shape`; what export and explanation ask of them."""
 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.cli import unknown
-from ferjax.models import resnet
+from ferjax.models import baseline, deit, mobilenet, resemotenet, resnet, xception
 
-__all__ = ["create", "default_input_shape", "list_models"]
+__all__ = ["create", "default_input_shape", "feature_map", "for_export", "list_models"]
 
 
 class _Entry(NamedTuple):
@@ -24,6 +25,15 @@ _MODELS: dict[str, _Entry] = {
     "resnet18_imagenet": _Entry(partial(resnet.ResNet, stem="imagenet"), (224, 224, 3)),
     "resnet20": _Entry(resnet.ResNet20, (48, 48, 1)),
     "resnet50": _Entry(resnet.ResNet50, (224, 224, 3)),
+    "deit_tiny": _Entry(deit.DeiT, (224, 224, 3)),
+    "deit_tiny_distilled": _Entry(deit.DeiTTinyDistilled, (224, 224, 3)),
+    "deit_attention_free": _Entry(deit.AttentionFreeDeiT, (224, 224, 3)),
+    "mobilenetv3_small": _Entry(mobilenet.MobileNetV3Small, (224, 224, 3)),
+    "microexpnet": _Entry(mobilenet.MicroExpNet, (48, 48, 1)),
+    "mini_xception": _Entry(xception.MiniXception, (48, 48, 1)),
+    "resemotenet": _Entry(resemotenet.ResEmoteNet, (64, 64, 3)),
+    "baseline_cnn5": _Entry(baseline.BaselineCNN5, (48, 48, 1)),
+    "baseline_cnn3": _Entry(baseline.BaselineCNN3, (48, 48, 1)),
 }
 
 
@@ -68,6 +78,31 @@ def default_input_shape(name: str) -> tuple[int, int, int]:
       InputError: if the name is unknown.
     """
     return _entry(name).input_shape
+
+
+def for_export(module: nn.Module) -> nn.Module:
+    """Returns the network built from operators that every runtime has one for.
+
+    On CPUs a depthwise convolution trains and evaluates as shifts and multiplications; in a file, and where
+    operations are counted, it has to be a convolution. Parameters and outputs are the same.
+    """
+    return module.clone(depthwise="conv") if hasattr(module, "depthwise") else module
+
+
+def feature_map(module: nn.Module, features: jax.Array, image_shape: tuple[int, ...]) -> jax.Array:
+    """Returns the intermediate `features` as a map over the image, (N, rows, columns, C).
+
+    Args:
+      module: the network that made them.
+      features: a feature map, or a token sequence (N, T, C); tokens that stand for no patch are dropped.
+      image_shape: (height, width, channels) of the network's input.
+    """
+    if features.ndim == 4:
+        return features
+    patch: int = module.patch
+    grid = (image_shape[0] // patch, image_shape[1] // patch)
+    prefix: int = module.prefix_tokens
+    return features[:, prefix:].reshape(len(features), *grid, features.shape[-1])
 
 
 def _entry(name: str) -> _Entry:

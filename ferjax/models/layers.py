@@ -6,6 +6,7 @@ short patterns, the same for all families.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.cli import InputError, unknown
+from ferjax.models.depthwise import DepthwiseConv
 
 # He et al. 2015, eq. 14, on the outgoing connections and without truncation, as torchvision starts its ResNets.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -40,6 +42,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu6": nn.relu6,
     "hard_swish": hard_swish,
     "hard_sigmoid": hard_sigmoid,
+    "sigmoid": nn.sigmoid,
     "gelu": gelu,
     "linear": lambda x: x,
 }
@@ -87,13 +90,16 @@ class ConvNormAct(nn.Module):
     """Convolution, batch normalisation, activation, with torch's padding and torch's running averages.
 
     Attributes:
-      features: output channels.
-      kernel_size: side of the square kernel; the input is zero-padded by (kernel_size - 1) / 2.
+      features: output channels; a depthwise convolution keeps the input's instead.
+      kernel_size: side of the square kernel, odd.
       stride: step of the window.
       act: name of the activation.
+      pad: zeros added on every side; (kernel_size - 1) / 2 if not given.
+      bias: the convolution has a bias of its own.
+      norm: the normalisation is there; without it the convolution has a bias.
+      depthwise: empty for a full convolution, else `DepthwiseConv.implementation`.
       epsilon: added to the variance.
       folded: the normalisation is part of the kernel and of a bias already; there is no `bn` then.
-      kernel_init: start of the kernel.
       dtype: of the computation; parameters stay float32.
     """
 
@@ -101,26 +107,26 @@ class ConvNormAct(nn.Module):
     kernel_size: int = 3
     stride: int = 1
     act: str = "relu"
+    pad: int | None = None
+    bias: bool = False
+    norm: bool = True
+    depthwise: str = ""
     epsilon: float = 1e-5
     folded: bool = False
-    kernel_init: Callable[..., jax.Array] = he_normal
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps (N, H, W, C) to (N, ceil(H / stride), ceil(W / stride), features)."""
-        pad = (self.kernel_size - 1) // 2
-        x = nn.Conv(
-            self.features,
-            (self.kernel_size, self.kernel_size),
-            (self.stride, self.stride),
-            padding=((pad, pad), (pad, pad)),
-            use_bias=self.folded,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            name="conv",
-        )(x)
-        if not self.folded:
+        """Maps (N, H, W, C) to (N, H', W', features), H' = ceil(H / stride) unless `pad` is given."""
+        norm = self.norm and not self.folded
+        shared: dict[str, Any] = {"use_bias": self.bias or not norm, "kernel_init": he_normal, "dtype": self.dtype}
+        if self.depthwise:
+            x = DepthwiseConv(self.kernel_size, self.stride, implementation=self.depthwise, name="conv", **shared)(x)
+        else:
+            pad = (self.kernel_size - 1) // 2 if self.pad is None else self.pad
+            window, strides = (self.kernel_size, self.kernel_size), (self.stride, self.stride)
+            x = nn.Conv(self.features, window, strides, ((pad, pad), (pad, pad)), name="conv", **shared)(x)
+        if norm:
             x = batch_norm(x, train, self.epsilon)
         return activation(self.act)(x)
 
@@ -196,6 +202,31 @@ class Head(nn.Module):
             x = DenseNormAct(width, self.act, self.norm, self.folded, self.dtype, name=f"hidden{i + 1}")(x, train)
         x = nn.Dropout(rates[-1], deterministic=not train)(x)
         return full_precision(nn.Dense(self.num_classes, kernel_init=linear_uniform, dtype=self.dtype, name="out")(x))
+
+
+class SqueezeExcite(nn.Module):
+    """Weights the channels by what their means say (Hu et al. 2018, section 3).
+
+    Attributes:
+      squeezed: width between the two linear layers.
+      gate: name of the activation that ends in 0..1.
+      bias: whether the linear layers have one.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    squeezed: int
+    gate: str = "sigmoid"
+    bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (N, H, W, C) to the same shape."""
+        n, channels = x.shape[0], x.shape[-1]
+        dense = partial(nn.Dense, use_bias=self.bias, kernel_init=linear_uniform, dtype=self.dtype)
+        s = nn.relu(dense(self.squeezed, name="fc1")(global_average_pool(x)))
+        s = activation(self.gate)(dense(channels, name="fc2")(s))
+        return x * s.reshape(n, 1, 1, channels)
 
 
 def global_average_pool(x: jax.Array) -> jax.Array:

@@ -22,6 +22,7 @@ class BasicBlock(nn.Module):
       features: channels of the output.
       hidden: channels between the two convolutions.
       stride: of the first convolution and of the projection.
+      bias: convolutions have a bias beside their normalisation.
       folded: see `ConvNormAct`.
       dtype: of the computation.
     """
@@ -29,13 +30,14 @@ class BasicBlock(nn.Module):
     features: int
     hidden: tuple[int, ...]
     stride: int = 1
+    bias: bool = False
     folded: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps (N, H, W, C) to (N, ceil(H / stride), ceil(W / stride), features)."""
-        conv = partial(ConvNormAct, folded=self.folded, dtype=self.dtype)
+        conv = partial(ConvNormAct, bias=self.bias, folded=self.folded, dtype=self.dtype)
         y = conv(self.hidden[0], stride=self.stride, name="conv1")(x, train)
         y = conv(self.features, act="linear", name="conv2")(y, train)
         if x.shape != y.shape:

@@ -1,0 +1,55 @@
+"""The plain convolutional networks that the papers compare with."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ferjax.models.layers import ConvNormAct, Head, global_average_pool, max_pool, tap
+
+
+class BaselineCNN(nn.Module):
+    """3x3 convolutions, each normalised, rectified and max-pooled by two; the mean over the map; a linear head.
+
+    Named intermediates: `stage1`, `stage2`, …, `features`, `embedding`.
+
+    Attributes:
+      num_classes: number of logits.
+      widths: channels of each convolution.
+      bare_last: the last convolution has neither normalisation, activation nor pooling.
+      bias: convolutions have a bias beside their normalisation.
+      head_dropout: rate before the head.
+      folded: see `ConvNormAct`.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    num_classes: int = 7
+    widths: tuple[int, ...] = (32, 64, 128, 256, 512)
+    bare_last: bool = False
+    bias: bool = False
+    head_dropout: float = 0.5
+    folded: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps images (N, H, W, 1 or 3) to float32 logits (N, num_classes)."""
+        x = x.astype(self.dtype)
+        conv = partial(ConvNormAct, bias=self.bias, folded=self.folded, dtype=self.dtype)
+        for i, width in enumerate(self.widths, 1):
+            bare = self.bare_last and i == len(self.widths)
+            x = conv(width, act="linear" if bare else "relu", norm=not bare, name=f"conv{i}")(x, train)
+            if not bare:
+                x = max_pool(x, window=2, stride=2, pad=0)
+            x = tap(self, f"stage{i}", x)
+        x = tap(self, "features", x)
+        x = tap(self, "embedding", global_average_pool(x))
+        return Head(self.num_classes, dropout=(self.head_dropout,), dtype=self.dtype, name="head")(x, train)
+
+
+# Qin names five convolutions, max-pool, normalisation, dropout and one linear layer; the widths are ours.
+BaselineCNN5 = BaselineCNN
+# Paraschiv's experiment 1, read literally: nothing stands between its third convolution and the mean.
+BaselineCNN3 = partial(BaselineCNN, widths=(32, 64, 128), bare_last=True, bias=True, head_dropout=0.0)

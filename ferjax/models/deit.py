@@ -1,0 +1,230 @@
+"""DeiT-Tiny (Touvron et al. 2021), plain and distilled, and Qin's small DeiT without attention."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ferjax.cli import InputError
+from ferjax.models.layers import Head, full_precision, gelu, tap
+
+small_normal = nn.initializers.truncated_normal(0.02)
+
+
+def layer_norm(x: jax.Array, name: str) -> jax.Array:
+    """Normalises over the last axis in at least float32, the variance computed from the centred values."""
+    wide = full_precision(x)
+    return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=wide.dtype, name=name)(wide).astype(x.dtype)
+
+
+class Patches(nn.Module):
+    """Cuts an image into square patches and maps each to a vector.
+
+    Attributes:
+      width: length of the vectors.
+      size: side of a patch in pixels.
+      dtype: of the computation.
+    """
+
+    width: int
+    size: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
+        """Maps (N, H, W, C) to tokens (N, rows * columns, width) and (rows, columns).
+
+        Raises:
+          InputError: if the image is not made of whole patches.
+        """
+        n, height, width, _ = x.shape
+        if height % self.size or width % self.size:
+            raise InputError(f"images of {height}x{width} are not made of {self.size}x{self.size} patches")
+        square = (self.size, self.size)
+        x = nn.Conv(self.width, square, square, "VALID", dtype=self.dtype, kernel_init=small_normal, name="conv")(
+            x.astype(self.dtype)
+        )
+        return x.reshape(n, -1, self.width), (height // self.size, width // self.size)
+
+
+def resize_positions(positions: jax.Array, old: tuple[int, int], new: tuple[int, int]) -> jax.Array:
+    """Interpolates position embeddings to another grid of patches (Touvron et al. 2021, section 3).
+
+    Args:
+      positions: (1, prefix + old rows * old columns, D); the prefix tokens have no place and stay.
+      old: (rows, columns) of the embedding.
+      new: (rows, columns) wanted.
+
+    Returns:
+      (1, prefix + new rows * new columns, D), bicubic, low-pass filtered where the grid shrinks.
+    """
+    if old == new:
+        return positions
+    width = positions.shape[-1]
+    prefix, places = jnp.split(positions, [positions.shape[1] - old[0] * old[1]], axis=1)
+    resized = jax.image.resize(places.reshape(*old, width), (*new, width), "bicubic")
+    return jnp.concatenate([prefix, resized.reshape(1, -1, width)], axis=1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017, section 3.2).
+
+    Attributes:
+      heads: number of heads; they share the width.
+      dtype: of the computation; the softmax is at least float32.
+    """
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps tokens (N, T, D) to (N, T, D)."""
+        n, t, d = x.shape
+        dense = partial(nn.Dense, kernel_init=small_normal, dtype=self.dtype)
+        q, k, v = (
+            part.reshape(n, t, self.heads, d // self.heads).transpose(0, 2, 1, 3)
+            for part in jnp.split(dense(3 * d, name="qkv")(x), 3, axis=-1)
+        )
+        scores = jnp.matmul(q * (d // self.heads) ** -0.5, k.transpose(0, 1, 3, 2))
+        weights = nn.softmax(full_precision(scores)).astype(scores.dtype)
+        return dense(d, name="proj")(jnp.matmul(weights, v).transpose(0, 2, 1, 3).reshape(n, t, d))
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward network, each normalised first and added to its input.
+
+    Attributes:
+      heads: of the attention.
+      hidden: width inside the feed-forward network.
+      dtype: of the computation.
+    """
+
+    heads: int
+    hidden: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps tokens (N, T, D) to (N, T, D)."""
+        dense = partial(nn.Dense, kernel_init=small_normal, dtype=self.dtype)
+        x = x + Attention(self.heads, self.dtype, name="attn")(layer_norm(x, "norm1"))
+        y = gelu(dense(self.hidden, name="fc1")(layer_norm(x, "norm2")))
+        return x + dense(x.shape[-1], name="fc2")(y)
+
+
+class DeiT(nn.Module):
+    """A vision transformer with a class token and, distilled, a second token and head.
+
+    The distilled form answers with the mean of its two heads' logits (Touvron et al. 2021, section 4).
+    Named intermediates: `stage1`, `stage2`, … (tokens after each block), `features` (tokens before the last
+    block: after it, only the prefix tokens still reach the head), `embedding` (class token).
+
+    Attributes:
+      num_classes: number of logits.
+      depth: number of blocks.
+      width: length of a token.
+      heads: attention heads.
+      hidden: width inside each block's feed-forward network, one per block; 4 * width if not given.
+      patch: side of a patch in pixels.
+      grid: (rows, columns) that the position embedding is made for; other inputs get it interpolated.
+      distilled: adds the distillation token and its head.
+      head_dropout: rate before the heads.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    num_classes: int = 7
+    depth: int = 12
+    width: int = 192
+    heads: int = 3
+    hidden: tuple[int, ...] = ()
+    patch: int = 16
+    grid: tuple[int, int] = (14, 14)
+    distilled: bool = False
+    head_dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Number of tokens before the image's patches."""
+        return 2 if self.distilled else 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps images (N, H, W, 1 or 3), whole patches high and wide, to float32 logits (N, num_classes)."""
+        hidden = self.hidden or (4 * self.width,) * self.depth
+        if len(hidden) != self.depth:
+            raise InputError(f"hidden needs {self.depth} widths, got {hidden}")
+        x = self._embed(x)
+        for i, inner in enumerate(hidden):
+            if i + 1 == self.depth:
+                x = tap(self, "features", x)
+            x = Block(self.heads, inner, self.dtype, name=f"block{i}")(x)
+            x = tap(self, f"stage{i + 1}", x)
+        # Only the prefix is read from here on.
+        prefix = layer_norm(x[:, : self.prefix_tokens], "norm")
+        head = partial(Head, self.num_classes, dropout=(self.head_dropout,), dtype=self.dtype)
+        tokens = [t.reshape(-1, self.width) for t in jnp.split(prefix, self.prefix_tokens, axis=1)]
+        logits = head(name="head")(tap(self, "embedding", tokens[0]), train)
+        if self.distilled:
+            logits = 0.5 * (logits + head(name="head_dist")(tokens[1], train))
+        return logits
+
+    def _embed(self, image: jax.Array) -> jax.Array:
+        x, grid = Patches(self.width, self.patch, self.dtype, name="patch")(image)
+        rows, columns = self.grid
+        names = ("cls_token", "dist_token")[: self.prefix_tokens]
+        tokens = [self.param(name, small_normal, (1, 1, self.width)) for name in names]
+        count = self.prefix_tokens + rows * columns
+        positions = self.param("pos_embed", small_normal, (1, count, self.width))
+        prefix = [jnp.broadcast_to(t.astype(self.dtype), (len(x), 1, self.width)) for t in tokens]
+        return jnp.concatenate([*prefix, x], axis=1) + resize_positions(positions, self.grid, grid).astype(self.dtype)
+
+
+class AttentionFreeDeiT(nn.Module):
+    """Qin's small DeiT: DeiT's patch and position embedding, feed-forward networks, no attention.
+
+    Every feed-forward network is one 192-wide layer with GELU, normalised first and added to its input. The
+    head reads the mean over the patches: without attention a class token would never see the image.
+    Named intermediates: `stage1`, … (tokens after each layer), `features` (the last of them), `embedding`.
+
+    Attributes:
+      num_classes: number of logits.
+      depth: number of feed-forward networks; the paper's count has one.
+      width: length of a token.
+      patch: side of a patch in pixels; 16 leave nine tokens of a 48-pixel face.
+      grid: see `DeiT.grid`.
+      head_dropout: rate before the head.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    num_classes: int = 7
+    depth: int = 1
+    width: int = 192
+    patch: int = 16
+    grid: tuple[int, int] = (14, 14)
+    head_dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Number of tokens before the image's patches."""
+        return 0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps images (N, H, W, 1 or 3), whole patches high and wide, to float32 logits (N, num_classes)."""
+        x, grid = Patches(self.width, self.patch, self.dtype, name="patch")(x)
+        positions = self.param("pos_embed", small_normal, (1, self.grid[0] * self.grid[1], self.width))
+        x = x + resize_positions(positions, self.grid, grid).astype(self.dtype)
+        for i in range(self.depth):
+            dense = nn.Dense(self.width, kernel_init=small_normal, dtype=self.dtype, name=f"fc{i}")
+            x = tap(self, f"stage{i + 1}", x + gelu(dense(layer_norm(x, f"norm{i}"))))
+        x = tap(self, "features", x)
+        x = tap(self, "embedding", jnp.mean(layer_norm(x, "norm"), axis=1))
+        return Head(self.num_classes, dropout=(self.head_dropout,), dtype=self.dtype, name="head")(x, train)
+
+
+DeiTTinyDistilled = partial(DeiT, distilled=True)

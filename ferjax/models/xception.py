@@ -1,0 +1,111 @@
+"""mini-Xception: depthwise-separable convolutions in residual modules (Arriaga et al. 2017, section III; Chollet 2017).
+
+Valverde's "Xception" of 58,423 parameters is this network, its BatchNorm statistics counted.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ferjax.cli import InputError
+from ferjax.models.depthwise import DepthwiseConv
+from ferjax.models.layers import ConvNormAct, full_precision, global_average_pool, he_normal, tap
+
+
+class SeparableConv(nn.Module):
+    """3x3 depthwise convolution, 1x1 convolution, batch normalisation, activation.
+
+    Attributes:
+      features: channels of the output.
+      act: name of the activation.
+      depthwise: see `DepthwiseConv.implementation`.
+      folded: see `ConvNormAct`.
+      dtype: of the computation.
+    """
+
+    features: int
+    act: str
+    depthwise: str
+    folded: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps (N, H, W, C) to (N, H, W, features)."""
+        x = DepthwiseConv(3, 1, False, self.depthwise, he_normal, self.dtype, name="depthwise")(x)
+        pointwise = ConvNormAct(self.features, 1, act=self.act, folded=self.folded, dtype=self.dtype, name="pointwise")
+        return pointwise(x, train)
+
+
+class Module(nn.Module):
+    """Two separable convolutions and a 3x3 max-pool of stride 2, added to a strided 1x1 convolution.
+
+    Attributes:
+      features: channels of the output.
+      hidden: channels between the two separable convolutions.
+      depthwise: see `DepthwiseConv.implementation`.
+      folded: see `ConvNormAct`.
+      dtype: of the computation.
+    """
+
+    features: int
+    hidden: int
+    depthwise: str
+    folded: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps (N, H, W, C) to (N, ceil(H / 2), ceil(W / 2), features)."""
+        separable = partial(SeparableConv, depthwise=self.depthwise, folded=self.folded, dtype=self.dtype)
+        shortcut = ConvNormAct(self.features, 1, 2, act="linear", folded=self.folded, dtype=self.dtype, name="shortcut")
+        y = separable(self.hidden, "relu", name="sep1")(x, train)
+        y = separable(self.features, "linear", name="sep2")(y, train)
+        # SAME, and not zeros, because values may be negative here
+        return shortcut(x, train) + nn.max_pool(y, (3, 3), (2, 2), "SAME")
+
+
+class MiniXception(nn.Module):
+    """Two 3x3 convolutions without padding, four residual modules, a 3x3 convolution to the classes, the mean.
+
+    Named intermediates: `stage0` (stem), `stage1` … `stage4`, `features` (before the last convolution),
+    `embedding` (its mean; the logits are read from the map).
+
+    Attributes:
+      num_classes: number of logits.
+      stem_widths: channels of the two first convolutions.
+      widths: channels of each module's output.
+      hidden: channels inside each module; the same as `widths` if not given.
+      depthwise: see `DepthwiseConv.implementation`.
+      folded: see `ConvNormAct`.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    num_classes: int = 7
+    stem_widths: tuple[int, ...] = (8, 8)
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    hidden: tuple[int, ...] = ()
+    depthwise: str = "auto"
+    folded: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps images (N, H, W, 1 or 3), at least 5 pixels high and wide, to float32 logits (N, num_classes)."""
+        hidden = self.hidden or self.widths
+        if len(hidden) != len(self.widths):
+            raise InputError(f"hidden needs {len(self.widths)} widths, got {hidden}")
+        x = x.astype(self.dtype)
+        for i, width in enumerate(self.stem_widths, 1):
+            x = ConvNormAct(width, pad=0, folded=self.folded, dtype=self.dtype, name=f"stem{i}")(x, train)
+        x = tap(self, "stage0", x)
+        for i, (width, inner) in enumerate(zip(self.widths, hidden, strict=True), 1):
+            x = Module(width, inner, self.depthwise, self.folded, self.dtype, name=f"module{i}")(x, train)
+            x = tap(self, f"stage{i}", x)
+        x = tap(self, "features", x)
+        tap(self, "embedding", global_average_pool(x))
+        x = ConvNormAct(self.num_classes, act="linear", norm=False, dtype=self.dtype, name="head")(x, train)
+        return full_precision(global_average_pool(x))
