@@ -153,7 +153,8 @@ class _Job:
             augment=augmentation,
         )
         step = jax.jit(train_step, donate_argnums=0)
-        state = jax.device_put(training.init_state(self.variables, self.optimizer.tx))
+        # may_alias: the step donates its state, which must not be the memory that the other contenders start from.
+        state = jax.device_put(training.init_state(self.variables, self.optimizer.tx), may_alias=False)
         batch = jax.device_put({"images": self.images, "labels": self.labels})
 
         def block(steps: int) -> None:

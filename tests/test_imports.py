@@ -51,7 +51,7 @@ RULES = {
     ),
     "the numerics know no data, loop or file": Rule(
         ("ferjax.augment", "ferjax.losses", "ferjax.prune", "ferjax.quant", "ferjax.models"),
-        never=("ferjax.data", "ferjax.training", "ferjax.checkpoint", "ferjax.export"),
+        never=("ferjax.data", "ferjax.training", "ferjax.fitting", "ferjax.checkpoint", "ferjax.export"),
     ),
     "metrics need numpy only": Rule(("ferjax.metrics",), only=("ferjax.cli", "numpy")),
     "TensorFlow enters in functions of data and export": Rule(
@@ -125,6 +125,7 @@ def test_the_package_keeps_the_rule(rule):
         ("the numerics know no data, loop or file", "ferjax.losses", "from ferjax import training"),
         ("the numerics know no data, loop or file", "ferjax.models.resnet", "from .. import checkpoint"),
         ("the numerics know no data, loop or file", "ferjax.augment", "from .export import to_tflite"),
+        ("the numerics know no data, loop or file", "ferjax.prune", "from ferjax.fitting import fit"),
         ("metrics need numpy only", "ferjax.metrics", "import jax"),
         ("TensorFlow enters in functions of data and export", "ferjax.data.fer2013", "import tensorflow_datasets as t"),
         ("TensorFlow enters in functions of data and export", "ferjax.export", "class A:\n  import tensorflow.lite"),
