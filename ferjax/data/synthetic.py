@@ -17,6 +17,7 @@ from ferjax.data.faces import EXPRESSIONS, sample_action_units, sample_identity
 
 SPLITS = ("train", "validation", "test")
 _SIZES = (24, 256)
+_SMALLEST = 14.0  # half a face width in a scene: a box of 33 pixels, which detectors still find
 
 
 def render_faces(
@@ -139,7 +140,7 @@ def render_scene(
     if min(height, width) < 64:
         raise InputError(f"size {height}x{width} is too small for a scene: at least 64x64")
     rng = _generator(len(SPLITS), seed, faces, height * 100_000 + width)
-    canvas = _room(rng, (width, height))
+    canvas = draw_room(rng, (width, height))
     poses = _places(rng, faces, (height, width))
     labels = rng.integers(len(EXPRESSIONS), size=faces).astype(np.int32)
     for pose, label in zip(poses, labels.tolist(), strict=True):
@@ -152,35 +153,32 @@ def render_scene(
     return np.clip(pixels + 0.5, 0, 255).astype(np.uint8), boxes, labels
 
 
-def _room(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+def draw_room(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    """Returns a blurred wall of (width, height) pixels with a few rectangles: pictures, shelves, windows."""
     canvas = _backdrop(rng, size)
     ink = ImageDraw.Draw(canvas)
-    for _ in range(int(rng.integers(0, 4))):  # pictures, shelves, windows
+    for _ in range(int(rng.integers(0, 4))):
         x, y, w, h = rng.uniform(0, 1, 4) * (size[0], size[1] * 0.6, size[0] * 0.3, size[1] * 0.3)
         ink.rectangle((x, y, x + 10 + w, y + 10 + h), fill=_muted(rng))
     return canvas.filter(ImageFilter.GaussianBlur(2))
 
 
 def _places(rng: np.random.Generator, faces: int, size: tuple[int, int]) -> list[Pose]:
-    """Draws head poses whose heads lie inside the picture and apart from each other."""
+    """Draws head poses inside the picture and apart from each other, the farthest first."""
     height, width = size
-    for attempt in range(400):
-        shrink = 0.985**attempt
+    largest = max(0.14 * min(height, width), _SMALLEST)
+    while largest >= _SMALLEST:
         poses: list[Pose] = []
-        for _ in range(faces):
-            scale = min(height, width) * rng.uniform(0.08, 0.14) * shrink
+        for _ in range(400):
+            if len(poses) == faces:
+                return sorted(poses, key=lambda pose: pose.y)
+            scale = max(_SMALLEST, rng.uniform(0.57, 1.0) * largest)
             margin = 1.75 * scale
-            x, y = rng.uniform(margin, width - margin), rng.uniform(margin, max(margin + 1, height - margin))
+            x, y = rng.uniform(margin, width - margin), rng.uniform(margin, height - margin)
             roll, yaw, pitch = rng.normal(0, (0.06, 0.10, 0.06))
-            poses.append(Pose(x=x, y=y, scale=scale, roll=roll, yaw=yaw, pitch=pitch))
-        poses.sort(key=lambda pose: pose.y)
-        gaps = [
-            math.hypot(a.x - b.x, a.y - b.y) - 1.9 * (a.scale + b.scale) for i, a in enumerate(poses) for b in poses[:i]
-        ]
-        if min(gaps, default=1) > 0:
-            if min((pose.scale for pose in poses), default=99) < 12:
-                break
-            return poses
+            if all(math.hypot(x - other.x, y - other.y) > 1.9 * (scale + other.scale) for other in poses):
+                poses.append(Pose(x=x, y=y, scale=scale, roll=roll, yaw=yaw, pitch=pitch))
+        largest *= 0.8
     raise InputError(f"{faces} faces do not fit into {height}x{width} pixels: ask for fewer or a larger picture")
 
 
