@@ -95,15 +95,16 @@ class _Sheet:
 def _hair_behind(sheet: _Sheet) -> None:
     if sheet.who.hair_style == 4:
         a = np.linspace(np.pi, 2 * np.pi, 20)
-        x = np.concatenate([[-1.22], 1.2 * np.cos(a), [1.22, 0.8, -0.8]]) * sheet.who.width
-        y = np.concatenate([[1.3], 1.72 * np.sin(a), [1.3, 1.55, 1.55]])
+        x = np.concatenate([[-1.22], 1.2 * np.cos(a), [1.22, 1.0, -1.0]]) * sheet.who.width
+        y = np.concatenate([[1.3], 1.62 * np.sin(a), [1.3, 1.5, 1.5]])
         sheet.solid(sheet.shape.px(x, y, z=-0.2), _tint(sheet.who.hair, 0.8))
 
 
 def _skin(sheet: _Sheet) -> None:
     shape, skin, w = sheet.shape, sheet.who.skin, sheet.who.width
-    neck = shape.px(w * np.array([-0.62, 0.62, 0.7, -0.7]), [0.7, 0.7, 2.0, 2.0], z=-0.25)
-    sheet.solid(neck, _tint(skin, 0.8))
+    half = np.sin(_CIRCLE[:9]), np.cos(_CIRCLE[:9])
+    neck_x = w * np.concatenate([[-0.62, 0.62], 0.68 * half[1]])
+    sheet.solid(shape.px(neck_x, np.concatenate([[0.7, 0.7], 1.78 + 0.22 * half[0]]), z=-0.25), _tint(skin, 0.9))
     for side in (-1, 1):
         ear = shape.px(side * w + 0.13 * np.cos(_CIRCLE), 0.02 + 0.26 * np.sin(_CIRCLE), z=-0.05)
         sheet.solid(ear, _tint(skin, 0.92))
@@ -232,9 +233,9 @@ def _hair(sheet: _Sheet) -> None:
     if style == 0:
         return
     low = {1: -0.35, 2: -0.30, 3: -0.15, 4: 0.55}[style]
-    start = math.asin(max(0.0, -low / 1.66))
-    a = np.linspace(np.pi + start, 2 * np.pi - start, 24)
-    x, y = 1.08 * w * np.cos(a), 1.66 * np.sin(a)
+    a = np.linspace(np.pi, 2 * np.pi, 32)
+    x, y = 1.08 * w * np.sign(np.cos(a)) * np.abs(np.cos(a)) ** 0.85, -1.56 * np.abs(np.sin(a)) ** 0.85
+    x, y = x[y < low], y[y < low]
     outer_x, outer_y = shape.turn(np.concatenate([[-w], x, [w]]), np.concatenate([[low], y, [low]]), z=0.0)
     t = ACROSS[::-1]
     arch, parting = 1 - np.abs(t) ** 3, {2: 0.11, 4: 0.03}.get(style, 0.0)
@@ -247,7 +248,7 @@ def _hair(sheet: _Sheet) -> None:
     points = shape.place(np.concatenate([outer_x, line_x]), np.concatenate([outer_y, line_y]))
     sheet.solid(points, _tint(sheet.who.hair))
     for shift in (-0.5, -0.1, 0.35):  # strands, so that hair is not one flat patch
-        strand = shape.px(np.linspace(shift, 1.7 * shift, 6), np.linspace(-1.5, -line - 0.12, 6), 0.08)
+        strand = shape.px(np.linspace(shift, 1.7 * shift, 6), np.linspace(-1.42, -line - 0.12, 6), 0.08)
         sheet.ink.line(strand, fill=_tint(sheet.who.hair, 1.15), width=sheet.width(0.05))
 
 

@@ -107,7 +107,9 @@ class Shape:
         """Returns the silhouette: a superellipse below (the jaw), half an ellipse above."""
         w, c, s = self.who.width * grow, np.cos(_ARC), np.sin(_ARC)
         jaw_x = w * np.sign(c) * np.abs(c) ** (2 / self.who.jaw)
-        return np.concatenate([jaw_x, -w * c]), np.concatenate([self.chin * grow * s ** (2 / 2.15), -1.5 * grow * s])
+        return np.concatenate([jaw_x, -w * c]), np.concatenate(
+            [self.chin * grow * s ** (2 / 2.15), -1.42 * grow * s**0.85]
+        )
 
     def eye(self, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns x, the upper lid's y and the lower lid's y of the eye at side -1 or 1."""
@@ -164,7 +166,7 @@ class Shape:
             (0.0, self.chin - 0.22, 0.20, 0.13, 0.08, 0.0),  # chin
             (0.0, -0.80, 0.50, 0.25, 0.08, 0.0),  # forehead
             (0.0, EYE_Y - 0.18, 0.09, 0.10, -0.16 * au.au4 - 0.14 * au.au9, 0.0),  # frown
-            (0.0, self.chin + 0.32, 0.80, 0.20, -0.30, 0.0),  # neck in the chin's shadow
+            (0.0, self.chin + 0.32, 0.80, 0.20, -0.20, 0.0),  # neck in the chin's shadow
         ]
         for s in (-1, 1):
             cheek = 0.10 + 0.10 * au.au12 + 0.08 * au.au6

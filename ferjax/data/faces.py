@@ -189,7 +189,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         hair=_rgb(hair),
         iris=_rgb(iris),
         hair_style=hair_style,
-        hairline=u(0.85, 1.1),
+        hairline=u(0.85, 1.05),
         beard=float(bearded) * u(0.3, 0.9),
         moustache=float(moustached) * u(0.5, 0.9),
         glasses=float(spectacled) * u(0.5, 1.0),

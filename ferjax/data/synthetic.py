@@ -140,13 +140,13 @@ def render_scene(
     if min(height, width) < 64:
         raise InputError(f"size {height}x{width} is too small for a scene: at least 64x64")
     rng = _generator(len(SPLITS), seed, faces, height * 100_000 + width)
-    canvas = draw_room(rng, (width, height))
+    canvas, light = draw_room(rng, (width, height)), sample_light(rng)
     poses = _places(rng, faces, (height, width))
     labels = rng.integers(len(EXPRESSIONS), size=faces).astype(np.int32)
     for pose, label in zip(poses, labels.tolist(), strict=True):
         identity = sample_identity(rng)
         draw_shoulders(canvas, pose, _muted(rng))
-        draw_face(canvas, identity, sample_action_units(rng, EXPRESSIONS[label]), pose, sample_light(rng))
+        draw_face(canvas, identity, sample_action_units(rng, EXPRESSIONS[label]), pose, light)
     boxes = np.array([pose.box() for pose in poses], np.int32).reshape(faces, 4)
     pixels = np.asarray(canvas if channels == 3 else canvas.convert("L"), np.float32).reshape(height, width, channels)
     pixels = pixels + rng.uniform(1, 5) * rng.standard_normal((height, width, 1), np.float32)
