@@ -76,7 +76,7 @@ def fit(
       train: {"images": uint8 (N, H, W, C), "labels": int32 (N,)}, put on the device once.
       validation: the same for the split that selects the best epoch.
       spec: the contract, stored with the checkpoints; its accuracy and hash are filled in here.
-      workdir: where checkpoints and metrics.jsonl go.
+      workdir: where checkpoints and metrics.jsonl go; made if missing.
       epochs: passes over the training set; an incomplete last batch is left out, other examples each epoch.
       batch_size: examples per step.
       eval_apply_fn: the network for validation, in float32 where training computes in bfloat16.
@@ -99,9 +99,10 @@ def fit(
       InputError: for sizes that do not fit, a non-finite loss, or a checkpoint that cannot be written.
     """
     count = len(train["labels"])
-    steps_per_epoch = count // batch_size
+    steps_per_epoch = count // max(batch_size, 1)
     if epochs < 1 or batch_size < 1 or not steps_per_epoch:
         raise cli.InputError(f"cannot train {epochs} epochs with batches of {batch_size} on {count} training images")
+    workdir.mkdir(parents=True, exist_ok=True)
     mesh = mesh or Mesh(np.array(jax.devices()[:1]), ("data",))
     everywhere = NamedSharding(mesh, PartitionSpec())
     chunk = steps_per_dispatch or (1 if mesh.devices.flat[0].platform == "cpu" else 32)

@@ -1,0 +1,156 @@
+"""From a configuration to a checkpoint and its evaluation, on a small network and the embedded faces."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from ferjax import checkpoint, data, evaluate, experiment
+from ferjax.cli import InputError
+
+SMALL = {
+    "data": {"name": "synthetic_faces", "size": 24, "train": 48, "validation": 21, "test": 14},
+    "model": {"name": "resnet20", "depths": [1, 1, 1], "widths": [4, 8, 8], "stem_width": 4},
+    "augment": {"flip": 0.5},
+    "loss": {"label_smoothing": 0.1, "class_weighted": True},
+    "optim": {"name": "adam", "learning_rate": 1e-2},
+    "fit": {"epochs": 2, "batch_size": 16, "seed": 1},
+}
+
+
+def config(**changes):
+    made = copy.deepcopy(SMALL)
+    for key, value in changes.items():
+        group, _, name = key.partition("__")
+        made[group][name] = value
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    result = experiment.train(config(), workdir=folder / "run", data_dir=folder / "data", name="small", progress=False)
+    return folder, result
+
+
+def test_a_run_leaves_checkpoints_configuration_curves_and_contract(trained):
+    folder, result = trained
+    assert len(result.history) == 2
+    assert json.loads((folder / "run" / "config.json").read_text()) == config()
+    assert (folder / "run" / "curves.png").stat().st_size > 5000
+    spec, variables, meta = checkpoint.load(folder / "run")
+    assert spec.class_names == data.EMOTIONS and spec.input_shape == (24, 24, 1)
+    assert spec.architecture == "resnet20" and spec.architecture_args["widths"] == [4, 8, 8]
+    assert spec.dataset == "synthetic_faces" and spec.dataset_args["train"] == 48 and len(spec.dataset_sha256) == 64
+    assert spec.source_run == "small" and meta["config"] == config()
+    assert spec.parameters == sum(leaf.size for leaf in _leaves(variables["params"]))
+    assert spec.params_sha256 == checkpoint.fingerprint(variables)
+
+
+def test_evaluation_repeats_the_accuracy_of_the_best_epoch(trained):
+    folder, result = trained
+    scored = evaluate.evaluate(folder / "run", data_dir=folder / "data")
+    assert scored["accuracy"] == result.best["validation_accuracy"] and scored["n"] == 21
+    assert scored["macro_f1"] == pytest.approx(result.best["validation_macro_f1"])
+    assert scored["split"] == "validation" and scored["step"] == result.best["step"]
+    assert np.sum(scored["confusion"]) == 21
+
+
+def test_the_command_prints_and_saves_what_was_measured(trained, capsys):
+    folder, _ = trained
+    out = folder / "evaluation"
+    arguments = ["--model", str(folder / "run"), "--data-dir", str(folder / "data"), "--out", str(out)]
+    evaluate.main([*arguments, "--split", "test"])
+    saved = json.loads((out / "metrics.json").read_text())
+    assert {"accuracy", "macro_f1", "weighted_f1", "per_class", "confusion", "n"} <= saved.keys()
+    assert saved["n"] == 14 and saved["split"] == "test"
+    assert (out / "confusion.png").stat().st_size > 5000
+    assert "happy" in capsys.readouterr().out
+
+
+def test_training_never_reads_the_test_split(tmp_path, monkeypatch):
+    asked = []
+
+    def spy(name, data_dir=None, splits=("train", "validation"), **options):
+        asked.append(tuple(splits))
+        return load(name, data_dir, splits, **options)
+
+    load = data.load
+    monkeypatch.setattr(data, "load", spy)
+    experiment.train(config(fit__epochs=1), workdir=tmp_path / "run", data_dir=tmp_path / "data", progress=False)
+    assert asked == [("train", "validation")]
+
+
+def test_images_with_a_twin_in_training_are_counted_apart(trained, monkeypatch):
+    folder, _ = trained
+    load = data.load
+
+    def with_twins(*args, **kwargs):
+        faces = load(*args, **kwargs)
+        split = faces.splits["validation"]
+        twins = np.arange(len(split.labels)) < 5
+        faces.splits["validation"] = split._replace(columns={**split.columns, "twin_in_train": twins})
+        return faces
+
+    monkeypatch.setattr(data, "load", with_twins)
+    scored = evaluate.evaluate(folder / "run", data_dir=folder / "data")
+    assert scored["without_twins"]["n"] == 16 and 0 <= scored["without_twins"]["accuracy"] <= 1
+
+
+def test_the_loss_of_a_configuration_weighs_classes_by_the_papers_formula(trained):
+    folder, _ = trained
+    faces = data.load(data_dir=folder / "data", **SMALL["data"])
+    weighted = experiment.make_loss(faces=faces, class_weighted=True)
+    plain = experiment.make_loss(faces=faces)
+    logits, targets = np.zeros((7, 7), np.float32), np.eye(7, dtype=np.float32)
+    counts = faces.class_counts("train")
+    np.testing.assert_allclose(
+        weighted(logits, targets) / plain(logits, targets), counts.sum() / (7 * counts), rtol=1e-5
+    )
+
+
+def test_a_workdir_of_another_experiment_is_refused(trained):
+    folder, _ = trained
+    with pytest.raises(InputError, match=r"another experiment: fit\.epochs is 2 there and 3 here \(1 differ\)"):
+        experiment.train(config(fit__epochs=3), workdir=folder / "run", data_dir=folder / "data", progress=False)
+    with pytest.raises(InputError, match="checkpoints without a config"):
+        (folder / "odd" / "last").mkdir(parents=True)
+        experiment.claim(folder / "odd", config())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fit__epoch": 3}, r"key in config\.fit 'epoch'. Did you mean 'epochs'"),
+        ({"augment__flipp": 1}, "Did you mean 'flip'"),
+        ({"model__name": "resnet2"}, "Did you mean 'resnet20'"),
+        ({"model__depth": [1]}, "Did you mean 'depths'"),
+        ({"data__name": "synthetic_face"}, "synthetic_faces"),
+        ({"fit__batch_size": 49}, "batches of 49 on 48 training images"),
+    ],
+)
+def test_mistakes_in_a_configuration_are_named(trained, tmp_path, changes, message):
+    folder, _ = trained
+    with pytest.raises(InputError, match=message):
+        experiment.train(config(**changes), workdir=tmp_path / "run", data_dir=folder / "data", progress=False)
+
+
+def test_what_cannot_be_evaluated_is_named(trained):
+    folder, _ = trained
+    run = folder / "run"
+    with pytest.raises(InputError, match="Did you mean 'validation'"):
+        evaluate.evaluate(run, split="validaton", data_dir=folder / "data")
+    spec, variables, _ = checkpoint.load(run)
+    faces = data.load(data_dir=folder / "data", **SMALL["data"])
+    with pytest.raises(InputError, match="classes are a, b"):
+        evaluate.check_fit(spec.replace(class_names=tuple("abcdefg")), faces)
+    with pytest.raises(InputError, match=r"takes images of shape \(48, 48, 1\)"):
+        evaluate.check_fit(spec.replace(input_size=(48, 48)), faces)
+    variables["params"]["head"]["dense"]["bias"][:] = np.nan
+    with pytest.raises(InputError, match="non-finite logits for 21 of 21"):
+        evaluate.predict(spec, variables, faces.splits["validation"].images)
+
+
+def _leaves(tree):
+    return [leaf for value in tree.values() for leaf in (_leaves(value) if isinstance(value, dict) else [value])]

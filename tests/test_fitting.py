@@ -1,0 +1,174 @@
+"""The loop: it learns, selects on validation, stops when it should, and resumes to the bit."""
+
+import json
+
+import chex
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from ferjax import augment, checkpoint, fitting
+from ferjax.cli import InputError
+
+
+def fit(workdir, *, optimizer=None, train=None, **more):
+    settings = {"epochs": 5, "batch_size": 8, "progress": False, **more}
+    return fitting.fit(
+        tiny.apply_fn,
+        tiny.variables(),
+        optimizer or tiny.optimizer(),
+        tiny.loss_fn,
+        train=train or tiny.faces(50),
+        validation=tiny.faces(33, seed=2),
+        spec=tiny.SPEC,
+        workdir=workdir,
+        **settings,
+    )
+
+
+def files(workdir):
+    """What has to be equal after a resume: metrics to the byte, arrays and contract of best and last."""
+    found = {"metrics": (workdir / "metrics.jsonl").read_bytes()}
+    for kind in checkpoint.KINDS:
+        spec, variables, meta = checkpoint.load(workdir, kind)
+        found[kind] = (spec, checkpoint.fingerprint(variables), meta["fingerprint"], meta["step"], meta["history"])
+    return found
+
+
+class Stop(BaseException):
+    """Stands for the machine going away."""
+
+
+def stop_after(function, calls):
+    """Returns the function, which after so many calls does its work and then stops everything."""
+    count = 0
+
+    def wrapped(*args, **kwargs):
+        nonlocal count
+        result = function(*args, **kwargs)
+        count += 1
+        if count == calls:
+            raise Stop
+        return result
+
+    return wrapped
+
+
+def test_it_learns_and_reports_each_epoch(tmp_path, capsys):
+    result = fit(tmp_path, epochs=20, optimizer=tiny.optimizer(learning_rate=0.02, schedule="constant"))
+    assert result.best["validation_accuracy"] > 0.8  # a third by chance
+    assert result.history[-1]["train_loss"] < 0.7 * result.history[0]["train_loss"]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == result.history and [r["epoch"] for r in rows] == list(range(1, 21))
+    assert rows[-1]["step"] == 20 * (50 // 8)
+    assert capsys.readouterr().out.count("epoch") == 20
+
+
+def test_the_kept_variables_are_those_that_the_best_row_scored(tmp_path):
+    result = fit(tmp_path, epochs=6)
+    spec, variables, meta = checkpoint.load(tmp_path)
+    assert meta["step"] == result.best["step"] and spec.accuracy == {"validation": result.best["validation_accuracy"]}
+    assert spec.params_sha256 == checkpoint.fingerprint(variables)
+    data = tiny.faces(33, seed=2)
+    x = (data["images"].astype(np.float32) / 255 - 0.5) / 0.25
+    predictions = np.asarray(tiny.apply_fn(variables, x, train=False)).argmax(1)
+    assert (predictions == data["labels"]).mean() == result.best["validation_accuracy"]
+
+
+def test_the_earliest_of_equals_is_best():
+    rows = [{"epoch": i + 1, "validation_accuracy": a} for i, a in enumerate((0.2, 0.5, 0.5, 0.4))]
+    assert fitting.best_row(rows)["epoch"] == 2
+
+
+@pytest.mark.parametrize("saves", [1, 2, 7, 19])
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_run_stopped_at_any_save_resumes_to_the_bit(tmp_path, monkeypatch, saves, ema_decay):
+    settings = {"augment": augment.create(flip=0.5, erase=0.5), "ema_decay": ema_decay, "epochs": 3}
+    fit(tmp_path / "whole", **settings)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(checkpoint, "save", stop_after(checkpoint.save, saves))
+        fit(tmp_path / "cut", checkpoint_minutes=0.0, **settings)  # saves after every step
+    fit(tmp_path / "cut", **settings)
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
+
+def test_a_stop_before_the_first_save_starts_again(tmp_path, monkeypatch):
+    fit(tmp_path / "whole", epochs=1)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(fitting, "_validate", stop_after(fitting._validate, 1))
+        fit(tmp_path / "cut", epochs=1)
+    fit(tmp_path / "cut", epochs=1)
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path):
+    first = fit(tmp_path)
+    before = files(tmp_path)
+    again = fit(tmp_path)
+    assert again.history == first.history and files(tmp_path) == before
+    chex.assert_trees_all_equal(again.variables, first.variables)
+
+
+def test_patience_stops_after_so_many_epochs_without_a_better_one(tmp_path):
+    still = tiny.optimizer(learning_rate=1e-12)  # nothing changes but the running mean
+    history = fit(tmp_path, optimizer=still, epochs=30, patience=3).history
+    assert len(history) == fitting.best_row(history)["epoch"] + 3 < 30
+    assert fit(tmp_path, optimizer=still, epochs=30, patience=3).history == history
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path):
+    wild = tiny.optimizer(learning_rate=1e38, schedule="step", decay_epochs=1, decay_rate=1.0)
+    good = fit(tmp_path, epochs=1)
+    step = good.history[-1]["step"]
+    with pytest.raises(InputError, match=rf"not finite at step {step + 1} .*keeps the last good checkpoint"):
+        fit(tmp_path, epochs=2, optimizer=wild)
+    like = {
+        **fitting.init_state(tiny.variables(), tiny.optimizer().tx)._asdict(),
+        "sums": fitting.Sums.zero()._asdict(),
+    }
+    arrays, _ = checkpoint.restore(tmp_path, like)
+    assert int(arrays["step"]) == step and np.isfinite(arrays["params"]["kernel"]).all()
+
+
+def test_the_loop_compiles_its_step_once(tmp_path, monkeypatch):
+    runs = []
+
+    def remember(*args, **kwargs):
+        runs.append(make(*args, **kwargs))
+        return runs[-1]
+
+    make = fitting.make_resident_steps
+    monkeypatch.setattr(fitting, "make_resident_steps", remember)
+    fit(tmp_path, epochs=3)
+    assert runs[0]._cache_size() == 1
+
+
+def test_history_reaches_the_caller_after_every_epoch(tmp_path):
+    lengths = []
+    fit(tmp_path, epochs=3, on_epoch=lambda history: lengths.append(len(history)))
+    assert lengths == [1, 2, 3]
+
+
+@pytest.mark.parametrize("bad", [{"batch_size": 51}, {"epochs": 0}, {"batch_size": 0}])
+def test_sizes_that_do_not_fit_are_named(tmp_path, bad):
+    with pytest.raises(InputError, match="50 training images"):
+        fit(tmp_path, **bad)
+
+
+def test_the_variables_given_are_not_consumed(tmp_path):
+    variables = tiny.variables()
+    fitting.fit(
+        tiny.apply_fn,
+        variables,
+        tiny.optimizer(),
+        tiny.loss_fn,
+        train=tiny.faces(50),
+        validation=tiny.faces(9),
+        spec=tiny.SPEC,
+        workdir=tmp_path,
+        epochs=1,
+        batch_size=8,
+        progress=False,
+    )
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
