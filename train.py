@@ -24,9 +24,8 @@ def main() -> None:
     experiment.parse_flags(__doc__)
     name = config_flags.get_config_filename(flags.FLAGS["config"])
     if not isinstance(CONFIG.value, ConfigDict):
-        raise cli.InputError(
-            f"--config {name or ''}: no such configuration file; see configs/, such as configs/resnet18.py"
-        )
+        what = f"--config {name}: no such configuration file" if name else "--config FILE is missing"
+        raise cli.InputError(f"{what}; see configs/, such as configs/resnet18.py")
     workdir = WORKDIR.value or pathlib.Path("runs") / pathlib.Path(name.replace(":", "-").replace(",", "-")).name
     experiment.train(
         CONFIG.value.to_dict(), workdir=workdir, data_dir=DATA_DIR.value, name=name, tensorboard=TENSORBOARD.value

@@ -141,11 +141,13 @@ def fit(
                     _stop_if_bad(flag, sums, workdir)
                     book.save_last(state, sums, history)
             _stop_if_bad(flag, sums, workdir)
-            speed = (int(state.step) - first) * batch_size / (time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            speed = (int(state.step) - first) * batch_size / seconds
             row = _row(epoch, state, sums, optimizer)
             row.update(_validate(eval_step, state.variables(), validation, spec, eval_batch_size))
             history, sums = [*history, row], jax.device_put(Sums.zero(), everywhere, may_alias=False)
             book.close_epoch(state, sums, history)
+            book.note_time(epoch=row["epoch"], seconds=seconds, images_per_second=speed)
             bar.write(_line(row, epochs, speed))
             if on_epoch is not None:
                 on_epoch(history)
@@ -199,6 +201,11 @@ class _Book:
         meta = {"spec": self.spec.to_json(), "config": self.config, "history": history}
         checkpoint.save(self.workdir, "last", int(tree["step"]), tree, meta, keep=2)
         self.saved = time.monotonic()
+
+    def note_time(self, **values: float) -> None:
+        """Appends to timing.jsonl, apart from the metrics because clocks differ: an epoch's time since this start."""
+        with open(self.workdir / "timing.jsonl", "a") as file:
+            file.write(json.dumps({k: round(v, 3) for k, v in values.items()}) + "\n")
 
     def _write_metrics(self, history: list[dict[str, Any]]) -> None:
         path = self.workdir / "metrics.jsonl"

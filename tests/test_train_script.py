@@ -44,7 +44,7 @@ def run(environment, *arguments, **more):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "no such configuration file"),
+        ([], "--config FILE is missing"),
         (["--config", "configs/resnet21.py"], "configs/resnet21.py: no such configuration file"),
         (["--config", "configs/resnet20.py:dmo"], "Did you mean 'demo'"),
         ([*DEMO, "--config.fit.epoch=3"], '"epochs"'),
