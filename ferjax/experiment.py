@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -110,7 +111,7 @@ def make_loss(*, faces: data.FaceData, label_smoothing: float = 0.0, class_weigh
       label_smoothing: ε of Paraschiv eq. 13.
       class_weighted: weigh examples by w_c = N / (C · N_c) of their class (Paraschiv eq. 1, 12, 15).
     """
-    weights = data.class_weights(faces.class_counts("train")) if class_weighted else None
+    weights = jnp.array(data.class_weights(faces.class_counts("train")), jnp.float32) if class_weighted else None
     return functools.partial(losses.cross_entropy, label_smoothing=label_smoothing, class_weights=weights)
 
 

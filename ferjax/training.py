@@ -50,7 +50,7 @@ class Sums(NamedTuple):
     Attributes:
       loss: float32, sum of the per-example losses.
       correct: int32, examples whose largest logit is their (largest) target's.
-      count: int32, examples.
+      examples: int32.
       steps: int32.
       grad_norm: float32, sum over steps of the gradient's global norm, before clipping.
       update_norm: float32, sum over steps of the update's global norm.
@@ -60,7 +60,7 @@ class Sums(NamedTuple):
 
     loss: jax.Array
     correct: jax.Array
-    count: jax.Array
+    examples: jax.Array
     steps: jax.Array
     grad_norm: jax.Array
     update_norm: jax.Array
@@ -71,9 +71,8 @@ class Sums(NamedTuple):
     def zero(cls) -> "Sums":
         """Returns empty sums."""
         real, whole = jnp.float32, jnp.int32
-        none = jnp.array(np.iinfo(np.int32).max, whole)
-        types = (real, whole, whole, whole, real, real, whole)
-        return cls(*(jnp.zeros((), t) for t in types), first_bad=none)  # one buffer each: they are donated
+        zeros = [jnp.zeros((), t) for t in (real, whole, whole, whole, real, real, whole)]  # one buffer each: donated
+        return cls._make([*zeros, jnp.array(np.iinfo(np.int32).max, whole)])
 
     def add(self, other: "Sums") -> "Sums":
         """Returns the sums over both."""
@@ -153,7 +152,7 @@ def make_train_step(
         sums = Sums(
             loss=total.astype(jnp.float32),
             correct=(logits.argmax(-1) == example["targets"].argmax(-1)).sum(dtype=jnp.int32),
-            count=jnp.array(logits.shape[0], jnp.int32),
+            examples=jnp.array(logits.shape[0], jnp.int32),
             steps=jnp.array(1, jnp.int32),
             grad_norm=grad_norm.astype(jnp.float32),
             update_norm=optax.tree.norm(updates).astype(jnp.float32),
@@ -203,7 +202,7 @@ def predict(
     for start in range(0, count, size):
         batch = np.asarray(images[start : start + size])
         padding = [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)
-        logits.append(eval_step(variables, np.pad(batch, padding)))
+        logits.append(eval_step(variables, jnp.asarray(np.pad(batch, padding))))
     return np.concatenate([np.asarray(l) for l in logits])[:count]
 
 

@@ -43,7 +43,7 @@ def test_one_step_is_the_update_written_out(strict_dtypes):
     loss = -np.log(probabilities[np.arange(8), batch["labels"]]).sum()
     np.testing.assert_allclose(float(sums.loss), loss, rtol=1e-5)
     assert int(sums.correct) == (probabilities.argmax(1) == batch["labels"]).sum()
-    assert (int(sums.count), int(sums.steps), int(sums.bad)) == (8, 1, 0)
+    assert (int(sums.examples), int(sums.steps), int(sums.bad)) == (8, 1, 0)
     gradient = np.sqrt(((features.T @ error) ** 2).sum() + (error.sum(0) ** 2).sum())
     np.testing.assert_allclose(float(sums.grad_norm), gradient, rtol=1e-5)
     np.testing.assert_allclose(float(sums.update_norm), 0.5 * gradient, rtol=1e-5)
@@ -135,7 +135,7 @@ def test_several_steps_per_dispatch_equal_single_steps():
 
     # Fused over several steps, XLA may round differently in the last place.
     chex.assert_trees_all_close(through([1] * 6), through([4, 2]), rtol=1e-6, atol=1e-7)
-    assert int(through([4, 2])[1].count) == 48
+    assert int(through([4, 2])[1].examples) == 48
 
 
 def test_the_steps_take_the_examples_that_the_order_names():
