@@ -7,18 +7,16 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ferjax.cli import InputError
-from ferjax.data.sources import EMOTIONS, Example, Row, Source, Tree, bad_example, by_split
+from ferjax.data.sources import EMOTIONS, Column, Example, Row, Source, Tree, bad_example, by_split
 
-GET = (
-    "ask its authors for access at http://mohammadmahoor.com/pages/databases/affectnet/, unpack it, then run: "
-    "python -m ferjax.data prepare affectnet --source FOLDER"
-)
+GET = "ask its authors for access at http://mohammadmahoor.com/pages/databases/affectnet/ and unpack it"
+PREPARE = "python -m ferjax.data prepare affectnet --source FOLDER"
 MISSING = {
     "train": "unpack train_set, or training.csv with its images",
     "validation": "unpack val_set, or validation.csv with its images",
     "test": "nothing can be done: its labels are not public, and papers report on validation",
 }
-COLUMNS: dict[str, tuple[tuple[int, ...], str]] = {"valence": ((), "float32"), "arousal": ((), "float32")}
+COLUMNS = dict.fromkeys(("valence", "arousal"), Column((), "float32", -2))
 CLASSES = (*EMOTIONS, "contempt")
 _ORDER = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt")
 _NO_EMOTION = ("8", "9", "10")  # none, uncertain, no face

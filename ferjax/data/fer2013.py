@@ -9,10 +9,9 @@ import numpy as np
 from ferjax.cli import InputError, unknown
 from ferjax.data.sources import EMOTIONS, BadExample, Example, Row, Source, Tree, by_split, is_picture
 
-GET = (
-    "download the archive from https://www.kaggle.com/datasets/msambare/fer2013 (free account), then run: "
-    "python -m ferjax.data prepare fer2013 --source fer2013.zip"
-)
+CLASSES = EMOTIONS
+GET = "download the archive as fer2013.zip from https://www.kaggle.com/datasets/msambare/fer2013 (free account)"
+PREPARE = "python -m ferjax.data prepare fer2013 --source fer2013.zip"
 MISSING = {
     "train": "prepare from a source that holds train/<class>/Training_*.jpg",
     "validation": "prepare from a source that holds test/<class>/PublicTest_*.jpg (or fer2013.csv)",

@@ -8,15 +8,16 @@ import numpy as np
 
 from ferjax.cli import InputError
 from ferjax.data import fer2013
-from ferjax.data.sources import EMOTIONS, Example, Row, Source, Tree, by_split
+from ferjax.data.sources import EMOTIONS, Column, Example, Row, Source, Tree, by_split
 
 GET = (
     "download fer2013new.csv from https://github.com/microsoft/FERPlus and fer2013.csv (or icml_face_data.csv) from "
     "https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge into "
-    "one folder, then run: python -m ferjax.data prepare ferplus --source FOLDER"
+    "one folder"
 )
+PREPARE = "python -m ferjax.data prepare ferplus --source FOLDER"
 CLASSES = (*EMOTIONS, "contempt")
-COLUMNS = {"votes": ((len(CLASSES),), "float32")}
+COLUMNS: dict[str, Column] = {"votes": Column((len(CLASSES),), "float32", 0)}
 _VOTES = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "nf"]
 _NAMES = ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt")
 

@@ -61,7 +61,10 @@ def decode(
     picture = picture.convert("L" if channels == 1 else "RGB")
     if picture.size != (size, size):
         remarks.append(f"resized to {size}x{size}")
-        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        square = picture.crop((left, top, left + side, top + side))
+        picture = square.resize((size, size), Image.Resampling.BILINEAR)
     return Decoded(np.array(picture, np.uint8).reshape(size, size, channels), tuple(remarks))
 
 

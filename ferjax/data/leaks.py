@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ferjax.data import loading, twins
-from ferjax.data.show import contact_sheet
+from ferjax.data.show import COLORS, Tile, contact_sheet
 from ferjax.data.store import FaceData
 from ferjax.data.twins import Member
 
@@ -76,18 +78,19 @@ def _write_table(path: Path, data: FaceData, exact: list[list[Member]], near: li
                 table.writerow([number, same.get(m, ""), *row, int(across), int(conflict)])
 
 
-def _sheet(data: FaceData, groups: list[list[Member]]) -> Any:
+def _sheet(data: FaceData, groups: list[list[Member]]) -> Image.Image:
     def urgency(group: list[Member]) -> tuple[bool, bool, int]:
         return len({m.split for m in group}) == 1, not twins.is_conflict(group, data.splits), -len(group)
 
+    def tile(member: Member) -> Tile:
+        split = data.splits[member.split]
+        return Tile(split.images[member.row], data.class_names[split.labels[member.row]], COLORS[member.split])
+
     rows = []
     for group in sorted(groups, key=urgency)[:_SHEET_ROWS]:
-        tiles = [
-            (
-                data.splits[m.split].images[m.row],
-                f"{m.split[:5]} {data.class_names[data.splits[m.split].labels[m.row]]}"[:12],
-            )
-            for m in group[:_SHEET_COLUMNS]
-        ]
-        rows.append((f"{len(group)} images of one photograph", tiles))
-    return contact_sheet(f"{data.name}: twins, those across splits and with conflicting labels first", rows)
+        parts = {s: sum(m.split == s for m in group) for s in data.splits}
+        caption = ", ".join(f"{n} {s}" for s, n in parts.items() if n)
+        held_out_first = sorted(group, key=lambda m: (m.split == "train", m))
+        rows.append((f"one photograph: {caption}", [tile(m) for m in held_out_first[:_SHEET_COLUMNS]]))
+    title = f"{data.name}: twins, first those across splits and with conflicting labels (blue: train, red: held out)"
+    return contact_sheet(title, rows)

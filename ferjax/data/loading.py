@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ferjax.cli import InputError, note, unknown
-from ferjax.data import face_drawing, faces, manifest, store, synthetic
+from ferjax.data import face_drawing, face_geometry, faces, manifest, store, synthetic
 from ferjax.data.preparing import DATASETS
 from ferjax.data.sources import EMOTIONS
 from ferjax.data.store import FaceData, Split
@@ -59,7 +59,7 @@ def not_prepared(name: str, data_dir: Path) -> InputError:
     if name not in DATASETS:
         return unknown("data set", name, dict.fromkeys([*DATASETS, *prepared(data_dir), "synthetic_faces"]))
     return InputError(
-        f"{name} is not prepared in {data_dir}: {DATASETS[name].GET}. "
+        f"{name} is not prepared in {data_dir}: {DATASETS[name].GET}, then run: {DATASETS[name].PREPARE}. "
         "The embedded data need no download: add :demo to the config (such as configs/resnet20.py:demo) to run it now."
     )
 
@@ -99,7 +99,7 @@ def _render(data_dir: Path, options: dict[str, Any]) -> str:
     options = SYNTHETIC | options
     _check(options)
     # The drawing code is part of the name, so that no stale picture survives a change of it.
-    code = b"".join(Path(inspect.getfile(m)).read_bytes() for m in (synthetic, faces, face_drawing))
+    code = b"".join(Path(inspect.getfile(m)).read_bytes() for m in (synthetic, faces, face_geometry, face_drawing))
     key = hashlib.sha256(json.dumps(options, sort_keys=True).encode() + code).hexdigest()[:12]
     name = f"synthetic_faces-{key}"
     if store.read_manifest(data_dir, name) is not None:

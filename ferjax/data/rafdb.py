@@ -4,18 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from ferjax.cli import InputError
-from ferjax.data.sources import EMOTIONS, Example, Source, Tree, bad_example, by_split
+from ferjax.data.sources import EMOTIONS, Column, Example, Source, Tree, bad_example, by_split
 
-GET = (
-    "ask its authors for access at http://www.whdeld.cn/raf/model1.html, unpack basic/, then run: "
-    "python -m ferjax.data prepare rafdb --source basic --holdout 0.1"
-)
+CLASSES = EMOTIONS
+GET = "ask its authors for access at http://www.whdeld.cn/raf/model1.html and unpack the folder basic"
+PREPARE = "python -m ferjax.data prepare rafdb --source basic --holdout 0.1"
 MISSING = {
     "validation": "prepare again with --holdout 0.1, which takes a tenth of training (RAF-DB has train and test only)",
     "train": "take the list that names train_*.jpg",
     "test": "take the list that names test_*.jpg",
 }
-COLUMNS: dict[str, tuple[tuple[int, ...], str]] = {"gender": ((), "int32"), "race": ((), "int32"), "age": ((), "int32")}
+COLUMNS = dict.fromkeys(("gender", "race", "age"), Column((), "int32", -1))
 # What the numbers of the group columns mean; -1 where the data set does not say.
 GROUPS = {
     "gender": ("male", "female", "unsure"),

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from ferjax.data import loading, manifest
@@ -13,7 +12,15 @@ from ferjax.data.store import FaceData
 
 _TILE = 72  # pixels
 _COLUMNS, _ROWS = 12, 8
-_COLORS = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73"}  # Okabe and Ito
+COLORS = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73"}  # Okabe and Ito
+
+
+class Tile(NamedTuple):
+    """One image of a contact sheet: uint8 (H, W, C), and the caption below it."""
+
+    image: np.ndarray
+    caption: str = ""
+    color: str = "#444444"
 
 
 def write_sheets(name: str, out: str | Path, data_dir: str | Path | None = None) -> str:
@@ -35,23 +42,23 @@ def write_sheets(name: str, out: str | Path, data_dir: str | Path | None = None)
         chosen = np.sort(rng.permutation(members)[: _COLUMNS * _ROWS])
         rows = [chosen[i : i + _COLUMNS] for i in range(0, len(chosen), _COLUMNS)]
         title = f"{name}, train: {class_name}, {len(chosen)} of {len(members):,}"
-        sheet = contact_sheet(title, [("", [(train.images[i], "") for i in row]) for row in rows])
+        sheet = contact_sheet(title, [("", [Tile(train.images[i]) for i in row]) for row in rows])
         sheet.save(out / f"{_file_name(class_name)}.png")
     plot_distribution(data, out / "distribution.png")
     return f"{manifest.table(facts)}\nwritten to {out}"
 
 
-def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]]) -> Image.Image:
+def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[Tile]]]) -> Image.Image:
     """Draws rows of captioned images.
 
     Args:
       title: one line for the top.
-      rows: (caption, [(uint8 image (H, W, C), caption below it)]).
+      rows: caption and images of each.
 
     Returns:
       The picture, grey text on white.
     """
-    below = 14 if any(text for _, row in rows for _, text in row) else 0
+    below = 14 if any(tile.caption for _, row in rows for tile in row) else 0
     above = 16 if any(text for text, _ in rows) else 0
     width = max([len(row) for _, row in rows], default=1) * (_TILE + 4) + 8
     sheet = Image.new("RGB", (max(width, 360), 24 + len(rows) * (_TILE + 4 + above + below)), "white")
@@ -60,16 +67,19 @@ def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[tuple[np.ndarra
     for y, (text, row) in enumerate(rows):
         top = 24 + y * (_TILE + 4 + above + below)
         draw.text((6, top + 2), text, fill="black")
-        for x, (image, caption) in enumerate(row):
+        for x, (image, caption, color) in enumerate(row):
             picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
             corner = (6 + x * (_TILE + 4), top + above)
             sheet.paste(picture.resize((_TILE, _TILE), Image.Resampling.BICUBIC).convert("RGB"), corner)
-            draw.text((corner[0], corner[1] + _TILE + 1), caption, fill="#444444")
+            draw.text((corner[0], corner[1] + _TILE + 1), caption, fill=color)
     return sheet
 
 
 def plot_distribution(data: FaceData, path: Path) -> None:
     """Draws the number of images of each class and split as bars."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # late: preparing does not need it
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(max(6, 1.1 * len(data.class_names)), 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -77,7 +87,7 @@ def plot_distribution(data: FaceData, path: Path) -> None:
     for i, split in enumerate(data.splits):
         counts = data.class_counts(split)
         places = np.arange(len(counts)) + (i - (len(data.splits) - 1) / 2) * width
-        bars = axes.bar(places, counts, width, label=f"{split} ({counts.sum():,})", color=_COLORS[split])
+        bars = axes.bar(places, counts, width, label=f"{split} ({counts.sum():,})", color=COLORS[split])
         axes.bar_label(bars, fontsize=7, rotation=90 if counts.max() > 999 and len(data.splits) > 2 else 0, padding=2)
     axes.set_xticks(np.arange(len(data.class_names)), data.class_names)
     axes.set_ylabel("images")

@@ -68,6 +68,20 @@ class Source:
     fractions: tuple[float, float, float] | None = None
 
 
+class Column(NamedTuple):
+    """What a further value of a data set looks like.
+
+    Attributes:
+      shape: of one image's value.
+      dtype: name of the NumPy type.
+      unknown: stands where the data set does not say.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    unknown: float
+
+
 class Row(NamedTuple):
     """One row of a table: where it stands, for messages, and its values by column name."""
 

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+from data_layouts import affectnet_files, faces, jpeg, npy, write, write_zip
+
+from ferjax.cli import InputError
+from ferjax.data import affectnet, load
+from ferjax.data.preparing import prepare
+
+ORDER = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt")
+
+
+def test_the_numbers_of_the_arrays_land_on_the_right_names(tmp_path):
+    files, truth = affectnet_files()
+    prepare("affectnet", write_zip(tmp_path / "a.zip", files), tmp_path, size=32)
+    data = load("affectnet", tmp_path)
+    found = {n: data.class_names[i] for s in data.splits.values() for n, i in zip(s.names, s.labels, strict=True)}
+    assert found == truth
+    assert data.image_shape == (32, 32, 3) and len(data.class_names) == 8
+    columns = data.splits["train"].columns
+    np.testing.assert_allclose(columns["valence"], np.arange(8) / 10, rtol=1e-6)
+    np.testing.assert_allclose(columns["arousal"], -np.arange(8) / 10, rtol=1e-6)
+
+
+def test_seven_classes_leave_contempt_out(tmp_path, capsys):
+    manifest = prepare("affectnet", write(tmp_path / "a", affectnet_files()[0]), tmp_path, classes=7, size=32)
+    assert len(manifest["class_names"]) == 7 and "contempt" not in manifest["class_names"]
+    assert "2 faces left out: no emotion or contempt" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"7 classes or 8 .*got 6"):
+        affectnet.read(tmp_path / "a", classes=6)
+
+
+def table(rows):
+    head = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal\n"
+    return head + "".join(f"{path},{box},1;2,{label},0.5,-0.25\n" for path, box, label in rows)
+
+
+def table_files():
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[10:30, 20:40] = 200
+    rows = [(f"{i}/face{i}.jpg", "20,10,20,20", i) for i in range(8)]
+    rows += [(f"{i}/face{i}.jpg", "20,10,20,20", i) for i in (8, 9, 10)]  # none, uncertain, no face: no image either
+    # A trace of each label's own, so that the faces differ.
+    pictures = {f"Manually_Annotated_Images/{i}/face{i}.jpg": jpeg(image - image // (20 + i)) for i in range(8)}
+    return pictures | {"training.csv": table(rows), "validation.csv": table(rows[:8])}
+
+
+def test_the_csv_form_cuts_the_face_box_and_drops_what_is_no_emotion(tmp_path, capsys):
+    source = write(tmp_path / "a", table_files())
+    prepare("affectnet", source, tmp_path, size=20)
+    data = load("affectnet", tmp_path)
+    assert [data.class_names[i] for i in data.splits["train"].labels] == list(ORDER)
+    assert data.splits["train"].images.min() > 150  # no black margin is left
+    np.testing.assert_array_equal(data.splits["train"].columns["valence"], np.full(8, 0.5, np.float32))
+    assert "3 faces left out: no emotion" in capsys.readouterr().err
+
+
+def test_a_missing_image_is_named_in_both_forms(tmp_path):
+    files = table_files()
+    del files["Manually_Annotated_Images/3/face3.jpg"]
+    with pytest.raises(InputError, match=r"training\.csv row 4 \(line 5\): the image 3/face3\.jpg is missing"):
+        prepare("affectnet", write(tmp_path / "a", files), tmp_path)
+    files, _ = affectnet_files()
+    del files["val_set/images/3.jpg"]
+    with pytest.raises(InputError, match=r"val_set/images/3\.jpg is annotated but missing"):
+        prepare("affectnet", write(tmp_path / "b", files), tmp_path)
+
+
+@pytest.mark.parametrize("content", [npy(np.array("11")), npy(np.array([1, 2])), b"no array", b""])
+def test_an_annotation_that_is_no_number_is_named(tmp_path, content):
+    files, _ = affectnet_files()
+    files["train_set/annotations/3_exp.npy"] = content
+    with pytest.raises(InputError, match=r"train_set/annotations/3_exp\.npy is no expression number"):
+        prepare("affectnet", write(tmp_path / "a", files), tmp_path)
+
+
+def test_an_annotation_is_never_unpickled(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    files, _ = affectnet_files()
+    files["train_set/annotations/3_exp.npy"] = npy(np.array(Trap(), dtype=object))
+    with pytest.raises(InputError, match="3_exp"):
+        prepare("affectnet", write(tmp_path / "a", files), tmp_path)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_bad_number_in_the_table_is_named_by_its_row(tmp_path):
+    files = table_files()
+    files["training.csv"] = files["training.csv"].replace("1;2,4,", "1;2,fear,")
+    with pytest.raises(InputError, match=r"training\.csv row 5 \(line 6\): expression 'fear' is none of 0\.\.10"):
+        prepare("affectnet", write(tmp_path / "a", files), tmp_path)
+
+
+def test_a_folder_of_something_else_says_what_to_get(tmp_path):
+    write(tmp_path, {"a.jpg": jpeg(faces()[0][0])})
+    with pytest.raises(
+        InputError, match=r"neither train_set/annotations/\*_exp\.npy nor training\.csv; ask its authors"
+    ):
+        affectnet.read(tmp_path)

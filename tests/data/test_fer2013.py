@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+from data_layouts import CSV_NUMBERS, faces, fer2013_csv, fer2013_files, write, write_zip
+
+from ferjax.cli import InputError
+from ferjax.data import EMOTIONS, fer2013, load
+from ferjax.data.preparing import prepare
+
+
+def labels_by_name(source):
+    parsed = fer2013.read(source)
+    return {e.name: parsed.class_names[e.label] for e in parsed.examples}
+
+
+def test_the_zip_the_folder_and_a_wrapped_folder_prepare_alike(tmp_path):
+    files = fer2013_files()
+    sources = {
+        "zip": write_zip(tmp_path / "fer2013.zip", files),
+        "folder": write(tmp_path / "folder", files),
+        "wrapped": write(tmp_path / "wrapped", {f"archive/{p}": c for p, c in files.items()}),
+    }
+    hashes = {kind: prepare("fer2013", path, tmp_path / kind)["sha256"] for kind, path in sources.items()}
+    assert len(set(hashes.values())) == 1
+    data = load("fer2013", tmp_path / "zip", ("train", "validation", "test"))
+    for name, split in data.splits.items():
+        images, labels = faces(name)
+        np.testing.assert_array_equal(split.labels, labels)
+        assert np.abs(split.images.astype(int) - images).max() < 40  # JPEG
+        assert np.abs(split.images.astype(int) - images).mean() < 2.5
+    assert data.splits["validation"].names[0] == "test/angry/PublicTest_00000.jpg"
+
+
+def test_the_csv_equals_the_folder_up_to_jpeg_loss(tmp_path):
+    (tmp_path / "fer2013.csv").write_text(fer2013_csv())
+    prepare("fer2013", tmp_path / "fer2013.csv", tmp_path / "from_csv")
+    prepare("fer2013", write(tmp_path / "folder", fer2013_files()), tmp_path / "from_folder")
+    splits = ("train", "validation", "test")
+    table, folder = (load("fer2013", tmp_path / f"from_{form}", splits) for form in ("csv", "folder"))
+    assert table.class_names == folder.class_names == EMOTIONS
+    for name in splits:
+        a, b = table.splits[name], folder.splits[name]
+        np.testing.assert_array_equal(a.images, faces(name)[0])
+        np.testing.assert_array_equal(a.labels, b.labels)
+        assert np.abs(a.images.astype(int) - b.images).mean() < 2.5
+    assert table.manifest["counts"] == folder.manifest["counts"]
+
+
+@pytest.mark.parametrize("name", ["fer2013.csv", "icml_face_data.csv"])
+@pytest.mark.parametrize("form", ["file", "folder", "zip"])
+def test_the_integers_of_the_csv_land_on_the_right_names(tmp_path, name, form):
+    text = fer2013_csv(
+        ("train",), header="emotion, Usage, pixels" if name.startswith("icml") else "emotion,pixels,Usage"
+    )
+    if form == "zip":
+        source = write_zip(tmp_path / "a.zip", {f"deep/{name}": text})
+    else:
+        source = write(tmp_path / "a", {name: text})
+        source = source / name if form == "file" else source
+    assert list(labels_by_name(source).values()) == [EMOTIONS[i] for i in faces()[1]]
+    assert CSV_NUMBERS["neutral"] == 6 and EMOTIONS.index("neutral") == 4  # the two orders do differ
+
+
+def csv_with(tmp_path, **changes):
+    lines = fer2013_csv(("train",)).splitlines()
+    emotion, pixels, usage = lines[3].split(",")
+    row = {"emotion": emotion, "pixels": pixels, "usage": usage} | changes
+    lines[3] = ",".join(row.values())
+    (tmp_path / "fer2013.csv").write_text("\n".join(lines))
+    return tmp_path / "fer2013.csv"
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"pixels": "1 2 3"}, "3 pixel values instead of 2,304"),
+        ({"pixels": " ".join(["256"] * 2304)}, r"no integer in 0\.\.255"),
+        ({"pixels": " ".join(["1.5"] * 2304)}, r"no integer in 0\.\.255"),
+        ({"emotion": "7"}, r"emotion '7' is none of 0\.\.6"),
+        ({"emotion": "-1"}, r"emotion '-1' is none of 0\.\.6"),
+        ({"emotion": "happy"}, r"emotion 'happy' is none of 0\.\.6"),
+        ({"usage": "Trainig"}, "Usage 'Trainig' is none of Training, PublicTest, PrivateTest"),
+    ],
+)
+def test_a_bad_row_is_named_by_its_number_and_can_be_skipped(tmp_path, changes, said):
+    source = csv_with(tmp_path, **changes)
+    with pytest.raises(InputError, match=rf"1 unusable image: fer2013\.csv row 3 \(line 4\): .*{said}"):
+        prepare("fer2013", source, tmp_path)
+    (tmp_path / "fer2013.csv").write_text(source.read_text() + "\n" + fer2013_csv(("train",)).split("\n", 1)[1])
+    manifest = prepare("fer2013", source, tmp_path, skip_bad=True)
+    assert sum(manifest["counts"]["train"].values()) == 13 and len(manifest["skipped"]) == 1
+
+
+def test_a_missing_column_is_one_line(tmp_path):
+    (tmp_path / "fer2013.csv").write_text("emotion,pixels\n0,1 2\n")
+    with pytest.raises(InputError, match="lacks the column usage"):
+        fer2013.read(tmp_path / "fer2013.csv")
+
+
+def test_an_unknown_class_folder_is_named_with_the_nearest(tmp_path):
+    source = write_zip(tmp_path / "a.zip", fer2013_files() | {"train/hapy/Training_1.jpg": b""})
+    with pytest.raises(InputError, match=r"unknown class folder 'train/hapy'\. Did you mean .*'happy'"):
+        fer2013.read(source)
+
+
+def test_an_empty_unknown_class_folder_counts_too(tmp_path):
+    (write(tmp_path / "a", fer2013_files()) / "train" / "contempt").mkdir()
+    with pytest.raises(InputError, match="unknown class folder 'train/contempt'"):
+        fer2013.read(tmp_path / "a")
+
+
+def test_a_test_image_in_the_training_folder_is_a_leak(tmp_path):
+    source = write(tmp_path, fer2013_files() | {"train/happy/PrivateTest_7.jpg": b""})
+    with pytest.raises(InputError, match=r"train/happy/PrivateTest_7\.jpg.*would leak"):
+        fer2013.read(source)
+
+
+def test_a_test_image_that_says_not_which_test_is_refused(tmp_path):
+    source = write(tmp_path, fer2013_files() | {"test/happy/im0.jpg": b""})
+    with pytest.raises(InputError, match=r"test/happy/im0\.jpg.*PublicTest_"):
+        fer2013.read(source)
+
+
+def test_a_folder_of_something_else_says_what_to_get(tmp_path):
+    write(tmp_path, {"readme.txt": "hello"})
+    with pytest.raises(InputError, match="kaggle"):
+        fer2013.read(tmp_path)

@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+from data_layouts import faces, jpeg, write, write_zip
+from PIL import Image
+
+from ferjax.cli import InputError
+from ferjax.data import folder, load, synthetic
+from ferjax.data.preparing import write as prepare_as
+
+
+def album(count=20, classes=("cat", "dog"), size=60, channels=3):
+    """{path: bytes}: different faces, one folder for each class."""
+    files = {}
+    for c, name in enumerate(classes):
+        images, _ = faces("train", count, size=size, channels=channels, seed=c)
+        files |= {f"{name}/{i:03d}.jpg": jpeg(image) for i, image in enumerate(images)}
+    return files
+
+
+def test_a_folder_for_each_class_becomes_three_splits(tmp_path, capsys):
+    manifest = prepare_as("pets", folder.read(write(tmp_path / "album", album()), channels=3, size=32), tmp_path)
+    data = load("pets", tmp_path, ("train", "validation", "test"))
+    assert data.class_names == ("cat", "dog") and data.image_shape == (32, 32, 3)
+    assert {s: list(c.values()) for s, c in manifest["counts"].items()} == {
+        "train": [16, 16],
+        "validation": [2, 2],
+        "test": [2, 2],
+    }
+    for split in data.splits.values():
+        for label, name in zip(split.labels, split.names, strict=True):
+            assert name.startswith(data.class_names[label])
+    assert "40 images resized to 32x32" in capsys.readouterr().err
+
+
+def test_near_duplicates_stay_on_one_side(tmp_path):
+    files = album()
+    images, _ = faces("train", 20, size=60, channels=3)
+    for i in range(20):  # every cat again, darker and mirrored
+        files[f"cat/again_{i:03d}.jpg"] = jpeg((images[i][:, ::-1] * 0.8).astype(np.uint8))
+    prepare_as("pets", folder.read(write(tmp_path / "album", files)), tmp_path)
+    data = load("pets", tmp_path, ("train", "validation", "test"))
+    where = {n: s for s, split in data.splits.items() for n in split.names}
+    assert all(where[f"cat/{i:03d}.jpg"] == where[f"cat/again_{i:03d}.jpg"] for i in range(20))
+    assert all(split.labels.size for split in data.splits.values())
+
+
+def test_a_division_that_is_there_is_kept(tmp_path):
+    files = {f"train/{p}": c for p, c in album(5).items()} | {f"val/{p}": c for p, c in album(2).items()}
+    manifest = prepare_as("pets", folder.read(write(tmp_path / "album", files)), tmp_path)
+    assert {s: list(c.values()) for s, c in manifest["counts"].items()} == {"train": [5, 5], "validation": [2, 2]}
+    assert "test" in manifest["missing"]
+
+
+def test_a_zip_that_wraps_everything_in_one_folder_is_opened(tmp_path):
+    files = {f"my album/faces/{p}": c for p, c in album(3).items()}
+    source = folder.read(write_zip(tmp_path / "a.zip", files))
+    assert source.class_names == ("cat", "dog") and source.examples[0].name == "cat/000.jpg"
+
+
+def test_every_kind_of_picture_is_taken(tmp_path, capsys):
+    deep, exif = tmp_path / "album" / "a", Image.Exif()
+    deep.mkdir(parents=True)
+    exif[0x0112] = 6
+    base = Image.fromarray(faces(size=50, channels=3)[0][0])
+    base.save(deep / "rotated.jpg", exif=exif)
+    base.convert("CMYK").save(deep / "print.jpg")
+    base.quantize(16).save(deep / "palette.gif")
+    base.save(deep / "moving.gif", save_all=True, append_images=[base.rotate(90)])
+    Image.fromarray(np.asarray(base.convert("L")).astype(np.uint16) * 257).save(deep / "deep.png")
+    base.resize((80, 40)).save(deep / "wide.webp")
+    write(tmp_path / "album", album(6, ("b",)))
+    manifest = prepare_as("mixed", folder.read(tmp_path / "album"), tmp_path)
+    assert sum(sum(c.values()) for c in manifest["counts"].values()) == 12 and manifest["skipped"] == []
+    remarks = manifest["remarks"]
+    assert remarks.pop("resized to 48x48") == 12
+    assert remarks == {
+        "animated or of several pages, first one taken": 1,
+        "of more than 8 bits, scaled to 8": 1,
+        "rotated as the EXIF tag says": 1,
+    }
+    assert "1 images rotated as the EXIF tag says" in capsys.readouterr().err
+
+
+def test_one_class_an_empty_class_or_nothing_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="two or more classes, found cat"):
+        folder.read(write(tmp_path / "one", album(2, ("cat",))))
+    write(tmp_path / "empty", album(2))
+    (tmp_path / "empty" / "cow").mkdir()
+    with pytest.raises(InputError, match="the class cow holds no pictures"):
+        folder.read(tmp_path / "empty")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(InputError, match="two or more classes, found none"):
+        folder.read(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("fractions", [(0.5, 0.6, 0.1), (0, 0.5, 0.5), (1.2, -0.1, -0.1), (0.9, 0.1)])
+def test_fractions_that_do_not_add_up_are_refused(tmp_path, fractions):
+    with pytest.raises(InputError, match="must sum to 1"):
+        folder.read(write(tmp_path / "a", album(2)), fractions=fractions)
+
+
+@pytest.mark.parametrize("name", ["synthetic_faces", "../x", "", ".hidden", "a/b"])
+def test_a_name_that_cannot_be_a_folder_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match="cannot name a data set"):
+        prepare_as(name, folder.read(write(tmp_path / "a", album(2))), tmp_path)
+
+
+def table(tmp_path, text):
+    write(tmp_path, album(10))
+    (tmp_path / "labels.csv").write_text(text)
+    return tmp_path / "labels.csv"
+
+
+def test_a_csv_of_paths_and_labels_without_a_division(tmp_path):
+    rows = "".join(f"{c}/{i:03d}.jpg,is a {c}\n" for c in ("cat", "dog") for i in range(10))
+    manifest = prepare_as("pets", folder.read_table(table(tmp_path, f"path,label\n{rows}")), tmp_path / "data")
+    assert manifest["class_names"] == ["is a cat", "is a dog"]
+    assert {s: sum(c.values()) for s, c in manifest["counts"].items()} == {"train": 16, "validation": 2, "test": 2}
+
+
+def test_a_csv_with_a_division_keeps_it(tmp_path):
+    rows = "".join(f"{c}/{i:03d}.jpg,{c},{'Train' if i < 7 else 'val'}\n" for c in ("cat", "dog") for i in range(10))
+    manifest = prepare_as("pets", folder.read_table(table(tmp_path, f"path,label,split\n{rows}")), tmp_path / "data")
+    assert {s: list(c.values()) for s, c in manifest["counts"].items()} == {"train": [7, 7], "validation": [3, 3]}
+
+
+@pytest.mark.parametrize(
+    "row, said",
+    [
+        ("cat/999.jpg,cat,train", r"row 2 \(line 3\): the image cat/999\.jpg is missing"),
+        ("cat/001.jpg,,train", r"row 2 \(line 3\): path or label is empty"),
+        (",cat,train", r"row 2 \(line 3\): path or label is empty"),
+        ("cat/001.jpg,cat,tarin", r"unknown split in labels\.csv row 2 \(line 3\) 'tarin'\. Did you mean 'train'"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, row, said):
+    source = table(tmp_path, f"path,label,split\ndog/001.jpg,dog,train\n{row}\ncat/002.jpg,cat,train\n")
+    with pytest.raises(InputError, match=said):
+        prepare_as("pets", folder.read_table(source), tmp_path / "data")
+
+
+def test_a_csv_that_is_none_is_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"is no \.csv file"):
+        folder.read_table(tmp_path)
+    with pytest.raises(InputError, match="lacks the column path"):
+        folder.read_table(table(tmp_path, "file,label\na,b\n"))
+
+
+def test_the_largest_face_is_cut_out_and_pictures_without_one_are_named(tmp_path):
+    pytest.importorskip("cv2")
+    files = {}
+    for seed in range(4):
+        scene, boxes, _ = synthetic.render_scene(seed=seed, faces=1, size=(240, 320))
+        files[f"{'ab'[seed % 2]}/{seed}.jpg"] = jpeg(scene)
+        assert len(boxes) == 1
+    files["a/nobody.jpg"] = jpeg(np.full((200, 200, 3), 90, np.uint8))
+    source = folder.read(write(tmp_path / "album", files), find_faces=True)
+    with pytest.raises(InputError, match=r"a/nobody\.jpg: no face found in it"):
+        prepare_as("scenes", source, tmp_path)

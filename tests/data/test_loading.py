@@ -1,0 +1,141 @@
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+from data_layouts import fer2013_files, write_zip
+
+from ferjax.cli import InputError
+from ferjax.data import EMOTIONS, FaceData, load
+from ferjax.data.loading import prepared
+from ferjax.data.preparing import prepare
+
+SMALL = {"train": 14, "validation": 7, "test": 8, "size": 24}
+
+
+@pytest.fixture(scope="module")
+def faces_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faces")
+    load("synthetic_faces", folder, **SMALL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fer_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fer")
+    prepare("fer2013", write_zip(folder / "fer2013.zip", fer2013_files()), folder)
+    return folder
+
+
+def test_synthetic_faces_render_themselves(faces_dir):
+    data = load("synthetic_faces", faces_dir, ("train", "test"), **SMALL)
+    assert isinstance(data, FaceData) and data.class_names == EMOTIONS
+    assert data.image_shape == (24, 24, 1) and list(data.splits) == ["train", "test"]
+    train = data.splits["train"]
+    assert train.images.shape == (14, 24, 24, 1) and train.images.dtype == np.uint8
+    np.testing.assert_array_equal(data.class_counts("train"), [2] * 7)
+    np.testing.assert_array_equal(data.class_counts("test"), [2, 1, 1, 1, 1, 1, 1])
+    np.testing.assert_allclose(data.class_weights, 1)
+    np.testing.assert_allclose(data.mean, train.images.mean() / 255)
+
+
+def test_the_second_load_reads_what_the_first_one_drew(faces_dir, monkeypatch):
+    from ferjax.data import synthetic
+
+    monkeypatch.setattr(synthetic, "render_faces", None)
+    assert load("synthetic_faces", faces_dir, **SMALL).sha256
+
+
+def test_other_options_are_other_data(faces_dir):
+    first = load("synthetic_faces", faces_dir, **SMALL)
+    other = load("synthetic_faces", faces_dir, **SMALL | {"seed": 1, "channels": 3})
+    assert other.image_shape == (24, 24, 3) and other.sha256 != first.sha256
+    assert len(list(faces_dir.glob("synthetic_faces-*"))) == 2
+
+
+def draw(folder, out):
+    out.put(load("synthetic_faces", folder, **SMALL).sha256)
+
+
+def test_two_processes_that_render_at_once_agree(tmp_path, faces_dir):
+    context = multiprocessing.get_context("spawn")
+    out = context.Queue()
+    workers = [context.Process(target=draw, args=(tmp_path, out)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    hashes = {out.get(timeout=120) for _ in workers}
+    for worker in workers:
+        worker.join()
+    assert hashes == {load("synthetic_faces", faces_dir, **SMALL).sha256}
+    assert [p.name.split("-")[0] for p in tmp_path.iterdir()] == ["synthetic_faces"]
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"sized": 48}, r"unknown option of synthetic_faces 'sized'\. Did you mean 'size'"),
+        ({"size": 8}, "size must be an integer of at least 24, got 8"),
+        ({"size": 48.0}, r"size must be an integer of at least 24, got 48\.0"),
+        ({"channels": 2}, "channels must be 1 or 3, got 2"),
+        ({"train": 6}, "train must be an integer of at least 7, got 6"),
+        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
+    ],
+)
+def test_wrong_options_are_one_line(tmp_path, options, said):
+    with pytest.raises(InputError, match=said):
+        load("synthetic_faces", tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_test_all_is_both_tests(fer_dir):
+    splits = load("fer2013", fer_dir, ("validation", "test", "test_all")).splits
+    both = splits["test_all"]
+    np.testing.assert_array_equal(both.images[:7], splits["validation"].images)
+    np.testing.assert_array_equal(both.images[7:], splits["test"].images)
+    np.testing.assert_array_equal(both.labels, [*splits["validation"].labels, *splits["test"].labels])
+    assert both.names == splits["validation"].names + splits["test"].names
+    assert both.columns["twin_in_train"].shape == (14,)
+
+
+def test_only_the_splits_asked_for_are_read(fer_dir, monkeypatch):
+    from ferjax.data import store
+
+    read, seen = store.read_split, []
+    monkeypatch.setattr(store, "read_split", lambda folder: seen.append(folder.name) or read(folder))
+    load("fer2013", fer_dir)
+    assert seen == ["train", "validation"]
+
+
+def test_data_that_are_not_prepared_say_how_and_what_runs_now(tmp_path):
+    with pytest.raises(InputError) as caught:
+        load("fer2013", tmp_path)
+    message = str(caught.value)
+    for part in ("kaggle.com", "python -m ferjax.data prepare fer2013 --source", ":demo", str(tmp_path)):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_unknown_names_and_splits_are_met_with_the_nearest(fer_dir):
+    with pytest.raises(InputError, match=r"unknown data set 'fer2031'\. Did you mean 'fer2013'"):
+        load("fer2031", fer_dir)
+    with pytest.raises(InputError, match=r"unknown split 'tests'\. Did you mean 'test'"):
+        load("fer2013", fer_dir, ("tests",))
+    with pytest.raises(InputError, match="takes no options, got size"):
+        load("fer2013", fer_dir, size=48)
+
+
+def test_prepared_names_are_listed(fer_dir, faces_dir):
+    assert prepared(fer_dir) == ["fer2013"] and prepared(faces_dir) == []
+
+
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "names.txt", "twin_in_train.npy"])
+def test_damaged_arrays_are_one_line(tmp_path, name):
+    prepare("fer2013", write_zip(tmp_path / "fer2013.zip", fer2013_files()), tmp_path)
+    path = tmp_path / "fer2013" / "train" / name
+    os.truncate(path, path.stat().st_size - 5)
+    with pytest.raises(InputError, match=r"the prepared fer2013 in .* is damaged .*; prepare it again"):
+        load("fer2013", tmp_path)
+    path.unlink()
+    if name != "twin_in_train.npy":
+        with pytest.raises(InputError, match=r"damaged .*; prepare it again"):
+            load("fer2013", tmp_path)

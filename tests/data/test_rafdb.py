@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from data_layouts import rafdb_files, write, write_zip
+
+from ferjax.cli import InputError
+from ferjax.data import load, rafdb
+from ferjax.data.preparing import prepare
+
+LIST = "basic/EmoLabel/list_patition_label.txt"
+
+
+def test_label_numbers_land_on_the_right_names(tmp_path):
+    files, truth = rafdb_files()
+    manifest = prepare("rafdb", write_zip(tmp_path / "basic.zip", files), tmp_path)
+    data = load("rafdb", tmp_path, ("train", "test"))
+    found = {n: data.class_names[i] for s in data.splits.values() for n, i in zip(s.names, s.labels, strict=True)}
+    assert found == truth
+    assert data.image_shape == (100, 100, 3) and manifest["remarks"] == {}
+
+
+def test_gender_race_and_age_are_kept(tmp_path):
+    files, _ = rafdb_files()
+    del files["basic/Annotation/manual/train_00002_manu_attri.txt"]
+    files["basic/Annotation/manual/train_00003_manu_attri.txt"] = "1 2\n" * 5 + "1\n7\n"
+    prepare("rafdb", write(tmp_path / "raf", files), tmp_path)
+    columns = load("rafdb", tmp_path, ("train",)).splits["train"].columns
+    # Image i (from 0) was written with gender i % 3, race (i + 1) % 3, age i % 5.
+    np.testing.assert_array_equal(columns["gender"][:5], [0, -1, 1, 0, 1])
+    np.testing.assert_array_equal(columns["race"][:5], [1, -1, -1, 1, 2])
+    np.testing.assert_array_equal(columns["age"][:5], [0, -1, -1, 3, 4])
+    assert len(rafdb.GROUPS["age"]) == 5
+
+
+def test_without_attributes_there_are_no_columns_and_it_is_said(tmp_path, capsys):
+    files = {p: c for p, c in rafdb_files()[0].items() if "manual" not in p}
+    manifest = prepare("rafdb", write(tmp_path / "raf", files), tmp_path)
+    assert manifest["columns"] == ["twin_in_train"]
+    assert "no gender, race and age found" in capsys.readouterr().err
+
+
+def test_there_is_no_validation_split_until_it_is_held_out(tmp_path, capsys):
+    source = write(tmp_path / "raf", rafdb_files()[0])
+    prepare("rafdb", source, tmp_path)
+    assert (
+        "there is no validation split in the source; to get it, prepare again with --holdout" in capsys.readouterr().err
+    )
+    with pytest.raises(InputError, match=r"without a validation split .it has train, test.; .*--holdout 0.1"):
+        load("rafdb", tmp_path)
+    manifest = prepare("rafdb", source, tmp_path, holdout=0.5)
+    assert {s: sum(c.values()) for s, c in manifest["counts"].items()} == {"train": 7, "validation": 7, "test": 7}
+
+
+def test_an_image_that_the_list_names_but_is_missing_is_named(tmp_path):
+    files, _ = rafdb_files()
+    del files["basic/Image/aligned/train_00003_aligned.jpg"]
+    source = write(tmp_path / "raf", files)
+    with pytest.raises(InputError, match=r"train_00003_aligned\.jpg is listed in line 3 but missing"):
+        prepare("rafdb", source, tmp_path)
+    assert prepare("rafdb", source, tmp_path, skip_bad=True)["skipped"] == [
+        "train_00003_aligned.jpg is listed in line 3 but missing"
+    ]
+
+
+@pytest.mark.parametrize("line", ["train_00001.jpg 8", "train_00001.jpg 0", "train_00001.jpg", "val_1.jpg 3", "x y z"])
+def test_a_bad_line_of_the_list_is_named(tmp_path, line):
+    files, _ = rafdb_files()
+    files[LIST] = files[LIST].replace("train_00002.jpg 2", line)
+    with pytest.raises(InputError, match=r"list_patition_label\.txt line 2: '.*' is no 'train_NAME\.jpg N'"):
+        rafdb.read(write(tmp_path, files))
+
+
+def test_what_is_missing_altogether_is_said(tmp_path):
+    files, _ = rafdb_files()
+    with pytest.raises(InputError, match=r"no \*_aligned\.jpg; unpack aligned\.zip"):
+        rafdb.read(write(tmp_path / "a", {LIST: files[LIST]}))
+    with pytest.raises(InputError, match=r"no list_patition_label\.txt; ask its authors"):
+        rafdb.read(write(tmp_path / "b", {"x.txt": "x"}))
