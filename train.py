@@ -22,10 +22,11 @@ TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Also write TensorBoard ev
 def main() -> None:
     """Reads the flags and trains."""
     experiment.parse_flags(__doc__)
+    if CONFIG.value is None:
+        raise cli.InputError("--config FILE is missing; see configs/, such as configs/resnet18.py")
     name = config_flags.get_config_filename(flags.FLAGS["config"])
     if not isinstance(CONFIG.value, ConfigDict):
-        what = f"--config {name}: no such configuration file" if name else "--config FILE is missing"
-        raise cli.InputError(f"{what}; see configs/, such as configs/resnet18.py")
+        raise cli.InputError(f"--config {name}: no such configuration file; see configs/, such as configs/resnet18.py")
     workdir = WORKDIR.value or pathlib.Path("runs") / pathlib.Path(name.replace(":", "-").replace(",", "-")).name
     experiment.train(
         CONFIG.value.to_dict(), workdir=workdir, data_dir=DATA_DIR.value, name=name, tensorboard=TENSORBOARD.value

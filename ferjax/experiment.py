@@ -195,9 +195,19 @@ def parse_flags(doc: str | None) -> None:
     except KeyError as error:  # ml_collections: the first part of --config.GROUP.KEY
         raise cli.unknown("config group", error.args[0], GROUPS) from error
     except (flags.Error, AttributeError) as error:
-        raise cli.InputError(str(error).replace("\n", " ")) from error
+        raise _plain(error) from error
     if rest[1:]:
         raise cli.InputError(f"unexpected argument {rest[1]!r}: options are written --name=value, see --help")
+
+
+def _plain(error: BaseException) -> cli.InputError:
+    """Returns what a configuration said was wrong: ml_collections wraps it in the text of a traceback."""
+    link: BaseException | None = error
+    innermost = cli.InputError(str(error).strip().replace("Traceback (most recent call last):", ""))
+    while link is not None:
+        innermost = link if isinstance(link, cli.InputError) else innermost
+        link = link.__context__
+    return innermost
 
 
 def _underscored(argument: str) -> str:

@@ -1,6 +1,7 @@
 """Strict ground for every test: silent broadcasting between ranks raises, and data stays in temporary folders."""
 
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -8,6 +9,10 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Many tests run the same small step: each process compiles it once.
+_COMPILED = tempfile.TemporaryDirectory(prefix="ferjax-xla-")
+jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture

@@ -81,8 +81,7 @@ def test_the_earliest_of_equals_is_best():
     assert fitting.best_row(rows)["epoch"] == 2
 
 
-@pytest.mark.parametrize("saves", [1, 2, 7, 19])
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+@pytest.mark.parametrize(("saves", "ema_decay"), [(1, 0.0), (2, 0.9), (7, 0.0), (19, 0.9)])
 def test_a_run_stopped_at_any_save_resumes_to_the_bit(tmp_path, monkeypatch, saves, ema_decay):
     settings = {"augment": augment.create(flip=0.5, erase=0.5), "ema_decay": ema_decay, "epochs": 3}
     fit(tmp_path / "whole", **settings)
