@@ -99,7 +99,9 @@ def _read_folders(tree: Tree) -> Source:
             examples.append(Example(_split(path), "/".join(parts[-3:]), label, tree.reader(path)))
     if not examples:
         raise InputError(f"{tree.source} holds neither train/<class>/*.jpg nor {' nor '.join(TABLES)}; {GET}")
-    return Source(EMOTIONS, 48, 1, by_split(examples, lambda e: (PurePosixPath(e.name).name, e.name)), MISSING)
+    ignored = len(tree.files) - len(examples)
+    notes = (f"{ignored:,} files ignored: no picture below train/<class>/ or test/<class>/",) if ignored else ()
+    return Source(EMOTIONS, 48, 1, by_split(examples, lambda e: (PurePosixPath(e.name).name, e.name)), MISSING, notes)
 
 
 def _split(path: str) -> str:

@@ -1,6 +1,5 @@
 """A user's own pictures: one folder for each class, or a CSV file of paths and labels."""
 
-import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -57,7 +56,9 @@ def read(
         if len(parts) > depth and is_picture(path):
             split = ALIASES[parts[0]] if divided else "train"
             examples.append(Example(split, "/".join(parts), classes.index(parts[depth - 1]), tree.reader(path)))
-    return _source(source, classes, by_split(examples), size, channels, None if divided else fractions, find_faces)
+    parts = None if divided else fractions
+    ignored = len(tree.files) - len(examples)
+    return _source(source, classes, by_split(examples), size, channels, parts, find_faces, ignored)
 
 
 def read_table(
@@ -126,16 +127,19 @@ def _source(
     channels: int,
     fractions: Sequence[float] | None,
     find_faces: bool,
+    ignored: int = 0,
 ) -> Source:
     if len(classes) < 2:
         raise InputError(f"{source} must hold two or more classes, found {', '.join(classes) or 'none'}")
     present = {e.label for e in examples}
     if empty := [c for i, c in enumerate(classes) if i not in present]:
         raise InputError(f"{source}: the class {', '.join(empty)} holds no pictures; add some, or remove the class")
-    crop = functools.partial(detect.largest_face) if find_faces else None
+    crop = detect.largest_face if find_faces else None
+    notes = ("the largest face of each picture cut out",) if find_faces else ()
+    notes += (f"{ignored:,} files that are no pictures ignored",) if ignored else ()
     missing = {} if fractions else _MISSING
     parts = check_fractions(fractions) if fractions else None
-    return Source(classes, size, channels, examples, missing, (), crop, parts)
+    return Source(classes, size, channels, examples, missing, notes, crop, parts)
 
 
 def check_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:

@@ -50,7 +50,7 @@ def write_report(name: str, out: str | Path, data_dir: str | Path | None = None)
 
 def _text(name: str, counts: dict[str, Any]) -> str:
     lines = [f"{name}: images that are there more than once"]
-    for kind, title in (("exact", "the very same pixels"), ("exact_or_near", "the same photograph")):
+    for kind, title in (("exact", "exact twins (the same pixels)"), ("exact_or_near", "exact or near twins")):
         found = counts[kind]
         lines.append(
             f"  {title}: {found['groups']:,} groups, {found['across_splits']:,} across splits, "
@@ -59,6 +59,9 @@ def _text(name: str, counts: dict[str, Any]) -> str:
         for key, value in found.items():
             if key.endswith("_images_with_twin_in_train"):
                 lines.append(f"    {key.split('_')[0]}: {value:,} images with a twin in training")
+    lines.append(
+        "  near twins are told by likeness; look at leaks.png whether they are one photograph (drawn faces are not)"
+    )
     removed = counts["training_images_that_drop_leaks_removes"]
     lines.append(f"  prepare --drop-leaks would remove {removed:,} training images")
     return "\n".join(lines)
@@ -91,6 +94,6 @@ def _sheet(data: FaceData, groups: list[list[Member]]) -> Image.Image:
         parts = {s: sum(m.split == s for m in group) for s in data.splits}
         caption = ", ".join(f"{n} {s}" for s, n in parts.items() if n)
         held_out_first = sorted(group, key=lambda m: (m.split == "train", m))
-        rows.append((f"one photograph: {caption}", [tile(m) for m in held_out_first[:_SHEET_COLUMNS]]))
-    title = f"{data.name}: twins, first those across splits and with conflicting labels (blue: train, red: held out)"
+        rows.append((f"twins: {caption}", [tile(m) for m in held_out_first[:_SHEET_COLUMNS]]))
+    title = f"{data.name}: twins, first across splits and with conflicting labels (blue: train)"
     return contact_sheet(title, rows)

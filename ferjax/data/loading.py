@@ -1,7 +1,6 @@
 """Reading prepared data back; the synthetic faces render themselves on first use."""
 
 import hashlib
-import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ferjax.cli import InputError, note, unknown
-from ferjax.data import face_drawing, face_geometry, faces, manifest, store, synthetic
+from ferjax.data import manifest, store, synthetic
 from ferjax.data.preparing import DATASETS
 from ferjax.data.sources import EMOTIONS
 from ferjax.data.store import FaceData, Split
@@ -99,7 +98,8 @@ def _render(data_dir: Path, options: dict[str, Any]) -> str:
     options = SYNTHETIC | options
     _check(options)
     # The drawing code is part of the name, so that no stale picture survives a change of it.
-    code = b"".join(Path(inspect.getfile(m)).read_bytes() for m in (synthetic, faces, face_geometry, face_drawing))
+    here = Path(__file__).parent
+    code = b"".join(p.read_bytes() for p in sorted([*here.glob("face*.py"), here / "synthetic.py"]))
     key = hashlib.sha256(json.dumps(options, sort_keys=True).encode() + code).hexdigest()[:12]
     name = f"synthetic_faces-{key}"
     if store.read_manifest(data_dir, name) is not None:

@@ -7,6 +7,7 @@ DIR/NAME/<split>/names.txt     one name a line
 DIR/NAME/<split>/<column>.npy  (N, ...), such as votes, gender, twin_in_train
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -14,7 +15,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -188,7 +188,7 @@ def resplit(folder: Path, parts: Mapping[str, np.ndarray]) -> None:
             (folder / f".{name}").rename(folder / name)
 
 
-@contextmanager
+@contextlib.contextmanager
 def staging(data_dir: Path, name: str, *, keep_existing: bool = False) -> Iterator[Path]:
     """Gives an empty folder that becomes data_dir/name if the block ends well, and vanishes otherwise.
 
@@ -212,27 +212,30 @@ def staging(data_dir: Path, name: str, *, keep_existing: bool = False) -> Iterat
 
 def _publish(temporary: Path, data_dir: Path, name: str, keep_existing: bool) -> None:
     final, previous = data_dir / name, data_dir / f".{name}.previous"
-    if keep_existing and (final / "manifest.json").exists():
-        return
-    if final.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        final.rename(previous)
-    try:
-        temporary.rename(final)
-    except OSError:
-        if not (keep_existing and (final / "manifest.json").exists()):
-            raise
+    for attempt in range(5):
+        if keep_existing and (final / "manifest.json").exists():
+            return
+        try:
+            if final.exists():
+                shutil.rmtree(previous, ignore_errors=True)
+                final.rename(previous)
+            temporary.rename(final)
+            break
+        except OSError:  # another process put its own data there, or the old ones back
+            if attempt == 4 or not temporary.exists():
+                raise
     shutil.rmtree(previous, ignore_errors=True)
 
 
 def _tidy(data_dir: Path, name: str) -> None:
     """Puts back data that a kill between two renames left aside, and removes what old kills left."""
     final, previous = data_dir / name, data_dir / f".{name}.previous"
-    if previous.exists() and not final.exists():
-        previous.rename(final)
-    for left in data_dir.glob(f".{name}.new-*"):
-        if time.time() - left.stat().st_mtime > 86400:
-            shutil.rmtree(left, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another process does the same, or the folder is read-only
+        if previous.exists() and not final.exists():
+            previous.rename(final)
+        for left in data_dir.glob(f".{name}.new-*"):
+            if time.time() - left.stat().st_mtime > 86400:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def read_manifest(data_dir: Path, name: str) -> dict[str, Any] | None:

@@ -68,7 +68,7 @@ def test_every_kind_of_picture_is_taken(tmp_path, capsys):
     base.save(deep / "moving.gif", save_all=True, append_images=[base.rotate(90)])
     Image.fromarray(np.asarray(base.convert("L")).astype(np.uint16) * 257).save(deep / "deep.png")
     base.resize((80, 40)).save(deep / "wide.webp")
-    write(tmp_path / "album", album(6, ("b",)))
+    write(tmp_path / "album", album(6, ("b",)) | {"b/notes.txt": "no picture"})
     manifest = prepare_as("mixed", folder.read(tmp_path / "album"), tmp_path)
     assert sum(sum(c.values()) for c in manifest["counts"].values()) == 12 and manifest["skipped"] == []
     remarks = manifest["remarks"]
@@ -78,7 +78,8 @@ def test_every_kind_of_picture_is_taken(tmp_path, capsys):
         "of more than 8 bits, scaled to 8": 1,
         "rotated as the EXIF tag says": 1,
     }
-    assert "1 images rotated as the EXIF tag says" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1 images rotated as the EXIF tag says" in said and "1 files that are no pictures ignored" in said
 
 
 def test_one_class_an_empty_class_or_nothing_is_one_line(tmp_path):

@@ -31,7 +31,7 @@ def test_the_report_counts_lists_and_draws_the_twins(leaky, tmp_path):
         "test_images_with_twin_in_train": 0,
     }
     assert counts["exact_or_near"]["test_images_with_twin_in_train"] >= 1
-    assert "the very same pixels: 1 groups, 1 across splits, 1 with conflicting labels" in text
+    assert "exact twins (the same pixels): 1 groups, 1 across splits, 1 with conflicting labels" in text
     rows = list(csv.DictReader((tmp_path / "out" / "leaks.csv").read_text().splitlines()))
     exact = [r for r in rows if r["exact_group"]]
     assert [(r["split"], r["class"], r["name"]) for r in exact] == [

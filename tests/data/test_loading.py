@@ -46,6 +46,12 @@ def test_the_second_load_reads_what_the_first_one_drew(faces_dir, monkeypatch):
     assert load("synthetic_faces", faces_dir, **SMALL).sha256
 
 
+def test_the_two_lists_of_expressions_agree():
+    from ferjax.data.faces import EXPRESSIONS
+
+    assert EXPRESSIONS == EMOTIONS
+
+
 def test_other_options_are_other_data(faces_dir):
     first = load("synthetic_faces", faces_dir, **SMALL)
     other = load("synthetic_faces", faces_dir, **SMALL | {"seed": 1, "channels": 3})
