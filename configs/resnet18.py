@@ -20,5 +20,5 @@ def get_config(arg=None):
 def demo(config):
     common.embedded(config, train=800, validation=200, test=200)
     config.augment.update(rotate=0.0, translate=0.0, crop=(1.0, 1.0), erase=0.0)
-    config.optim.update(learning_rate=0.02, warmup_epochs=0.2)
+    config.optim.update(name="adamw", learning_rate=0.001, weight_decay=0.01, warmup_epochs=0.2)
     config.fit.update(epochs=1, batch_size=16)

@@ -20,5 +20,5 @@ def get_config(arg=None):
 def demo(config):
     common.embedded(config, train=2000, validation=500, test=500)
     config.augment.update(rotate=0.0, translate=0.0, crop=(1.0, 1.0))
-    config.optim.update(learning_rate=0.05)
+    config.optim.update(name="adamw", learning_rate=0.003, weight_decay=0.01)  # SGD is not there yet after 250 steps
     config.fit.update(epochs=4, batch_size=32)
