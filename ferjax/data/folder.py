@@ -56,9 +56,9 @@ def read(
         if len(parts) > depth and is_picture(path):
             split = ALIASES[parts[0]] if divided else "train"
             examples.append(Example(split, "/".join(parts), classes.index(parts[depth - 1]), tree.reader(path)))
-    parts = None if divided else fractions
+    undivided = None if divided else fractions
     ignored = len(tree.files) - len(examples)
-    return _source(source, classes, by_split(examples), size, channels, parts, find_faces, ignored)
+    return _source(source, classes, by_split(examples), size, channels, undivided, find_faces, ignored)
 
 
 def read_table(
@@ -135,11 +135,11 @@ def _source(
     if empty := [c for i, c in enumerate(classes) if i not in present]:
         raise InputError(f"{source}: the class {', '.join(empty)} holds no pictures; add some, or remove the class")
     crop = detect.largest_face if find_faces else None
-    notes = ("the largest face of each picture cut out",) if find_faces else ()
-    notes += (f"{ignored:,} files that are no pictures ignored",) if ignored else ()
+    notes = ["the largest face of each picture cut out"] if find_faces else []
+    notes += [f"{ignored:,} files that are no pictures ignored"] if ignored else []
     missing = {} if fractions else _MISSING
     parts = check_fractions(fractions) if fractions else None
-    return Source(classes, size, channels, examples, missing, notes, crop, parts)
+    return Source(classes, size, channels, examples, missing, tuple(notes), crop, parts)
 
 
 def check_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
