@@ -30,6 +30,7 @@ from ferjax.training import (
     make_resident_steps,
     make_train_step,
     predict,
+    unrolled,
 )
 
 
@@ -105,7 +106,8 @@ def fit(
     workdir.mkdir(parents=True, exist_ok=True)
     mesh = mesh or Mesh(np.array(jax.devices()[:1]), ("data",))
     everywhere = NamedSharding(mesh, PartitionSpec())
-    chunk = steps_per_dispatch or (1 if mesh.devices.flat[0].platform == "cpu" else 32)
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    chunk = steps_per_dispatch or (1 if on_cpu else 32)
     train_step = make_train_step(
         apply_fn,
         loss_fn,
@@ -117,7 +119,8 @@ def fit(
         ema_decay=ema_decay,
         seed=seed,
     )
-    run = make_resident_steps(train_step, batch_size=batch_size, mesh=mesh)
+    scan = unrolled if on_cpu else jax.lax.scan
+    run = make_resident_steps(train_step, batch_size=batch_size, mesh=mesh, scan=scan)
     eval_step = make_eval_step(eval_apply_fn or apply_fn, mean=spec.mean, std=spec.std)
     book = _Book(workdir, spec, config or {}, checkpoint_minutes)
     state, sums, history = book.resume(init_state(variables, optimizer.tx, ema=bool(ema_decay)))

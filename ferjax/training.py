@@ -207,14 +207,23 @@ def predict(
 
 
 def make_resident_steps(
-    train_step: Callable[[TrainState, Arrays], tuple[TrainState, Sums]], *, batch_size: int, mesh: Mesh
+    train_step: Callable[[TrainState, Arrays], tuple[TrainState, Sums]],
+    *,
+    batch_size: int,
+    mesh: Mesh,
+    scan: Callable[..., Any],
 ) -> Callable[..., tuple[TrainState, Sums, jax.Array]]:
     """Builds the dispatch that takes several steps over data resident on the device.
 
+    Args:
+      train_step: from `make_train_step`.
+      batch_size: examples per step.
+      mesh: devices, with one axis "data" over which each batch is spread.
+      scan: `jax.lax.scan`, or `unrolled` on CPU, where XLA's loop over convolutions is far too slow.
+
     Returns:
       run(state, sums, data, order, position, steps=K) -> (state, sums, flag): batch i holds the examples
-      order[position + i · B : …]; `flag` is first_bad, cheap to wait for. State and sums are donated. On CPU the steps
-      are unrolled: XLA's CPU scan over convolutions is far too slow.
+      order[position + i · B : …]; `flag` is first_bad, cheap to wait for. State and sums are donated.
     """
     spread = NamedSharding(mesh, PartitionSpec("data"))
 
@@ -227,16 +236,17 @@ def make_resident_steps(
             state, new = train_step(state, batch)
             return (state, sums.add(new)), None
 
-        carry = (state, sums)
-        if steps == 1 or mesh.devices.flat[0].platform == "cpu":
-            for index in range(steps):
-                carry, _ = one(carry, jnp.array(index, jnp.int32))
-        else:
-            carry, _ = jax.lax.scan(one, carry, jnp.arange(steps, dtype=jnp.int32))
-        state, sums = carry
+        (state, sums), _ = scan(one, (state, sums), jnp.arange(steps, dtype=jnp.int32))
         return state, sums, sums.first_bad + 0
 
     return run
+
+
+def unrolled(body: Callable[[Any, Any], tuple[Any, None]], carry: Any, xs: jax.Array) -> tuple[Any, None]:
+    """Does what `jax.lax.scan` does over the rows of one array, without a loop in the compiled program."""
+    for index in range(len(xs)):
+        carry, _ = body(carry, xs[index])
+    return carry, None
 
 
 @functools.partial(jax.jit, static_argnames=("seed", "count"))

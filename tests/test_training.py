@@ -119,10 +119,11 @@ def test_an_epoch_takes_every_example_once_in_an_order_of_its_own():
     assert not np.array_equal(orders[0], orders[1])
 
 
-def test_several_steps_per_dispatch_equal_single_steps():
+@pytest.mark.parametrize("scan", [training.unrolled, jax.lax.scan])
+def test_several_steps_per_dispatch_equal_single_steps(scan):
     step, _ = make_step(augment=augment.create(flip=0.5, rotate=5.0))
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
-    run = training.make_resident_steps(step, batch_size=8, mesh=mesh)
+    run = training.make_resident_steps(step, batch_size=8, mesh=mesh, scan=scan)
     data = {k: jnp.array(v) for k, v in tiny.faces().items()}
     order = training.epoch_order(seed=0, epoch=jnp.array(0, jnp.int32), count=50)
 
@@ -146,7 +147,7 @@ def test_the_steps_take_the_examples_that_the_order_names():
         return state, training.Sums.zero()
 
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
-    run = training.make_resident_steps(spy, batch_size=8, mesh=mesh)
+    run = training.make_resident_steps(spy, batch_size=8, mesh=mesh, scan=training.unrolled)
     data = {"images": jnp.zeros((50, 4, 4, 1), jnp.uint8), "labels": jnp.arange(50, dtype=jnp.int32)}
     order = training.epoch_order(seed=4, epoch=jnp.array(0, jnp.int32), count=50)
     _, state = make_step()
