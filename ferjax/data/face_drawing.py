@@ -163,13 +163,13 @@ def _mouth_inside(sheet: _Sheet, top: Points, bottom: Points) -> None:
 def _mouth_folds(sheet: _Sheet, half: float, corner: float, bottom: float) -> None:
     au, chin, y = sheet.au, sheet.shape.chin, sheet.shape.nose_y - 0.06
     wing, smile = sheet.who.nose_width + 0.03, au.au12
-    depth = 0.12 + 0.25 * sheet.who.age + 0.45 * smile + 0.45 * au.au10 + 0.35 * au.au9
+    depth = 0.08 + 0.2 * sheet.who.age + 0.5 * smile + 0.45 * au.au10 + 0.35 * au.au9
     for side in (-1, 1):
         fold = side * np.array([wing, 0.5 * (wing + half) + 0.10 + 0.05 * smile, half + 0.10])
         sheet.crease(fold, [y, 0.5 * (y + corner) - 0.04 * smile, corner - 0.02], depth, 0.04)
-        sheet.crease([side * half, side * (half + 0.05)], [corner, corner + 0.07], 0.2 + 0.5 * au.au15, 0.04)
+        sheet.crease([side * half, side * (half + 0.05)], [corner, corner + 0.07], 0.6 * au.au15, 0.04)
         sheet.crease([side * 0.06, side * 0.1], [chin - 0.3, chin - 0.2], 0.5 * au.au17, 0.06)
-    sheet.crease([-0.16, 0, 0.16], [bottom + 0.10, bottom + 0.07, bottom + 0.10], 0.25 + 0.4 * au.au17, 0.06)
+    sheet.crease([-0.16, 0, 0.16], [bottom + 0.10, bottom + 0.07, bottom + 0.10], 0.2 + 0.4 * au.au17, 0.06)
 
 
 def _eyes(sheet: _Sheet) -> None:

@@ -114,7 +114,7 @@ class Shape:
     def eye(self, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns x, the upper lid's y and the lower lid's y of the eye at side -1 or 1."""
         au, who = self.au, self.who
-        up = 0.50 * who.eye_size * max(0.15, 1 + 0.55 * au.au5 - 0.42 * au.au7 - 0.25 * au.au6 - 0.25 * au.au9)
+        up = 0.50 * who.eye_size * max(0.15, 1 + 0.65 * au.au5 - 0.42 * au.au7 - 0.25 * au.au6 - 0.25 * au.au9)
         low = 0.36 * who.eye_size * max(0.05, 1 + 0.15 * au.au5 - 0.55 * au.au7 - 0.80 * au.au6 - 0.4 * au.au9)
         middle = EYE_Y + (0.05 * au.au1 * au.au15 - who.eye_tilt) * side * ACROSS
         x = side * who.eye_distance + who.eye_size * ACROSS
@@ -124,9 +124,9 @@ class Shape:
         """Returns x, y and half thickness along the right-hand brow, from its inner end."""
         au, who, t = self.au, self.who, ACROSS
         base = EYE_Y - who.brow_height
-        inner = base + 0.02 - 0.17 * au.au1 + 0.14 * au.au4 + 0.10 * au.au9
-        middle = base - who.brow_arch - 0.06 * au.au1 - 0.13 * au.au2 + 0.10 * au.au4 + 0.05 * au.au9
-        outer = base + 0.03 + 0.03 * au.au1 - 0.14 * au.au2 + 0.02 * au.au4
+        inner = base + 0.02 - 0.19 * au.au1 + 0.16 * au.au4 + 0.08 * au.au9
+        middle = base - who.brow_arch - 0.06 * au.au1 - 0.13 * au.au2 + 0.09 * au.au4 + 0.06 * au.au9
+        outer = base + 0.03 + 0.03 * au.au1 - 0.14 * au.au2 + 0.05 * au.au9
         y = middle + (outer - inner) / 2 * t + ((inner + outer) / 2 - middle) * t**2
         start, end = 0.15 - 0.06 * au.au4, who.eye_distance + 0.30
         half = who.brow_thickness * (0.75 + 0.25 * np.cos(2.2 * (t + 0.45))) * np.linspace(1.15, 0.55, len(t))
@@ -185,7 +185,7 @@ def _lips(who: Identity, au: ActionUnits) -> tuple[np.ndarray, ...]:
     t = ACROSS
     stretch = 0.30 * au.au12 + 0.42 * au.au20 - 0.15 * au.au24 - 0.20 * au.au26 - 0.08 * au.au17
     y = MOUTH_Y - 0.07 * au.au17
-    corner = y - who.mouth_curve - 0.19 * au.au12 + 0.17 * au.au15 + 0.05 * au.au20 + 0.12 * au.au26 + 0.06 * au.au17
+    corner = y - who.mouth_curve - 0.19 * au.au12 + 0.20 * au.au15 + 0.05 * au.au20 + 0.12 * au.au26 + 0.06 * au.au17
     upper = y - 0.11 * au.au10 - 0.05 * au.au9 - 0.02 * au.au25 + 0.02 * au.au12
     gap = 0.10 * au.au25 + 0.40 * au.au26 + 0.06 * au.au12 * au.au25 - 0.1 * au.au24
     lower = upper + max(0.0, gap - 0.02) + 0.05 * au.au10 * au.au25

@@ -58,9 +58,9 @@ class ActionUnits:
 
 # Always-present units first, then units that only some variants show (EMFACS lists several variants each).
 PROTOTYPES: dict[str, tuple[dict[str, float], dict[str, float]]] = {
-    "angry": ({"au4": 1.0, "au7": 0.7, "au24": 0.8}, {"au5": 0.5, "au17": 0.5}),
-    "disgust": ({"au9": 1.0, "au10": 0.8, "au4": 0.3}, {"au17": 0.6, "au25": 0.4, "au15": 0.3}),
-    "fear": ({"au1": 0.9, "au2": 0.5, "au4": 0.6, "au5": 0.9, "au20": 1.0, "au25": 0.7}, {"au7": 0.3, "au26": 0.3}),
+    "angry": ({"au4": 1.0, "au7": 0.6, "au24": 1.0}, {"au5": 0.4, "au17": 0.5}),
+    "disgust": ({"au9": 1.0, "au10": 1.0, "au25": 0.4}, {"au4": 0.3, "au25": 0.3, "au15": 0.3}),
+    "fear": ({"au1": 0.9, "au2": 0.5, "au4": 0.6, "au5": 0.9, "au20": 1.0, "au25": 1.0}, {"au7": 0.3, "au26": 0.3}),
     "happy": ({"au6": 0.8, "au12": 1.0}, {"au25": 0.9, "au26": 0.2}),
     "neutral": ({}, {}),
     "sad": ({"au1": 1.0, "au4": 0.5, "au15": 1.0}, {"au17": 0.6, "au7": 0.3}),
@@ -183,7 +183,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         nose_length=u(0.60, 0.72),
         nose_width=u(0.17, 0.24),
         mouth_width=u(0.32, 0.40),
-        mouth_curve=normal(0, 0.015),
+        mouth_curve=normal(0.01, 0.012),
         lips=u(0.055, 0.10),
         skin=_rgb(skin),
         hair=_rgb(hair),

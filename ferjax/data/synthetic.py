@@ -58,9 +58,9 @@ def _render_crop(rng: np.random.Generator, label: int, size: int, channels: int)
     units = sample_action_units(rng, EXPRESSIONS[label])
     canvas = _backdrop(rng, (size, size))
     scale = size / 2.4 * rng.uniform(0.92, 1.08)
-    roll, yaw, pitch = rng.normal(0, (0.09, 0.16, 0.08))
-    x, y = (0.5 + rng.uniform(-0.07, 0.07, 2)) * size
-    pose = Pose(x=x - 0.3 * yaw * scale, y=y - 0.12 * scale, scale=scale, roll=roll, yaw=yaw, pitch=pitch)
+    roll, yaw, pitch = rng.normal(0, (0.08, 0.15, 0.07))
+    x, y = (0.5 + rng.uniform(-0.085, 0.085, 2)) * size
+    pose = Pose(x=x - 0.3 * yaw * scale, y=y - 0.22 * scale, scale=scale, roll=roll, yaw=yaw, pitch=pitch)
     draw_face(canvas, identity, units, pose, sample_light(rng))
     _occlude(rng, canvas)
     return _photograph(rng, canvas, channels)
@@ -106,7 +106,7 @@ def _occlude(rng: np.random.Generator, canvas: Image.Image) -> None:
 def _photograph(rng: np.random.Generator, canvas: Image.Image, channels: int) -> np.ndarray:
     """Adds what a camera does: focus, exposure, contrast, sensor noise. Returns uint8 (H, W, channels)."""
     focus = max(0.0, rng.normal(0.1, 0.25)) * canvas.width / 48
-    gain, offset, noise = rng.uniform(0.7, 1.15), rng.uniform(-15, 25), rng.uniform(1, 7)
+    gain, offset, noise = rng.uniform(0.7, 1.15), rng.uniform(-15, 25), rng.uniform(1, 6)
     if focus > 0.15:
         canvas = canvas.filter(ImageFilter.GaussianBlur(focus))
     pixels = np.asarray(canvas if channels == 3 else canvas.convert("L"), np.float32)
