@@ -25,6 +25,7 @@ _MODELS: dict[str, _Entry] = {
     "resnet18_imagenet": _Entry(partial(resnet.ResNet, stem="imagenet"), (224, 224, 3)),
     "resnet20": _Entry(resnet.ResNet20, (48, 48, 1)),
     "resnet50": _Entry(resnet.ResNet50, (224, 224, 3)),
+    "resnet50_caffe": _Entry(resnet.ResNet50Caffe, (224, 224, 3)),
     "deit_tiny": _Entry(deit.DeiT, (224, 224, 3)),
     "deit_tiny_distilled": _Entry(deit.DeiTTinyDistilled, (224, 224, 3)),
     "deit_attention_free": _Entry(deit.AttentionFreeDeiT, (224, 224, 3)),

@@ -42,7 +42,7 @@ class BaselineCNN(nn.Module):
             bare = self.bare_last and i == len(self.widths)
             x = conv(width, act="linear" if bare else "relu", norm=not bare, name=f"conv{i}")(x, train)
             if not bare:
-                x = max_pool(x, window=2, stride=2, pad=0)
+                x = max_pool(x, window=2)
             x = tap(self, f"stage{i}", x)
         x = tap(self, "features", x)
         x = tap(self, "embedding", global_average_pool(x))

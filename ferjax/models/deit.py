@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.cli import InputError
-from ferjax.models.layers import Head, full_precision, gelu, tap
+from ferjax.models.layers import Head, activation, full_precision, tap
 
 small_normal = nn.initializers.truncated_normal(0.02)
 
@@ -99,11 +99,13 @@ class Block(nn.Module):
     Attributes:
       heads: of the attention.
       hidden: width inside the feed-forward network.
+      act: name of its activation.
       dtype: of the computation.
     """
 
     heads: int
     hidden: int
+    act: str
     dtype: Any
 
     @nn.compact
@@ -111,7 +113,7 @@ class Block(nn.Module):
         """Maps tokens (N, T, D) to (N, T, D)."""
         dense = partial(nn.Dense, kernel_init=small_normal, dtype=self.dtype)
         x = x + Attention(self.heads, self.dtype, name="attn")(layer_norm(x, "norm1"))
-        y = gelu(dense(self.hidden, name="fc1")(layer_norm(x, "norm2")))
+        y = activation(self.act)(dense(self.hidden, name="fc1")(layer_norm(x, "norm2")))
         return x + dense(x.shape[-1], name="fc2")(y)
 
 
@@ -131,6 +133,7 @@ class DeiT(nn.Module):
       patch: side of a patch in pixels.
       grid: (rows, columns) that the position embedding is made for; other inputs get it interpolated.
       distilled: adds the distillation token and its head.
+      act: activation of the feed-forward networks; pretrained weights need the exact "gelu".
       head_dropout: rate before the heads.
       dtype: of the computation; parameters stay float32.
     """
@@ -143,6 +146,7 @@ class DeiT(nn.Module):
     patch: int = 16
     grid: tuple[int, int] = (14, 14)
     distilled: bool = False
+    act: str = "gelu"
     head_dropout: float = 0.0
     dtype: Any = jnp.float32
 
@@ -161,7 +165,7 @@ class DeiT(nn.Module):
         for i, inner in enumerate(hidden):
             if i + 1 == self.depth:
                 x = tap(self, "features", x)
-            x = Block(self.heads, inner, self.dtype, name=f"block{i}")(x)
+            x = Block(self.heads, inner, self.act, self.dtype, name=f"block{i}")(x)
             x = tap(self, f"stage{i + 1}", x)
         # Only the prefix is read from here on.
         prefix = layer_norm(x[:, : self.prefix_tokens], "norm")
@@ -196,6 +200,7 @@ class AttentionFreeDeiT(nn.Module):
       width: length of a token.
       patch: side of a patch in pixels; 16 leave nine tokens of a 48-pixel face.
       grid: see `DeiT.grid`.
+      act: name of the activation.
       head_dropout: rate before the head.
       dtype: of the computation; parameters stay float32.
     """
@@ -205,6 +210,7 @@ class AttentionFreeDeiT(nn.Module):
     width: int = 192
     patch: int = 16
     grid: tuple[int, int] = (14, 14)
+    act: str = "gelu"
     head_dropout: float = 0.0
     dtype: Any = jnp.float32
 
@@ -221,7 +227,7 @@ class AttentionFreeDeiT(nn.Module):
         x = x + resize_positions(positions, self.grid, grid).astype(self.dtype)
         for i in range(self.depth):
             dense = nn.Dense(self.width, kernel_init=small_normal, dtype=self.dtype, name=f"fc{i}")
-            x = tap(self, f"stage{i + 1}", x + gelu(dense(layer_norm(x, f"norm{i}"))))
+            x = tap(self, f"stage{i + 1}", x + activation(self.act)(dense(layer_norm(x, f"norm{i}"))))
         x = tap(self, "features", x)
         x = tap(self, "embedding", jnp.mean(layer_norm(x, "norm"), axis=1))
         return Head(self.num_classes, dropout=(self.head_dropout,), dtype=self.dtype, name="head")(x, train)

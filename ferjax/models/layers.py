@@ -32,9 +32,27 @@ def hard_swish(x: jax.Array) -> jax.Array:
     return x * hard_sigmoid(x)
 
 
-def gelu(x: jax.Array) -> jax.Array:
-    """Returns the tanh form of GELU, which TFLite and ONNX keep as one operator."""
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """Returns the tanh approximation of GELU."""
     return nn.gelu(x, approximate=True)
+
+
+# Marked as one operation, so that TFLite and ONNX keep it as one: written out, erf becomes dozens.
+_marked_gelu = jax.lax.composite(
+    lambda x, approximate: nn.gelu(x, approximate=False),
+    name="aten.gelu.default",
+)
+
+
+@jax.custom_jvp
+def gelu(x: jax.Array) -> jax.Array:
+    """Returns x * P(X <= x) for X ~ N(0, 1) (Hendrycks and Gimpel 2016), exactly, as pretrained transformers need."""
+    return _marked_gelu(x, approximate="none")
+
+
+@gelu.defjvp
+def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return jax.jvp(partial(nn.gelu, approximate=False), primals, tangents)
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -44,6 +62,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "hard_sigmoid": hard_sigmoid,
     "sigmoid": nn.sigmoid,
     "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
     "linear": lambda x: x,
 }
 
@@ -234,11 +253,11 @@ def global_average_pool(x: jax.Array) -> jax.Array:
     return jnp.mean(x, axis=(1, 2))
 
 
-def max_pool(x: jax.Array, window: int = 3, stride: int = 2, pad: int = 1) -> jax.Array:
+def max_pool(x: jax.Array, window: int = 3, stride: int = 2, pad: tuple[int, int] = (0, 0)) -> jax.Array:
     """Maximum over windows of a map that is nowhere negative (after a ReLU).
 
     Zeros are padded first: among non-negative values they change no maximum, and a pooling without
     padding of its own stays exact in int8.
     """
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
     return nn.max_pool(x, (window, window), (stride, stride), padding="VALID")

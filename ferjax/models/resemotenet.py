@@ -51,7 +51,7 @@ class ResEmoteNet(nn.Module):
         x = x.astype(self.dtype)
         conv = partial(ConvNormAct, bias=True, folded=self.folded, dtype=self.dtype)
         for i, width in enumerate(self.stem_widths, 1):
-            x = max_pool(conv(width, name=f"stem{i}")(x, train), window=2, stride=2, pad=0)
+            x = max_pool(conv(width, name=f"stem{i}")(x, train), window=2)
             if i < len(self.stem_widths):
                 x = nn.Dropout(self.stem_dropout, deterministic=not train)(x)
         x = tap(self, "stage0", SqueezeExcite(self.squeezed, bias=False, dtype=self.dtype, name="se")(x))

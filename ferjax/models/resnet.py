@@ -91,7 +91,8 @@ class ResNet(nn.Module):
       stem_width: channels of the stem.
       stem: "small" (3x3, stride 1) or "imagenet" (7x7, stride 2, then 3x3 max-pool, stride 2).
       bottleneck: three-convolution blocks.
-      stride_first: see `Bottleneck`.
+      caffe: Caffe's layout, in which VGGFace2's ResNet-50 was trained: `Bottleneck.stride_first`, and the
+        stem's max-pool padded below and on the right only.
       head_hidden: see `Head.hidden`.
       head_dropout: see `Head.dropout`.
       folded: see `ConvNormAct`.
@@ -105,7 +106,7 @@ class ResNet(nn.Module):
     stem_width: int = 64
     stem: str = "small"
     bottleneck: bool = False
-    stride_first: bool = False
+    caffe: bool = False
     head_hidden: tuple[int, ...] = ()
     head_dropout: tuple[float, ...] = ()
     folded: bool = False
@@ -115,7 +116,7 @@ class ResNet(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps images (N, H, W, 1 or 3) to float32 logits (N, num_classes)."""
         hidden = self.block_widths()
-        kind: Any = partial(Bottleneck, stride_first=self.stride_first) if self.bottleneck else BasicBlock
+        kind: Any = partial(Bottleneck, stride_first=self.caffe) if self.bottleneck else BasicBlock
         x = self._stem(x.astype(self.dtype), train)
         block = 0
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True), 1):
@@ -139,7 +140,7 @@ class ResNet(nn.Module):
         conv = ConvNormAct(self.stem_width, kernel, stride, folded=self.folded, dtype=self.dtype, name="stem")
         x = conv(x, train)
         if self.stem == "imagenet":
-            x = max_pool(x)
+            x = max_pool(x, pad=(0, 1) if self.caffe else (1, 1))
         return tap(self, "stage0", x)
 
     def block_widths(self) -> tuple[tuple[int, ...], ...]:
@@ -166,4 +167,5 @@ ResNet50 = partial(
     stem="imagenet",
     bottleneck=True,
 )
+ResNet50Caffe = partial(ResNet50, caffe=True)
 ResNet20 = partial(ResNet, depths=(3, 3, 3), widths=(16, 32, 64), stem_width=16)
