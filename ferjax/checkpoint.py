@@ -7,9 +7,12 @@ Arrays are stored under their dotted paths and come back as numpy arrays, so tha
 A fingerprint of the arrays is stored with them: a damaged file is noticed, not used.
 """
 
+import contextlib
+import gc
 import hashlib
 import pathlib
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -42,22 +45,25 @@ def save(workdir: pathlib.Path, kind: str, step: int, tree: Any, meta: Mapping[s
     folder = workdir.absolute() / kind
     arrays = _flatten(tree)
     meta = {**meta, "step": step, "fingerprint": fingerprint(arrays)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            checkpointer.save(
-                folder / f"{step:09d}",
-                ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)),
-                force=True,
-            )
-    except Exception as error:  # orbax and tensorstore raise what they like when a disk is full
+    with _without_echoes() as failed:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+                checkpointer.save(
+                    folder / f"{step:09d}",
+                    ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)),
+                    force=True,
+                )
+        except Exception as error:  # orbax and tensorstore raise what they like when a disk is full
+            failed.append(_reason(error))
+    if failed:
         remove_unfinished(workdir)
         good = next(iter(_steps(workdir, "last")), None)
         kept = f"the checkpoint of step {good} is intact" if good is not None else "there is no earlier checkpoint"
         raise cli.InputError(
-            f"cannot save the checkpoint of step {step} in {folder}: {_reason(error)}; {kept}. "
+            f"cannot save the checkpoint of step {step} in {folder}: {failed[0]}; {kept}. "
             "Make room and repeat the command: it continues from there"
-        ) from error
+        )
     for old in list(_steps(workdir, kind))[keep:]:
         shutil.rmtree(folder / f"{old:09d}", ignore_errors=True)
 
@@ -144,16 +150,19 @@ def _good(workdir: pathlib.Path, kind: str) -> Iterator[tuple[int, dict[str, np.
     """Yields the readable checkpoints, newest first, and names those that are not."""
     for step in _steps(workdir, kind):
         path = workdir.absolute() / kind / f"{step:09d}"
-        try:
-            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-                found = checkpointer.restore(
-                    path, ocp.args.Composite(arrays=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
-                )
-            arrays = {name: np.asarray(value) for name, value in found.arrays.items()}
-            if fingerprint(arrays) != found.meta["fingerprint"]:
-                raise ValueError("the arrays do not match their fingerprint")
-        except Exception as error:  # a truncated file surfaces as any of a dozen types
-            cli.note(f"the checkpoint {path} is damaged ({_reason(error)}); trying the one before it")
+        with _without_echoes() as failed:
+            try:
+                with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+                    found = checkpointer.restore(
+                        path, ocp.args.Composite(arrays=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
+                    )
+                arrays = {name: np.asarray(value) for name, value in found.arrays.items()}
+                if fingerprint(arrays) != found.meta["fingerprint"]:
+                    raise ValueError("the arrays do not match their fingerprint")
+            except Exception as error:  # a truncated file surfaces as any of a dozen types
+                failed.append(_reason(error))
+        if failed:
+            cli.note(f"the checkpoint {path} is damaged ({failed[0]}); trying the one before it")
             continue
         yield step, arrays, found.meta
 
@@ -168,6 +177,22 @@ def _flatten(tree: Any) -> dict[str, np.ndarray]:
     return {path_name(path, "."): np.asarray(leaf) for path, leaf in leaves}
 
 
+@contextlib.contextmanager
+def _without_echoes() -> Iterator[list[str]]:
+    """Yields a list for what failed; if something did, orbax's unfinished coroutines are collected at once, silently.
+
+    Left alone, each prints a traceback of its own whenever it is collected, at the latest when the program ends.
+    """
+    failed: list[str] = []
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
+    try:
+        yield failed
+        if failed:
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
+
+
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) < 160 else text[:157] + "…"

@@ -65,8 +65,6 @@ def damage(path: pathlib.Path, how: str) -> None:
                 each.unlink()
 
 
-# Orbax leaves a coroutine with an exception behind when a read fails; Python reports it when it is collected.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning")
 @pytest.mark.parametrize("how", ["truncated", "flipped", "metadata", "emptied"])
 def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(tmp_path, capsys, how):
     save(tmp_path, 1, value=1)
@@ -127,7 +125,6 @@ def test_load_gives_contract_and_variables(tmp_path):
     chex.assert_trees_all_equal(found, variables)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning")
 @pytest.mark.parametrize("ema", [False, True])
 def test_load_falls_back_to_the_last_state_and_says_so(tmp_path, capsys, ema):
     variables = tiny.variables(1)
