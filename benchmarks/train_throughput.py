@@ -29,6 +29,9 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+# PyTorch's idle OpenMP threads spin by default and take the cores from whoever has its turn: it cost ferjax a third.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import jax
 import jax.numpy as jnp
 import numpy as np

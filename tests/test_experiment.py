@@ -5,9 +5,12 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ferjax import checkpoint, data, evaluate, experiment
 from ferjax.cli import InputError
+from ferjax.data.__main__ import main as data_command
+from ferjax.data.synthetic import render_faces
 
 SMALL = {
     "data": {"name": "synthetic_faces", "size": 24, "train": 48, "validation": 21, "test": 14},
@@ -154,3 +157,17 @@ def test_what_cannot_be_evaluated_is_named(trained):
 
 def _leaves(tree):
     return [leaf for value in tree.values() for leaf in (_leaves(value) if isinstance(value, dict) else [value])]
+
+
+def test_a_folder_of_ones_own_trains_and_its_class_names_are_in_the_checkpoint(tmp_path):
+    for name, label in (("grin", 3), ("gloom", 5)):
+        (tmp_path / "album" / name).mkdir(parents=True)
+        for i, face in enumerate(render_faces([label] * 24, seed=label, size=32)):
+            Image.fromarray(face[..., 0]).save(tmp_path / "album" / name / f"{i}.png")
+    arguments = ["--source", str(tmp_path / "album"), "--name", "mine", "--size", "24", "--channels", "1"]
+    data_command(["prepare", "folder", *arguments, "--data-dir", str(tmp_path / "data")])
+    made = {**config(fit__epochs=1), "data": {"name": "mine"}}
+    experiment.train(made, workdir=tmp_path / "run", data_dir=tmp_path / "data", progress=False)
+    spec, variables, _ = checkpoint.load(tmp_path / "run")
+    assert spec.class_names == ("gloom", "grin") and spec.dataset == "mine"
+    assert all(np.isfinite(leaf).all() for leaf in _leaves(variables))
