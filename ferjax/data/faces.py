@@ -74,7 +74,7 @@ def sample_action_units(rng: np.random.Generator, expression: str, intensity: fl
     Args:
       rng: source of randomness; always the same number of draws is taken from it.
       expression: one of EXPRESSIONS.
-      intensity: strength of the whole expression in 0..1; drawn from 0.5..1 if not given.
+      intensity: strength of the whole expression in 0..1; drawn from 0.6..1 if not given.
 
     Returns:
       The prototype scaled by the intensity, each unit jittered, optional units present half of the time.
@@ -85,7 +85,7 @@ def sample_action_units(rng: np.random.Generator, expression: str, intensity: fl
     if expression not in PROTOTYPES:
         raise unknown("expression", expression, EXPRESSIONS)
     core, optional = PROTOTYPES[expression]
-    drawn = rng.uniform(0.5, 1.0)
+    drawn = rng.uniform(0.6, 1.0)
     strength = drawn if intensity is None else intensity
     names = [field.name for field in dataclasses.fields(ActionUnits)]
     gain, shown, rest = rng.uniform(0.8, 1.2, len(names)), rng.random(len(names)) < 0.5, rng.normal(0, 0.05, len(names))

@@ -59,7 +59,7 @@ def _render_crop(rng: np.random.Generator, label: int, size: int, channels: int)
     canvas = _backdrop(rng, (size, size))
     scale = size / 2.4 * rng.uniform(0.92, 1.08)
     roll, yaw, pitch = rng.normal(0, (0.08, 0.15, 0.07))
-    x, y = (0.5 + rng.uniform(-0.085, 0.085, 2)) * size
+    x, y = (0.5 + rng.uniform(-0.09, 0.09, 2)) * size
     pose = Pose(x=x - 0.3 * yaw * scale, y=y - 0.22 * scale, scale=scale, roll=roll, yaw=yaw, pitch=pitch)
     draw_face(canvas, identity, units, pose, sample_light(rng))
     _occlude(rng, canvas)
