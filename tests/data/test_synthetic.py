@@ -176,7 +176,7 @@ def test_a_linear_model_on_pixels_cannot_tell_expressions():
     x = render_faces(train, seed=0).reshape(len(train), -1).astype(np.float32)
     y = render_faces(test, seed=0, split="test").reshape(len(test), -1).astype(np.float32)
     scale = StandardScaler().fit(x)
-    # The default tolerance would buy nothing: the training images are fitted, so the failure is not one of optimisation.
+    # The default tolerance would buy nothing: the training images are fitted, so optimisation is not what fails.
     model = LogisticRegression(max_iter=200, tol=1e-2).fit(scale.transform(x), train)
     assert model.score(scale.transform(x), train) > 0.9
     assert model.score(scale.transform(y), test) <= 0.42
