@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.cli import InputError, unknown
-from ferjax.models.depthwise import DepthwiseConv
+from ferjax.models.convolution import depthwise, pointwise
 
 # He et al. 2015, eq. 14, on the outgoing connections and without truncation, as torchvision starts its ResNets.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -105,6 +105,45 @@ def full_precision(x: jax.Array) -> jax.Array:
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
+def convolution(
+    features: int,
+    kernel_size: int,
+    stride: int = 1,
+    *,
+    dtype: Any,
+    name: str,
+    pad: int | None = None,
+    bias: bool = False,
+    implementation: str = "",
+) -> nn.Conv:
+    """Returns a convolution with a square window, torch's padding and He's start.
+
+    Args:
+      features: output channels.
+      kernel_size: side of the window, odd.
+      stride: step of the window.
+      dtype: of the computation.
+      name: of the child module.
+      pad: zeros added on every side; (kernel_size - 1) / 2 if not given.
+      bias: whether it has one.
+      implementation: empty for a full convolution, else that of a depthwise one, see `convolution.depthwise`.
+    """
+    pad = (kernel_size - 1) // 2 if pad is None else pad
+    inner = depthwise(implementation) if implementation else pointwise if kernel_size == 1 and pad == 0 else None
+    return nn.Conv(
+        features,
+        (kernel_size, kernel_size),
+        (stride, stride),
+        ((pad, pad), (pad, pad)),
+        feature_group_count=features if implementation else 1,
+        use_bias=bias,
+        kernel_init=he_normal,
+        conv_general_dilated=inner,
+        dtype=dtype,
+        name=name,
+    )
+
+
 class ConvNormAct(nn.Module):
     """Convolution, batch normalisation, activation, with torch's padding and torch's running averages.
 
@@ -116,7 +155,7 @@ class ConvNormAct(nn.Module):
       pad: zeros added on every side; (kernel_size - 1) / 2 if not given.
       bias: the convolution has a bias of its own.
       norm: the normalisation is there; without it the convolution has a bias.
-      depthwise: empty for a full convolution, else `DepthwiseConv.implementation`.
+      depthwise: empty for a full convolution, else the implementation, see `convolution.depthwise`.
       epsilon: added to the variance.
       folded: the normalisation is part of the kernel and of a bias already; there is no `bn` then.
       dtype: of the computation; parameters stay float32.
@@ -138,13 +177,9 @@ class ConvNormAct(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps (N, H, W, C) to (N, H', W', features), H' = ceil(H / stride) unless `pad` is given."""
         norm = self.norm and not self.folded
-        shared: dict[str, Any] = {"use_bias": self.bias or not norm, "kernel_init": he_normal, "dtype": self.dtype}
-        if self.depthwise:
-            x = DepthwiseConv(self.kernel_size, self.stride, implementation=self.depthwise, name="conv", **shared)(x)
-        else:
-            pad = (self.kernel_size - 1) // 2 if self.pad is None else self.pad
-            window, strides = (self.kernel_size, self.kernel_size), (self.stride, self.stride)
-            x = nn.Conv(self.features, window, strides, ((pad, pad), (pad, pad)), name="conv", **shared)(x)
+        features = x.shape[-1] if self.depthwise else self.features
+        conv = partial(convolution, pad=self.pad, bias=self.bias or not norm, implementation=self.depthwise)
+        x = conv(features, self.kernel_size, self.stride, dtype=self.dtype, name="conv")(x)
         if norm:
             x = batch_norm(x, train, self.epsilon)
         return activation(self.act)(x)

@@ -66,7 +66,7 @@ class InvertedResidual(nn.Module):
       residual: whether the input is added.
       act: name of the activation.
       gate: name of the squeeze-and-excitation's gate.
-      depthwise: see `DepthwiseConv.implementation`.
+      depthwise: see `convolution.depthwise`.
       folded: see `ConvNormAct`.
       dtype: of the computation.
     """
@@ -116,7 +116,7 @@ class MobileNetV3Small(nn.Module):
       head_hidden: see `Head.hidden`.
       head_dropout: see `Head.dropout`.
       head_act: activation of the head's hidden layers.
-      depthwise: see `DepthwiseConv.implementation`.
+      depthwise: see `convolution.depthwise`.
       folded: see `ConvNormAct`.
       dtype: of the computation; parameters stay float32.
     """

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.cli import InputError
-from ferjax.models.depthwise import DepthwiseConv
-from ferjax.models.layers import ConvNormAct, full_precision, global_average_pool, he_normal, tap
+from ferjax.models.layers import ConvNormAct, convolution, full_precision, global_average_pool, tap
 
 
 class SeparableConv(nn.Module):
@@ -21,7 +20,7 @@ class SeparableConv(nn.Module):
     Attributes:
       features: channels of the output.
       act: name of the activation.
-      depthwise: see `DepthwiseConv.implementation`.
+      depthwise: see `convolution.depthwise`.
       folded: see `ConvNormAct`.
       dtype: of the computation.
     """
@@ -35,7 +34,8 @@ class SeparableConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps (N, H, W, C) to (N, H, W, features)."""
-        x = DepthwiseConv(3, 1, False, self.depthwise, he_normal, self.dtype, name="depthwise")(x)
+        spatial = partial(convolution, implementation=self.depthwise, dtype=self.dtype, name="depthwise")
+        x = spatial(x.shape[-1], 3)(x)
         pointwise = ConvNormAct(self.features, 1, act=self.act, folded=self.folded, dtype=self.dtype, name="pointwise")
         return pointwise(x, train)
 
@@ -46,7 +46,7 @@ class Module(nn.Module):
     Attributes:
       features: channels of the output.
       hidden: channels between the two separable convolutions.
-      depthwise: see `DepthwiseConv.implementation`.
+      depthwise: see `convolution.depthwise`.
       folded: see `ConvNormAct`.
       dtype: of the computation.
     """
@@ -79,7 +79,7 @@ class MiniXception(nn.Module):
       stem_widths: channels of the two first convolutions.
       widths: channels of each module's output.
       hidden: channels inside each module; the same as `widths` if not given.
-      depthwise: see `DepthwiseConv.implementation`.
+      depthwise: see `convolution.depthwise`.
       folded: see `ConvNormAct`.
       dtype: of the computation; parameters stay float32.
     """

@@ -1,0 +1,173 @@
+"""Convolutions that XLA runs slowly on CPUs, written so that it runs them fast; same values, same gradients.
+
+They stand in for `lax.conv_general_dilated` inside a `flax.linen.Conv`, so that parameters do not change.
+
+Depthwise: XLA has no fast depthwise convolution on CPUs. As shifted copies of the input, each times one
+weight per channel, the same sum runs ten to fifty times faster there, forwards and backwards. GPUs, TPUs and
+exported files take the plain convolution.
+
+Pointwise (1x1): the forward pass is the plain convolution; the gradient of the kernel is a matrix product,
+which XLA's convolution with a window as large as the map only imitates (six times slower on CPUs).
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ferjax.cli import unknown
+
+DEPTHWISE = ("auto", "conv", "shifts")
+_NHWC = ("NHWC", "HWIO", "NHWC")
+_PARTS = 8
+
+
+def depthwise(implementation: str) -> Callable[..., jax.Array]:
+    """Returns the depthwise convolution to use: "conv", "shifts", or "auto" for shifts on CPUs and conv elsewhere.
+
+    Its windows are odd and padded by half of them, its strides 1 or 2 and equal.
+
+    Raises:
+      InputError: if there is no such implementation.
+    """
+    if implementation not in DEPTHWISE:
+        raise unknown("depthwise implementation", implementation, DEPTHWISE)
+    if implementation == "shifts" or (implementation == "auto" and jax.default_backend() == "cpu"):
+        return _injected_shifts
+    return lax.conv_general_dilated
+
+
+def pointwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_: Any) -> jax.Array:
+    """Returns the unpadded convolution of x (N, H, W, I) with kernel (1, 1, I, O)."""
+    return _pointwise(x, kernel, tuple(strides))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _pointwise(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=_NHWC)
+
+
+def _pointwise_forward(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> tuple[jax.Array, Any]:
+    return _pointwise(x, kernel, strides), (x, kernel)
+
+
+def _pointwise_backward(strides: tuple[int, int], saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    plain = partial(lax.conv_general_dilated, window_strides=strides, padding="VALID", dimension_numbers=_NHWC)
+    (dx,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(dy)
+    seen = x[:, :: strides[0], :: strides[1]].reshape(-1, x.shape[-1])
+    rows = (((0,), (0,)), ((), ()))
+    dk = lax.dot_general(seen, dy.reshape(-1, dy.shape[-1]), rows, preferred_element_type=_wide(dy).dtype)
+    return dx, dk.reshape(kernel.shape).astype(kernel.dtype)
+
+
+_pointwise.defvjp(_pointwise_forward, _pointwise_backward)
+
+
+def _injected_shifts(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_: Any) -> jax.Array:
+    return depthwise_shifts(x, kernel, strides[0])
+
+
+def depthwise_shifts(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Returns the depthwise convolution of x (N, H, W, C) with kernel (k, k, 1, C), padded by (k - 1) / 2.
+
+    Weights that on a small map only ever meet the padding are left out.
+    """
+    side = kernel.shape[0]
+    rows, columns = (max(0, side // 2 - (length - 1)) for length in x.shape[1:3])
+    return _shifts(x, kernel[rows : side - rows, columns : side - columns], stride)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _shifts(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    kh, kw = kernel.shape[:2]
+    rows, columns = (-(-length // stride) for length in x.shape[1:3])
+    padded = _pad(x, kh // 2, kw // 2)
+    places = [(i, j) for i in range(kh) for j in range(kw)]
+    taps = [(_window(padded, i, j, (rows, columns), stride), kernel[i, j]) for i, j in places]
+    return _weighted_sum(taps).astype(x.dtype)
+
+
+def _shifts_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Any]:
+    return _shifts(x, kernel, stride), (x, kernel)
+
+
+def _shifts_backward(stride: int, saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    dx = _input_gradient(dy, kernel, stride, x.shape[1:3])
+    return dx.astype(x.dtype), _kernel_gradient(x, dy, kernel, stride).astype(kernel.dtype)
+
+
+_shifts.defvjp(_shifts_forward, _shifts_backward)
+
+
+def _input_gradient(dy: jax.Array, kernel: jax.Array, stride: int, size: tuple[int, ...]) -> jax.Array:
+    """The transposed convolution: each of the stride² interleaved phases of x meets its own taps of the kernel."""
+    (n, rows, columns, channels), sides = dy.shape, kernel.shape[:2]
+    pad = max(sides) // 2
+    padded = _pad(dy, pad, pad)
+
+    def reached(phase: int, side: int) -> list[tuple[int, int]]:
+        """(tap, where it starts to read in padded) along one axis, for positions stride * t + phase of x."""
+        offsets = [(i, phase + side // 2 - i) for i in range(side)]
+        return [(i, offset // stride + pad) for i, offset in offsets if offset % stride == 0]
+
+    def phase(a: int, b: int) -> jax.Array:
+        places = [(i, j, y, x) for i, y in reached(a, sides[0]) for j, x in reached(b, sides[1])]
+        if not places:  # a kernel cut to one weight skips these positions
+            return jnp.zeros_like(dy)
+        return _weighted_sum([(padded[:, y : y + rows, x : x + columns], kernel[i, j]) for i, j, y, x in places])
+
+    if stride == 1:
+        return phase(0, 0)
+    grid = jnp.stack([jnp.stack([phase(a, b) for b in range(stride)], axis=3) for a in range(stride)], axis=2)
+    return grid.reshape(n, rows * stride, columns * stride, channels)[:, : size[0], : size[1]]
+
+
+def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """For each tap the sum of x * dy over images and positions, per channel.
+
+    XLA's CPU reduction over all leading axes runs one channel at a time when anything is fused into it
+    (measured 20 times slower). So a loop over the kernel's rows first adds up the batch in eight parts by
+    element-wise operations, and what is left is reduced outside of it. The loop also keeps XLA from
+    computing x and dy anew for every tap, and halves the time to compile.
+    """
+    (kh, kw), size = kernel.shape[:2], dy.shape[1:3]
+    parts = min(_PARTS, len(x))
+    fill = ((0, -len(x) % parts), (0, 0), (0, 0), (0, 0))
+    padded, dy = _pad(jnp.pad(x, fill), kh // 2, kw // 2), jnp.pad(dy, fill)
+    length = len(dy) // parts
+    images = [slice(p * length, (p + 1) * length) for p in range(parts)]
+    reach = stride * (size[0] - 1) + 1
+
+    def row(i: jax.Array) -> jax.Array:
+        band = lax.dynamic_slice_in_dim(padded, i, reach, axis=1)
+        windows = [_window(band, 0, j, size, stride) for j in range(kw)]
+        products = [[_wide(window[part]) * _wide(dy[part]) for part in images] for window in windows]
+        return jnp.stack([reduce(jnp.add, parts) for parts in products])
+
+    sums = lax.map(row, jnp.arange(kh))
+    return jnp.sum(sums.reshape(kh * kw, -1, sums.shape[-1]), axis=1).reshape(kernel.shape)
+
+
+def _window(padded: jax.Array, i: int, j: int, size: tuple[int, ...], stride: int) -> jax.Array:
+    """What the tap (i, j) of the kernel sees of the padded input, (N, *size, C)."""
+    n, _, _, channels = padded.shape
+    end = (n, i + stride * (size[0] - 1) + 1, j + stride * (size[1] - 1) + 1, channels)
+    return lax.slice(padded, (0, i, j, 0), end, (1, stride, stride, 1))
+
+
+def _weighted_sum(taps: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
+    return reduce(jnp.add, (_wide(window) * _wide(weight).reshape(1, 1, 1, -1) for window, weight in taps))
+
+
+def _pad(x: jax.Array, rows: int, columns: int) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """Sums run in at least float32; the conversion is fused into them."""
+    return x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x
