@@ -13,6 +13,7 @@ def base() -> ConfigDict:
         {
             "data": {"name": "fer2013"},
             "model": {"name": "", "dtype": "float32"},
+            "init": {"pretrained": "", "workdir": "", "strict": True},
             "augment": {
                 "flip": 0.5,
                 "rotate": 0.0,

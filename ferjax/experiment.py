@@ -4,6 +4,7 @@ Each group of a configuration holds the keyword arguments of one function:
 
     data     ferjax.data.load
     model    ferjax.models.create
+    init     ferjax.starting.start
     augment  ferjax.augment.create
     loss     ferjax.experiment.make_loss
     optim    ferjax.optim.create
@@ -25,10 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from ferjax import augment, checkpoint, cli, data, fitting, losses, models, optim, report, training
+from ferjax import augment, checkpoint, cli, data, fitting, losses, models, optim, report, starting, training
 from ferjax.spec import ModelSpec
 
-GROUPS = ("data", "model", "augment", "loss", "optim", "fit")
+GROUPS = ("data", "model", "init", "augment", "loss", "optim", "fit")
 LICENSE = "Weights carry the terms of the data they were trained on; the code is Apache-2.0."
 
 
@@ -75,6 +76,9 @@ def train(
     )
     loss_fn = _call(make_loss, "loss", groups["loss"], faces=faces)
     spec = make_spec(faces, architecture, variables, name=name, dataset_args=groups["data"])
+    variables, spec, adopted = _call(starting.start, "init", groups["init"], variables=variables, spec=spec)
+    if adopted is not None:
+        print(f"start: {adopted}")
     started = time.perf_counter()
     result = _call(
         fitting.fit,

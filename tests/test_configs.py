@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from configs import common
-from ferjax import augment, experiment, fitting, models, optim
+from ferjax import augment, experiment, fitting, models, optim, starting
 from ferjax.cli import InputError
 
 FILES = sorted(p for p in pathlib.Path(common.__file__).parent.rglob("*.py") if p.name != "common.py")
 FUNCTIONS = {
+    "init": starting.start,
     "augment": augment.create,
     "loss": experiment.make_loss,
     "optim": optim.create,

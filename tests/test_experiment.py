@@ -60,6 +60,16 @@ def test_evaluation_repeats_the_accuracy_of_the_best_epoch(trained):
     assert np.sum(scored["confusion"]) == 21
 
 
+def test_a_run_starts_where_another_ended(trained, tmp_path, capsys):
+    folder, result = trained
+    resting = {**config(optim__learning_rate=1e-30, fit__epochs=1), "init": {"workdir": str(folder / "run")}}
+    again = experiment.train(resting, workdir=tmp_path / "run", data_dir=folder / "data", progress=False)
+    _, variables, _ = checkpoint.load(tmp_path / "run")
+    np.testing.assert_array_equal(_leaves(variables["params"])[0], _leaves(result.variables["params"])[0])
+    assert "start: " in capsys.readouterr().out
+    assert len(again.history) == 1
+
+
 def test_the_command_prints_and_saves_what_was_measured(trained, capsys):
     folder, _ = trained
     out = folder / "evaluation"

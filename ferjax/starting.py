@@ -1,0 +1,77 @@
+"""Where training starts: fresh variables, another framework's weights, or a run of one's own."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ferjax import checkpoint, cli
+from ferjax.pretrained import HEAD, Report, adopt_variables, load_pretrained
+from ferjax.spec import ModelSpec
+from ferjax.torch_names import Preprocessing
+
+_STEMS = ("stem", "patch")
+
+
+def start(
+    variables: Mapping[str, Any],
+    *,
+    spec: ModelSpec,
+    pretrained: str | Path = "",
+    workdir: str | Path = "",
+    strict: bool = True,
+) -> tuple[dict[str, Any], ModelSpec, Report | None]:
+    """Returns the variables to begin with, and the contract with the pixels' scale that they expect.
+
+    Args:
+      variables: freshly initialised variables of the network.
+      spec: the run's contract: architecture, classes, channels, and the data's mean and standard deviation.
+      pretrained: a weights file of torchvision, timm or VGGFace2, see `pretrained.load_pretrained`; its network's
+        preprocessing replaces the data's. A network that took blue, green, red takes red, green, blue here: the
+        stem's input channels are turned round, the pixels are not.
+      workdir: the folder of a run of the same network. Its head is taken too if the classes are the same.
+      strict: for `pretrained`.
+
+    Returns:
+      (variables, spec, report); the report is None for a fresh start.
+
+    Raises:
+      InputError: if both starts are asked for, or what is asked for does not fit the network.
+    """
+    if pretrained and workdir:
+        raise cli.InputError("init.pretrained and init.workdir are both set: start from one of them")
+    if pretrained:
+        started, report = load_pretrained(pretrained, spec.architecture, variables, strict=strict)
+        fed = report.preprocessing
+        if fed is None:
+            return started, spec, report
+        if fed.color_order == "bgr":
+            started, report, fed = _turn_round(started, report, fed)
+        return started, spec.replace(mean=fed.mean, std=fed.std), report
+    if workdir:
+        other, source, _ = checkpoint.load(workdir)
+        if other.architecture != spec.architecture:
+            raise cli.InputError(f"{workdir} holds {other.architecture}, this configuration trains {spec.architecture}")
+        same_classes = other.class_names == spec.class_names
+        started, report = adopt_variables(variables, source, head_pattern="(?!)" if same_classes else HEAD)
+        return started, spec.replace(mean=other.mean, std=other.std), report
+    return dict(variables), spec, None
+
+
+def _turn_round(
+    variables: dict[str, Any], report: Report, fed: Preprocessing
+) -> tuple[dict[str, Any], Report, Preprocessing]:
+    """Reverses the order of the colours that the stem takes."""
+    params = dict(variables["params"])
+    stem = next(name for name in _STEMS if name in params)
+    kernel = np.asarray(params[stem]["conv"]["kernel"])[:, :, ::-1]
+    params[stem] = {**params[stem], "conv": {**params[stem]["conv"], "kernel": np.ascontiguousarray(kernel)}}
+    name = f"params/{stem}/conv/kernel"
+    changed = dataclasses.replace(
+        report,
+        loaded=tuple(n for n in report.loaded if n != name),
+        adapted=(*report.adapted, (name, "input channels turned round: it took blue, green, red")),
+    )
+    return {**variables, "params": params}, changed, Preprocessing("rgb", fed.mean[::-1], fed.std[::-1])
