@@ -1,14 +1,18 @@
-"""ModelSpec: the contract that travels with a model from training to the camera.
+"""ModelSpec: the contract that travels with a model from training to the camera, inside the exported file.
+
+    python -m ferjax.spec FILE      prints the contract of a .tflite or .onnx file as JSON
 
 Standard library only: the edge runtime, the exporter and the trainer all read it.
 """
 
+import argparse
 import dataclasses
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ferjax import __version__
+from ferjax import __version__, _model_file, cli
 from ferjax.cli import InputError
 
 COLOR_ORDERS = {"gray": 1, "rgb": 3, "bgr": 3}
@@ -30,12 +34,15 @@ class ModelSpec:
       architecture_args: keyword arguments of `ferjax.models.create` for that name.
       quantization: "none" or one of the export's names.
       temperature: divides the logits before the softmax (Guo et al. 2017); 1 if not calibrated.
+      abstention_threshold: a confidence below it is answered with "uncertain"; 0 never abstains.
       dataset: name of the data set the model was trained on.
       dataset_args: options of `ferjax.data.load` for it, such as a size.
       dataset_sha256: hash of the prepared arrays.
+      split_sha256: hash of the arrays by split name, where the data set's manifest has them.
       source_run: the configuration that made the model.
       accuracy: measured accuracy by split name, in 0..1.
       parameters: number of trainable parameters.
+      macs: multiply-accumulate operations for one image; 0 if not counted.
       params_sha256: hash of the variables, see `ferjax.checkpoint.fingerprint`.
       license: note on the licence of data and weights.
       ferjax_version: version that wrote the spec.
@@ -50,12 +57,15 @@ class ModelSpec:
     architecture_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     quantization: str = "none"
     temperature: float = 1.0
+    abstention_threshold: float = 0.0
     dataset: str = ""
     dataset_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     dataset_sha256: str = ""
+    split_sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
     source_run: str = ""
     accuracy: Mapping[str, float] = dataclasses.field(default_factory=dict)
     parameters: int = 0
+    macs: int = 0
     params_sha256: str = ""
     license: str = ""
     ferjax_version: str = __version__
@@ -76,6 +86,8 @@ class ModelSpec:
             )
         if min(self.std) <= 0 or self.temperature <= 0:
             raise InputError(f"std and temperature must be positive, got {self.std} and {self.temperature}")
+        if not 0 <= self.abstention_threshold <= 1:
+            raise InputError(f"abstention_threshold must be within 0..1, got {self.abstention_threshold}")
 
     @property
     def channels(self) -> int:
@@ -116,3 +128,46 @@ class ModelSpec:
             return cls(**{k: v for k, v in values.items() if k in fields})
         except TypeError as error:
             raise InputError(f"the model's spec has a value of the wrong type: {error}") from error
+
+
+def read(path: str | os.PathLike[str]) -> ModelSpec:
+    """Reads the contract inside an exported model, without loading the model.
+
+    Args:
+      path: a .tflite or .onnx file.
+
+    Raises:
+      InputError: if there is no such file, it is cut short, or it has no valid contract.
+    """
+    text = _model_file.read(path)
+    if text is None:
+        raise InputError(
+            f"{os.fspath(path)} carries no ferjax contract (class names, input size, mean and std): "
+            "give a file written by export.py, complete and unconverted"
+        )
+    try:
+        return ModelSpec.from_json(text)
+    except InputError as error:
+        raise InputError(f"{os.fspath(path)}: {error}") from error
+
+
+def embed(path: str | os.PathLike[str], spec: ModelSpec) -> None:
+    """Stores a contract in a .tflite or .onnx file, in place of the one it carries; the network is untouched.
+
+    The file is replaced in one step: a reader meets the old or the new one, never a part.
+
+    Raises:
+      InputError: if there is no such file or it is cut short.
+    """
+    _model_file.write(path, spec.to_json())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the contract of a file."""
+    parser = argparse.ArgumentParser(prog="python -m ferjax.spec", description="Prints a model's contract as JSON.")
+    parser.add_argument("file", metavar="FILE", help="a .tflite or .onnx file written by export.py")
+    print(read(parser.parse_args(argv).file).to_json())
+
+
+if __name__ == "__main__":
+    cli.run(main)
