@@ -1,0 +1,187 @@
+"""An exported classifier: pixels in, probabilities by class name out, with the preprocessing of its training.
+
+Everything it needs to know comes from the contract in the file (`ferjax.spec`); numpy and one runtime suffice.
+OpenCV is imported where a crop has to change size or colour.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from ferjax import spec as contract
+from ferjax.cli import InputError
+from ferjax.runtime.engine import Engine, open_engine
+from ferjax.spec import ModelSpec
+
+UNCERTAIN = "uncertain"
+
+
+class Prediction(NamedTuple):
+    """The answer for one face.
+
+    Attributes:
+      label: the most probable class, or "uncertain" where its probability is below the abstention threshold.
+      confidence: probability of the most probable class, in 0..1.
+      probabilities: class name -> probability, in the order of the contract; they sum to 1.
+    """
+
+    label: str
+    confidence: float
+    probabilities: Mapping[str, float]
+
+
+def load(path: str | os.PathLike[str], *, threads: int = 2, provider: str = "cpu") -> "Model":
+    """Loads a .tflite or .onnx file written by export.py.
+
+    Args:
+      path: the file.
+      threads: that one inference may use, at least 1.
+      provider: "cpu", and for .onnx files also "cuda", "tensorrt" or "coreml" where onnxruntime has it.
+
+    Raises:
+      InputError: if the file is missing, cut short, without contract or not what its contract says; if its
+        runtime or the provider is missing.
+    """
+    return Model(contract.read(path), open_engine(path, threads=threads, provider=provider), os.fspath(path))
+
+
+class Model:
+    """A loaded classifier; not for use by several threads at once.
+
+    Attributes:
+      spec: the contract that the file carries.
+    """
+
+    def __init__(self, spec: ModelSpec, engine: Engine, name: str = "the model"):
+        self.spec = spec
+        self._engine, self._name = engine, name
+        _check_fit(spec, engine, name)
+        # A pixel has 256 values: normalisation, and quantisation where the file takes integers, are looked up.
+        self._table = _input_table(spec, engine)
+        self._offsets = np.arange(0, 256 * spec.channels, 256, dtype=np.intp)
+        self._places = np.empty(spec.input_shape, np.intp)
+        self._batch = np.zeros(engine.input.shape, engine.input.dtype)
+        last = engine.input.shape[1:] == spec.input_shape
+        self._slots = self._batch if last else self._batch.transpose(0, 2, 3, 1)
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Runs the network.
+
+        Args:
+          images: uint8 (N, H, W, C) of the spec's size and colour order.
+
+        Returns:
+          float32 (N, classes); N may be 0.
+
+        Raises:
+          InputError: for another dtype or shape, or if the network answers with something that is not finite.
+        """
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != self.spec.input_shape:
+            found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+            wanted = ", ".join(map(str, self.spec.input_shape))
+            raise InputError(f"{self._name} takes uint8 images of shape (N, {wanted}), got {found}")
+        logits = np.empty((len(images), len(self.spec.class_names)), np.float32)
+        size = len(self._slots)
+        for start in range(0, len(images), size):
+            count = min(size, len(images) - start)
+            for slot, image in zip(self._slots, images[start : start + count], strict=False):
+                np.add(image, self._offsets, out=self._places)
+                self._table.take(self._places, out=slot, mode="clip")
+            answer, output = self._engine.run(self._batch)[:count], self._engine.output
+            if output.scale:
+                answer = (answer.astype(np.float32) - output.zero_point) * output.scale
+            logits[start : start + count] = answer
+        if not np.isfinite(logits).all():
+            bad = int((~np.isfinite(logits)).any(1).sum())
+            raise InputError(
+                f"{self._name} gives non-finite logits for {bad} of {len(logits)} images: the file is broken"
+            )
+        return logits
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Returns softmax(logits / temperature) as float32 (N, classes); takes and raises what `logits` does."""
+        scaled = self.logits(images) / np.float32(self.spec.temperature)
+        powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    def prepare(self, face: np.ndarray) -> np.ndarray:
+        """Turns a cropped face into the pixels that the network takes, by OpenCV.
+
+        Colour becomes grey by ITU-R 601 luma, grey is copied to three channels; then the whole crop is resized to the
+        spec's height and width, with INTER_AREA (means over pixel areas) if it holds more pixels, else INTER_LINEAR.
+        A crop of the right size keeps its pixels.
+
+        Args:
+          face: uint8 (h, w) or (h, w, 1) grey, or (h, w, 3) BGR, of any size.
+
+        Returns:
+          uint8 (H, W, C); it may share memory with `face`.
+
+        Raises:
+          InputError: if it is empty, not uint8 or of another shape.
+        """
+        import cv2
+
+        _check_face(face)
+        color = 3 if face.ndim == 3 and face.shape[2] == 3 else 1
+        image, order = face, self.spec.color_order
+        if order == "gray" and color == 3:
+            image = cv2.cvtColor(face, cv2.COLOR_BGR2GRAY)
+        elif order == "rgb" and color == 3:
+            image = cv2.cvtColor(face, cv2.COLOR_BGR2RGB)
+        elif order != "gray" and color == 1:
+            image = cv2.cvtColor(face, cv2.COLOR_GRAY2BGR)
+        height, width = self.spec.input_size
+        if image.shape[:2] != (height, width):
+            smaller = image.shape[0] * image.shape[1] > height * width
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+        return image.reshape(self.spec.input_shape)
+
+    def decide(self, probabilities: np.ndarray) -> Prediction:
+        """Names the answer that float (classes,) probabilities give, "uncertain" below the abstention threshold."""
+        values = [float(p) for p in probabilities]
+        confidence = max(values)
+        sure = confidence >= self.spec.abstention_threshold
+        label = self.spec.class_names[values.index(confidence)] if sure else UNCERTAIN
+        return Prediction(label, confidence, dict(zip(self.spec.class_names, values, strict=True)))
+
+    def predict(self, face: np.ndarray) -> Prediction:
+        """Answers for one cropped face; takes what `prepare` takes."""
+        return self.decide(self.probabilities(self.prepare(face)[None])[0])
+
+
+def _input_table(spec: ModelSpec, engine: Engine) -> np.ndarray:
+    """Returns what the network is fed for pixel p of channel c at [256 c + p], in the input's dtype."""
+    pixels = np.arange(256, dtype=np.float32)[None] / np.float32(255)
+    mean, std = (np.array(v, np.float32)[:, None] for v in (spec.mean, spec.std))
+    table, port = (pixels - mean) / std, engine.input
+    if port.scale:
+        limits = np.iinfo(port.dtype)
+        table = np.clip(np.rint(table / port.scale) + port.zero_point, limits.min, limits.max)
+    return table.astype(port.dtype).ravel()
+
+
+def _check_fit(spec: ModelSpec, engine: Engine, name: str) -> None:
+    height, width, channels = spec.input_shape
+    classes, (feed, output) = len(spec.class_names), (engine.input, engine.output)
+    fits = feed.shape[1:] in ((height, width, channels), (channels, height, width)) and output.shape[1:] == (classes,)
+    if not fits or feed.shape[0] != output.shape[0] or feed.shape[0] < 1:
+        raise InputError(
+            f"{name} maps {feed.shape} to {output.shape}, but its contract says one image of {spec.input_shape} to "
+            f"{classes} classes: it is a network for another task"
+        )
+    for port in (feed, output):
+        if not (port.dtype == np.float32 or (port.scale and port.dtype.kind in "iu")):
+            raise InputError(
+                f"{name} computes with {port.dtype} at its edge; accepted are float32 and quantised integers"
+            )
+
+
+def _check_face(face: np.ndarray) -> None:
+    if not isinstance(face, np.ndarray) or face.dtype != np.uint8:
+        kind = face.dtype if isinstance(face, np.ndarray) else type(face).__name__
+        raise InputError(f"a face must be a uint8 array as OpenCV gives it, got {kind}; was the image read at all?")
+    if face.ndim not in (2, 3) or face.shape[2:] not in ((), (1,), (3,)) or 0 in face.shape:
+        raise InputError(f"a face must be (h, w) grey or (h, w, 3) BGR and not empty, got {face.shape}")
