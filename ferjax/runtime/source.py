@@ -1,0 +1,44 @@
+"""Where frames come from: a camera, a video file, a picture, a folder of pictures or a network stream."""
+
+import pathlib
+import threading
+from collections.abc import Callable
+
+from ferjax.cli import InputError
+from ferjax.runtime import camera, files
+from ferjax.runtime.frame import Frame, Source
+
+__all__ = ["Frame", "Source", "open_source"]
+
+
+def open_source(
+    text: str, *, size: tuple[int, int] | None = None, on_wait: Callable[[], object] = lambda: None
+) -> Source:
+    """Opens a source.
+
+    Args:
+      text: a camera's index ("0") or device ("/dev/video0"), a video file, a picture, a folder of pictures, or a
+        URL (rtsp, http, tcp, udp).
+      size: (width, height) to ask a camera for; its driver gives the nearest it has.
+      on_wait: called about 20 times a second while a camera gives no frame, to keep a window alive.
+
+    Raises:
+      InputError: if it does not open or holds no picture.
+    """
+    text = str(text)
+    stop = threading.Event()
+    if text.isdigit() or text.startswith("/dev/video"):
+        return camera.open_camera(text, size, stop, on_wait)
+    if "://" in text:
+        return camera.open_url(text, stop, on_wait)
+    path = pathlib.Path(text).expanduser()
+    if not path.exists():
+        raise InputError(
+            f"source {text!r} does not exist. Accepted: a camera's index (0) or device (/dev/video0), a video file, "
+            "a picture, a folder of pictures, a URL (rtsp://, http://)"
+        )
+    if path.is_dir():
+        return files.open_pictures(files.pictures_in(path), text, stop)
+    if path.suffix.lower() in files.PICTURES:
+        return files.open_pictures([path], text, stop)
+    return files.open_video(path, text, stop)
