@@ -1,0 +1,20 @@
+"""python -m ferjax.runtime fetch yunet: downloads a detector's model to the user's cache and checks its SHA-256."""
+
+import argparse
+
+from ferjax import cli
+from ferjax.runtime import fetch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m ferjax.runtime", description="Models for the live loop.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    fetching = commands.add_parser("fetch", help="download a detector's model to the user's cache")
+    fetching.add_argument("name", help=f"one of: {', '.join(fetch.MODELS)}")
+    fetching.add_argument("--url", help="another place to get the same file from")
+    options = parser.parse_args()
+    print(fetch.fetch(options.name, url=options.url))
+
+
+if __name__ == "__main__":
+    cli.run(main)

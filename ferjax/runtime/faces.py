@@ -1,0 +1,299 @@
+"""Finding faces in a frame, behind one small interface, and cutting them out as a model wants them.
+
+Whatever the detector, a box is the square from forehead to chin that OpenCV's frontal Haar cascade marks, so
+that every detector feeds a model the same crop.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from ferjax.cli import InputError, unknown
+from ferjax.runtime import fetch
+from ferjax.spec import ModelSpec
+
+DETECTORS = ("haar", "yunet", "dlib", "none")
+Box = tuple[float, float, float, float]
+_ALIGN = math.radians(45)  # a steeper line between "eyes" is a mistake of the landmarks
+_LARGEST_SCALE = 2.0
+
+
+class Face(NamedTuple):
+    """One face.
+
+    Attributes:
+      box: (x, y, width, height) of the square from forehead to chin, in pixels.
+      score: 0..1, comparable within one detector only.
+      landmarks: (5, 2) or None: the eye, then the other one, the nose, the mouth corners, left to right as seen.
+    """
+
+    box: Box
+    score: float
+    landmarks: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Detector:
+    """Finds faces: `detector(frame)` returns them in the frame's pixels.
+
+    Attributes:
+      name: one of DETECTORS.
+      find: (picture, least, most) -> faces whose side lies between these two, all in the picture's pixels.
+      smallest: side of the smallest face it finds, in pixels of the picture it searches.
+      longest: side in pixels that frames are reduced to when no scale is given.
+      scale: size of the searched picture relative to the frame, or None.
+      span: how many times `smallest` a face may be so that the search of one picture stays cheap.
+      tile: area in pixels that it searches in about a millisecond or two.
+    """
+
+    name: str
+    find: Callable[[np.ndarray, float, float], list[Face]]
+    smallest: float
+    longest: float
+    scale: float | None = None
+    span: float = math.inf
+    tile: float = math.inf
+
+    def smallest_face(self, frame_shape: tuple[int, ...]) -> float:
+        """Returns the side of the smallest face found in a frame of shape (H, W, ...), in its pixels."""
+        scale = self.scale or min(1.0, self.longest / max(frame_shape[:2]))
+        return self.smallest / scale
+
+    def __call__(
+        self,
+        frame: np.ndarray,
+        region: Box | None = None,
+        min_face: float | None = None,
+        max_face: float | None = None,
+    ) -> list[Face]:
+        """Finds the faces in a frame or a part of it.
+
+        Args:
+          frame: uint8 (H, W, 3), BGR.
+          region: (x, y, width, height) to search, in the frame's pixels; parts outside the frame do not count.
+          min_face: side of the smallest face to find; it decides how much the picture is reduced. The default is
+            `smallest_face`.
+          max_face: side of the largest face to find.
+
+        Returns:
+          The faces, in the frame's pixels, in no order.
+
+        Raises:
+          InputError: if the frame is empty or not BGR.
+        """
+        check_frame(frame)
+        x, y, part = _cut(frame, region)
+        if not part.size:
+            return []
+        wanted = min_face or self.smallest_face(frame.shape)
+        small = reduced(part, min(self.smallest / wanted, _LARGEST_SCALE))
+        fx, fy = part.shape[1] / small.shape[1], part.shape[0] / small.shape[0]
+        found = self.find(small, max(self.smallest, wanted / fx), max_face / fx if max_face else math.inf)
+        return [_moved(face, fx, fy, x, y) for face in found]
+
+
+def create_detector(name: str = "haar", *, scale: float | None = None, model: str | Path | None = None) -> Detector:
+    """Returns a face detector.
+
+    Args:
+      name: "haar", OpenCV's frontal cascade with Paraschiv's (2026) parameters: scale factor 1.1, 5 neighbours,
+        smallest face 30 pixels of the searched picture; "yunet" (Wu et al. 2023), 16 pixels, five landmarks;
+        "dlib", histograms of oriented gradients (King 2009), 80 pixels; "none", the frame's central square
+        is one face.
+      scale: size of the searched picture relative to the frame: 1 gives Haar's 30 pixels, 0.5 finds faces
+        from 60. By default the longer side is reduced to 320 pixels (dlib: 640).
+      model: the cascade (haar), the .onnx file (yunet), the 68-landmark predictor (dlib, for landmarks).
+
+    Raises:
+      InputError: if the name is unknown, the scale is no positive number, or the model is missing or unreadable.
+    """
+    if name not in DETECTORS:
+        raise unknown("detector", name, DETECTORS)
+    if scale is not None and not 0 < scale <= _LARGEST_SCALE:
+        raise InputError(f"the detector's scale must be greater than 0 and at most {_LARGEST_SCALE:g}, got {scale}")
+    path = Path(model) if model is not None else None
+    if path is not None and not path.is_file():
+        raise InputError(f"the detector's model {path} is no file")
+    if name == "haar":
+        return Detector(name, _haar(path), 30, 320, scale, span=1.6, tile=27_000)
+    if name == "yunet":
+        return Detector(name, _yunet(path or fetch.cached("yunet")), 16, 320, scale, span=16, tile=90_000)
+    if name == "dlib":
+        return Detector(name, _dlib(path), 80, 640, scale, span=8, tile=400_000)
+    return Detector(name, _whole, 1, math.inf, 1.0)
+
+
+def check_frame(frame: np.ndarray) -> None:
+    """Raises InputError unless a frame is uint8 (H, W, 3) and not empty."""
+    shape = getattr(frame, "shape", None)
+    if shape is None or len(shape) != 3 or shape[2] != 3 or not frame.size or frame.dtype != np.uint8:
+        what = "nothing" if shape is None else f"{frame.dtype} of shape {shape}"
+        raise InputError(f"a frame must be uint8 pixels of shape (height, width, 3) in BGR order, got {what}")
+
+
+def reduced(picture: np.ndarray, scale: float) -> np.ndarray:
+    """Returns a picture resized by a factor; shrinking averages, so that no detail turns into noise."""
+    skip = max(1, int(1 / (3 * scale)))  # of a very large picture, every third pixel is enough to average
+    if skip > 1:
+        picture = np.ascontiguousarray(picture[::skip, ::skip])
+        scale *= skip
+    if scale == 1:
+        return picture
+    size = tuple(max(1, round(side * scale)) for side in picture.shape[1::-1])
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def crop(frame: np.ndarray, face: Face, spec: ModelSpec) -> np.ndarray:
+    """Cuts a face out as the model wants it: squared, eyes level where they are known, resized.
+
+    The square turns about its middle; what lies beyond the frame repeats its edge. A face of exactly the
+    model's size comes out pixel for pixel.
+
+    Args:
+      frame: uint8 (H, W, 3), BGR.
+      face: where it is.
+      spec: gives size and colour order.
+
+    Returns:
+      uint8 `spec.input_shape`.
+    """
+    height, width = spec.input_size
+    x, y, w, h = face.box
+    side = max(w, h, 1.0)
+    fine = max(1, round(side / max(height, width)))  # sample about every pixel, then average
+    cosine, sine = math.cos(tilt(face)), math.sin(tilt(face))
+    kx, ky = side / (width * fine), side / (height * fine)
+    # Pixel centres: (i + 0.5) * k measured from the corner of the turned square, less the half pixel of the frame.
+    matrix = np.array([[cosine * kx, -sine * ky, 0.0], [sine * kx, cosine * ky, 0.0]])
+    middle = np.array([width * fine / 2 - 0.5, height * fine / 2 - 0.5])
+    matrix[:, 2] = np.array([x + w / 2 - 0.5, y + h / 2 - 0.5]) - matrix[:, :2] @ middle
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    square = cv2.warpAffine(frame, matrix, (width * fine, height * fine), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    if fine > 1:
+        square = cv2.resize(square, (width, height), interpolation=cv2.INTER_AREA)
+    if spec.color_order == "gray":
+        return cv2.cvtColor(square, cv2.COLOR_BGR2GRAY)[..., None]
+    return np.ascontiguousarray(square[..., ::-1]) if spec.color_order == "rgb" else square
+
+
+def tilt(face: Face) -> float:
+    """Returns the angle of the line between the eyes in radians, clockwise on the screen; 0 if not known."""
+    if face.landmarks is None:
+        return 0.0
+    (ax, ay), (bx, by) = sorted(face.landmarks[:2].tolist())
+    angle = math.atan2(by - ay, bx - ax)
+    return angle if abs(angle) < _ALIGN else 0.0
+
+
+def _cut(frame: np.ndarray, region: Box | None) -> tuple[int, int, np.ndarray]:
+    """Returns the corner and the pixels of a region inside the frame."""
+    if region is None:
+        return 0, 0, frame
+    x, y, w, h = region
+    left, top = max(0, math.floor(x)), max(0, math.floor(y))
+    return left, top, frame[top : max(top, math.ceil(y + h)), left : max(left, math.ceil(x + w))]
+
+
+def _moved(face: Face, fx: float, fy: float, x: float, y: float) -> Face:
+    left, top, w, h = face.box
+    points = None if face.landmarks is None else face.landmarks * np.array([fx, fy]) + np.array([x, y])
+    return Face((left * fx + x, top * fy + y, w * fx, h * fy), face.score, points)
+
+
+def _haar(path: Path | None) -> Callable[[np.ndarray, float, float], list[Face]]:
+    file = path or Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_default.xml"
+    try:
+        cascade = cv2.CascadeClassifier(str(file))
+    except AttributeError as error:
+        raise InputError(f"OpenCV {cv2.__version__} has no Haar cascades: pip install 'ferjax[live]'") from error
+    except cv2.error as error:
+        raise InputError(f"{file} is no Haar cascade: {error.err or error}") from error
+    if cascade.empty():
+        raise InputError(f"{file} is no Haar cascade")
+
+    def find(picture: np.ndarray, least: float, most: float) -> list[Face]:
+        low = round(least)
+        high = (0, 0) if math.isinf(most) else (max(low, round(most)),) * 2
+        gray = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+        boxes, counts = cascade.detectMultiScale2(gray, 1.1, 5, minSize=(low, low), maxSize=high)
+        pairs = zip(np.reshape(boxes, (-1, 4)).tolist(), np.ravel(counts).tolist(), strict=True)
+        return [Face((float(x), float(y), float(w), float(h)), n / (n + 5)) for (x, y, w, h), n in pairs]
+
+    return find
+
+
+def _yunet(path: Path) -> Callable[[np.ndarray, float, float], list[Face]]:
+    nets: dict[tuple[int, int], Any] = {}  # changing a net's input size costs as much as a small search
+
+    def net(size: tuple[int, int]) -> Any:
+        if size not in nets:
+            if len(nets) >= 12:
+                nets.pop(next(iter(nets)))
+            try:
+                nets[size] = cv2.FaceDetectorYN.create(str(path), "", size, 0.7, 0.3, 1000)
+            except cv2.error as error:
+                raise InputError(f"{path} is no YuNet model that OpenCV {cv2.__version__} reads") from error
+        return nets[size]
+
+    def find(picture: np.ndarray, least: float, most: float) -> list[Face]:
+        height, width = picture.shape[:2]
+        right, bottom = -width % 32, -height % 32
+        padded = cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_CONSTANT) if right or bottom else picture
+        try:
+            _, rows = net((width + right, height + bottom)).detect(padded)
+        except cv2.error as error:
+            raise InputError(f"{path} is no YuNet model that OpenCV {cv2.__version__} reads") from error
+        faces = []
+        for row in rows if rows is not None else ():
+            x, y, w, h = row[:4].tolist()
+            side = 0.525 * (w + h)  # the Haar cascade's square, by 150 rendered faces and six portraits
+            box = (x + w / 2 - side / 2, y + h / 2 - 0.53 * side, side, side)
+            if 0.8 * least <= side <= most:
+                faces.append(Face(box, float(row[14]), np.array(row[4:14], float).reshape(5, 2)))
+        return faces
+
+    find(np.zeros((32, 32, 3), np.uint8), 0, math.inf)  # a wrong file is said now, not at the first frame
+    return find
+
+
+def _dlib(path: Path | None) -> Callable[[np.ndarray, float, float], list[Face]]:
+    try:
+        import dlib
+    except ImportError as error:
+        raise InputError("the detector dlib needs the package dlib: pip install dlib") from error
+    search = dlib.get_frontal_face_detector()
+    try:
+        predict = dlib.shape_predictor(str(path)) if path else None
+    except RuntimeError as error:
+        raise InputError(f"{path} is no 68-landmark predictor: {error}") from error
+
+    def landmarks(gray: np.ndarray, rectangle: Any) -> np.ndarray | None:
+        if predict is None:
+            return None
+        shape = predict(gray, rectangle)
+        points = np.array([(shape.part(i).x, shape.part(i).y) for i in range(shape.num_parts)], float)
+        return np.array([points[36:42].mean(0), points[42:48].mean(0), points[30], points[48], points[54]])
+
+    def find(picture: np.ndarray, least: float, most: float) -> list[Face]:
+        gray = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+        rectangles, scores, _ = search.run(gray, 0, 0.0)
+        faces = []
+        for rectangle, score in zip(rectangles, scores, strict=True):
+            side = float(rectangle.width())
+            if 0.8 * least <= side <= most:
+                box = (float(rectangle.left()), float(rectangle.top()), side, side)
+                faces.append(Face(box, score / (score + 1), landmarks(gray, rectangle)))
+        return faces
+
+    return find
+
+
+def _whole(picture: np.ndarray, least: float, most: float) -> list[Face]:
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    return [Face((float((width - side) // 2), float((height - side) // 2), float(side), float(side)), 1.0)]

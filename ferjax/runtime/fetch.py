@@ -1,0 +1,114 @@
+"""Downloading a detector's model to the user's cache, and checking that it is the right file."""
+
+import hashlib
+import http.client
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+from ferjax.cli import InputError, note, unknown
+
+
+class Download(NamedTuple):
+    """A file that can be fetched.
+
+    Attributes:
+      url: where it lies.
+      file: its name in the cache.
+      sha256: what its bytes hash to.
+    """
+
+    url: str
+    file: str
+    sha256: str
+
+
+MODELS = {
+    "yunet": Download(
+        "https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/face_detection_yunet_2026may.onnx",
+        "face_detection_yunet_2026may.onnx",
+        "ebafce4e3c118d6554634be5c27ab333b4c047a9a8c3faf1d7cf93101c22f0f0",
+    )
+}
+
+
+def cache_dir() -> Path:
+    """Returns the folder of fetched models: $FERJAX_MODELS, else `ferjax/models` in the user's cache."""
+    if chosen := os.environ.get("FERJAX_MODELS"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ferjax" / "models"
+
+
+def cached(name: str) -> Path:
+    """Returns the path of a model fetched earlier.
+
+    Raises:
+      InputError: if it has not been fetched, or the name is unknown.
+    """
+    if name not in MODELS:
+        raise unknown("model to fetch", name, MODELS)
+    path = cache_dir() / MODELS[name].file
+    if not path.is_file():
+        raise InputError(
+            f"the {name} model is not in {path.parent}: run `python -m ferjax.runtime fetch {name}` once, "
+            "or give the file with --detector-model"
+        )
+    return path
+
+
+def fetch(name: str, *, url: str | None = None) -> Path:
+    """Downloads a model unless it is there already, and returns its path.
+
+    Args:
+      name: a key of MODELS.
+      url: another place to fetch the same file from, such as a mirror.
+
+    Raises:
+      InputError: if the name is unknown, the server does not give the file, or it is not the right one.
+    """
+    if name not in MODELS:
+        raise unknown("model to fetch", name, MODELS)
+    model = MODELS[name]
+    path = cache_dir() / model.file
+    if path.is_file() and _sha256(path.read_bytes()) == model.sha256:
+        note(f"{path} is there already")
+        return path
+    address = url or model.url
+    data = _download(address)
+    if (got := _sha256(data)) != model.sha256:
+        raise InputError(
+            f"{address} gave {len(data):,} bytes with SHA-256 {got[:16]}…, not the expected {model.sha256[:16]}…; "
+            "nothing was kept. Get the file another way and give it with --detector-model"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(data)
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
+    note(f"fetched {path}")
+    return path
+
+
+def _download(address: str) -> bytes:
+    try:
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            return answer.read()
+    except http.client.IncompleteRead as error:
+        raise InputError(f"{address} broke off after {len(error.partial):,} bytes; try again") from error
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise InputError(
+            f"{address} cannot be fetched ({reason}). Without a network, get the file another way and "
+            "give it with --detector-model"
+        ) from error
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,177 @@
+"""From one frame's probabilities to a steady label: smoothing per person, hysteresis, and saying "uncertain"."""
+
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from ferjax.cli import InputError, unknown
+
+METHODS = ("mean", "exponential")
+UNCERTAIN = "uncertain"
+_FRAME = 1 / 30  # Paraschiv's N counts frames of 30 a second
+
+
+class Smoother:
+    """Smooths each person's probabilities apart from everybody else's.
+
+    Paraschiv (2026, eq. 26) takes the mean of the last N = 10 distributions, which at 30 frames a second are
+    those of the last third of a second. Here N / 30 seconds are what counts, so that the same N reacts as fast
+    when faces are classified less often than frames come.
+    """
+
+    def __init__(self, method: str = "mean", window: int = 10):
+        """Starts with empty buffers.
+
+        Args:
+          method: "mean" of the window, or "exponential" with the time constant that has the same lag, half
+            of the window.
+          window: N, in frames of a thirtieth of a second; 1 smooths nothing.
+
+        Raises:
+          InputError: if the method is unknown or the window is less than 1.
+        """
+        if method not in METHODS:
+            raise unknown("smoothing", method, METHODS)
+        if window < 1:
+            raise InputError(f"the smoothing window must be at least 1, got {window}")
+        self._method, self._seconds = method, window * _FRAME
+        self._buffers: dict[int, deque[tuple[float, np.ndarray]]] = {}
+
+    def update(self, track: int, probabilities: np.ndarray, time: float) -> np.ndarray:
+        """Takes in one distribution of one person and returns the smoothed one.
+
+        Args:
+          track: whose it is; an id that was never seen starts with an empty buffer.
+          probabilities: (C,), sums to 1.
+          time: in seconds, not before that person's last one.
+
+        Returns:
+          float64 (C,), sums to 1.
+        """
+        current = np.asarray(probabilities, np.float64)
+        buffer = self._buffers.setdefault(track, deque())
+        if self._method == "exponential":
+            if buffer:
+                last, mean = buffer.pop()
+                current = current + math.exp(-2 * (time - last) / self._seconds) * (mean - current)
+            buffer.append((time, current))
+            return current
+        buffer.append((time, current))
+        while time - buffer[0][0] > self._seconds - _FRAME / 2:
+            buffer.popleft()
+        return np.mean([p for _, p in buffer], axis=0)
+
+    def keep(self, tracks: Iterable[int]) -> None:
+        """Forgets everybody but these."""
+        alive = set(tracks)
+        self._buffers = {track: buffer for track, buffer in self._buffers.items() if track in alive}
+
+
+class Quality(NamedTuple):
+    """What can be told of a crop before it is classified.
+
+    Attributes:
+      size: side of the face in the frame, in pixels.
+      sharpness: variance of the Laplacian of the grey crop, relative to the variance of the crop.
+      exposure: mean grey value, 0..255.
+      contrast: standard deviation of the grey values.
+    """
+
+    size: float
+    sharpness: float
+    exposure: float
+    contrast: float
+
+
+def quality(crop: np.ndarray, size: float) -> Quality:
+    """Measures a crop.
+
+    Args:
+      crop: uint8 (H, W, C), as `faces.crop` returns it.
+      size: side of the face in the frame, in pixels.
+    """
+    gray = crop[..., 0] if crop.shape[2] == 1 else crop.mean(axis=2).astype(np.uint8)
+    mean, deviation = cv2.meanStdDev(gray)
+    edges = float(cv2.meanStdDev(cv2.Laplacian(gray, cv2.CV_32F))[1][0, 0]) ** 2
+    contrast = float(deviation[0, 0])
+    return Quality(size, edges / max(contrast**2, 1.0), float(mean[0, 0]), contrast)
+
+
+class Decision(NamedTuple):
+    """What is shown for a person.
+
+    Attributes:
+      label: a class name, or "uncertain".
+      confidence: the smoothed probability of the likeliest class, 0..1.
+      reason: why it is uncertain: "confidence", "size", "blur", "dark", "bright", or "" if it is not.
+    """
+
+    label: str
+    confidence: float
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Below which quality nothing is said.
+
+    Attributes:
+      confidence: smallest probability of the likeliest class.
+      size: smallest side of a face, in pixels of the frame.
+      sharpness: see Quality.
+      exposure: smallest and largest mean grey value.
+      contrast: smallest standard deviation of the grey values.
+    """
+
+    confidence: float = 0.4
+    size: float = 24.0
+    sharpness: float = 0.02
+    exposure: tuple[float, float] = (25.0, 235.0)
+    contrast: float = 8.0
+
+    def fault(self, measured: Quality) -> str:
+        """Returns what is wrong with a crop in one word, or "" if nothing is."""
+        if measured.size < self.size:
+            return "size"
+        if measured.exposure < self.exposure[0] or measured.contrast < self.contrast:
+            return "dark"
+        if measured.exposure > self.exposure[1]:
+            return "bright"
+        return "blur" if measured.sharpness < self.sharpness else ""
+
+
+class Labeller:
+    """Turns smoothed probabilities into labels that do not flutter where two classes are about as likely."""
+
+    def __init__(self, class_names: Iterable[str], *, limits: Limits | None = None, hysteresis: float = 0.1):
+        """Starts without labels.
+
+        Args:
+          class_names: in the order of the probabilities.
+          limits: below which to say "uncertain".
+          hysteresis: by how much another class must be likelier than the one shown to replace it.
+        """
+        self._names, self._limits, self._hysteresis = tuple(class_names), limits or Limits(), hysteresis
+        self._shown: dict[int, int] = {}
+
+    def update(self, track: int, smoothed: np.ndarray, measured: Quality | None = None) -> Decision:
+        """Returns what to show for a person whose smoothed probabilities (C,) are these."""
+        best, shown = int(np.argmax(smoothed)), self._shown.get(track)
+        if shown is not None and smoothed[best] - smoothed[shown] < self._hysteresis:
+            best = shown
+        self._shown[track] = best
+        confidence = float(smoothed[best])
+        fault = self._limits.fault(measured) if measured else ""
+        if not fault and confidence < self._limits.confidence:
+            fault = "confidence"
+        return Decision(UNCERTAIN if fault else self._names[best], confidence, fault)
+
+    def keep(self, tracks: Iterable[int]) -> None:
+        """Forgets everybody but these."""
+        alive = set(tracks)
+        self._shown = {track: label for track, label in self._shown.items() if track in alive}
