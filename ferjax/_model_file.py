@@ -21,6 +21,8 @@ TFLITE_MEMBER, ONNX_KEY = "ferjax.json", b"ferjax"
 GRAPH, METADATA, KEY, VALUE = 7, 14, 1, 2
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
+Buffer = bytes | mmap.mmap
+
 
 class Field(NamedTuple):
     """One field of a protobuf message: it lies in [start, end), its value in [value, end)."""
@@ -139,7 +141,7 @@ def _entry(data: mmap.mmap, field: Field) -> dict[int, bytes]:
     return {f.number: data[f.value : f.end] for f in _fields(data, field.value, field.end)}
 
 
-def _fields(data: mmap.mmap, start: int, stop: int) -> Iterator[Field]:
+def _fields(data: Buffer, start: int, stop: int) -> Iterator[Field]:
     """Walks one level of a protobuf message."""
     position = start
     while position < stop:
@@ -160,7 +162,7 @@ def _fields(data: mmap.mmap, start: int, stop: int) -> Iterator[Field]:
         position = end
 
 
-def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
+def _varint(data: Buffer, position: int) -> tuple[int, int]:
     """Returns a base-128 number, lowest group first, and the position behind it."""
     number = 0
     for shift in range(0, 70, 7):

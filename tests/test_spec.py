@@ -36,6 +36,8 @@ def specs(draw):
         architecture=draw(st.text()),
         architecture_args=draw(st.dictionaries(st.text(), st.integers() | st.text() | st.booleans() | st.none())),
         temperature=draw(positive),
+        abstention_threshold=draw(unit),
+        split_sha256=draw(st.dictionaries(st.text(), st.text())),
         accuracy=draw(st.dictionaries(st.text(), unit)),
         parameters=draw(st.integers(0)),
     )
@@ -81,6 +83,7 @@ def test_a_spec_cannot_be_changed_in_place():
         ({"std": (0.1, 0.1)}, "mean and std need 1 values for 'gray', got 1 and 2"),
         ({"std": (0.0,)}, "std and temperature must be positive"),
         ({"temperature": -1.0}, "std and temperature must be positive"),
+        ({"abstention_threshold": 1.2}, r"abstention_threshold must be within 0..1, got 1.2"),
     ],
 )
 def test_a_contract_that_cannot_hold_is_refused(change, message):

@@ -6,7 +6,7 @@ OpenCV is imported where a crop has to change size or colour.
 
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -107,7 +107,7 @@ class Model:
         return powers / powers.sum(axis=1, keepdims=True)
 
     def prepare(self, face: np.ndarray) -> np.ndarray:
-        """Turns a cropped face into the pixels that the network takes, by OpenCV.
+        """Turns a cropped face into the pixels that the network takes.
 
         Colour becomes grey by ITU-R 601 luma, grey is copied to three channels; then the whole crop is resized to the
         spec's height and width, with INTER_AREA (means over pixel areas) if it holds more pixels, else INTER_LINEAR.
@@ -120,24 +120,21 @@ class Model:
           uint8 (H, W, C); it may share memory with `face`.
 
         Raises:
-          InputError: if it is empty, not uint8 or of another shape.
+          InputError: if it is empty, not uint8 or of another shape; if OpenCV is needed and missing.
         """
-        import cv2
-
         _check_face(face)
-        color = 3 if face.ndim == 3 and face.shape[2] == 3 else 1
-        image, order = face, self.spec.color_order
-        if order == "gray" and color == 3:
-            image = cv2.cvtColor(face, cv2.COLOR_BGR2GRAY)
-        elif order == "rgb" and color == 3:
-            image = cv2.cvtColor(face, cv2.COLOR_BGR2RGB)
-        elif order != "gray" and color == 1:
-            image = cv2.cvtColor(face, cv2.COLOR_GRAY2BGR)
-        height, width = self.spec.input_size
+        image, (height, width, channels) = face.reshape(*face.shape[:2], -1), self.spec.input_shape
+        if channels == 1 and image.shape[2] == 3:
+            cv2 = _opencv("colour to grey")
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
         if image.shape[:2] != (height, width):
+            cv2 = _opencv(f"{image.shape[1]}x{image.shape[0]} pixels to {width}x{height}")
             smaller = image.shape[0] * image.shape[1] > height * width
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-        return image.reshape(self.spec.input_shape)
+        image = image.reshape(height, width, -1)
+        if image.shape[2] < channels:
+            return np.repeat(image, channels, axis=2)
+        return image[..., ::-1] if self.spec.color_order == "rgb" else image
 
     def decide(self, probabilities: np.ndarray) -> Prediction:
         """Names the answer that float (classes,) probabilities give, "uncertain" below the abstention threshold."""
@@ -150,6 +147,14 @@ class Model:
     def predict(self, face: np.ndarray) -> Prediction:
         """Answers for one cropped face; takes what `prepare` takes."""
         return self.decide(self.probabilities(self.prepare(face)[None])[0])
+
+
+def _opencv(purpose: str) -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise InputError(f"turning {purpose} needs OpenCV: pip install opencv-python-headless") from error
+    return cv2
 
 
 def _input_table(spec: ModelSpec, engine: Engine) -> np.ndarray:

@@ -1,0 +1,227 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import small_files
+from small_files import GRAY, RGB
+
+from ferjax import spec as contract
+from ferjax.cli import InputError
+from ferjax.runtime import UNCERTAIN, load
+from ferjax.runtime.engine import open_engine
+
+
+@pytest.fixture(scope="module", params=["tflite", "onnx"])
+def make(request, tmp_path_factory):
+    """Writes a file of either format and returns its path."""
+    write = {"tflite": small_files.tflite_file, "onnx": small_files.onnx_file}[request.param]
+    folder = tmp_path_factory.mktemp("files")
+    return lambda spec=GRAY, **more: write(folder / f"model.{request.param}", spec, **more)
+
+
+@pytest.mark.parametrize("spec", [GRAY, RGB, RGB.replace(color_order="bgr")], ids=["gray", "rgb", "bgr"])
+def test_logits_are_those_of_the_normalised_pixels(make, spec):
+    pixels = small_files.images(spec)
+    pixels[0], pixels[1] = 0, 255
+    model = load(make(spec))
+    assert model.spec == spec
+    logits = model.logits(pixels)
+    assert logits.dtype == np.float32 and logits.shape == (8, 3)
+    np.testing.assert_allclose(logits, small_files.expected_logits(spec, pixels), atol=2e-5)
+    assert model.logits(pixels[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("spec", [GRAY, RGB], ids=["gray", "rgb"])
+def test_an_int8_input_is_fed_through_its_scale(tmp_path, spec):
+    path = small_files.tflite_file(tmp_path / "int8.tflite", spec, int8=True)
+    engine = open_engine(path, threads=1, provider="cpu")
+    assert engine.input.dtype == np.int8 and engine.output.dtype == np.int8 and engine.input.scale > 0
+    pixels = small_files.images(spec, 64)
+    fed = (pixels / np.float32(255) - np.float32(spec.mean)) / np.float32(spec.std)
+    quantised = np.clip(np.rint(fed / engine.input.scale) + engine.input.zero_point, -128, 127).astype(np.int8)
+    direct = np.concatenate([engine.run(q[None]) for q in quantised]).astype(np.float32)
+    model = load(path)
+    np.testing.assert_array_equal(model.logits(pixels), (direct - engine.output.zero_point) * engine.output.scale)
+    wanted = small_files.expected_logits(spec, pixels)
+    assert np.abs(model.logits(pixels) - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_onnx_with_channels_first_or_a_larger_batch(tmp_path, batch):
+    pixels = small_files.images(RGB, 7)
+    path = small_files.onnx_file(tmp_path / "model.onnx", RGB, batch=batch, channels_first=True)
+    np.testing.assert_allclose(load(path).logits(pixels), small_files.expected_logits(RGB, pixels), atol=2e-5)
+
+
+def test_temperature_flattens_and_keeps_the_order(make):
+    pixels = small_files.images(GRAY)
+    path = make(GRAY)
+    plain = load(path).probabilities(pixels)
+    wanted = np.exp(small_files.expected_logits(GRAY, pixels))
+    np.testing.assert_allclose(plain, wanted / wanted.sum(1, keepdims=True), atol=1e-5)
+    contract.embed(path, GRAY.replace(temperature=3.0))
+    flat = load(path).probabilities(pixels)
+    wanted = np.exp(small_files.expected_logits(GRAY, pixels) / 3)
+    np.testing.assert_allclose(flat, wanted / wanted.sum(1, keepdims=True), atol=1e-5)
+    assert (flat.argmax(1) == plain.argmax(1)).all() and (flat.max(1) < plain.max(1)).all()
+
+
+def test_predict_names_the_class_and_abstains_below_the_threshold(make):
+    face = small_files.images(GRAY, 1)[0]
+    model = load(make())
+    answer = model.predict(face)
+    probabilities = model.probabilities(face[None])[0]
+    assert list(answer.probabilities) == list(GRAY.class_names)
+    assert list(answer.probabilities.values()) == [float(p) for p in probabilities]
+    assert answer.label == GRAY.class_names[probabilities.argmax()] and answer.confidence == probabilities.max()
+    for threshold, label in ((answer.confidence, answer.label), (np.nextafter(answer.confidence, 1), UNCERTAIN)):
+        unsure = load(make(GRAY.replace(abstention_threshold=float(threshold)))).predict(face)
+        assert unsure.label == label and unsure.probabilities == answer.probabilities
+
+
+@pytest.mark.parametrize("order, kept", [("rgb", [2, 1, 0]), ("bgr", [0, 1, 2])])
+def test_prepare_puts_the_channels_in_the_specs_order(tmp_path, order, kept):
+    model = load(small_files.onnx_file(tmp_path / "m.onnx", RGB.replace(color_order=order)))
+    face = small_files.images(RGB, 1)[0]
+    np.testing.assert_array_equal(model.prepare(face), face[..., kept])
+    gray = face[..., 0]
+    np.testing.assert_array_equal(model.prepare(gray), np.repeat(gray[..., None], 3, 2))
+
+
+def test_prepare_makes_grey_by_luma_and_resizes_by_area_or_linearly(tmp_path):
+    model = load(small_files.onnx_file(tmp_path / "m.onnx"))
+    rng = np.random.default_rng(0)
+    large = rng.integers(0, 256, (12, 10, 3)).astype(np.uint8)
+    luma = large @ np.array([0.114, 0.587, 0.299])
+    means = luma.reshape(6, 2, 5, 2).mean((1, 3))
+    assert np.abs(model.prepare(large)[..., 0] - means).max() <= 1
+    ramp = np.repeat(np.array([[0], [240]], np.uint8), 2, 1)
+    rows = model.prepare(ramp)[:, 0, 0]
+    assert rows.shape == (6,) and rows[0] == 0 and rows[-1] == 240 and (np.diff(rows.astype(int)) >= 0).all()
+    assert len(set(rows.tolist())) > 2  # between the two rows, not one of them
+    same = rng.integers(0, 256, (6, 5)).astype(np.uint8)
+    np.testing.assert_array_equal(model.prepare(same)[..., 0], same)
+
+
+@pytest.mark.parametrize(
+    "face, message",
+    [
+        (None, "must be a uint8 array as OpenCV gives it, got NoneType; was the image read at all"),
+        (np.zeros((6, 5), np.float32), "got float32"),
+        (np.zeros((0, 5), np.uint8), r"not empty, got \(0, 5\)"),
+        (np.zeros((6, 5, 4), np.uint8), r"\(h, w, 3\) BGR and not empty, got \(6, 5, 4\)"),
+        (np.zeros(5, np.uint8), r"got \(5,\)"),
+    ],
+)
+def test_what_is_no_face_is_refused(tmp_path, face, message):
+    model = load(small_files.onnx_file(tmp_path / "m.onnx"))
+    with pytest.raises(InputError, match=message):
+        model.predict(face)
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((2, 5, 6, 1), np.uint8), np.zeros((2, 6, 5, 1), np.float32), [[1]]])
+def test_logits_take_pixels_of_the_spec_only(tmp_path, pixels):
+    model = load(small_files.onnx_file(tmp_path / "m.onnx"))
+    with pytest.raises(InputError, match=r"takes uint8 images of shape \(N, 6, 5, 1\), got"):
+        model.logits(pixels)
+
+
+def test_non_finite_logits_are_an_error(tmp_path):
+    path = small_files.onnx_file(tmp_path / "broken.onnx", bias=[0, np.nan, 0])
+    with pytest.raises(InputError, match="non-finite logits for 2 of 2 images: the file is broken"):
+        load(path).logits(small_files.images(GRAY, 2))
+
+
+def test_files_that_cannot_be_loaded_are_one_clear_line(make, tmp_path):
+    with pytest.raises(InputError, match="carries no ferjax contract"):
+        load(make(embed=False))
+    path = make()
+    with pytest.raises(InputError, match="there is no model file"):
+        load(tmp_path / path.name)
+    whole, cut = path.read_bytes(), tmp_path / f"cut{path.suffix}"
+    for size in (0, 3, len(whole) // 2, len(whole) - 20):
+        cut.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=r"cut short|is empty|is no TFLite model|no ferjax contract"):
+            load(cut)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [GRAY.replace(input_size=(5, 6)), RGB, GRAY.replace(class_names=("face", "none"))],
+    ids=["size", "colour", "classes"],
+)
+def test_a_network_that_is_not_what_its_contract_says_is_refused(make, other):
+    path = make()
+    contract.embed(path, other)
+    with pytest.raises(InputError, match=r"maps \(1, 6, 5, 1\) to \(1, 3\), .* network for another task"):
+        load(path)
+
+
+@pytest.mark.parametrize("name, runtime", [("junk.tflite", "LiteRT"), ("junk.onnx", "onnxruntime")])
+def test_a_damaged_network_is_named_with_its_runtime(tmp_path, name, runtime):
+    path = tmp_path / name
+    graph = b"\x08\x0a\x3a\x06" + b"\x0a\x04\xff\xff\xff\xff"
+    path.write_bytes(graph if path.suffix == ".onnx" else b"\xff\xff\xff\x7fTFL3" + bytes(range(64)))
+    contract.embed(path, GRAY)
+    with pytest.raises(InputError, match=f"junk.* cannot be loaded by {runtime}; copy or export it again"):
+        load(path)
+
+
+@pytest.mark.parametrize("package, install", [("ai_edge_litert", "ai-edge-litert"), ("onnxruntime", "onnxruntime")])
+def test_a_missing_runtime_is_named_with_its_install_line(tmp_path, monkeypatch, package, install):
+    suffix, write = (
+        (".onnx", small_files.onnx_file) if package == "onnxruntime" else (".tflite", small_files.tflite_file)
+    )
+    path = write(tmp_path / f"m{suffix}")
+    for name in (package, f"{package}.interpreter"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match=f"needs {install}: pip install {install}"):
+        load(path)
+
+
+ALONE = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        top = name.split(".")[0]
+        if top not in {"ferjax", "numpy", RUNTIME} | sys.stdlib_module_names:
+            raise ModuleNotFoundError(f"blocked: {name}", name=name)
+
+RUNTIME, path = sys.argv[1:]
+sys.meta_path.insert(0, Blocker())
+import numpy as np
+import ferjax.runtime
+from ferjax.cli import InputError
+model = ferjax.runtime.load(path)
+face = np.arange(30, dtype=np.uint8).reshape(6, 5)
+print(model.predict(face).confidence)
+try:
+    model.predict(np.zeros((9, 9), np.uint8))
+except InputError as error:
+    print(error)
+"""
+
+
+def test_files_run_with_nothing_but_numpy_and_their_runtime(make, tmp_path):
+    path = make()
+    runtime = "onnxruntime" if path.suffix == ".onnx" else "ai_edge_litert"
+    done = subprocess.run([sys.executable, "-c", ALONE, runtime, path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    confidence, error = done.stdout.splitlines()
+    face = np.arange(30, dtype=np.uint8).reshape(6, 5)
+    assert float(confidence) == pytest.approx(load(path).predict(face).confidence, abs=1e-6)
+    assert error == "turning 9x9 pixels to 5x6 needs OpenCV: pip install opencv-python-headless"
+
+
+def test_provider_and_threads_are_checked(tmp_path):
+    onnx_path = small_files.onnx_file(tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"unknown provider 'tensort'\. Did you mean 'tensorrt'"):
+        load(onnx_path, provider="tensort")
+    with pytest.raises(InputError, match=r"provider 'coreml' is not here: onnxruntime offers cpu"):
+        load(onnx_path, provider="coreml")
+    with pytest.raises(InputError, match=r"LiteRT runs \.tflite files on cpu"):
+        load(small_files.tflite_file(tmp_path / "m.tflite"), provider="cuda")
+    with pytest.raises(InputError, match="threads must be at least 1"):
+        load(onnx_path, threads=0)
