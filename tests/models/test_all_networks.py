@@ -1,0 +1,154 @@
+"""What holds for every network of the registry: a step on embedded faces, named intermediates, both precisions."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ferjax import losses, models, training
+from ferjax.cli import InputError
+from ferjax.data.synthetic import render_faces
+
+LARGE = {"resnet18_imagenet", "resnet50", "resnet50_caffe", "deit_tiny_distilled", "resemotenet"}
+# The same code at a depth or width that compiles quickly; `full` runs take the networks as they are.
+QUICK = {
+    "resnet18": {"depths": [1, 1, 1, 1], "widths": [8, 16, 16, 32]},
+    "resnet20": {"depths": [1, 1, 1]},
+    "deit_tiny": {"depth": 2},
+    "mobilenetv3_small": {"width": 0.5, "depthwise": "conv"},
+    "microexpnet": {"width": 0.5, "depthwise": "conv"},
+}
+NETWORKS = [
+    *(
+        pytest.param(name, QUICK.get(name, {}), id=f"{name}-quick")
+        for name in models.list_models()
+        if name not in LARGE
+    ),
+    *(
+        pytest.param(name, {}, id=name, marks=pytest.mark.full)
+        for name in models.list_models()
+        if name in LARGE or name in QUICK
+    ),
+]
+
+
+def faces(count, channels):
+    labels = np.arange(count, dtype=np.int32) % 7
+    return {"images": render_faces(labels, seed=0, channels=channels), "labels": labels}
+
+
+def prepare(name, kwargs, **more):
+    """The module, variables drawn by numpy (no compilation), and a batch of faces."""
+    module = models.create(name, **kwargs, **more)
+    batch = faces(8, models.default_input_shape(name)[2])
+    shapes = jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), images(batch))
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        kind = path[-1].key
+        spread = (1.6 / np.prod(leaf.shape[:-1])) ** 0.5 if kind == "kernel" else 0.1
+        centre = 1.0 if kind in ("scale", "var") else 0.0
+        return (centre + spread * rng.standard_normal(leaf.shape)).astype(np.float32)
+
+    return module, jax.tree_util.tree_map_with_path(draw, shapes), batch
+
+
+def images(batch):
+    return jax.ShapeDtypeStruct(batch["images"].shape, jnp.float32)
+
+
+@pytest.mark.parametrize(("name", "kwargs"), NETWORKS)
+def test_steps_on_embedded_faces_move_every_parameter(name, kwargs):
+    module, variables, batch = prepare(name, kwargs)
+    channels = batch["images"].shape[-1]
+    tx = optax.adam(1e-3)
+    step = jax.jit(
+        training.make_train_step(
+            module.apply, losses.cross_entropy, tx, num_classes=7, mean=(0.5,) * channels, std=(0.25,) * channels
+        )
+    )
+    state, seen = training.init_state(variables, tx), []
+    for _ in range(2):
+        state, sums = step(state, batch)
+        seen.append(sums)
+        assert int(sums.bad) == 0 and float(sums.grad_norm) > 0
+    still = [
+        jax.tree_util.keystr(path)
+        for (path, old), new in zip(
+            jax.tree_util.tree_flatten_with_path(variables["params"])[0], jax.tree.leaves(state.params), strict=True
+        )
+        if not np.any(np.asarray(old) != np.asarray(new))
+    ]
+    assert not still
+    for old, new in zip(
+        jax.tree.leaves({k: v for k, v in variables.items() if k != "params"}),
+        jax.tree.leaves(state.collections),
+        strict=True,
+    ):
+        assert np.any(np.asarray(old) != np.asarray(new))
+
+
+@pytest.mark.parametrize(("name", "kwargs"), NETWORKS)
+def test_named_intermediates_come_on_request_only(name, kwargs):
+    module, variables, batch = prepare(name, kwargs)
+    x = images(batch)
+    apply = functools.partial(module.apply, train=False)
+    logits = jax.eval_shape(apply, variables, x)
+    assert logits.shape == (8, 7) and logits.dtype == jnp.float32
+    again, found = jax.eval_shape(functools.partial(apply, mutable=["intermediates"]), variables, x)
+    assert again.shape == logits.shape
+    taps = found["intermediates"]
+    assert {"features", "embedding"} <= taps.keys()
+    assert taps["embedding"][0].shape[0] == 8 and taps["embedding"][0].ndim == 2
+    shape = jax.eval_shape(
+        lambda v, x: models.feature_map(
+            module,
+            module.apply(v, x, train=False, mutable=["intermediates"])[1]["intermediates"]["features"][0],
+            x.shape[1:],
+        ),
+        variables,
+        x,
+    ).shape
+    assert len(shape) == 4 and shape[0] == 8
+
+
+@pytest.mark.parametrize(("name", "kwargs"), NETWORKS)
+def test_bfloat16_computes_near_float32_from_the_same_parameters(name, kwargs):
+    module, variables, batch = prepare(name, kwargs)
+    half, _, _ = prepare(name, kwargs, dtype=jnp.bfloat16)
+    x = jnp.array(batch["images"], jnp.float32) / 255 - 0.5
+    exact, rough = (np.asarray(jax.jit(functools.partial(m.apply, train=False))(variables, x)) for m in (module, half))
+    assert rough.dtype == np.float32 and np.isfinite(rough).all()
+    assert np.abs(exact - rough).max() <= 0.05 * max(1.0, np.abs(exact).max())
+    assert jax.tree.all(jax.tree.map(lambda v: v.dtype == jnp.float32, variables))
+
+
+@pytest.mark.usefixtures("strict_dtypes")
+@pytest.mark.parametrize(("name", "kwargs"), NETWORKS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_no_dtype_is_promoted_silently(name, kwargs, dtype):
+    module = models.create(name, **kwargs, dtype=dtype)
+    x = jax.ShapeDtypeStruct((2, 48, 48, models.default_input_shape(name)[2]), jnp.float32)
+    variables = jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), x)
+
+    def loss(params, x):
+        rngs = {"dropout": jax.random.key(1)}
+        logits, _ = module.apply({**variables_of(params), "params": params}, x, True, mutable=True, rngs=rngs)
+        return logits.sum()
+
+    def variables_of(params):
+        return jax.tree.map(
+            lambda s: jnp.zeros(s.shape, s.dtype), {k: v for k, v in variables.items() if k != "params"}
+        )
+
+    jax.eval_shape(jax.grad(loss), variables["params"], x)
+
+
+def test_a_wrong_argument_or_name_is_answered_with_the_nearest():
+    with pytest.raises(InputError, match="resnet20"):
+        models.create("resnet21")
+    with pytest.raises(InputError, match="width"):
+        models.create("microexpnet", widht=2)
