@@ -179,3 +179,54 @@ def test_shapes_that_do_not_fit_are_refused():
         losses.cross_entropy(jnp.zeros((2, 3)), one_hot([0, 1], 3), class_weights=jnp.ones(7))
     with pytest.raises(InputError, match="two or more classes"):
         losses.smooth_targets(jnp.ones((2, 1)), epsilon=0.1)
+
+
+@few
+@hypothesis.given(batches(), epsilons, float_arrays(0, 10, (CLASSES,)), st.floats(0, 5))
+def test_focal_loss_is_between_zero_and_cross_entropy_which_it_is_at_gamma_zero(batch, epsilon, weights, gamma):
+    logits, targets = map(jnp.array, batch)
+    settings = {"label_smoothing": epsilon, "class_weights": jnp.array(weights)}
+    plain = losses.cross_entropy(logits, targets, **settings)
+    np.testing.assert_allclose(losses.focal(logits, targets, gamma=0.0, **settings), plain, rtol=1e-5, atol=1e-4)
+    loss = losses.focal(logits, targets, gamma=gamma, **settings)
+    assert (loss >= 0).all() and (loss <= plain * (1 + 1e-5) + 1e-4).all()
+
+
+@few
+@hypothesis.given(hnp.arrays(np.float32, (6,), elements=st.floats(-15, 15, width=32)), st.floats(0, 5))
+def test_focal_loss_of_two_classes_is_the_sigmoid_one_of_optax(scores, gamma):
+    labels = jnp.array([0, 1, 0, 1, 0, 1])
+    logits = jnp.stack([jnp.zeros(6), jnp.array(scores)], axis=-1)
+    expected = optax.sigmoid_focal_loss(jnp.array(scores), labels.astype(jnp.float32), gamma=gamma)
+    np.testing.assert_allclose(losses.focal(logits, one_hot(labels, 2), gamma=gamma), expected, rtol=2e-3, atol=1e-5)
+
+
+def test_golden_focal_loss():
+    # p = (1/2, 1/4, 1/4): class 0 with gamma = 2 costs (1/2)^2 log 2 = 0.173287; class 1 (3/4)^2 log 4 = 0.779790.
+    logits = jnp.array([[math.log(2), 0.0, 0.0]] * 2)
+    np.testing.assert_allclose(losses.focal(logits, one_hot([0, 1], 3), gamma=2.0), [0.173287, 0.779790], rtol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_gradients(gamma):
+    with jax.enable_x64(True):
+        logits = jax.random.normal(jax.random.key(0), (3, CLASSES), jnp.float64)
+        targets = jax.nn.softmax(jax.random.normal(jax.random.key(1), (3, CLASSES), jnp.float64))
+        at = jax.jit(lambda z: losses.focal(z, targets, gamma=gamma))
+        jax.test_util.check_grads(at, (logits,), order=1, modes=["rev"])
+    # Certain and right, certain and wrong: the power below 1 has no infinite slope.
+    sure = jnp.array([[100.0, 0.0, 0.0]] * 2)
+    gradient = jax.grad(lambda z: losses.focal(z, one_hot([0, 1], 3), gamma=gamma).sum())(sure)
+    assert np.isfinite(gradient).all()
+
+
+def test_focal_loss_under_strict_promotion(strict_dtypes):
+    logits = jnp.array([[2.0, -1.0, 0.5]], jnp.bfloat16)
+    loss = jax.jit(losses.focal)(logits, jnp.array([[0, 0, 1]]))
+    assert loss.dtype == jnp.float32 and np.isfinite(loss).all()
+
+
+@pytest.mark.parametrize("gamma", [-0.5, math.nan, math.inf])
+def test_gamma_out_of_range_is_refused(gamma):
+    with pytest.raises(InputError, match="gamma must be 0 or more, got"):
+        losses.focal(jnp.zeros((1, 3)), one_hot([0], 3), gamma=gamma)
