@@ -109,9 +109,10 @@ class Model:
     def prepare(self, face: np.ndarray) -> np.ndarray:
         """Turns a cropped face into the pixels that the network takes.
 
-        Colour becomes grey by ITU-R 601 luma, grey is copied to three channels; then the whole crop is resized to the
-        spec's height and width, with INTER_AREA (means over pixel areas) if it holds more pixels, else INTER_LINEAR.
-        A crop of the right size keeps its pixels.
+        As a data set is prepared: colour becomes grey by ITU-R 601 luma, grey is copied to three channels, and a crop
+        of another size is cut to the largest centred part of the spec's proportions and resized, with INTER_AREA
+        (means over pixel areas) if that part holds more pixels than the spec wants, else INTER_LINEAR. A crop of the
+        right size keeps its pixels.
 
         Args:
           face: uint8 (h, w) or (h, w, 1) grey, or (h, w, 3) BGR, of any size.
@@ -129,8 +130,9 @@ class Model:
             image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
         if image.shape[:2] != (height, width):
             cv2 = _opencv(f"{image.shape[1]}x{image.shape[0]} pixels to {width}x{height}")
-            smaller = image.shape[0] * image.shape[1] > height * width
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+            part = _centre(image, height, width)
+            smaller = part.shape[0] * part.shape[1] > height * width
+            image = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
         image = image.reshape(height, width, -1)
         if image.shape[2] < channels:
             return np.repeat(image, channels, axis=2)
@@ -147,6 +149,15 @@ class Model:
     def predict(self, face: np.ndarray) -> Prediction:
         """Answers for one cropped face; takes what `prepare` takes."""
         return self.decide(self.probabilities(self.prepare(face)[None])[0])
+
+
+def _centre(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Returns the largest centred part whose sides are as height to width."""
+    rows, columns = image.shape[:2]
+    part_rows = max(1, min(rows, round(columns * height / width)))
+    part_columns = max(1, min(columns, round(rows * width / height)))
+    top, left = (rows - part_rows) // 2, (columns - part_columns) // 2
+    return image[top : top + part_rows, left : left + part_columns]
 
 
 def _opencv(purpose: str) -> Any:

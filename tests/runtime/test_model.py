@@ -96,10 +96,14 @@ def test_prepare_makes_grey_by_luma_and_resizes_by_area_or_linearly(tmp_path):
     luma = large @ np.array([0.114, 0.587, 0.299])
     means = luma.reshape(6, 2, 5, 2).mean((1, 3))
     assert np.abs(model.prepare(large)[..., 0] - means).max() <= 1
-    ramp = np.repeat(np.array([[0], [240]], np.uint8), 2, 1)
+    ramp = np.repeat(np.array([[0], [120], [240]], np.uint8), 3, 1)
     rows = model.prepare(ramp)[:, 0, 0]
     assert rows.shape == (6,) and rows[0] == 0 and rows[-1] == 240 and (np.diff(rows.astype(int)) >= 0).all()
-    assert len(set(rows.tolist())) > 2  # between the two rows, not one of them
+    assert len(set(rows.tolist())) > 3  # between the rows, not one of them
+    wide = rng.integers(0, 256, (6, 9)).astype(np.uint8)
+    np.testing.assert_array_equal(model.prepare(wide)[..., 0], wide[:, 2:7])
+    tall = rng.integers(0, 256, (24, 10)).astype(np.uint8)
+    np.testing.assert_array_equal(model.prepare(tall), model.prepare(tall[6:18]))
     same = rng.integers(0, 256, (6, 5)).astype(np.uint8)
     np.testing.assert_array_equal(model.prepare(same)[..., 0], same)
 

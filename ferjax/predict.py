@@ -1,0 +1,99 @@
+"""Emotions of a folder of face images, without jax: python -m ferjax.predict FILE FOLDER --out results.csv.
+
+Each image is taken as one cropped face, whole.
+"""
+
+import argparse
+import collections
+import csv
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from ferjax import cli
+from ferjax.runtime import Model, Prediction, load
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+
+
+def predict_folder(model: Model, folder: pathlib.Path) -> Iterator[tuple[str, Prediction | None]]:
+    """Answers for every image below a folder, in the order of their names.
+
+    Args:
+      model: a loaded model.
+      folder: is searched with its subfolders; hidden files and other kinds of file are left out.
+
+    Yields:
+      The path within the folder, with forward slashes, and the answer; None where the image cannot be read.
+
+    Raises:
+      InputError: if the folder is missing or holds no image.
+    """
+    if not folder.is_dir():
+        raise cli.InputError(f"{str(folder)!r} is no folder: give one that holds images of cropped faces")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+    if not files:
+        raise cli.InputError(f"{folder} holds no image; these kinds are read: {', '.join(PICTURES)}")
+    for path in files:
+        face = read_image(path)
+        yield path.relative_to(folder).as_posix(), None if face is None else model.predict(face)
+
+
+def read_image(path: pathlib.Path) -> np.ndarray | None:
+    """Returns the picture in a file as uint8 BGR (h, w, 3), turned as its EXIF tag says; None if it is unreadable."""
+    import cv2
+
+    data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every path on Windows
+    return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+
+
+def write_csv(path: pathlib.Path, class_names: Sequence[str], rows: Iterable[tuple[str, Prediction]]) -> None:
+    """Writes one row an image: file, label, confidence, then the probability of each class; all or nothing."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", "label", "confidence", *class_names])
+            for name, answer in rows:
+                values = [answer.confidence, *answer.probabilities.values()]
+                writer.writerow([name, answer.label, *(f"{value:.6f}" for value in values)])
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the answers for a folder to a CSV file and counts them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ferjax.predict",
+        description="Names the emotion in each image of a folder. The images must be cropped faces: nothing is "
+        "searched in them, the whole image is taken as one face.",
+    )
+    parser.add_argument("model", metavar="FILE", help="a .tflite or .onnx file written by export.py")
+    parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path, help="images, in subfolders too")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="the CSV file to write")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args(argv)
+    if not options.out.absolute().parent.is_dir() or options.out.is_dir():
+        raise cli.InputError(f"--out must be a file in an existing folder, got {options.out}")
+    model = load(options.model, threads=options.threads)
+    answers: list[tuple[str, Prediction]] = []
+    unreadable = 0
+    for name, answer in predict_folder(model, options.folder):
+        if answer is None:
+            unreadable += 1
+            cli.note(f"{name} cannot be read as an image and has no row")
+        else:
+            answers.append((name, answer))
+    if not answers:
+        raise cli.InputError(f"none of the {unreadable} images in {options.folder} can be read")
+    write_csv(options.out, model.spec.class_names, answers)
+    counts = collections.Counter(answer.label for _, answer in answers)
+    print(f"saved {options.out}: {len(answers)} images, {unreadable} unreadable")
+    print(", ".join(f"{label} {count}" for label, count in counts.most_common()))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,87 @@
+import csv
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import small_files
+from small_files import GRAY
+
+from ferjax import predict
+from ferjax.cli import InputError
+from ferjax.runtime import UNCERTAIN, load
+
+
+@pytest.fixture
+def model(tmp_path):
+    return small_files.onnx_file(tmp_path / "m.onnx", GRAY.replace(abstention_threshold=0.9))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four faces and a text file; one picture is cut short, one has another name than PNG."""
+    root = tmp_path / "faces"
+    (root / "ä b").mkdir(parents=True)
+    for name, pixels in zip(("b.png", "ä b/a.PNG", "c.pgm"), small_files.images(GRAY, 3), strict=True):
+        done, data = cv2.imencode(os.path.splitext(name)[1].lower(), pixels)
+        assert done
+        data.tofile(root / name)
+    (root / "d.png").write_bytes((root / "b.png").read_bytes()[:20])
+    (root / "e.jpg").write_bytes(b"")
+    (root / ".f.png").write_bytes(b"x")
+    (root / "notes.txt").write_text("no picture")
+    return root
+
+
+def test_a_row_for_each_readable_image(model, folder, tmp_path, capfd):
+    out = tmp_path / "results.csv"
+    predict.main([str(model), str(folder), "--out", str(out)])
+    with open(out, newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["file", "label", "confidence", "angry", "happy", "sad"]
+    assert [row[0] for row in rows] == ["b.png", "c.pgm", "ä b/a.PNG"]
+    b, a, c = small_files.images(GRAY, 3)
+    wanted = load(model).probabilities(np.stack([b, c, a]))
+    np.testing.assert_allclose(np.array([row[3:] for row in rows], float), wanted, atol=1e-6)
+    for row, p in zip(rows, wanted, strict=True):
+        assert float(row[2]) == pytest.approx(p.max(), abs=1e-6)
+        assert row[1] == (GRAY.class_names[p.argmax()] if p.max() >= 0.9 else UNCERTAIN)
+    told = capfd.readouterr()
+    assert "3 images, 2 unreadable" in told.out
+    assert "d.png cannot be read" in told.err and "e.jpg cannot be read" in told.err and "notes.txt" not in told.err
+    assert sorted(os.listdir(tmp_path)) == ["faces", "m.onnx", "results.csv"]
+
+
+def test_wrong_input_is_one_line_and_writes_nothing(model, folder, tmp_path):
+    out = tmp_path / "results.csv"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for arguments, message in (
+        ([str(model), str(tmp_path / "none"), "--out", str(out)], "is no folder: give one"),
+        ([str(model), str(empty), "--out", str(out)], "holds no image; these kinds are read: .jpg"),
+        ([str(model), str(folder), "--out", str(tmp_path / "x" / "y.csv")], "file in an existing folder"),
+        ([str(tmp_path / "m.tflite"), str(folder), "--out", str(out)], "there is no model file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            predict.main(arguments)
+    for path in folder.rglob("*.[pP]*"):
+        path.write_bytes(b"x")
+    with pytest.raises(InputError, match="none of the 5 images"):
+        predict.main([str(model), str(folder), "--out", str(out)])
+    assert not out.exists()
+
+
+def test_the_command_loads_no_jax_and_fails_with_one_line(model, folder, tmp_path):
+    plain = small_files.onnx_file(tmp_path / "plain.onnx", embed=False)
+    script = (
+        "import sys; sys.modules['jax'] = sys.modules['tensorflow'] = None\n"
+        "from ferjax import cli, predict\ncli.run(predict.main)"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run([*command, model, folder, "--out", tmp_path / "r.csv"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([*command, plain, folder, "--out", tmp_path / "s.csv"], capture_output=True, text=True)
+    assert done.returncode == 2 and "carries no ferjax contract" in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "s.csv").exists()
