@@ -12,6 +12,8 @@ machine hits all of them. Shown are medians over the rounds, and medians of the 
 - ferjax: the bare step without augmentation.
 - PyTorch: the same work as ferjax, eager, on as many threads as there are cores (CPU only).
 
+The first step is the bare step's, with its compilation.
+
 Optimiser: Adam with coupled weight decay. Times are of the machine at rest: do not run it beside a training.
 """
 
@@ -52,6 +54,7 @@ COLUMNS = (
     ("ferjax, no augmentation", "{ferjax:.1f}"),
     ("PyTorch eager", "{torch:.1f}"),
     ("ferjax / PyTorch", "{ferjax_over_torch:.2f}"),
+    ("first step, s", "{first_step_seconds:.1f}"),
 )
 
 Block = Callable[[int], None]  # takes so many train steps and waits for the last
@@ -93,8 +96,7 @@ def measure(name: str, batch_size: int, dtype: str, rounds: int, block_seconds: 
     rivals = {"step": job.bare_block(_augmentation()), "ferjax": job.bare_block(None)}
     if _torch_is_here() and jax.default_backend() == "cpu":
         rivals["torch"] = torch_block(name, images, labels)
-    for block in rivals.values():
-        block(1)  # compiles
+    first = {key: _seconds(block, 1) for key, block in rivals.items()}  # compiles
     steps = max(2, round(block_seconds / min(_seconds(block, 1) for block in rivals.values())))
     times = _take_turns(job, rivals, steps, rounds)
     speed = {k: [steps * batch_size / t for t in v] for k, v in times.items()}
@@ -113,6 +115,7 @@ def measure(name: str, batch_size: int, dtype: str, rounds: int, block_seconds: 
         "rounds": rounds,
         **medians,
         **ratio,
+        "first_step_seconds": first["step"],
         "all": {k: [round(x, 2) for x in v] for k, v in speed.items()},
     }
 
