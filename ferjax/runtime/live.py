@@ -1,0 +1,207 @@
+"""Shows who feels what, live: python live.py --model FILE --source 0.
+
+Nothing is stored unless asked for, and nothing leaves the machine. q, Ctrl-C or the end of the file ends it.
+"""
+
+import argparse
+import math
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+from ferjax import cli
+from ferjax.cli import InputError
+from ferjax.runtime.draw import Painter
+from ferjax.runtime.faces import DETECTORS
+from ferjax.runtime.frame import Source
+from ferjax.runtime.loop import RATE, stream
+from ferjax.runtime.model import load
+from ferjax.runtime.result import Result
+from ferjax.runtime.sink import Log, Recorder, Snapshots
+from ferjax.runtime.source import open_source
+from ferjax.runtime.window import Window
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the live loop as the command line says, and ends with one line about it."""
+    options = _parser().parse_args(argv)
+    if options.frames is not None and options.frames < 1:
+        raise InputError(f"--frames must be at least 1, got {options.frames}")
+    model = load(options.model, threads=options.threads)
+    window = None if options.no_display else Window()
+    asked = {"quit": False, "snapshot": False}
+
+    def pressed(key: str) -> None:
+        asked["quit"] |= key == "q"
+        asked["snapshot"] |= key == "s"
+
+    def waiting() -> None:
+        if window is not None:
+            pressed(window.key(0.001))
+        if asked["quit"]:
+            source.stop()
+
+    source = open_source(options.source, size=_size(options.camera_size), on_wait=waiting)
+    with source, _Signals(source, asked):
+        results = stream(
+            source,
+            model,
+            detector=options.detector,
+            detector_model=options.detector_model,
+            detect_scale=options.detect_scale,
+            smooth=options.smooth,
+            threshold=options.threshold,
+            rate=options.rate,
+        )
+        outputs = _Outputs(options, source, model.spec.class_names)
+        summary = _Summary()
+        try:
+            for result in results:
+                result = outputs.draw(result) if window is not None or outputs.need_drawing else result
+                if window is not None:
+                    window.show(result.frame.image)
+                    pressed(window.key(_pause(source, result, summary)))
+                outputs.write(result, picture=asked["snapshot"])
+                asked["snapshot"] = False
+                summary.add(result)
+                if asked["quit"] or summary.frames == options.frames:
+                    break
+        finally:
+            outputs.close()
+            if window is not None:
+                window.close()
+    cli.note(summary.line())
+
+
+def run() -> None:
+    """The command ferjax-live."""
+    cli.run(main)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="live.py", description=(__doc__ or "").split("\n")[0])
+    add = parser.add_argument
+    add("--model", required=True, help="a .tflite or .onnx file from export.py")
+    add("--source", default="0", help="camera index or device, video, picture, folder of pictures, or URL (default 0)")
+    add("--detector", default="haar", choices=DETECTORS, help="face detector (default haar); none: faces already cut")
+    add("--detector-model", type=pathlib.Path, help="the detector's file, where it is not fetched or built in")
+    add("--detect-scale", type=float, help="size of the searched picture; 1 finds the smallest faces (docs/live.md)")
+    add("--smooth", type=int, default=10, help="frames of 1/30 s over which a person is averaged; 1: none (default 10)")
+    add("--threshold", type=float, help="confidence below which a face is 'uncertain' (default: the model's)")
+    add("--rate", type=float, default=RATE, help="classifications per face and second, at least (default 10)")
+    add("--threads", type=int, default=2, help="of the classifier (default 2)")
+    add("--camera-size", help="WIDTHxHEIGHT to ask the camera for")
+    add("--no-display", action="store_true", help="no window")
+    add("--log", help="FILE.jsonl, FILE.csv or - (standard output): one object per face and frame")
+    add("--record", help="FILE.mp4, .mkv or .avi: the drawn frames")
+    add("--snapshot", metavar="FOLDER", help="a picture on s or SIGUSR1, of the last frame, and of each still")
+    add("--frames", type=int, help="stop after so many frames")
+    return parser
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise InputError(f"--camera-size must be WIDTHxHEIGHT such as 640x480, got {text!r}")
+    return int(width), int(height)
+
+
+def _pause(source: Source, result: Result, summary: "_Summary") -> float:
+    """Seconds to look for a key: a still waits for one, a video plays at its own speed, a camera sets the pace."""
+    if source.stills:
+        return math.inf
+    return 0.001 if source.live else max(0.001, result.time - summary.elapsed())
+
+
+class _Outputs:
+    """What the user asked to keep, behind one write."""
+
+    def __init__(self, options: argparse.Namespace, source: Source, class_names: Sequence[str]):
+        self._log = Log(options.log, class_names) if options.log else None
+        self._recorder = Recorder(options.record, source.fps) if options.record else None
+        self._snapshots = Snapshots(options.snapshot) if options.snapshot else None
+        self._painter, self._stills = Painter(class_names), source.stills
+        self._last: Result | None = None
+        self.need_drawing = bool(options.record or options.snapshot)
+
+    def draw(self, result: Result) -> Result:
+        start = time.perf_counter()
+        self._painter.draw(result)
+        return result._replace(latency=result.latency._replace(draw=(time.perf_counter() - start) * 1e3))
+
+    def write(self, result: Result, *, picture: bool) -> None:
+        if self._log:
+            self._log.write(result)
+        if self._recorder:
+            self._recorder.write(result)
+        if self._snapshots:
+            if picture or self._stills:
+                self._snapshots.write(result)
+            self._last = None if picture or self._stills else result
+
+    def close(self) -> None:
+        if self._snapshots and self._last:
+            self._snapshots.write(self._last)
+        if self._recorder:
+            self._recorder.close()
+        if self._log:
+            self._log.close()
+
+
+class _Signals:
+    """Ctrl-C and SIGTERM end the loop after its frame, so that files are closed; SIGUSR1 asks for a picture."""
+
+    def __init__(self, source: Source, asked: dict[str, bool]):
+        self._handlers = {signal.SIGINT: lambda *_: source.stop(), signal.SIGTERM: lambda *_: source.stop()}
+        if sys.platform != "win32":
+            self._handlers[signal.SIGUSR1] = lambda *_: asked.update(snapshot=True)
+
+    def __enter__(self) -> None:
+        self._before = {number: signal.signal(number, handler) for number, handler in self._handlers.items()}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class _Summary:
+    """What the run was: frames, rate, people, load."""
+
+    def __init__(self) -> None:
+        self.frames, self._people, self._dropped = 0, 0, 0
+        self._start, self._cpu = time.monotonic(), time.process_time()
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self._start
+
+    def add(self, result: Result) -> None:
+        self.frames += 1
+        self._dropped = result.frame.dropped
+        self._people = max([self._people, *(face.track for face in result.faces)])
+
+    def line(self) -> str:
+        seconds = max(self.elapsed(), 1e-9)
+        cpu = 100 * (time.process_time() - self._cpu) / seconds
+        dropped = f" ({self._dropped} dropped)" if self._dropped else ""
+        return (
+            f"{self.frames} frames{dropped}, {self.frames / seconds:.1f} fps, {self._people} faces, "
+            f"CPU {cpu:.0f} % of one core, memory {_memory()}"
+        )
+
+
+def _memory() -> str:
+    """Returns the memory that the process holds now."""
+    statm = pathlib.Path("/proc/self/statm")
+    if statm.exists():
+        import resource
+
+        return f"{int(statm.read_text().split()[1]) * resource.getpagesize() / 1e6:.0f} MB"
+    return "not known on this system"
+
+
+if __name__ == "__main__":
+    cli.run(main)

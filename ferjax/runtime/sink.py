@@ -1,0 +1,212 @@
+"""What the user asked to keep: a log of the faces, a recording, pictures. Nothing is stored unasked.
+
+A disk that fills ends the output with one message and leaves what was written readable; the loop goes on.
+"""
+
+import csv
+import json
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+import cv2
+import numpy as np
+
+from ferjax.cli import InputError, note, unknown
+from ferjax.runtime.result import FaceResult, Latency, Result
+
+LOGS = (".jsonl", ".csv")
+VIDEOS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
+RESERVE = 32 << 20  # bytes: closing an .mp4 writes its index, for which there has to be room
+_LONGEST_GAP = 10.0  # seconds of a standing picture that are recorded where no frames came
+
+
+class Log:
+    """Writes one line per face and frame, as .jsonl or .csv; "-" is .jsonl on standard output."""
+
+    def __init__(self, path: str, class_names: Sequence[str]):
+        """Opens the file, replacing an older one.
+
+        Raises:
+          InputError: if its name ends in neither .jsonl nor .csv, or its folder does not exist.
+          OSError: if it cannot be written.
+        """
+        self._path, self._names = path, tuple(class_names)
+        kind = ".jsonl" if path == "-" else pathlib.Path(path).suffix.lower()
+        if kind not in LOGS:
+            raise unknown("kind of log", path, (*(f"FILE{suffix}" for suffix in LOGS), "-"))
+        self._file: TextIO | None = sys.stdout if path == "-" else open(_ready(path), "w", newline="", encoding="utf-8")  # noqa: SIM115
+        self._line = self._json if kind == ".jsonl" else self._csv
+        if kind == ".csv":
+            head = ["time", "frame", "image", "track", "x", "y", "width", "height", "label", "confidence"]
+            head += [f"{column}_{name}" for column in ("probability", "raw_probability") for name in self._names]
+            self._write([*head, *(f"latency_ms_{part}" for part in Latency._fields)])
+
+    def write(self, result: Result) -> None:
+        """Adds the faces of a frame."""
+        if self._file is None or not result.faces:
+            return
+        try:
+            for face in result.faces:
+                self._line(result, face)
+            self._file.flush()  # whole frames, also for those who read along or pull the plug
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            note(f"the log {self._path} ends here: {error.strerror or error}")
+            self._drop()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file not in (None, sys.stdout):
+            self._drop()
+
+    def _drop(self) -> None:
+        file, self._file = self._file, None
+        try:
+            if file is not None:
+                file.close()
+        except OSError:
+            pass  # the rest of its buffer does not fit either; this was said
+
+    def _json(self, result: Result, face: FaceResult) -> None:
+        raw = face.raw_probabilities
+        line: dict[str, Any] = {
+            "time": round(result.time, 4),
+            "frame": result.frame.index,
+            "track": face.track,
+            "box": face.box,
+            "label": face.label,
+            "confidence": _short(face.confidence),
+            "probabilities": {name: _short(p) for name, p in face.probabilities.items()},
+            "raw_probabilities": None if raw is None else {name: _short(p) for name, p in raw.items()},
+            "latency_ms": {part: round(ms, 3) for part, ms in result.latency._asdict().items()},
+        }
+        if result.frame.name:
+            line["image"] = result.frame.name
+        assert self._file is not None
+        self._file.write(json.dumps(line) + "\n")
+
+    def _csv(self, result: Result, face: FaceResult) -> None:
+        raw = face.raw_probabilities
+        row = [round(result.time, 4), result.frame.index, result.frame.name, face.track, *face.box, face.label]
+        row += [_short(p) for p in (face.confidence, *face.probabilities.values())]
+        row += [""] * len(self._names) if raw is None else [_short(p) for p in raw.values()]
+        self._write([*row, *(round(ms, 3) for ms in result.latency)])
+
+    def _write(self, row: Sequence[Any]) -> None:
+        assert self._file is not None
+        csv.writer(self._file).writerow(row)
+
+
+class Recorder:
+    """Writes the drawn frames as a video that plays at the speed of life, whatever the loop's frame rate."""
+
+    def __init__(self, path: str, fps: float):
+        """Prepares for the first frame, whose size the video has.
+
+        Raises:
+          InputError: if the name has no known ending, its folder does not exist or the disk is full.
+        """
+        self._path = _ready(path)
+        if self._path.suffix.lower() not in VIDEOS:
+            raise unknown("kind of video", path, (f"FILE{suffix}" for suffix in VIDEOS))
+        if _free(self._path) < RESERVE:
+            raise InputError(f"the disk is too full to record {path}: less than {RESERVE >> 20} MB are free")
+        self._fps, self._size = fps, (0, 0)
+        self._writer: cv2.VideoWriter | None = None
+        self._part = self._path.with_name(f".{self._path.stem}.part{self._path.suffix}")
+        self._written, self._start, self._done = 0, 0.0, False
+
+    def write(self, result: Result) -> None:
+        """Adds a frame, as often as its time asks; one of another size is fitted in with a black border."""
+        if self._done:
+            return
+        writer = self._writer or self._open(result)
+        if _free(self._path) < RESERVE:
+            note(
+                f"the disk is nearly full: the recording {self._path} ends here after {self._written / self._fps:.0f} s"
+            )
+            self.close()
+            return
+        image = _fitted(result.frame.image, self._size)
+        wanted = round((result.time - self._start) * self._fps) + 1
+        for _ in range(min(wanted - self._written, int(_LONGEST_GAP * self._fps))):
+            writer.write(image)
+        self._written = max(self._written, wanted)
+
+    def close(self) -> None:
+        """Ends the video and gives it its name."""
+        if self._writer is not None:
+            self._writer.release()
+            os.replace(self._part, self._path)
+        self._writer, self._done = None, True
+
+    def _open(self, result: Result) -> cv2.VideoWriter:
+        height, width = result.frame.image.shape[:2]
+        self._size, self._start = (width & ~1, height & ~1), result.time  # codecs want even sides
+        code = cv2.VideoWriter.fourcc(*VIDEOS[self._path.suffix.lower()])
+        writer = cv2.VideoWriter(str(self._part), code, self._fps, self._size)
+        if not writer.isOpened():
+            raise InputError(f"this OpenCV cannot write {self._path}: try another of {', '.join(VIDEOS)}")
+        self._writer = writer
+        return writer
+
+
+class Snapshots:
+    """Saves drawn frames as pictures in a folder."""
+
+    def __init__(self, folder: str):
+        """Makes the folder.
+
+        Raises:
+          OSError: if it cannot be made.
+        """
+        self._folder = pathlib.Path(folder).expanduser()
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, result: Result) -> None:
+        """Saves a frame as PNG, named after its number or, from a folder, its picture."""
+        stem = pathlib.Path(result.frame.name).stem or f"frame-{result.frame.index:06d}"
+        path, part = self._folder / f"{stem}.png", self._folder / f".{stem}.part"
+        try:
+            part.write_bytes(cv2.imencode(".png", result.frame.image)[1].tobytes())
+            os.replace(part, path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            note(f"the picture {path} could not be saved: {error.strerror or error}")
+
+
+def _ready(path: str) -> pathlib.Path:
+    """Returns the path of an output whose folder exists."""
+    target = pathlib.Path(path).expanduser()
+    if not target.parent.is_dir():
+        raise InputError(f"the folder of {path} does not exist: make {target.parent} first")
+    return target
+
+
+def _free(path: pathlib.Path) -> int:
+    return shutil.disk_usage(path.parent).free
+
+
+def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns an image scaled into (width, height), the rest black."""
+    height, width = image.shape[:2]
+    if (width, height) == size:
+        return image
+    if width - size[0] in (0, 1) and height - size[1] in (0, 1):
+        return np.ascontiguousarray(image[: size[1], : size[0]])
+    scale = min(size[0] / width, size[1] / height)
+    w, h = max(1, round(width * scale)), max(1, round(height * scale))
+    canvas = np.zeros((size[1], size[0], 3), np.uint8)
+    left, top = (size[0] - w) // 2, (size[1] - h) // 2
+    canvas[top : top + h, left : left + w] = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
+    return canvas
+
+
+def _short(value: float) -> float:
+    """Seven digits: what float32 holds."""
+    return float(f"{value:.7g}")
