@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.cli import InputError
-from ferjax.models.layers import Head, activation, full_precision, tap
+from ferjax.models.layers import Head, QuantPoint, activate, activation, full_precision, tap
 
 small_normal = nn.initializers.truncated_normal(0.02)
 
@@ -46,6 +46,7 @@ class Patches(nn.Module):
         x = nn.Conv(self.width, square, square, "VALID", dtype=self.dtype, kernel_init=small_normal, name="conv")(
             x.astype(self.dtype)
         )
+        x = QuantPoint(name="q")(x)
         return x.reshape(n, -1, self.width), (height // self.size, width // self.size)
 
 
@@ -86,11 +87,13 @@ class Attention(nn.Module):
         dense = partial(nn.Dense, kernel_init=small_normal, dtype=self.dtype)
         q, k, v = (
             part.reshape(n, t, self.heads, d // self.heads).transpose(0, 2, 1, 3)
-            for part in jnp.split(dense(3 * d, name="qkv")(x), 3, axis=-1)
+            for part in jnp.split(QuantPoint(name="q_qkv")(dense(3 * d, name="qkv")(x)), 3, axis=-1)
         )
-        scores = jnp.matmul(q * (d // self.heads) ** -0.5, k.transpose(0, 1, 3, 2))
-        weights = nn.softmax(full_precision(scores)).astype(scores.dtype)
-        return dense(d, name="proj")(jnp.matmul(weights, v).transpose(0, 2, 1, 3).reshape(n, t, d))
+        q = QuantPoint(name="q_scaled")(q * (d // self.heads) ** -0.5)
+        scores = QuantPoint(name="q_scores")(jnp.matmul(q, k.transpose(0, 1, 3, 2)))
+        weights = QuantPoint(name="q_weights")(nn.softmax(full_precision(scores)).astype(scores.dtype))
+        y = QuantPoint(name="q_values")(jnp.matmul(weights, v)).transpose(0, 2, 1, 3).reshape(n, t, d)
+        return QuantPoint(name="q")(dense(d, name="proj")(y))
 
 
 class Block(nn.Module):
@@ -112,9 +115,12 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps tokens (N, T, D) to (N, T, D)."""
         dense = partial(nn.Dense, kernel_init=small_normal, dtype=self.dtype)
-        x = x + Attention(self.heads, self.dtype, name="attn")(layer_norm(x, "norm1"))
-        y = activation(self.act)(dense(self.hidden, name="fc1")(layer_norm(x, "norm2")))
-        return x + dense(x.shape[-1], name="fc2")(y)
+        y = QuantPoint(name="q_norm1")(layer_norm(x, "norm1"))
+        x = QuantPoint(name="q_attn")(x + Attention(self.heads, self.dtype, name="attn")(y))
+        y = QuantPoint(name="q_norm2")(layer_norm(x, "norm2"))
+        y = activate(dense(self.hidden, name="fc1")(y), self.act)
+        y = QuantPoint(name="q_fc2")(dense(x.shape[-1], name="fc2")(y))
+        return QuantPoint(name="q_sum")(x + y)
 
 
 class DeiT(nn.Module):
@@ -184,7 +190,8 @@ class DeiT(nn.Module):
         count = self.prefix_tokens + rows * columns
         positions = self.param("pos_embed", small_normal, (1, count, self.width))
         prefix = [jnp.broadcast_to(t.astype(self.dtype), (len(x), 1, self.width)) for t in tokens]
-        return jnp.concatenate([*prefix, x], axis=1) + resize_positions(positions, self.grid, grid).astype(self.dtype)
+        x = jnp.concatenate([*prefix, x], axis=1) + resize_positions(positions, self.grid, grid).astype(self.dtype)
+        return QuantPoint(name="q_embed")(x)
 
 
 class AttentionFreeDeiT(nn.Module):
@@ -224,10 +231,12 @@ class AttentionFreeDeiT(nn.Module):
         """Maps images (N, H, W, 1 or 3), whole patches high and wide, to float32 logits (N, num_classes)."""
         x, grid = Patches(self.width, self.patch, self.dtype, name="patch")(x)
         positions = self.param("pos_embed", small_normal, (1, self.grid[0] * self.grid[1], self.width))
-        x = x + resize_positions(positions, self.grid, grid).astype(self.dtype)
+        x = QuantPoint(name="q_embed")(x + resize_positions(positions, self.grid, grid).astype(self.dtype))
         for i in range(self.depth):
             dense = nn.Dense(self.width, kernel_init=small_normal, dtype=self.dtype, name=f"fc{i}")
-            x = tap(self, f"stage{i + 1}", x + activation(self.act)(dense(layer_norm(x, f"norm{i}"))))
+            y = QuantPoint(name=f"q_norm{i}")(layer_norm(x, f"norm{i}"))
+            y = QuantPoint(name=f"q_act{i}")(activation(self.act)(QuantPoint(name=f"q_fc{i}")(dense(y))))
+            x = tap(self, f"stage{i + 1}", QuantPoint(name=f"q_sum{i}")(x + y))
         x = tap(self, "features", x)
         x = tap(self, "embedding", jnp.mean(layer_norm(x, "norm"), axis=1))
         return Head(self.num_classes, dropout=(self.head_dropout,), dtype=self.dtype, name="head")(x, train)

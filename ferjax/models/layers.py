@@ -100,6 +100,25 @@ def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
     return x
 
 
+class QuantPoint(nn.Module):
+    """A value that an integer network rounds: the identity, until `ferjax.models.quantized` intercepts it."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns x."""
+        return x
+
+
+def activate(x: jax.Array, act: str) -> jax.Array:
+    """Applies an activation and marks where integers round, in children `q` and, where it is an operation, `q_in`.
+
+    Integer convolutions clip as ReLU does at no cost: there is nothing to round between the two.
+    """
+    if act not in ("relu", "relu6", "linear"):
+        x = QuantPoint(name="q_in")(x)
+    return QuantPoint(name="q")(activation(act)(x))
+
+
 def full_precision(x: jax.Array) -> jax.Array:
     """Returns x in float32; float64, which tests compute in, stays."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
@@ -182,14 +201,18 @@ class ConvNormAct(nn.Module):
         x = conv(features, self.kernel_size, self.stride, dtype=self.dtype, name="conv")(x)
         if norm:
             x = batch_norm(x, train, self.epsilon)
-        return activation(self.act)(x)
+        return activate(x, self.act)
 
 
 def batch_norm(x: jax.Array, train: bool, epsilon: float = 1e-5) -> jax.Array:
-    """Normalises over the batch in at least float32, in a child named `bn`; flax's momentum 0.9 is torch's 0.1."""
+    """Normalises over the batch in at least float32, in a child named `bn`; flax's momentum 0.9 is torch's 0.1.
+
+    Where the collection `frozen` names its statistics, they are used and kept, as in evaluation.
+    """
     wide = full_precision(x)
-    norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=epsilon, dtype=wide.dtype, name="bn")
-    return norm(wide).astype(x.dtype)
+    norm = nn.BatchNorm(momentum=0.9, epsilon=epsilon, dtype=wide.dtype, name="bn")
+    resting = not train or norm.has_variable("frozen", "mean")
+    return norm(wide, use_running_average=resting).astype(x.dtype)
 
 
 class DenseNormAct(nn.Module):
@@ -215,7 +238,7 @@ class DenseNormAct(nn.Module):
         x = nn.Dense(self.features, kernel_init=linear_uniform, dtype=self.dtype, name="dense")(x)
         if self.norm and not self.folded:
             x = batch_norm(x, train)
-        return activation(self.act)(x)
+        return activate(x, self.act)
 
 
 class Head(nn.Module):
@@ -251,11 +274,13 @@ class Head(nn.Module):
             raise InputError(
                 f"a head with {len(self.hidden)} hidden layers takes {len(self.hidden) + 1} dropout rates, got {rates}"
             )
+        x = QuantPoint(name="q_in")(x)
         for i, width in enumerate(self.hidden):
             x = nn.Dropout(rates[i], deterministic=not train)(x)
             x = DenseNormAct(width, self.act, self.norm, self.folded, self.dtype, name=f"hidden{i + 1}")(x, train)
         x = nn.Dropout(rates[-1], deterministic=not train)(x)
-        return full_precision(nn.Dense(self.num_classes, kernel_init=linear_uniform, dtype=self.dtype, name="out")(x))
+        x = nn.Dense(self.num_classes, kernel_init=linear_uniform, dtype=self.dtype, name="out")(x)
+        return full_precision(QuantPoint(name="q")(x))
 
 
 class SqueezeExcite(nn.Module):
@@ -278,9 +303,11 @@ class SqueezeExcite(nn.Module):
         """Maps (N, H, W, C) to the same shape."""
         n, channels = x.shape[0], x.shape[-1]
         dense = partial(nn.Dense, use_bias=self.bias, kernel_init=linear_uniform, dtype=self.dtype)
-        s = nn.relu(dense(self.squeezed, name="fc1")(global_average_pool(x)))
-        s = activation(self.gate)(dense(channels, name="fc2")(s))
-        return x * s.reshape(n, 1, 1, channels)
+        s = QuantPoint(name="q_mean")(global_average_pool(x))
+        s = QuantPoint(name="q_fc1")(nn.relu(dense(self.squeezed, name="fc1")(s)))
+        s = QuantPoint(name="q_fc2")(dense(channels, name="fc2")(s))
+        s = QuantPoint(name="q_gate")(activation(self.gate)(s))
+        return QuantPoint(name="q")(x * s.reshape(n, 1, 1, channels))
 
 
 def global_average_pool(x: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.cli import InputError
-from ferjax.models.layers import ConvNormAct, Head, SqueezeExcite, global_average_pool, tap
+from ferjax.models.layers import ConvNormAct, Head, QuantPoint, SqueezeExcite, global_average_pool, tap
 
 
 class Row(NamedTuple):
@@ -96,7 +96,7 @@ class InvertedResidual(nn.Module):
         if self.squeezed:
             y = SqueezeExcite(self.squeezed, self.gate, dtype=self.dtype, name="se")(y)
         y = conv(self.output, 1, act="linear", name="project")(y, train)
-        return x + y if self.residual else y
+        return QuantPoint(name="q")(x + y) if self.residual else y
 
 
 class MobileNetV3Small(nn.Module):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.cli import InputError
-from ferjax.models.layers import ConvNormAct, Head, global_average_pool, max_pool, tap
+from ferjax.models.layers import ConvNormAct, Head, QuantPoint, global_average_pool, max_pool, tap
 
 
 class BasicBlock(nn.Module):
@@ -42,7 +42,7 @@ class BasicBlock(nn.Module):
         y = conv(self.features, act="linear", name="conv2")(y, train)
         if x.shape != y.shape:
             x = conv(self.features, 1, self.stride, act="linear", name="shortcut")(x, train)
-        return nn.relu(x + y)
+        return QuantPoint(name="q")(nn.relu(x + y))
 
 
 class Bottleneck(nn.Module):
@@ -74,7 +74,7 @@ class Bottleneck(nn.Module):
         y = conv(self.features, 1, act="linear", name="conv3")(y, train)
         if x.shape != y.shape:
             x = conv(self.features, 1, self.stride, act="linear", name="shortcut")(x, train)
-        return nn.relu(x + y)
+        return QuantPoint(name="q")(nn.relu(x + y))
 
 
 class ResNet(nn.Module):

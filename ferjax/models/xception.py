@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.cli import InputError
-from ferjax.models.layers import ConvNormAct, convolution, full_precision, global_average_pool, tap
+from ferjax.models.layers import ConvNormAct, QuantPoint, convolution, full_precision, global_average_pool, tap
 
 
 class SeparableConv(nn.Module):
@@ -35,7 +35,7 @@ class SeparableConv(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps (N, H, W, C) to (N, H, W, features)."""
         spatial = partial(convolution, implementation=self.depthwise, dtype=self.dtype, name="depthwise")
-        x = spatial(x.shape[-1], 3)(x)
+        x = QuantPoint(name="q_depthwise")(spatial(x.shape[-1], 3)(x))
         pointwise = ConvNormAct(self.features, 1, act=self.act, folded=self.folded, dtype=self.dtype, name="pointwise")
         return pointwise(x, train)
 
@@ -65,7 +65,7 @@ class Module(nn.Module):
         y = separable(self.hidden, "relu", name="sep1")(x, train)
         y = separable(self.features, "linear", name="sep2")(y, train)
         # SAME, and not zeros, because values may be negative here
-        return shortcut(x, train) + nn.max_pool(y, (3, 3), (2, 2), "SAME")
+        return QuantPoint(name="q")(shortcut(x, train) + nn.max_pool(y, (3, 3), (2, 2), "SAME"))
 
 
 class MiniXception(nn.Module):

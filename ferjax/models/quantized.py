@@ -1,0 +1,221 @@
+"""Networks that feel their integers: every `QuantPoint` and every kernel rounded, ranges observed while training.
+
+Start from a network whose normalisations are folded (`fold`), because integer files have none. `make_apply` returns a
+function with the signature of `module.apply`, so that training, distillation and evaluation use it unchanged; the
+ranges of the activations are one more collection:
+
+    module, variables = fold(module, variables, image_shape)
+    variables["ranges"] = initial_ranges(module, image_shape)
+    apply_fn = make_apply(module)                              # train with it, ranges mutable
+    check_ranges(variables["ranges"])
+    to_tflite(make_marked(module, variables), …)               # ferjax.export.qat
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from ferjax import quant
+from ferjax.cli import InputError
+from ferjax.models.layers import QuantPoint, full_precision
+
+Observer = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+Quantizer = Callable[[jax.Array, quant.Grid], jax.Array]
+KERNELS = ("kernel$",)
+
+
+def min_max(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Observes the smallest and the largest value of a batch."""
+    return jnp.min(x), jnp.max(x)
+
+
+def percentile(percent: float = 99.9) -> Observer:
+    """Returns the observer of a batch's central values: what lies beyond the percentile on either side may clip.
+
+    Args:
+      percent: in 50 … 100, not 50; 99.9 leaves out one value in a thousand above and one below.
+
+    Raises:
+      InputError: if it is outside its range.
+    """
+    if not 50 < percent <= 100:
+        raise InputError(f"percentile must be above 50 and at most 100, got {percent}")
+
+    def observe(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # max_pool and ReLU leave values on their bounds, so the ends are values, not interpolations
+        low, high = jnp.percentile(x, jnp.array([100 - percent, percent], x.dtype), method="nearest")
+        return low, high
+
+    return observe
+
+
+def make_apply(
+    module: nn.Module,
+    *,
+    weight_bits: int = 8,
+    rules: Sequence[str] = KERNELS,
+    observe: Observer = min_max,
+    decay: float = 0.99,
+) -> Callable[..., Any]:
+    """Returns `module.apply` with rounded weights and activations.
+
+    Called with "ranges" mutable it first observes: each range is the exponential moving average of what the batches
+    show, starting from the first.
+
+    Args:
+      module: a network, its normalisations folded.
+      weight_bits: width of the kernels' integers, 8 or 4; activations have 8.
+      rules: regular expressions over parameter paths: which kernels are rounded.
+      observe: what a batch says about a range: `min_max` or `percentile(…)`.
+      decay: of the moving average, 0 for the last batch alone.
+
+    Returns:
+      apply(variables, x, train=…, mutable=…, rngs=…), variables {"params": …, "ranges": …}.
+
+    Raises:
+      InputError: if decay is outside [0, 1); when called, if the variables have no ranges.
+    """
+    if not 0 <= decay < 1:
+        raise InputError(f"decay must be in [0, 1), got {decay}")
+
+    def round_here(point: nn.Module, x: jax.Array) -> jax.Array:
+        low, high = _range(point)
+        wide = full_precision(x)
+        if point.is_mutable_collection("ranges"):
+            seen_low, seen_high = (jax.lax.stop_gradient(v).astype(low.dtype) for v in observe(wide))
+            first = low > high
+            low = jnp.where(first, seen_low, decay * low + (1 - decay) * seen_low)
+            high = jnp.where(first, seen_high, decay * high + (1 - decay) * seen_high)
+            point.put_variable("ranges", "low", low)
+            point.put_variable("ranges", "high", high)
+        return quant.fake_quant(wide, quant.activation_grid(low, high)).astype(x.dtype)
+
+    def apply(variables: Mapping[str, Any], x: jax.Array, **options: Any) -> Any:
+        params = quant.fake_quant_weights(variables["params"], bits=weight_bits, rules=rules)
+        with nn.intercept_methods(_at_points(round_here)):
+            return module.apply({**variables, "params": params}, x, **options)
+
+    return apply
+
+
+def initial_ranges(module: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Returns the collection "ranges" of a network, nothing observed yet: low above high.
+
+    Args:
+      module: the network.
+      image_shape: (height, width, channels).
+    """
+    points: dict[tuple[str, ...], jax.Array] = {}
+
+    def name(point: nn.Module, x: jax.Array) -> jax.Array:
+        points[*point.path, "low"] = jnp.full((), jnp.inf, jnp.float32)
+        points[*point.path, "high"] = jnp.full((), -jnp.inf, jnp.float32)
+        return x
+
+    with nn.intercept_methods(_at_points(name)):
+        _trace(module, image_shape)
+    return traverse_util.unflatten_dict(points)
+
+
+def check_ranges(ranges: Mapping[str, Any]) -> None:
+    """Raises InputError, naming the first, if there are activations whose range was never observed."""
+    flat = traverse_util.flatten_dict(dict(ranges))
+    points = [path[:-1] for path in flat if path[-1] == "low"]
+    unseen = [p for p in points if not -np.inf < flat[*p, "low"] <= flat[*p, "high"] < np.inf]
+    if unseen:
+        raise InputError(
+            f"the range of {_name(unseen[0])} was never observed ({len(unseen)} of {len(points)} were not): "
+            "train with quantisation, or run training images through the network, before writing integers"
+        )
+
+
+def make_marked(
+    module: nn.Module, variables: Mapping[str, Any], *, weight_bits: int = 8, rules: Sequence[str] = KERNELS
+) -> Callable[[jax.Array], jax.Array]:
+    """Returns images -> logits with the variables inside and every rounding marked for a converter.
+
+    Args:
+      module: a network, its normalisations folded.
+      variables: {"params": …, "ranges": …}, concrete arrays.
+      weight_bits: as in training.
+      rules: as in training.
+
+    Raises:
+      InputError: if a range was never observed.
+    """
+    ranges = variables.get("ranges", {})
+    check_ranges(ranges or initial_ranges(module, (1, 1, 1)))
+
+    def round_here(point: nn.Module, x: jax.Array) -> jax.Array:
+        with jax.ensure_compile_time_eval():
+            grid = quant.activation_grid(*_range(point))
+        return quant.mark(x, grid)
+
+    def mark_weight(weight: jax.Array, grid: quant.Grid) -> jax.Array:
+        with jax.ensure_compile_time_eval():
+            grid = quant.weight_grid(weight, bits=weight_bits)
+        return quant.mark(weight, grid)
+
+    def apply(x: jax.Array) -> jax.Array:
+        params = quant.fake_quant_weights(variables["params"], bits=weight_bits, rules=rules, quantizer=mark_weight)
+        with nn.intercept_methods(_at_points(round_here)):
+            return module.apply({"params": params, "ranges": ranges}, x, train=False)
+
+    return apply
+
+
+def fold(
+    module: nn.Module, variables: Mapping[str, Any], image_shape: tuple[int, ...]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Returns the network without batch normalisations, and its variables; the logits stay what they are.
+
+    Args:
+      module: any network of `ferjax.models`; one that has nothing to fold is returned as it is.
+      variables: {"params": …, "batch_stats": …}.
+      image_shape: (height, width, channels).
+    """
+    epsilons: dict[str, float] = {}
+
+    def note(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
+            epsilons["/".join(context.module.path[:-1])] = context.module.epsilon
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        _trace(module, image_shape)
+    if not epsilons:
+        return module, dict(variables)
+    return module.clone(folded=True), quant.fold_batch_norm(variables, epsilons)
+
+
+def _at_points(act: Callable[[nn.Module, jax.Array], jax.Array]) -> Callable[..., Any]:
+    """Returns the linen interceptor that acts on every value to round: the image, and what `QuantPoint` passes on."""
+
+    def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        if context.method_name == "__call__" and (isinstance(module, QuantPoint) or not module.path):
+            args = (act(module, args[0]), *args[1:])
+        return call(*args, **kwargs)
+
+    return intercept
+
+
+def _range(point: nn.Module) -> tuple[jax.Array, jax.Array]:
+    if not point.has_variable("ranges", "low"):
+        raise InputError(f"there is no range for {_name(point.path)}: see ferjax.models.quantized.initial_ranges")
+    return point.get_variable("ranges", "low"), point.get_variable("ranges", "high")
+
+
+def _name(path: tuple[str, ...]) -> str:
+    return "/".join(path) or "the image"
+
+
+def _trace(module: nn.Module, image_shape: tuple[int, ...]) -> None:
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    jax.eval_shape(partial(module.init, train=False), jax.random.key(0), image)
