@@ -3,6 +3,7 @@
 A disk that fills ends the output with one message and leaves what was written readable; the loop goes on.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -66,11 +67,9 @@ class Log:
 
     def _drop(self) -> None:
         file, self._file = self._file, None
-        try:
+        with contextlib.suppress(OSError):  # what is left in the buffer does not fit either; this was said
             if file is not None:
                 file.close()
-        except OSError:
-            pass  # the rest of its buffer does not fit either; this was said
 
     def _json(self, result: Result, face: FaceResult) -> None:
         raw = face.raw_probabilities
@@ -176,7 +175,8 @@ class Snapshots:
             part.write_bytes(cv2.imencode(".png", result.frame.image)[1].tobytes())
             os.replace(part, path)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
             note(f"the picture {path} could not be saved: {error.strerror or error}")
 
 

@@ -1,0 +1,169 @@
+import csv
+import errno
+import io
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+from live_parts import NAMES, face, frame, result
+
+from ferjax.cli import InputError
+from ferjax.runtime import sink
+from ferjax.runtime.sink import Log, Recorder, Snapshots
+
+P, RAW = (0.7, 0.2, 0.1), (0.123456789, 0.5, 0.376543211)
+
+
+def written(log, *results):
+    for one in results:
+        log.write(one)
+    log.close()
+
+
+def test_jsonl_has_one_object_per_face_and_frame(tmp_path):
+    path = tmp_path / "out.jsonl"
+    both = result(face(1, p=P, raw=RAW), face(2, (5, 6, 7, 8), p=P), of=frame(7))
+    written(Log(str(path), NAMES), both, result(of=frame(8)), result(face(1), of=frame(9)))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["frame"], line["track"]) for line in lines] == [(7, 1), (7, 2), (9, 1)]
+    assert list(lines[0]) == [
+        "time",
+        "frame",
+        "track",
+        "box",
+        "label",
+        "confidence",
+        "probabilities",
+        "raw_probabilities",
+        "latency_ms",
+    ]
+    assert lines[0]["time"] == round(7 / 30, 4) and lines[1]["box"] == [5, 6, 7, 8]
+    assert lines[0]["probabilities"] == dict(zip(NAMES, P, strict=True)) and lines[0]["label"] == "angry"
+    np.testing.assert_allclose(list(lines[0]["raw_probabilities"].values()), RAW, rtol=1e-6)
+    assert lines[1]["raw_probabilities"] is None
+    assert lines[0]["latency_ms"] == {"capture": 1.0, "detect": 2.0, "classify": 3.0, "draw": 4.0}
+
+
+def test_csv_has_the_same_in_columns(tmp_path):
+    path = tmp_path / "out.csv"
+    written(Log(str(path), NAMES), result(face(1, p=P, raw=RAW), face(2, (5, 6, 7, 8), p=P), of=frame(7)))
+    first, second = csv.DictReader(path.read_text().splitlines())
+    assert (first["frame"], first["track"], second["x"], second["height"]) == ("7", "1", "5", "8")
+    assert first["label"] == "angry" and float(first["probability_happy"]) == 0.2
+    assert float(first["raw_probability_angry"]) == pytest.approx(RAW[0], rel=1e-6)
+    assert second["raw_probability_angry"] == "" and first["latency_ms_classify"] == "3.0"
+    assert None not in first and None not in first.values()  # as many cells as columns
+
+
+def test_a_picture_of_a_folder_is_named(tmp_path):
+    written(Log(str(tmp_path / "a.jsonl"), NAMES), result(face(), of=frame()._replace(name="me.png")))
+    assert json.loads((tmp_path / "a.jsonl").read_text())["image"] == "me.png"
+
+
+def test_a_log_may_be_standard_output(capsys):
+    written(Log("-", NAMES), result(face()))
+    assert json.loads(capsys.readouterr().out)["label"] == "angry"
+
+
+@pytest.mark.parametrize("name, said", [("out.txt", r"kind of log.*FILE.jsonl, FILE.csv"), ("no/out.csv", "folder")])
+def test_a_log_that_cannot_be_is_refused(tmp_path, name, said):
+    with pytest.raises(InputError, match=said):
+        Log(str(tmp_path / name), NAMES)
+
+
+def test_a_full_disk_ends_the_log_with_one_message(tmp_path, capfd):
+    log = Log(str(tmp_path / "out.jsonl"), NAMES)
+    log.write(result(face()))
+
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        close = flush  # a file tries to write the rest
+
+    log._file.close()
+    log._file = Full()
+    written(log, result(face()), result(face()))
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "out.jsonl ends here: No space left" in line
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
+
+
+def frames_of(path):
+    capture, found = cv2.VideoCapture(str(path)), []
+    while True:
+        ok, image = capture.read()
+        if not ok:
+            capture.release()
+            return found
+        found.append(image)
+
+
+def record(path, fps, *frames):
+    recorder = Recorder(str(path), fps)
+    for one in frames:
+        recorder.write(result(of=one))
+    recorder.close()
+    return frames_of(path)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_a_recording_has_every_frame_of_a_file(tmp_path, suffix):
+    images = record(tmp_path / f"out{suffix}", 30.0, *(frame(i, value=10 * i) for i in range(20)))
+    assert len(images) == 20 and images[0].shape == (120, 160, 3)
+    assert abs(int(images[10].mean()) - 100) < 6
+    assert [p.name for p in tmp_path.iterdir()] == [f"out{suffix}"]
+
+
+def test_a_recording_of_a_slow_loop_lasts_as_long_as_life(tmp_path):
+    seconds = (0.0, 0.11, 0.25, 0.26, 1.0)  # a camera of 30 fps of which few frames were taken
+    images = record(tmp_path / "out.mp4", 30.0, *(frame(i, time=t + 5) for i, t in enumerate(seconds)))
+    assert len(images) == 31
+
+
+def test_a_frame_of_another_size_is_fitted_in(tmp_path):
+    images = record(tmp_path / "out.avi", 10.0, frame(0, time=0.0), frame(1, size=(121, 41), value=200, time=0.1))
+    assert [i.shape for i in images] == [(120, 160, 3)] * 2
+    assert images[1][60, 80].mean() > 190 and images[1][60, 10].mean() < 20
+    odd = record(tmp_path / "odd.mp4", 10.0, frame(0, size=(121, 161)))
+    assert odd[0].shape == (120, 160, 3) and abs(int(odd[0].mean()) - 90) < 5
+
+
+def test_a_disk_that_fills_closes_the_video_and_the_loop_goes_on(tmp_path, monkeypatch, capfd):
+    free = [10**9] * 8 + [10**6] * 20
+    monkeypatch.setattr(sink, "_free", lambda _: free.pop(0))
+    images = record(tmp_path / "out.mp4", 30.0, *(frame(i) for i in range(20)))
+    assert len(images) == 7  # the first look is before the first frame
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "disk is nearly full" in line and "out.mp4" in line
+
+
+@pytest.mark.parametrize("name, said", [("out.gif", r"kind of video.*mp4"), ("no/out.mp4", "folder")])
+def test_a_recording_that_cannot_be_is_refused(tmp_path, name, said):
+    with pytest.raises(InputError, match=said):
+        Recorder(str(tmp_path / name), 30.0)
+
+
+def test_a_full_disk_is_said_before_recording(tmp_path, monkeypatch):
+    monkeypatch.setattr(sink, "_free", lambda _: 1000)
+    with pytest.raises(InputError, match="too full to record"):
+        Recorder(str(tmp_path / "out.mp4"), 30.0)
+
+
+def test_nothing_is_recorded_before_the_first_frame(tmp_path):
+    Recorder(str(tmp_path / "out.mp4"), 30.0).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_snapshots_are_pictures_of_the_frame(tmp_path, capfd):
+    pictures = Snapshots(str(tmp_path / "new" / "folder"))
+    pictures.write(result(of=frame(12, value=33)))
+    pictures.write(result(of=frame(13)._replace(name="me.jpg")))
+    names = sorted(p.name for p in (tmp_path / "new" / "folder").iterdir())
+    assert names == ["frame-000012.png", "me.png"]
+    assert (cv2.imread(str(tmp_path / "new" / "folder" / names[0])) == 33).all()
+    (tmp_path / "new" / "folder" / ".frame-000014.part").mkdir()  # in the way
+    pictures.write(result(of=frame(14)))
+    assert "frame-000014.png could not be saved" in capfd.readouterr().err
