@@ -38,6 +38,7 @@ def base() -> ConfigDict:
                 "decay_only": (".*",),
                 "momentum": 0.9,
                 "clip_norm": 0.0,
+                "stages": (),
             },
             "fit": {
                 "epochs": 1,
@@ -45,6 +46,7 @@ def base() -> ConfigDict:
                 "ema_decay": 0.0,
                 "patience": 0,
                 "seed": 0,
+                "sampling": "shuffled",
                 "eval_batch_size": 256,
                 "steps_per_dispatch": 0,
                 "checkpoint_minutes": 5.0,

@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from ferjax import cli
-from ferjax.optim import path_name
+from ferjax.paths import path_name
 from ferjax.spec import ModelSpec
 
 KINDS = ("best", "last")
@@ -121,6 +121,8 @@ def load(workdir: pathlib.Path | str, kind: str = "best") -> tuple[ModelSpec, di
                 cli.note(f"no usable best checkpoint in {workdir}: using the last one, step {meta['step']}")
             tree = traverse_util.unflatten_dict({tuple(k.split(".")): v for k, v in arrays.items()})
             variables = tree if each == "best" else _evaluated(tree)
+            if "spec" not in meta:
+                raise cli.InputError(f"{workdir} holds a checkpoint without a model's contract: train it with train.py")
             return ModelSpec.from_json(meta["spec"]), variables, meta
     raise cli.InputError(f"{workdir} holds no usable checkpoint: is it the --workdir of a training run?")
 

@@ -1,5 +1,6 @@
 """The training loop: feeds the steps, validates, keeps the best variables, and resumes where it was stopped."""
 
+import functools
 import json
 import os
 import pathlib
@@ -16,14 +17,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ferjax import augment as augmentation
 from ferjax import checkpoint, cli, metrics
+from ferjax.freezing import Stage
 from ferjax.optim import Optimizer
 from ferjax.spec import ModelSpec
 from ferjax.training import (
     ApplyFn,
     Arrays,
-    LossFn,
     Sums,
+    TeacherFn,
     TrainState,
+    balanced_order,
     epoch_order,
     init_state,
     make_eval_step,
@@ -32,6 +35,8 @@ from ferjax.training import (
     predict,
     unrolled,
 )
+
+SAMPLINGS = ("shuffled", "balanced")
 
 
 class Result(NamedTuple):
@@ -46,7 +51,7 @@ def fit(
     apply_fn: ApplyFn,
     variables: Mapping[str, Any],
     optimizer: Optimizer,
-    loss_fn: LossFn,
+    loss_fn: Callable[..., jax.Array],
     *,
     train: Arrays,
     validation: Arrays,
@@ -56,9 +61,13 @@ def fit(
     batch_size: int,
     eval_apply_fn: ApplyFn | None = None,
     augment: augmentation.Augment | None = None,
+    teacher: TeacherFn | None = None,
+    teacher_variables: Any = None,
+    taps: Sequence[str] = (),
     ema_decay: float = 0.0,
     patience: int = 0,
     seed: int = 0,
+    sampling: str = "shuffled",
     eval_batch_size: int = 256,
     steps_per_dispatch: int = 0,
     checkpoint_minutes: float = 5.0,
@@ -72,9 +81,10 @@ def fit(
     Args:
       apply_fn: the network, see `make_train_step`.
       variables: initial variables.
-      optimizer: from `ferjax.optim.create`.
+      optimizer: from `ferjax.optim.create`; each of its stages compiles a step of its own.
       loss_fn: see `make_train_step`.
-      train: {"images": uint8 (N, H, W, C), "labels": int32 (N,)}, put on the device once.
+      train: {"images": uint8 (N, H, W, C), "labels": int32 (N,)}, put on the device once; with "targets" (N, classes),
+        those are learned instead of the labels.
       validation: the same for the split that selects the best epoch.
       spec: the contract, stored with the checkpoints; its accuracy and hash are filled in here.
       workdir: where checkpoints and metrics.jsonl go; made if missing.
@@ -82,9 +92,14 @@ def fit(
       batch_size: examples per step.
       eval_apply_fn: the network for validation, in float32 where training computes in bfloat16.
       augment: see `make_train_step`.
+      teacher: see `make_train_step`; metrics.jsonl then has `teacher_agreement`, the share of training examples, as
+        augmented, on which student and teacher answer the same.
+      teacher_variables: its variables, put on the device once and never stored.
+      taps: see `make_train_step`.
       ema_decay: see `make_train_step`; evaluation then uses the average.
-      patience: stop after so many epochs without a better validation accuracy; 0 never stops early.
+      patience: stop after so many epochs of the last stage without a better validation accuracy; 0 never stops early.
       seed: of shuffling, augmentation and dropout.
+      sampling: "shuffled" takes each example once an epoch, "balanced" each class equally often, see `balanced_order`.
       eval_batch_size: images per forward pass.
       steps_per_dispatch: 0 chooses 1 on CPU and 32 elsewhere.
       checkpoint_minutes: how often the state is saved inside an epoch; it is saved after each epoch anyway.
@@ -103,12 +118,16 @@ def fit(
     steps_per_epoch = count // max(batch_size, 1)
     if epochs < 1 or batch_size < 1 or not steps_per_epoch:
         raise cli.InputError(f"cannot train {epochs} epochs with batches of {batch_size} on {count} training images")
+    order_of = _sampler(sampling, np.asarray(train["labels"]), spec.class_names, seed)
     workdir.mkdir(parents=True, exist_ok=True)
     mesh = mesh or Mesh(np.array(jax.devices()[:1]), ("data",))
     everywhere = NamedSharding(mesh, PartitionSpec())
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     chunk = steps_per_dispatch or (1 if on_cpu else 32)
-    train_step = make_train_step(
+    scan = unrolled if on_cpu else jax.lax.scan
+
+    make_step = functools.partial(
+        make_train_step,
         apply_fn,
         loss_fn,
         optimizer.tx,
@@ -116,26 +135,33 @@ def fit(
         mean=spec.mean,
         std=spec.std,
         augment=augment,
+        teacher=teacher,
+        taps=taps,
         ema_decay=ema_decay,
         seed=seed,
     )
-    scan = unrolled if on_cpu else jax.lax.scan
-    run = make_resident_steps(train_step, batch_size=batch_size, mesh=mesh, scan=scan)
+    run_of = functools.cache(
+        lambda stage: make_resident_steps(make_step(stage=stage), batch_size=batch_size, mesh=mesh, scan=scan)
+    )
     eval_step = make_eval_step(eval_apply_fn or apply_fn, mean=spec.mean, std=spec.std)
+    zero = functools.partial(Sums.zero, taught=teacher is not None)
+    more = () if teacher is None else (jax.device_put(teacher_variables, everywhere),)
     book = _Book(workdir, spec, config or {}, checkpoint_minutes)
-    state, sums, history = book.resume(init_state(variables, optimizer.tx, ema=bool(ema_decay)))
+    state, sums, history = book.resume(init_state(variables, optimizer.tx, ema=bool(ema_decay)), zero())
     state, sums = jax.device_put((state, sums), everywhere, may_alias=False)  # the steps donate them
-    data = jax.device_put({k: np.asarray(train[k]) for k in ("images", "labels")}, everywhere)
+    keys = [key for key in ("images", "labels", "targets") if key in train]
+    data = jax.device_put({key: np.asarray(train[key]) for key in keys}, everywhere)
     bar = _progress_bar(epochs * steps_per_epoch * batch_size, int(state.step) * batch_size, enabled=progress)
     with bar:
-        while len(history) < epochs and not _exhausted(history, patience):
+        while len(history) < epochs and not _exhausted(history, patience, optimizer.stages):
             epoch, start = len(history), time.perf_counter()
-            order = epoch_order(seed=seed, epoch=jnp.array(epoch, jnp.int32), count=count)
+            stage = _stage_of(epoch, optimizer.stages)
+            run, order = run_of(stage), order_of(epoch)
             position, first, flag = int(state.step) - epoch * steps_per_epoch, int(state.step), None
             while position < steps_per_epoch:
                 steps = min(chunk, steps_per_epoch - position)
                 at = jnp.array(position * batch_size, jnp.int32)
-                state, sums, new_flag = run(state, sums, data, order, at, steps=steps)
+                state, sums, new_flag = run(state, sums, data, order, at, *more, steps=steps)
                 # Wait for the dispatch before this one: the device never idles and a bad step shows at once.
                 _stop_if_bad(flag, sums, workdir)
                 flag, position = new_flag, position + steps
@@ -146,9 +172,9 @@ def fit(
             _stop_if_bad(flag, sums, workdir)
             seconds = time.perf_counter() - start
             speed = (int(state.step) - first) * batch_size / seconds
-            row = _row(epoch, state, sums, optimizer)
+            row = _row(epoch, state, sums, optimizer, stage)
             row.update(_validate(eval_step, state.variables(), validation, spec, eval_batch_size))
-            history, sums = [*history, row], jax.device_put(Sums.zero(), everywhere, may_alias=False)
+            history, sums = [*history, row], jax.device_put(zero(), everywhere, may_alias=False)
             book.close_epoch(state, sums, history)
             book.note_time(epoch=row["epoch"], seconds=seconds, images_per_second=speed)
             bar.write(_line(row, epochs, speed))
@@ -170,11 +196,10 @@ class _Book:
         self.workdir, self.spec, self.config, self.seconds = workdir, spec, config, 60 * minutes
         self.saved = time.monotonic()
 
-    def resume(self, state: TrainState) -> tuple[TrainState, Sums, list[dict[str, Any]]]:
+    def resume(self, state: TrainState, sums: Sums) -> tuple[TrainState, Sums, list[dict[str, Any]]]:
         checkpoint.remove_unfinished(self.workdir)
-        found = checkpoint.restore(self.workdir, {**state._asdict(), "sums": Sums.zero()._asdict()})
+        found = checkpoint.restore(self.workdir, {**state._asdict(), "sums": sums._asdict()})
         history: list[dict[str, Any]] = []
-        sums = Sums.zero()
         if found is not None:
             arrays, meta = found
             sums, history = Sums(**arrays.pop("sums")), meta["history"]
@@ -242,23 +267,51 @@ def _validate(
     }
 
 
-def _row(epoch: int, state: TrainState, sums: Sums, optimizer: Optimizer) -> dict[str, Any]:
+def _row(epoch: int, state: TrainState, sums: Sums, optimizer: Optimizer, stage: Stage) -> dict[str, Any]:
     total = jax.device_get(sums)
     step = int(state.step)
     return {
         "epoch": epoch + 1,
         "step": step,
-        "learning_rate": float(optimizer.schedule(step - 1)),
+        "learning_rate": stage.learning_rate * float(optimizer.schedule(step - 1)),
         "train_loss": float(total.loss) / int(total.examples),
         "train_accuracy": int(total.correct) / int(total.examples),
         "grad_norm": float(total.grad_norm) / int(total.steps),
         "update_norm": float(total.update_norm) / int(total.steps),
         "param_norm": float(optax.tree.norm(state.params)),
+        **({} if total.agreed == () else {"teacher_agreement": int(total.agreed) / int(total.examples)}),
     }
 
 
-def _exhausted(history: Sequence[dict[str, Any]], patience: int) -> bool:
-    return bool(patience and history) and len(history) - best_row(history)["epoch"] >= patience
+def _stage_of(epoch: int, stages: Sequence[Stage]) -> Stage:
+    return max((s for s in stages if s.first_epoch <= epoch), key=lambda s: s.first_epoch)
+
+
+def _exhausted(history: Sequence[dict[str, Any]], patience: int, stages: Sequence[Stage]) -> bool:
+    if not (patience and history):
+        return False
+    return len(history) - max(best_row(history)["epoch"], stages[-1].first_epoch) >= patience
+
+
+def _sampler(sampling: str, labels: np.ndarray, class_names: Sequence[str], seed: int) -> Callable[[int], jax.Array]:
+    """Returns epoch -> order of the examples.
+
+    Raises:
+      InputError: for an unknown sampling, or a class without an example to balance.
+    """
+    if sampling not in SAMPLINGS:
+        raise cli.unknown("sampling", sampling, SAMPLINGS)
+    if sampling == "shuffled":
+        return lambda epoch: epoch_order(seed=seed, epoch=jnp.array(epoch, jnp.int32), count=len(labels))
+    counts = np.bincount(labels, minlength=len(class_names))
+    if empty := [name for name, n in zip(class_names, counts, strict=True) if not n]:
+        raise cli.InputError(
+            f"fit.sampling=balanced needs an image of each class: there is none of {', '.join(empty)} in training"
+        )
+    known = jnp.asarray(labels)
+    return lambda epoch: balanced_order(
+        known, seed=seed, epoch=jnp.array(epoch, jnp.int32), num_classes=len(class_names)
+    )
 
 
 def _progress_bar(total: int, initial: int, *, enabled: bool) -> tqdm.tqdm:

@@ -1,23 +1,30 @@
-"""Optimisers and schedules, in the words of the papers; rules over parameter paths."""
+"""Optimisers and schedules, in the words of the papers."""
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import optax
 
 from ferjax import cli
+from ferjax.freezing import WHOLE, Stage, create_stages, only_trained, staged
+from ferjax.paths import path_mask
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "step", "polynomial")
 
 
 class Optimizer(NamedTuple):
-    """An optax transform and the learning rate it applies at each step."""
+    """What `create` returns.
 
-    tx: optax.GradientTransformation
+    Attributes:
+      tx: the optax transform; where there are several stages, its update takes the keyword `stage`.
+      schedule: step -> learning rate.
+      stages: in order; one in which all is trained if none were asked for.
+    """
+
+    tx: optax.GradientTransformationExtraArgs
     schedule: optax.Schedule
+    stages: tuple[Stage, ...] = (WHOLE,)
 
 
 def create(
@@ -38,6 +45,7 @@ def create(
     b1: float = 0.9,
     b2: float = 0.999,
     clip_norm: float = 0.0,
+    stages: Sequence[Sequence[Any]] = (),
 ) -> Optimizer:
     """Builds the optimiser: clip, decay, adapt, scale by the learning rate.
 
@@ -61,9 +69,13 @@ def create(
       b1: Adam's first moment.
       b2: Adam's second moment.
       clip_norm: largest global norm of the gradient, before weight decay; 0 switches it off.
+      stages: what is trained when: (epochs, rules) or (epochs, rules, factor on the learning rate) each, such as
+        `((5, ("^head/",)), (None, (".*",)))` for a backbone that is frozen for five epochs. Rules are regular
+        expressions over parameter paths; the last stage may say None for the epochs that are left. The schedule runs
+        through; a parameter's moments and their count start when it is first trained, as torch's do.
 
     Returns:
-      The optax transform and the schedule (step -> learning rate).
+      The optax transform, the schedule and the stages.
 
     Raises:
       InputError: for an unknown name or a value outside its range; when initialised, for a rule that finds nothing.
@@ -86,16 +98,15 @@ def create(
         decay_rate=decay_rate,
         power=power,
     )
+    plan = create_stages(stages, epochs=epochs) if stages else (WHOLE,)
+    core = optax.trace(momentum, nesterov=True) if name == "sgd" else optax.scale_by_adam(b1, b2)
+    core = staged(core, plan) if stages else core
     decay = optax.add_decayed_weights(weight_decay, mask=lambda params: path_mask(decay_only, params))
-    adapt = {
-        "adam": (decay, optax.scale_by_adam(b1, b2)),
-        "adamw": (optax.scale_by_adam(b1, b2), decay),
-        "sgd": (decay, optax.trace(momentum, nesterov=True)),
-    }[name]
-    if not weight_decay:
-        adapt = tuple(t for t in adapt if t is not decay)
+    decays = (decay,) if weight_decay else ()
+    adapt = (core, *decays) if name == "adamw" else (*decays, core)
     clip = (optax.clip_by_global_norm(clip_norm),) if clip_norm else ()
-    return Optimizer(optax.chain(*clip, *adapt, optax.scale_by_learning_rate(rate)), rate)
+    last = (optax.scale_by_learning_rate(rate), *((only_trained(),) if stages else ()))
+    return Optimizer(optax.chain(*clip, *adapt, *last), rate, plan)
 
 
 def create_schedule(
@@ -130,33 +141,3 @@ def create_schedule(
     if not warmup_steps:
         return body
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), body], [warmup_steps])
-
-
-def path_mask(patterns: Sequence[str], params: Any) -> Any:
-    """Marks the leaves whose path one of the regular expressions finds.
-
-    Args:
-      patterns: regular expressions, tried with `re.search` on paths such as "stem/conv/kernel".
-      params: a nested dict of arrays.
-
-    Returns:
-      The same structure with True or False leaves.
-
-    Raises:
-      InputError: for a pattern that is no regular expression or finds nothing.
-    """
-    try:
-        compiled = [re.compile(p) for p in patterns]
-    except re.error as error:
-        raise cli.InputError(f"{error.pattern!r} is not a regular expression: {error}") from error
-    names = jax.tree_util.tree_map_with_path(lambda path, _: path_name(path), params)
-    every = jax.tree.leaves(names)
-    for pattern in compiled:
-        if not any(pattern.search(n) for n in every):
-            raise cli.InputError(f"the rule {pattern.pattern!r} matches no parameter; there are: {', '.join(every)}")
-    return jax.tree.map(lambda n: any(p.search(n) for p in compiled), names)
-
-
-def path_name(path: Sequence[Any], separator: str = "/") -> str:
-    """Returns the path of a leaf, as `jax.tree_util` gives it, as one string."""
-    return separator.join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)

@@ -15,11 +15,23 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ferjax import augment as augmentation
-from ferjax import cli
+from ferjax import cli, freezing
+from ferjax.freezing import WHOLE, Stage
 
 ApplyFn = Callable[..., Any]
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 Arrays = Mapping[str, Any]
+
+
+class Outputs(NamedTuple):
+    """What a network says about a batch: logits (N, C), and the intermediates that were asked for, by name."""
+
+    logits: jax.Array
+    taps: Mapping[str, jax.Array]
+
+
+TeacherFn = Callable[[Any, Mapping[str, jax.Array]], Outputs]
+TaughtLossFn = Callable[[Outputs, jax.Array, Outputs], jax.Array]
 
 
 class TrainState(NamedTuple):
@@ -56,6 +68,7 @@ class Sums(NamedTuple):
       update_norm: float32, sum over steps of the update's global norm.
       bad: int32, steps whose loss or gradient was not finite.
       first_bad: int32, the first such step, or the largest int32.
+      agreed: int32, examples on which student and teacher answer the same; () without a teacher.
     """
 
     loss: jax.Array
@@ -66,13 +79,14 @@ class Sums(NamedTuple):
     update_norm: jax.Array
     bad: jax.Array
     first_bad: jax.Array
+    agreed: Any = ()
 
     @classmethod
-    def zero(cls) -> "Sums":
-        """Returns empty sums."""
+    def zero(cls, *, taught: bool = False) -> "Sums":
+        """Returns empty sums, of a run with or without a teacher."""
         real, whole = jnp.float32, jnp.int32
         zeros = [jnp.zeros((), t) for t in (real, whole, whole, whole, real, real, whole)]  # one buffer each: donated
-        return cls._make([*zeros, jnp.array(np.iinfo(np.int32).max, whole)])
+        return cls(*zeros, jnp.array(np.iinfo(np.int32).max, whole), jnp.zeros((), whole) if taught else ())
 
     def add(self, other: "Sums") -> "Sums":
         """Returns the sums over both."""
@@ -96,72 +110,108 @@ def init_state(variables: Mapping[str, Any], tx: optax.GradientTransformation, *
 
 def make_train_step(
     apply_fn: ApplyFn,
-    loss_fn: LossFn,
+    loss_fn: Callable[..., jax.Array],
     tx: optax.GradientTransformation,
     *,
     num_classes: int,
     mean: Sequence[float],
     std: Sequence[float],
     augment: augmentation.Augment | None = None,
+    teacher: TeacherFn | None = None,
+    taps: Sequence[str] = (),
     ema_decay: float = 0.0,
     seed: int = 0,
-) -> Callable[[TrainState, Arrays], tuple[TrainState, Sums]]:
+    stage: Stage = WHOLE,
+) -> Callable[..., tuple[TrainState, Sums]]:
     """Builds the one pure train step.
 
     Args:
-      apply_fn: apply_fn(variables, x, train=…, mutable=…, rngs=…) -> (logits, changed collections).
-      loss_fn: (logits (N, C), targets (N, C)) -> per-example losses (N,).
-      tx: the optimiser; pruning, if any, last in its chain.
+      apply_fn: apply_fn(variables, x, train=…, mutable=…, rngs=…) -> (logits, changed collections). The variables have
+        a collection "frozen" where a stage freezes statistics, see `ferjax.freezing.frozen_modules`.
+      loss_fn: (logits (N, C), targets (N, C)) -> per-example losses (N,); with a teacher, (the student's `Outputs`,
+        targets, the teacher's `Outputs`) -> per-example losses.
+      tx: the optimiser; pruning, if any, last in its chain. Its update is given the stage.
       num_classes: C.
       mean: per channel, 0..1 scale.
       std: per channel, 0..1 scale.
       augment: (key, batch) -> batch on images in 0..1, before normalisation.
+      teacher: (its variables, batch as augmented) -> `Outputs`; it sees the student's images in 0..1, before
+        normalisation, and no gradient reaches it. See `ferjax.teaching.load`.
+      taps: names of the student's intermediates that the loss with a teacher reads.
       ema_decay: 0 for none; else the average's decay, with a warm-up min(decay, (1 + step) / (10 + step)).
       seed: of dropout and augmentation.
+      stage: which parameters are trained. The others, and the statistics of their modules, stay as they are to the
+        bit, and no gradient is computed for them.
 
     Returns:
-      step(state, {"images": uint8 (N, H, W, C), "labels": int32 (N,)}) -> (state, sums over the batch), to be jitted.
+      step(state, {"images": uint8 (N, H, W, C), "labels": int32 (N,)}) -> (state, sums over the batch), to be jitted;
+      with a teacher, its variables are the third argument.
+      A batch may have "targets" float32 (N, C) in the place of one-hot labels, such as the votes of FER+.
     """
+    update = optax.with_extra_args_support(tx).update
 
-    def step(state: TrainState, batch: Arrays) -> tuple[TrainState, Sums]:
+    def step(state: TrainState, batch: Arrays, teacher_variables: Any = None) -> tuple[TrainState, Sums]:
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-        targets = jax.nn.one_hot(batch["labels"], num_classes, dtype=jnp.float32)
+        mask, statistics = freezing.trained(stage, state.params, state.collections)
+        targets = batch.get("targets", jax.nn.one_hot(batch["labels"], num_classes, dtype=jnp.float32))
         example = {"images": augmentation.to_float(batch["images"]), "targets": targets}
         if augment is not None:
             example = augment(augment_key, example)
         inputs = augmentation.normalize(example["images"], mean=mean, std=std)
+        taught = None if teacher is None else teacher(teacher_variables, example)
+
+        resting = freezing.frozen_modules(statistics)
+        extra = {"frozen": resting} if resting else {}
 
         def mean_loss(params):
+            params = freezing.select(mask, params, jax.lax.stop_gradient(params))
             logits, changed = apply_fn(
-                {"params": params, **state.collections},
+                {"params": params, **state.collections, **extra},
                 inputs,
                 train=True,
-                mutable=list(state.collections),
+                mutable=[*state.collections, *(["intermediates"] if taps else [])],
                 rngs={"dropout": dropout_key},
             )
-            losses = loss_fn(logits, example["targets"])
-            return losses.mean(), (losses.sum(), logits, changed)
+            if taught is None:
+                losses = loss_fn(logits, example["targets"])
+            else:
+                losses = loss_fn(Outputs(logits, pick(changed, taps)), example["targets"], taught)
+            return losses.mean(), (losses.sum(), logits, {k: changed[k] for k in state.collections})
 
         (loss, (total, logits, changed)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        collections = {**state.collections, **changed}
+        updates, opt_state = update(grads, state.opt_state, state.params, stage=stage)
+        params = freezing.select(mask, optax.apply_updates(state.params, updates), state.params)
+        collections = freezing.select(statistics, {**state.collections, **changed}, state.collections)
         ema = _average(state.ema, {"params": params, **collections}, ema_decay, state.step)
         grad_norm = optax.tree.norm(grads)
         bad = ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))
         sums = Sums(
             loss=total.astype(jnp.float32),
-            correct=(logits.argmax(-1) == example["targets"].argmax(-1)).sum(dtype=jnp.int32),
+            correct=_same_answer(logits, example["targets"]),
             examples=jnp.array(logits.shape[0], jnp.int32),
             steps=jnp.array(1, jnp.int32),
             grad_norm=grad_norm.astype(jnp.float32),
             update_norm=optax.tree.norm(updates).astype(jnp.float32),
             bad=bad.astype(jnp.int32),
             first_bad=jnp.where(bad, state.step, np.iinfo(np.int32).max).astype(jnp.int32),
+            agreed=() if taught is None else _same_answer(logits, taught.logits),
         )
         return TrainState(state.step + 1, params, collections, opt_state, ema), sums
 
     return step
+
+
+def pick(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, jax.Array]:
+    """Returns the intermediates of these names from the state that linen's `apply` returned.
+
+    Raises:
+      InputError: for a name that the network does not have.
+    """
+    found = state.get("intermediates", {})
+    if missing := [name for name in names if name not in found]:
+        have = [name for name, value in found.items() if isinstance(value, tuple)]
+        raise cli.unknown("intermediate of the network", missing[0], have)
+    return {name: found[name][0] for name in names}
 
 
 def make_eval_step(
@@ -207,7 +257,7 @@ def predict(
 
 
 def make_resident_steps(
-    train_step: Callable[[TrainState, Arrays], tuple[TrainState, Sums]],
+    train_step: Callable[..., tuple[TrainState, Sums]],
     *,
     batch_size: int,
     mesh: Mesh,
@@ -222,18 +272,21 @@ def make_resident_steps(
       scan: `jax.lax.scan`, or `unrolled` on CPU, where XLA's loop over convolutions is far too slow.
 
     Returns:
-      run(state, sums, data, order, position, steps=K) -> (state, sums, flag): batch i holds the examples
-      order[position + i · B : …]; `flag` is first_bad, cheap to wait for. State and sums are donated.
+      run(state, sums, data, order, position, *more, steps=K) -> (state, sums, flag): batch i holds the examples
+      order[position + i · B : …]; `flag` is first_bad, cheap to wait for. State and sums are donated. `more` goes to
+      the step: the variables of a teacher.
     """
     spread = NamedSharding(mesh, PartitionSpec("data"))
 
     @functools.partial(jax.jit, static_argnames="steps", donate_argnums=(0, 1))
-    def run(state: TrainState, sums: Sums, data: Arrays, order: jax.Array, position: jax.Array, *, steps: int):
+    def run(
+        state: TrainState, sums: Sums, data: Arrays, order: jax.Array, position: jax.Array, *more: Any, steps: int
+    ):
         def one(carry, index):
             state, sums = carry
             chosen = jax.lax.dynamic_slice_in_dim(order, position + index * batch_size, batch_size)
             batch = {k: jax.lax.with_sharding_constraint(v[chosen], spread) for k, v in data.items()}
-            state, new = train_step(state, batch)
+            state, new = train_step(state, batch, *more)
             return (state, sums.add(new)), None
 
         (state, sums), _ = scan(one, (state, sums), jnp.arange(steps, dtype=jnp.int32))
@@ -256,9 +309,42 @@ def epoch_order(*, seed: int, epoch: jax.Array, count: int) -> jax.Array:
     return jax.random.permutation(key, count).astype(jnp.int32)
 
 
+@functools.partial(jax.jit, static_argnames=("seed", "num_classes"))
+def balanced_order(labels: jax.Array, *, seed: int, epoch: jax.Array, num_classes: int) -> jax.Array:
+    """Returns an order of as many examples as there are in which all classes are equally frequent (±1 example).
+
+    A class takes its examples in turn, shuffled anew each epoch: a rare class repeats all of its examples equally often
+    (±1), a frequent one shows a part, another each epoch.
+
+    Args:
+      labels: int32 (count,), every class present.
+      seed: of the run.
+      epoch: int32 scalar.
+      num_classes: C.
+
+    Returns:
+      int32 (count,) indices into the labels.
+    """
+    count = len(labels)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0xBA1A), epoch)
+    within, among = jax.random.split(key)
+    shuffled = jax.random.permutation(within, count).astype(jnp.int32)
+    by_class = shuffled[jnp.argsort(labels[shuffled], stable=True)]
+    sizes = jnp.bincount(labels, length=num_classes).astype(jnp.int32)
+    starts = jnp.cumsum(sizes) - sizes
+    places = jax.random.permutation(among, count).astype(jnp.int32)
+    wanted, turn = places % num_classes, places // num_classes
+    return by_class[starts[wanted] + turn % sizes[wanted]]
+
+
+def _same_answer(logits: jax.Array, others: jax.Array) -> jax.Array:
+    return (logits.argmax(-1) == others.argmax(-1)).sum(dtype=jnp.int32)
+
+
 def _average(ema: Any, variables: Any, decay: float, step: jax.Array) -> Any:
     if not decay:
         return ema
     now = step.astype(jnp.float32)
     keep = jnp.minimum(decay, (1.0 + now) / (10.0 + now))
-    return jax.tree.map(lambda a, v: keep * a + (1.0 - keep) * v, ema, variables)
+    # In this form the average of a frozen parameter is the parameter, to the bit.
+    return jax.tree.map(lambda a, v: a + (1.0 - keep) * (v - a), ema, variables)

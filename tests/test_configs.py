@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from ferjax import augment, experiment, fitting, models, optim, starting
+from ferjax import augment, experiment, fitting, models, optim, paths, starting
 from ferjax.cli import InputError
 
 FILES = sorted(p for p in pathlib.Path(common.__file__).parent.rglob("*.py") if p.name != "common.py")
@@ -49,7 +49,7 @@ def test_a_configuration_fits_its_functions(path, arg):
     module = models.create(**groups["model"], num_classes=7)
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), np.zeros((1, *shape), np.float32), train=False))
     # The rules that choose what decays find something in this network.
-    optim.path_mask(groups["optim"]["decay_only"], variables["params"])
+    paths.path_mask(groups["optim"]["decay_only"], variables["params"])
     assert (groups["data"]["name"] == "synthetic_faces") == (arg == "demo")
 
 

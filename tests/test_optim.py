@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from ferjax import optim
+from ferjax import optim, paths
 from ferjax.cli import InputError
 
 PARAMS = {"conv": {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([0.5])}}
@@ -88,12 +88,12 @@ def test_warm_up_rises_to_the_peak_and_takes_its_steps_from_the_whole():
 
 
 def test_path_mask_and_its_errors():
-    mask = optim.path_mask(["kernel$"], PARAMS)
+    mask = paths.path_mask(["kernel$"], PARAMS)
     assert mask == {"conv": {"kernel": True, "bias": False}}
     with pytest.raises(InputError, match=r"kernal.*conv/kernel"):
-        optim.path_mask(["bias", "kernal"], PARAMS)
+        paths.path_mask(["bias", "kernal"], PARAMS)
     with pytest.raises(InputError, match="not a regular expression"):
-        optim.path_mask(["("], PARAMS)
+        paths.path_mask(["("], PARAMS)
 
 
 @pytest.mark.parametrize(
