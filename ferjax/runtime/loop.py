@@ -29,7 +29,7 @@ _UNSEEN = 0.25  # seconds for which a face that is not found is still shown wher
 
 
 def stream(
-    source: str | int | Iterable[Frame],
+    source: str | int | PathLike[str] | Iterable[Frame],
     model: str | PathLike[str] | Model,
     *,
     detector: str | Detector = "haar",
@@ -73,8 +73,8 @@ def stream(
     if not isinstance(finder, Detector):
         finder = create_detector(finder, scale=detect_scale, model=detector_model)
     people = _People(classifier, smooth, threshold, rate)
-    if isinstance(source, str | int):
-        opened = open_source(str(source))
+    if isinstance(source, str | int | PathLike):
+        opened = open_source(source)
         return _closing(opened, _run(opened, finder, people))
     return _run(source, finder, people)
 

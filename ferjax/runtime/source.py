@@ -3,6 +3,7 @@
 import pathlib
 import threading
 from collections.abc import Callable
+from os import PathLike
 
 from ferjax.cli import InputError
 from ferjax.runtime import camera, files
@@ -12,12 +13,15 @@ __all__ = ["Frame", "Source", "open_source"]
 
 
 def open_source(
-    text: str, *, size: tuple[int, int] | None = None, on_wait: Callable[[], object] = lambda: None
+    source: str | int | PathLike[str],
+    *,
+    size: tuple[int, int] | None = None,
+    on_wait: Callable[[], object] = lambda: None,
 ) -> Source:
     """Opens a source.
 
     Args:
-      text: a camera's index ("0") or device ("/dev/video0"), a video file, a picture, a folder of pictures, or a
+      source: a camera's index ("0") or device ("/dev/video0"), a video file, a picture, a folder of pictures, or a
         URL (rtsp, http, tcp, udp).
       size: (width, height) to ask a camera for; its driver gives the nearest it has.
       on_wait: called about 20 times a second while a camera gives no frame, to keep a window alive.
@@ -25,7 +29,7 @@ def open_source(
     Raises:
       InputError: if it does not open or holds no picture.
     """
-    text = str(text)
+    text = str(source)
     stop = threading.Event()
     if text.isdigit() or text.startswith("/dev/video"):
         return camera.open_camera(text, size, stop, on_wait)
