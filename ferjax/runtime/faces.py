@@ -5,6 +5,7 @@ that every detector feeds a model the same crop.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,10 @@ DETECTORS = ("haar", "yunet", "dlib", "none")
 Box = tuple[float, float, float, float]
 _ALIGN = math.radians(45)  # a steeper line between "eyes" is a mistake of the landmarks
 _LARGEST_SCALE = 2.0
+_AROUND = 0.35  # of a known face's side, searched on each of its sides
+_NEXT = (0.75, 1.35)  # how much smaller or larger a face may be in the next frame
+
+Find = Callable[[np.ndarray, float, float], list["Face"]]
 
 
 class Face(NamedTuple):
@@ -37,23 +42,29 @@ class Face(NamedTuple):
     landmarks: np.ndarray | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Detector:
     """Finds faces: `detector(frame)` returns them in the frame's pixels.
 
     Attributes:
       name: one of DETECTORS.
       find: (picture, least, most) -> faces whose side lies between these two, all in the picture's pixels.
+      find_hints: the same on less evidence, to be confirmed in the next frames or by those before.
+      sure: score that says a face is one, whatever the frames before and after say.
       smallest: side of the smallest face it finds, in pixels of the picture it searches.
+      known: side that a known face is reduced to when it is searched for again.
       longest: side in pixels that frames are reduced to when no scale is given.
       scale: size of the searched picture relative to the frame, or None.
       span: how many times `smallest` a face may be so that the search of one picture stays cheap.
-      tile: area in pixels that it searches in about a millisecond or two.
+      tile: area in pixels of a picture that costs it a millisecond or a few.
     """
 
     name: str
-    find: Callable[[np.ndarray, float, float], list[Face]]
+    find: Find
+    find_hints: Find
+    sure: float
     smallest: float
+    known: float
     longest: float
     scale: float | None = None
     span: float = math.inf
@@ -87,14 +98,25 @@ class Detector:
           InputError: if the frame is empty or not BGR.
         """
         check_frame(frame)
-        x, y, part = _cut(frame, region)
-        if not part.size:
-            return []
-        wanted = min_face or self.smallest_face(frame.shape)
-        small = reduced(part, min(self.smallest / wanted, _LARGEST_SCALE))
-        fx, fy = part.shape[1] / small.shape[1], part.shape[0] / small.shape[0]
-        found = self.find(small, max(self.smallest, wanted / fx), max_face / fx if max_face else math.inf)
-        return [_moved(face, fx, fy, x, y) for face in found]
+        least = min_face or self.smallest_face(frame.shape)
+        return _search(self.find, frame, region, self.smallest / least, self.smallest, max_face or math.inf)
+
+    def hints(self, frame: np.ndarray, region: Box, min_face: float, max_face: float) -> list[Face]:
+        """Finds what may be a face: as `detector(...)`, on less evidence."""
+        return _search(self.find_hints, frame, region, self.smallest / min_face, self.smallest, max_face)
+
+    def near(self, frame: np.ndarray, box: Box) -> Face | None:
+        """Finds the face that should be where `box` is, or nearly so and nearly as large.
+
+        Args:
+          frame: uint8 (H, W, 3), BGR.
+          box: (x, y, width, height) in the frame's pixels.
+        """
+        x, y, w, h = box
+        around = (x - _AROUND * w, y - _AROUND * h, (1 + 2 * _AROUND) * w, (1 + 2 * _AROUND) * h)
+        least = max(self.smallest, _NEXT[0] * self.known)
+        found = _search(self.find_hints, frame, around, self.known / w, least, _NEXT[1] * w)
+        return max(found, key=lambda face: face.score, default=None)
 
 
 def create_detector(name: str = "haar", *, scale: float | None = None, model: str | Path | None = None) -> Detector:
@@ -119,13 +141,7 @@ def create_detector(name: str = "haar", *, scale: float | None = None, model: st
     path = Path(model) if model is not None else None
     if path is not None and not path.is_file():
         raise InputError(f"the detector's model {path} is no file")
-    if name == "haar":
-        return Detector(name, _haar(path), 30, 320, scale, span=1.6, tile=27_000)
-    if name == "yunet":
-        return Detector(name, _yunet(path or fetch.cached("yunet")), 16, 320, scale, span=16, tile=90_000)
-    if name == "dlib":
-        return Detector(name, _dlib(path), 80, 640, scale, span=8, tile=400_000)
-    return Detector(name, _whole, 1, math.inf, 1.0)
+    return _CREATE[name](path, scale)
 
 
 def check_frame(frame: np.ndarray) -> None:
@@ -199,13 +215,23 @@ def _cut(frame: np.ndarray, region: Box | None) -> tuple[int, int, np.ndarray]:
     return left, top, frame[top : max(top, math.ceil(y + h)), left : max(left, math.ceil(x + w))]
 
 
+def _search(find: Find, frame: np.ndarray, region: Box | None, scale: float, least: float, most: float) -> list[Face]:
+    """Searches a region reduced by a factor; `least` is in pixels of the reduced picture, `most` of the frame."""
+    x, y, part = _cut(frame, region)
+    if not part.size:
+        return []
+    small = reduced(part, min(scale, _LARGEST_SCALE))
+    fx, fy = part.shape[1] / small.shape[1], part.shape[0] / small.shape[0]
+    return [_moved(face, fx, fy, x, y) for face in find(small, least, most / fx)]
+
+
 def _moved(face: Face, fx: float, fy: float, x: float, y: float) -> Face:
     left, top, w, h = face.box
     points = None if face.landmarks is None else face.landmarks * np.array([fx, fy]) + np.array([x, y])
     return Face((left * fx + x, top * fy + y, w * fx, h * fy), face.score, points)
 
 
-def _haar(path: Path | None) -> Callable[[np.ndarray, float, float], list[Face]]:
+def _haar(path: Path | None, scale: float | None) -> Detector:
     file = path or Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_default.xml"
     try:
         cascade = cv2.CascadeClassifier(str(file))
@@ -216,18 +242,31 @@ def _haar(path: Path | None) -> Callable[[np.ndarray, float, float], list[Face]]
     if cascade.empty():
         raise InputError(f"{file} is no Haar cascade")
 
-    def find(picture: np.ndarray, least: float, most: float) -> list[Face]:
+    def find(picture: np.ndarray, least: float, most: float, neighbours: int = 5) -> list[Face]:
         low = round(least)
         high = (0, 0) if math.isinf(most) else (max(low, round(most)),) * 2
         gray = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
-        boxes, counts = cascade.detectMultiScale2(gray, 1.1, 5, minSize=(low, low), maxSize=high)
+        boxes, counts = cascade.detectMultiScale2(gray, 1.1, neighbours, minSize=(low, low), maxSize=high)
         pairs = zip(np.reshape(boxes, (-1, 4)).tolist(), np.ravel(counts).tolist(), strict=True)
         return [Face((float(x), float(y), float(w), float(h)), n / (n + 5)) for (x, y, w, h), n in pairs]
 
-    return find
+    hints = functools.partial(find, neighbours=2)
+    return Detector(
+        name="haar",
+        find=find,
+        find_hints=hints,
+        sure=0.5,
+        smallest=30,
+        known=40,
+        longest=320,
+        scale=scale,
+        span=1.55,
+        tile=27_000,
+    )
 
 
-def _yunet(path: Path) -> Callable[[np.ndarray, float, float], list[Face]]:
+def _yunet(given: Path | None, scale: float | None) -> Detector:
+    path = given or fetch.cached("yunet")
     nets: dict[tuple[int, int], Any] = {}  # changing a net's input size costs as much as a small search
 
     def net(size: tuple[int, int]) -> Any:
@@ -235,12 +274,12 @@ def _yunet(path: Path) -> Callable[[np.ndarray, float, float], list[Face]]:
             if len(nets) >= 12:
                 nets.pop(next(iter(nets)))
             try:
-                nets[size] = cv2.FaceDetectorYN.create(str(path), "", size, 0.7, 0.3, 1000)
+                nets[size] = cv2.FaceDetectorYN.create(str(path), "", size, 0.5, 0.3, 1000)
             except cv2.error as error:
                 raise InputError(f"{path} is no YuNet model that OpenCV {cv2.__version__} reads") from error
         return nets[size]
 
-    def find(picture: np.ndarray, least: float, most: float) -> list[Face]:
+    def find(picture: np.ndarray, least: float, most: float, score: float = 0.7) -> list[Face]:
         height, width = picture.shape[:2]
         right, bottom = -width % 32, -height % 32
         padded = cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_CONSTANT) if right or bottom else picture
@@ -253,15 +292,27 @@ def _yunet(path: Path) -> Callable[[np.ndarray, float, float], list[Face]]:
             x, y, w, h = row[:4].tolist()
             side = 0.525 * (w + h)  # the Haar cascade's square, by 150 rendered faces and six portraits
             box = (x + w / 2 - side / 2, y + h / 2 - 0.53 * side, side, side)
-            if 0.8 * least <= side <= most:
+            if row[14] >= score and 0.8 * least <= side <= most:
                 faces.append(Face(box, float(row[14]), np.array(row[4:14], float).reshape(5, 2)))
         return faces
 
     find(np.zeros((32, 32, 3), np.uint8), 0, math.inf)  # a wrong file is said now, not at the first frame
-    return find
+    hints = functools.partial(find, score=0.5)
+    return Detector(
+        name="yunet",
+        find=find,
+        find_hints=hints,
+        sure=0.7,
+        smallest=16,
+        known=37,
+        longest=320,
+        scale=scale,
+        span=16,
+        tile=90_000,
+    )
 
 
-def _dlib(path: Path | None) -> Callable[[np.ndarray, float, float], list[Face]]:
+def _dlib(path: Path | None, scale: float | None) -> Detector:
     try:
         import dlib
     except ImportError as error:
@@ -290,10 +341,30 @@ def _dlib(path: Path | None) -> Callable[[np.ndarray, float, float], list[Face]]
                 faces.append(Face(box, score / (score + 1), landmarks(gray, rectangle)))
         return faces
 
-    return find
+    return Detector(
+        name="dlib",
+        find=find,
+        find_hints=find,
+        sure=0.0,
+        smallest=80,
+        known=110,
+        longest=640,
+        scale=scale,
+        span=8,
+        tile=400_000,
+    )
+
+
+def _none(path: Path | None, scale: float | None) -> Detector:
+    return Detector(
+        name="none", find=_whole, find_hints=_whole, sure=0.0, smallest=1, known=48, longest=math.inf, scale=1.0
+    )
 
 
 def _whole(picture: np.ndarray, least: float, most: float) -> list[Face]:
     height, width = picture.shape[:2]
     side = min(height, width)
     return [Face((float((width - side) // 2), float((height - side) // 2), float(side), float(side)), 1.0)]
+
+
+_CREATE = {"haar": _haar, "yunet": _yunet, "dlib": _dlib, "none": _none}

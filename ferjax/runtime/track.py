@@ -11,6 +11,9 @@ import numpy as np
 from ferjax.runtime.faces import Box, Face
 
 
+_DOUBT = 0.2  # seconds without a second sighting that a chance find lives
+
+
 class Track(NamedTuple):
     """One person in one frame.
 
@@ -69,20 +72,22 @@ class _Person:
     since: float
     last_seen: float
     hits: int
+    best: float
     shown: bool
 
 
 class Tracker:
     """Follows faces. `update` takes the faces found in a frame and returns everybody followed."""
 
-    def __init__(self, *, time_to_live: float = 1.0, confirm: int = 3):
+    def __init__(self, *, time_to_live: float = 1.0, confirm: int = 3, sure: float = 0.0):
         """Starts without anybody.
 
         Args:
           time_to_live: seconds after which a person who is not found is forgotten; who returns later is new.
-          confirm: a new face counts as a person once it has been found so often, which a chance find is not.
+          confirm: a new face counts as a person once it has been found so often, which a chance find is not,
+          sure: and once with this score or a higher one.
         """
-        self._time_to_live, self._confirm = time_to_live, confirm
+        self._time_to_live, self._confirm, self._sure = time_to_live, confirm, sure
         self._people: list[_Person] = []
         self._ids = itertools.count(1)
 
@@ -106,13 +111,14 @@ class Tracker:
             person, face = self._people[who], faces[which]
             person.motion.correct(_measure(face.box), time)
             person.face, person.last_seen, person.hits = face, time, person.hits + 1
-            person.shown |= certain or person.hits >= self._confirm
+            person.best = max(person.best, face.score)
+            person.shown |= certain or (person.hits >= self._confirm and person.best >= self._sure)
         matched = {which for _, which in pairs}
         for which, face in enumerate(faces):
             if which not in matched:
                 motion = _Motion(_measure(face.box), time, np.zeros(3))
-                shown = certain or self._confirm <= 1
-                self._people.append(_Person(next(self._ids), motion, face, time, time, 1, shown))
+                shown = certain or (self._confirm <= 1 and face.score >= self._sure)
+                self._people.append(_Person(next(self._ids), motion, face, time, time, 1, face.score, shown))
         self._people = [p for p in self._people if time - p.last_seen <= self._patience(p)]
         return [self._track(p, time) for p in self._people if p.shown]
 
@@ -121,7 +127,8 @@ class Tracker:
         self._people = []
 
     def _patience(self, person: _Person) -> float:
-        return self._time_to_live if person.shown else min(0.2, self._time_to_live)
+        proven = person.shown and person.hits >= self._confirm
+        return self._time_to_live if proven else min(_DOUBT, self._time_to_live)
 
     def _track(self, person: _Person, time: float) -> Track:
         box = _box(person.motion.at(time))

@@ -1,7 +1,7 @@
 """Finding and following everybody in a live picture at a cost that does not grow with its resolution.
 
 Near a known face the detector searches a small region, reduced so that the face is as small as it can see.
-New faces are looked for in the rest of the frame, a piece at a time: one round takes `search_frames` frames.
+New faces are looked for in the whole frame, a piece at a time: one round takes `search_seconds`.
 """
 
 import math
@@ -12,9 +12,6 @@ import numpy as np
 
 from ferjax.runtime.faces import Box, Detector, Face, check_frame
 from ferjax.runtime.track import Track, Tracker, distinct
-
-_MARGIN = 0.35  # of a face's side, searched around it
-_NEAR = (0.75, 1.35)  # how much smaller or larger a face may be than in the last frame
 
 
 class _Piece(NamedTuple):
@@ -28,21 +25,24 @@ class _Piece(NamedTuple):
 class Watcher:
     """Follows faces through a video: `update(frame, time)` returns everybody in the frame."""
 
-    def __init__(self, detector: Detector, *, search_frames: int = 10, time_to_live: float = 1.0, confirm: int = 3):
+    def __init__(
+        self, detector: Detector, *, search_seconds: float = 0.25, time_to_live: float = 1.0, confirm: int = 3
+    ):
         """Starts without faces.
 
         Args:
           detector: from `faces.create_detector`.
-          search_frames: a new face is looked for everywhere once in so many frames; 1 searches every frame in
-            full, as for pictures that do not follow from each other.
+          search_seconds: a new face is looked for everywhere once in this time; 0 searches every frame in full,
+            as for pictures that do not follow from each other.
           time_to_live: seconds for which a person who is not found is remembered.
-          confirm: a new face is shown once it has been found in so many frames, unless it comes from a full search.
+          confirm: a new face is shown once it has been found in so many frames, in one of them surely, unless it
+            comes from a full search.
         """
-        self._detector, self._search_frames = detector, search_frames
-        self._tracker = Tracker(time_to_live=time_to_live, confirm=confirm)
+        self._detector, self._search_seconds = detector, search_seconds
+        self._tracker = Tracker(time_to_live=time_to_live, confirm=confirm, sure=detector.sure)
         self._shape: tuple[int, ...] = ()
         self._pieces: list[_Piece] = []
-        self._next = 0
+        self._next, self._due, self._time = 0, 0.0, 0.0
 
     def update(self, frame: np.ndarray, time: float) -> list[Track]:
         """Moves to a frame.
@@ -58,34 +58,29 @@ class Watcher:
           InputError: if the frame is empty or not BGR.
         """
         check_frame(frame)
+        passed, self._time = time - self._time, time
         if frame.shape != self._shape:
-            self._shape, self._next = frame.shape, 0
+            self._shape, self._next, self._due = frame.shape, 0, 0.0
             self._pieces = list(_pieces(self._detector, frame.shape))
             self._tracker.reset()
             return self._tracker.update(self._everywhere(frame), time, certain=True)
-        if self._search_frames == 1 or self._detector.name == "none":
+        if self._search_seconds == 0 or self._detector.name == "none":
             return self._tracker.update(self._everywhere(frame), time, certain=True)
         known = self._tracker.predict(time)
-        found = [face for track in known for face in self._near(frame, track)]
-        found += self._elsewhere(frame, known)
-        return self._tracker.update(distinct(found), time)
+        found = [face for track in known if (face := self._detector.near(frame, track.box))]
+        return self._tracker.update(distinct(found + self._elsewhere(frame, passed)), time)
 
     def _everywhere(self, frame: np.ndarray) -> list[Face]:
         return distinct(self._detector(frame))
 
-    def _near(self, frame: np.ndarray, track: Track) -> list[Face]:
-        x, y, w, h = track.box
-        grow = _MARGIN * w
-        region = (x - grow, y - grow, w + 2 * grow, h + 2 * grow)
-        found = self._detector(frame, region, _NEAR[0] * w, _NEAR[1] * w)
-        return [max(found, key=lambda face: face.score)] if found else []
-
-    def _elsewhere(self, frame: np.ndarray, known: list[Track]) -> list[Face]:
+    def _elsewhere(self, frame: np.ndarray, passed: float) -> list[Face]:
+        """Searches the next pieces, so many that a round takes `search_seconds`."""
         found = []
-        for _ in range(math.ceil(len(self._pieces) / self._search_frames)):
+        self._due += len(self._pieces) * min(passed / self._search_seconds, 1.0)
+        while self._due >= 1:
             piece = self._pieces[self._next]
-            self._next = (self._next + 1) % len(self._pieces)
-            found += self._detector(frame, piece.region, piece.least, piece.most)
+            self._due, self._next = self._due - 1, (self._next + 1) % len(self._pieces)
+            found += self._detector.hints(frame, piece.region, piece.least, piece.most)
         return found
 
 
@@ -106,5 +101,5 @@ def _pieces(detector: Detector, shape: tuple[int, ...]) -> Iterator[_Piece]:
         w, h = (width + most * (columns - 1)) / columns, (height + most * (rows - 1)) / rows
         for row in range(rows):
             for column in range(columns):
-                yield _Piece((column * (w - most), row * (h - most), w, h), least, most * 1.15)
+                yield _Piece((column * (w - most), row * (h - most), w, h), least, most)
         least = most
