@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ferjax import cli
+from ferjax.benchmark.tables import processor
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -94,7 +95,7 @@ def save(
     kept = {row["name"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
     how = {
         "command": command,
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform(terse=True)},
+        "machine": {"cpu": processor(), "cores": os.cpu_count(), "system": platform.platform(terse=True)},
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages},
         "date": datetime.date.today().isoformat(),
     }
@@ -115,12 +116,6 @@ def _how(row: Mapping[str, Any]) -> str:
     machine = "{cpu}, {cores} cores, {system}".format(**row["machine"])
     versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
     return f"`{row['command']}` · {machine} · {versions} · {row['date']}"
-
-
-def _cpu() -> str:
-    info = pathlib.Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _write(path: pathlib.Path, text: str) -> None:

@@ -17,8 +17,8 @@ from typing import BinaryIO, NamedTuple
 from ferjax.cli import InputError
 
 TFLITE_MEMBER, ONNX_KEY = "ferjax.json", b"ferjax"
-# onnx.proto: ModelProto.graph and ModelProto.metadata_props; StringStringEntryProto.key and .value.
-GRAPH, METADATA, KEY, VALUE = 7, 14, 1, 2
+# onnx.proto: ModelProto.graph, GraphProto.node, ModelProto.metadata_props; StringStringEntryProto.key and .value.
+GRAPH, NODE, METADATA, KEY, VALUE = 7, 1, 14, 1, 2
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 Buffer = bytes | mmap.mmap
@@ -59,6 +59,17 @@ def write(path: str | os.PathLike[str], text: str) -> None:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def onnx_nodes(path: str | os.PathLike[str]) -> int:
+    """Returns the number of nodes in the main graph of an .onnx file.
+
+    Raises:
+      InputError: if there is no such file, or it is cut short.
+    """
+    with _mapped(pathlib.Path(path)) as data:
+        graphs = [f for f in _onnx_fields(pathlib.Path(path), data)[0] if f.number == GRAPH]
+        return sum(node.number == NODE for g in graphs for node in _fields(data, g.value, g.end))
 
 
 def _read_tflite(path: pathlib.Path) -> str | None:

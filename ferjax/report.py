@@ -7,12 +7,13 @@ import io
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ferjax.cli import InputError
 
@@ -93,6 +94,43 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str 
     axes.set(xlabel="predicted class", ylabel="true class (images)")
     axes.set_title(f"accuracy {np.trace(counts) / max(n, 1):.1%} of {n:,} images")
     figure.colorbar(image, ax=axes, shrink=0.75, label="share of the true class (%)")
+    _save(figure, path)
+
+
+def plot_size_accuracy(models: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Draws accuracy with its interval over the size of model files.
+
+    Args:
+      models: one mapping a file with `file`, its name; `bytes`; `accuracy`, `accuracy_low`, `accuracy_high` in 0..1.
+      path: the PNG file to write; its folder must exist.
+
+    Raises:
+      InputError: if there is no file to draw.
+    """
+    if not models:
+        raise InputError("there is no file to plot: none has an accuracy")
+    figure = _figure(11, 5)
+    axes = figure.subplots()
+    ordered = sorted(models, key=lambda m: (m["bytes"], m["file"]))
+    shown = 0.0
+    for number, model in enumerate(ordered, start=1):
+        # Files of nearly one size stand side by side, so that each interval is seen.
+        shown = max(model["bytes"] / 1e6, 1.08 * shown)
+        top, low, high = (100 * model[key] for key in ("accuracy", "accuracy_low", "accuracy_high"))
+        color = TRAIN if str(model["file"]).endswith(".tflite") else VALIDATION
+        label = f"{number}  {model['file']}: {model['bytes'] / 1e6:.3g} MB, {top:.1f} %"
+        axes.errorbar(shown, top, [[top - low], [high - top]], fmt="o", color=color, capsize=3, label=label)
+        axes.annotate(str(number), (shown, high), (0, 4), textcoords="offset points", ha="center", fontsize=9)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+    axes.set_xscale("log")
+    axes.margins(x=0.12, y=0.15)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(xlabel="size of the file (MB, logarithmic)", ylabel="accuracy (%), with 95 % interval")
+    axes.set_title("size against accuracy")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
 

@@ -27,7 +27,8 @@ RGB = GRAY.replace(color_order="rgb", mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)
 def weights(spec):
     rng = np.random.default_rng(7)
     pixels = int(np.prod(spec.input_shape))
-    return rng.normal(0, 0.5, (pixels, len(spec.class_names))).astype(np.float32), np.float32([0.1, -0.2, 0.3])
+    classes = len(spec.class_names)
+    return rng.normal(0, 0.5, (pixels, classes)).astype(np.float32), np.linspace(-0.2, 0.3, classes, dtype=np.float32)
 
 
 def images(spec, count=8):

@@ -1,5 +1,6 @@
 import itertools
 import math
+import os
 import pathlib
 import subprocess
 import sys
@@ -129,3 +130,21 @@ def test_input_that_cannot_be_drawn_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"for 3 class names must be 3 x 3, got \(2, 2\)"):
         report.plot_confusion(np.eye(2, dtype=int), ("a", "b", "c"), tmp_path / "confusion.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def sized(name, size, accuracy):
+    return {"file": name, "bytes": size, "accuracy": accuracy, "accuracy_low": 0.6, "accuracy_high": 0.7}
+
+
+def test_size_against_accuracy_numbers_the_files_by_size(tmp_path, drawn):
+    models = [sized("b.onnx", 1_100_000, 0.65), sized("a.tflite", 330_000, 0.64), sized("c.tflite", 330_000, 0.63)]
+    report.plot_size_accuracy(models, tmp_path / "size.png")
+    assert os.listdir(tmp_path) == ["size.png"]
+    (axes,) = drawn[0].axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["1  a.tflite: 0.33 MB, 64.0 %", "2  c.tflite: 0.33 MB, 63.0 %", "3  b.onnx: 1.1 MB, 65.0 %"]
+    places = [container.lines[0].get_xydata()[0] for container in axes.containers]
+    assert [y for _, y in places] == pytest.approx([64, 63, 65])
+    assert places[0][0] == 0.33 < places[1][0] < 0.4 and places[2][0] == 1.1
+    with pytest.raises(InputError, match="no file to plot"):
+        report.plot_size_accuracy([], tmp_path / "none.png")

@@ -21,6 +21,10 @@ PROVIDERS = {
 }
 
 
+class MissingProvider(InputError):
+    """The file is sound, but nothing here runs it on the provider asked for."""
+
+
 class Port(NamedTuple):
     """The input or the output of a network.
 
@@ -74,7 +78,7 @@ def open_engine(path: str | os.PathLike[str], *, threads: int, provider: str) ->
     kind = path.suffix.lower()
     if kind == ".tflite":
         if provider != "cpu":
-            raise InputError(
+            raise MissingProvider(
                 f"provider {provider!r} is not here: LiteRT runs .tflite files on cpu; take the .onnx file"
             )
         return _litert(path, threads)
@@ -155,8 +159,8 @@ def _check_single(path: pathlib.Path, inputs: int, outputs: int) -> None:
         raise InputError(f"{path} has {inputs} inputs and {outputs} outputs: not a classifier, which has one of each")
 
 
-def _missing(provider: str, here: list[str]) -> InputError:
-    return InputError(f"provider {provider!r} is not here: onnxruntime offers {', '.join(here)} on this machine")
+def _missing(provider: str, here: list[str]) -> MissingProvider:
+    return MissingProvider(f"provider {provider!r} is not here: onnxruntime offers {', '.join(here)} on this machine")
 
 
 def _broken(path: pathlib.Path, runtime: str, error: Exception) -> InputError:
