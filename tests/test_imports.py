@@ -53,7 +53,10 @@ RULES = {
         ("ferjax.augment", "ferjax.losses", "ferjax.prune", "ferjax.quant", "ferjax.models"),
         never=("ferjax.data", "ferjax.training", "ferjax.fitting", "ferjax.checkpoint", "ferjax.export"),
     ),
-    "metrics need numpy only": Rule(("ferjax.metrics",), only=("ferjax.cli", "numpy")),
+    "scoring needs numpy only": Rule(
+        ("ferjax.metrics", "ferjax.intervals", "ferjax.calibration", "ferjax.corrupt"),
+        only=("ferjax.cli", "ferjax.metrics", "numpy"),
+    ),
     "TensorFlow enters in functions of data and export": Rule(
         ("ferjax.data", "ferjax.export"), in_functions=TENSORFLOW
     ),
