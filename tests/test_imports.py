@@ -129,7 +129,7 @@ def test_the_package_keeps_the_rule(rule):
         ("the numerics know no data, loop or file", "ferjax.models.resnet", "from .. import checkpoint"),
         ("the numerics know no data, loop or file", "ferjax.augment", "from .export import to_tflite"),
         ("the numerics know no data, loop or file", "ferjax.prune", "from ferjax.fitting import fit"),
-        ("metrics need numpy only", "ferjax.metrics", "import jax"),
+        ("scoring needs numpy only", "ferjax.metrics", "import jax"),
         ("TensorFlow enters in functions of data and export", "ferjax.data.fer2013", "import tensorflow_datasets as t"),
         ("TensorFlow enters in functions of data and export", "ferjax.export", "class A:\n  import tensorflow.lite"),
         ("TensorFlow enters nowhere else", "ferjax.training", "def f():\n  from tensorflow import io"),
