@@ -1,0 +1,229 @@
+"""Model cards: what a file is, how it did and what it is for, in Markdown: python -m ferjax.card FILE --out CARD.md.
+
+After Mitchell et al., "Model Cards for Model Reporting" (2019). Every figure is one that was measured; what was not
+measured is said to be so.
+"""
+
+import argparse
+import csv
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ferjax import cli
+from ferjax import spec as contract
+from ferjax.spec import ModelSpec
+
+INTENDED = """Research and teaching on facial expression recognition, and applications in which people know of the
+camera and have agreed to it. The model names the expression that a face shows in one picture. What a person feels does
+not follow from that: people smile without joy and are sad without showing it.
+
+Do not use it to decide about people: not for hiring, marks, credit, insurance, policing or lie detection."""
+
+LAW = """**European Union:** inferring people's emotions at workplaces and in education is prohibited, except for
+medical or safety reasons (Regulation (EU) 2024/1689, the AI Act, Article 5(1)(f), which applies since 2 February 2025).
+Elsewhere emotion recognition is a high-risk use (Annex III), and the people in front of the camera must be told of it
+(Article 50(3)). Pictures of faces are personal data. This note is no legal advice."""
+
+USE = """```python
+import cv2, ferjax.runtime
+
+model = ferjax.runtime.load("{file}")
+print(model.predict(cv2.imread("face.jpg")))  # one cropped face; label, confidence, probabilities
+```"""
+
+
+def write(spec: ModelSpec, out_path: str | os.PathLike[str], measured: Mapping[str, Any]) -> None:
+    """Writes the card of an exported file.
+
+    Args:
+      spec: the file's contract.
+      out_path: the Markdown file to write, in one step.
+      measured: any of `file` (its name), `bytes`; `evaluation` (what `ferjax.evaluate` saves as metrics.json: accuracy,
+        macro_f1, per_class, n, split, dataset); `robustness` (kind of disturbance -> accuracy in 0..1); `benchmark`
+        (rows as in benchmark.csv). Further names with a number, a text or a flat mapping, such as those of the parity
+        check, are listed as they are.
+    """
+    sections = [
+        _head(spec, measured),
+        ("Intended use", f"{INTENDED}\n\n{LAW}"),
+        ("Data and licence", _data(spec)),
+        ("Accuracy", _accuracy(spec, measured)),
+        ("Robustness", _robustness(measured)),
+        ("Speed and memory", _speed(measured)),
+        ("Checks at export", _checks(measured)),
+        ("Limits", _limits(spec, measured)),
+        ("Use", USE.format(file=measured.get("file", "FILE"))),
+        ("Origin", _origin(spec)),
+    ]
+    text = "\n\n".join(
+        f"{'#' if level == 0 else '##'} {title}\n\n{body}" for level, (title, body) in enumerate(sections)
+    )
+    target = pathlib.Path(out_path)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text + "\n", encoding="utf-8")
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _head(spec: ModelSpec, measured: Mapping[str, Any]) -> tuple[str, str]:
+    title = measured.get("file") or f"{spec.architecture}, {spec.quantization}"
+    height, width, _ = spec.input_shape
+    facts = {
+        "network": spec.architecture + "".join(f", {k} {v}" for k, v in spec.architecture_args.items()),
+        "answers": ", ".join(spec.class_names),
+        "input": f"one cropped face, {width}×{height} pixels, {spec.color_order}; (p / 255 − mean) / std with mean "
+        f"{_numbers(spec.mean)}, std {_numbers(spec.std)}",
+        "quantisation": spec.quantization,
+        "parameters": f"{spec.parameters:,}" if spec.parameters else None,
+        "multiply-accumulates": f"{spec.macs:,} an image" if spec.macs else None,
+        "size": f"{measured['bytes']:,} bytes" if "bytes" in measured else None,
+    }
+    lines = [f"- **{name}:** {value}" for name, value in facts.items() if value]
+    return f"Model card: {title}", "Facial expression recognition from a picture of a face.\n\n" + "\n".join(lines)
+
+
+def _data(spec: ModelSpec) -> str:
+    if not spec.dataset:
+        return f"The contract does not say what data the model was trained on. {spec.license}".rstrip()
+    options = "".join(f", {k} {v}" for k, v in spec.dataset_args.items())
+    parts = [f"Trained on `{spec.dataset}`{options}. {spec.license}".rstrip()]
+    if spec.dataset == "synthetic_faces":
+        parts.append("**These faces are drawn by a program: the figures say nothing about people.**")
+    hashes = {"all arrays": spec.dataset_sha256, **spec.split_sha256}
+    parts.append("\n".join(f"- SHA-256 of {name}: `{value}`" for name, value in hashes.items() if value))
+    return "\n\n".join(filter(None, parts))
+
+
+def _accuracy(spec: ModelSpec, measured: Mapping[str, Any]) -> str:
+    parts = []
+    if spec.accuracy:
+        parts.append("\n".join(f"- {split}: {value:.1%}" for split, value in spec.accuracy.items()))
+    evaluation = measured.get("evaluation")
+    if evaluation:
+        parts.append(
+            f"On the {evaluation['n']:,} images of {evaluation.get('dataset', spec.dataset)}, split "
+            f"{evaluation.get('split', 'not named')}: accuracy {evaluation['accuracy']:.1%}, macro-F1 "
+            f"{evaluation['macro_f1']:.3f}, weighted F1 {evaluation['weighted_f1']:.3f}."
+        )
+        keys = ("precision", "recall", "f1")
+        rows = [[n, *(f"{s[k]:.3f}" for k in keys), f"{s['support']:,}"] for n, s in evaluation["per_class"].items()]
+        parts.append(_table(["class", "precision", "recall", "F1", "images"], rows))
+    return "\n\n".join(parts) or "Not measured."
+
+
+def _robustness(measured: Mapping[str, Any]) -> str:
+    rows = [[name, f"{value:.1%}"] for name, value in measured.get("robustness", {}).items()]
+    return _table(["disturbance", "accuracy"], rows) if rows else "Not measured."
+
+
+def _speed(measured: Mapping[str, Any]) -> str:
+    rows = measured.get("benchmark", ())
+    keys = ("runtime", "provider", "threads", "load_ms", "p50_ms", "p95_ms", "p99_ms", "memory_opencv")
+    headings = ["runtime", "provider", "threads", "load ms", "p50 ms", "p95 ms", "p99 ms", "memory MB, with OpenCV"]
+    if not rows:
+        return "Not measured; `python -m ferjax.benchmark FILE` does."
+
+    def cell(key: str, value: Any) -> str:
+        if value in (None, ""):
+            return "–"
+        return (
+            f"{float(value):.2f}"
+            if key.endswith("_ms")
+            else f"{float(value) / 1e6:.0f}"
+            if "memory" in key
+            else str(value)
+        )
+
+    return _table(headings, [[cell(key, row.get(key)) for key in keys] for row in rows])
+
+
+def _checks(measured: Mapping[str, Any]) -> str:
+    known = {"file", "bytes", "evaluation", "robustness", "benchmark"}
+    lines = list(_listed({k: v for k, v in measured.items() if k not in known}))
+    return "\n".join(lines) or "None recorded."
+
+
+def _listed(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        label = prefix + str(name).replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from _listed(value, f"{label}, ")
+        elif isinstance(value, float):
+            yield f"- {label}: {value:.4g}"
+        elif isinstance(value, str | int) and value != "":
+            yield f"- {label}: {value}"
+
+
+def _limits(spec: ModelSpec, measured: Mapping[str, Any]) -> str:
+    lines = [
+        "One picture at a time: no context, no voice, no course over time.",
+        "Only the expressions listed above exist for it: every face gets one of them"
+        + ("." if not spec.abstention_threshold else ', or "uncertain".'),
+        "How well it does for people of one age, skin colour or sex, with glasses or a beard, is not shown here.",
+        "Its confidence is calibrated: the logits are divided by a temperature fitted on validation data."
+        if spec.temperature != 1
+        else "Its confidence is not calibrated.",
+    ]
+    if spec.abstention_threshold:
+        lines.append(f'It answers "uncertain" where the confidence is below {spec.abstention_threshold:g}.')
+    scores = measured.get("evaluation", {}).get("per_class", {})
+    if scores:
+        worst = min(scores, key=lambda name: scores[name]["f1"])
+        lines.append(f"Weakest class: {worst}, recall {scores[worst]['recall']:.1%}, F1 {scores[worst]['f1']:.3f}.")
+    if not measured.get("robustness"):
+        lines.append("Noise, blur, darkness, masks and turned heads were not tested.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _origin(spec: ModelSpec) -> str:
+    facts = {"run": spec.source_run, "SHA-256 of the variables": spec.params_sha256, "ferjax": spec.ferjax_version}
+    return "\n".join(f"- {name}: `{value}`" for name, value in facts.items() if value)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (headings, ["---"] * len(headings), *rows))
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the card of a file from what lies beside it and what is given."""
+    parser = argparse.ArgumentParser(prog="python -m ferjax.card", description="Writes the model card of a file.")
+    parser.add_argument("file", metavar="FILE", type=pathlib.Path, help="a .tflite or .onnx file written by export.py")
+    parser.add_argument("--out", type=pathlib.Path, help="the Markdown file; beside FILE if not given")
+    parser.add_argument("--evaluation", type=pathlib.Path, help="metrics.json of python -m ferjax.evaluate")
+    parser.add_argument("--benchmark", type=pathlib.Path, help="benchmark.csv of python -m ferjax.benchmark")
+    options = parser.parse_args(argv)
+    spec, name = contract.read(options.file), options.file.name
+    measured: dict[str, Any] = {"file": name, "bytes": options.file.stat().st_size}
+    if options.evaluation is not None:
+        measured["evaluation"] = _read_evaluation(options.evaluation, spec)
+    if options.benchmark is not None:
+        with open(options.benchmark, newline="", encoding="utf-8") as file:
+            measured["benchmark"] = [row for row in csv.DictReader(file) if pathlib.Path(row["file"]).name == name]
+    out = options.out or options.file.with_suffix(".md")
+    write(spec, out, measured)
+    print(f"saved {out}")
+
+
+def _read_evaluation(path: pathlib.Path, spec: ModelSpec) -> Any:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise cli.InputError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict) or tuple(values.get("per_class", ())) != spec.class_names:
+        raise cli.InputError(
+            f"{path} is no evaluation of this model: its classes are not {', '.join(spec.class_names)}"
+        )
+    return values
+
+
+if __name__ == "__main__":
+    cli.run(main)

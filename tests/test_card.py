@@ -1,0 +1,101 @@
+import json
+import os
+import re
+
+import pytest
+import small_files
+from small_files import GRAY
+
+from ferjax import card, metrics
+from ferjax.benchmark import tables
+from ferjax.cli import InputError
+
+SPEC = GRAY.replace(
+    architecture="resnet20",
+    quantization="int8",
+    dataset="fer2013",
+    dataset_sha256="ab" * 32,
+    split_sha256={"train": "cd" * 32},
+    license="Terms of FER2013.",
+    accuracy={"validation": 0.639},
+)
+EVALUATION = {
+    **metrics.summary(metrics.confusion([0, 0, 1, 1, 2, 2, 2], [0, 0, 1, 2, 2, 2, 2], 3), GRAY.class_names),
+    "dataset": "fer2013",
+    "split": "validation",
+}
+TIMING = {"runtime": "LiteRT", "provider": "cpu", "threads": 2, "load_ms": 3.456, "p50_ms": 0.789, "memory_opencv": 7e7}
+
+
+def page(tmp_path, spec=SPEC, **measured):
+    card.write(spec, tmp_path / "card.md", measured)
+    assert os.listdir(tmp_path) == ["card.md"]
+    text = (tmp_path / "card.md").read_text()
+    sections = re.split(r"^#+ ", text, flags=re.MULTILINE)[1:]
+    return {section.split("\n")[0]: section for section in sections}
+
+
+def test_a_card_says_what_was_measured(tmp_path):
+    found = page(
+        tmp_path,
+        file="m.tflite",
+        bytes=331_234,
+        evaluation=EVALUATION,
+        robustness={"noise": 0.512},
+        benchmark=[TIMING],
+        parity={"images": 512, "top1_agreement": 0.98765, "by_layer": [1, 2]},
+    )
+    head = found["Model card: m.tflite"]
+    for part in ("resnet20", "angry, happy, sad", "5×6 pixels, gray", "mean 0.4000", "int8", "93", "331,234 bytes"):
+        assert part in head
+    assert "Terms of FER2013." in found["Data and licence"] and f"train: `{'cd' * 32}`" in found["Data and licence"]
+    accuracy = found["Accuracy"]
+    assert "validation: 63.9%" in accuracy and "accuracy 85.7%" in accuracy
+    assert "| happy | 1.000 | 0.500 | 0.667 | 2 |" in accuracy
+    assert "| noise | 51.2% |" in found["Robustness"]
+    assert "| LiteRT | cpu | 2 | 3.46 | 0.79 | – | – | 70 |" in found["Speed and memory"]
+    assert "- parity, images: 512\n- parity, top1 agreement: 0.9877" in found["Checks at export"]
+    assert "Weakest class: happy, recall 50.0%" in found["Limits"]
+    assert "not tested" not in found["Limits"]
+
+
+def test_a_card_says_what_was_not_measured(tmp_path):
+    found = page(tmp_path, GRAY)
+    assert "Not measured." in found["Accuracy"] and "Not measured." in found["Robustness"]
+    assert "python -m ferjax.benchmark" in found["Speed and memory"] and "None recorded" in found["Checks at export"]
+    assert "does not say what data" in found["Data and licence"] and "were not tested" in found["Limits"]
+
+
+def test_every_card_says_what_the_law_says(tmp_path):
+    intended = " ".join(page(tmp_path, GRAY)["Intended use"].split())
+    assert "at workplaces and in education is prohibited" in intended
+    assert "Regulation (EU) 2024/1689" in intended and "Article 5(1)(f)" in intended
+
+
+def test_a_card_follows_the_calibration_and_the_data(tmp_path):
+    assert "is not calibrated" in page(tmp_path)["Limits"]
+    found = page(tmp_path, SPEC.replace(temperature=1.4, abstention_threshold=0.35, dataset="synthetic_faces"))
+    assert "is calibrated" in found["Limits"] and "below 0.35" in found["Limits"]
+    assert "say nothing about people" in found["Data and licence"]
+
+
+def test_the_command_reads_the_file_its_evaluation_and_its_rows_of_the_benchmark(tmp_path, capsys):
+    path = small_files.onnx_file(tmp_path / "m.onnx")
+    (tmp_path / "metrics.json").write_text(json.dumps(EVALUATION))
+    rows = [{**TIMING, "file": name, "runtime": name} for name in ("m.onnx", "other.onnx")]
+    (tmp_path / "benchmark.csv").write_text(tables.csv_text(rows))
+    card.main([str(path), "--evaluation", f"{tmp_path}/metrics.json", "--benchmark", f"{tmp_path}/benchmark.csv"])
+    text = (tmp_path / "m.md").read_text()
+    assert "accuracy 85.7%" in text and "| m.onnx | cpu | 2 | 3.46 |" in text and "other.onnx" not in text
+    assert f"{path.stat().st_size:,} bytes" in text and "saved" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text, message", [("{", "is not valid JSON"), ('{"per_class": {"a": 1}}', "no evaluation of this")]
+)
+def test_an_evaluation_of_something_else_is_refused(tmp_path, text, message):
+    path = small_files.onnx_file(tmp_path / "m.onnx")
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        card.main([str(path), "--evaluation", f"{tmp_path}/metrics.json"])
+    assert not (tmp_path / "m.md").exists()
