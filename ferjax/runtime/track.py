@@ -10,7 +10,6 @@ import numpy as np
 
 from ferjax.runtime.faces import Box, Face
 
-
 _DOUBT = 0.2  # seconds without a second sighting that a chance find lives
 
 
@@ -38,29 +37,32 @@ class Track(NamedTuple):
 
 @dataclasses.dataclass
 class _Motion:
-    """A g-h filter on (centre x, centre y, log side): constant velocity, gains of a growing memory.
+    """A g-h filter: the centre moves at constant velocity, the logarithm of the side stays what it is.
 
     The gains of n sightings are those of a least-squares line through n points (Brookner 1998, *Tracking and
-    Kalman Filtering Made Easy*, section 1.2.10), held at n = 4 so that old motion is forgotten.
+    Kalman Filtering Made Easy*, section 1.2.10), held at n = 6 so that old motion is forgotten. Sizes get no
+    velocity: what looks like one is the detector's doubt, and it would shrink whoever is hidden for a while.
     """
 
-    state: np.ndarray
+    center: np.ndarray
+    size: float
     time: float
     velocity: np.ndarray
     sightings: int = 1
 
     def at(self, time: float) -> np.ndarray:
-        return self.state + self.velocity * (time - self.time)
+        """Returns (x, y, log side)."""
+        return np.append(self.center + self.velocity * (time - self.time), self.size)
 
     def correct(self, measured: np.ndarray, time: float) -> None:
-        n = min(self.sightings + 1, 4)
+        n = min(self.sightings + 1, 6)
         g, h = 2 * (2 * n - 1) / (n * (n + 1)), 6 / (n * (n + 1))
-        step, predicted = time - self.time, self.at(time)
+        predicted = self.at(time)
         error = measured - predicted
-        self.state = predicted + g * error
-        if step > 0:
-            self.velocity = self.velocity + h * error / step
-            self.velocity[2] *= 0.5  # a head's size changes slowly; what looks fast is the detector
+        self.center = predicted[:2] + g * error[:2]
+        self.size += float(error[2]) * max(1 / n, 0.25)
+        if time > self.time:
+            self.velocity = self.velocity + h * error[:2] / (time - self.time)
         self.time, self.sightings = time, self.sightings + 1
 
 
@@ -116,7 +118,8 @@ class Tracker:
         matched = {which for _, which in pairs}
         for which, face in enumerate(faces):
             if which not in matched:
-                motion = _Motion(_measure(face.box), time, np.zeros(3))
+                x, y, size = _measure(face.box).tolist()
+                motion = _Motion(np.array([x, y]), size, time, np.zeros(2))
                 shown = certain or (self._confirm <= 1 and face.score >= self._sure)
                 self._people.append(_Person(next(self._ids), motion, face, time, time, 1, face.score, shown))
         self._people = [p for p in self._people if time - p.last_seen <= self._patience(p)]
