@@ -171,3 +171,36 @@ def test_the_variables_given_are_not_consumed(tmp_path):
         progress=False,
     )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
+
+
+def test_balanced_sampling_is_what_the_steps_see_and_resumes_to_the_bit(tmp_path, monkeypatch):
+    settings = {"sampling": "balanced", "epochs": 2}
+    orders, make = [], fitting.balanced_order
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "balanced_order", lambda *a, **k: orders.append(make(*a, **k)) or orders[-1])
+        fit(tmp_path / "whole", **settings)
+    shares = [np.bincount(tiny.faces(50)["labels"][np.asarray(order)]) for order in orders]
+    assert len(orders) == 2 and all(np.ptp(share) <= 1 for share in shares)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(checkpoint, "save", stop_after(checkpoint.save, 9))
+        fit(tmp_path / "cut", checkpoint_minutes=0.0, **settings)
+    fit(tmp_path / "cut", **settings)
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+    fit(tmp_path / "plain", epochs=2)
+    assert files(tmp_path / "plain")["last"] != files(tmp_path / "whole")["last"]
+
+
+def test_samplings_that_cannot_be_are_named(tmp_path):
+    with pytest.raises(InputError, match="Did you mean 'balanced'"):
+        fit(tmp_path, sampling="balance")
+    lonely = {**tiny.faces(50), "labels": np.zeros(50, np.int32)}
+    with pytest.raises(InputError, match="none of b, c in training"):
+        fit(tmp_path, sampling="balanced", train=lonely)
+
+
+def test_targets_take_the_place_of_labels(tmp_path):
+    faces = tiny.faces(50)
+    votes = np.eye(3, dtype=np.float32)[(faces["labels"] + 1) % 3]
+    history = fit(tmp_path, train={**faces, "targets": votes}, epochs=1).history
+    plain = fit(tmp_path / "plain", train={**faces, "labels": (faces["labels"] + 1) % 3}, epochs=1).history
+    assert history == plain

@@ -7,6 +7,8 @@ import numpy as np
 import optax
 import pytest
 import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.sharding import Mesh
 
 from ferjax import augment, training
@@ -154,3 +156,43 @@ def test_the_steps_take_the_examples_that_the_order_names():
     run(state, training.Sums.zero(), data, order, jnp.array(16, jnp.int32), steps=2)
     jax.effects_barrier()
     np.testing.assert_array_equal(np.concatenate(batches), np.asarray(order)[16:32])
+
+
+def balanced(labels, epoch=0, seed=0):
+    order = training.balanced_order(
+        jnp.array(labels, jnp.int32), seed=seed, epoch=jnp.array(epoch, jnp.int32), num_classes=max(labels) + 1
+    )
+    return np.asarray(order)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=36, max_size=36), st.integers(0, 100))
+def test_balanced_sampling_shows_classes_and_their_examples_equally_often(labels, epoch):
+    labels = np.array([*labels, 0, 1, 2, 3])
+    order = balanced(labels, epoch)
+    assert order.shape == (40,) and order.dtype == np.int32
+    assert (np.bincount(labels[order], minlength=4) == 10).all()
+    for name in range(4):
+        times = np.bincount(order, minlength=40)[labels == name]
+        assert np.ptp(times) <= 1
+
+
+def test_balanced_sampling_is_shuffled_anew_by_epoch_and_seed():
+    labels = np.arange(60) % 3 // 2  # two thirds of class 0
+    orders = [balanced(labels, epoch=e, seed=s) for e, s in ((0, 0), (1, 0), (0, 1), (0, 0))]
+    np.testing.assert_array_equal(orders[0], orders[3])
+    assert len({tuple(o) for o in orders}) == 3
+    # A frequent class shows only a part in one epoch, and other examples in another.
+    shown = [set(o[labels[o] == 0]) for o in orders]
+    assert len(shown[0]) == 30 and shown[0] != shown[1]
+    assert np.ptp(np.bincount(labels[orders[0]][:20], minlength=2)) < 14  # the classes are mixed, not in turn
+
+
+def test_a_batch_may_bring_targets_of_its_own():
+    step, state = make_step()
+    batch = tiny.faces(8)
+    votes = jax.nn.one_hot(jnp.array(batch["labels"]), 3)
+    plain = jax.jit(step)(state, batch)
+    chex.assert_trees_all_equal(jax.jit(step)(state, {**batch, "targets": votes}), plain)
+    _, sums = jax.jit(step)(state, {**batch, "targets": jnp.full((8, 3), 1 / 3)})
+    assert float(sums.loss) != float(plain[1].loss)
