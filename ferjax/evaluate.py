@@ -1,25 +1,25 @@
-"""Evaluation of a trained model: python -m ferjax.evaluate --model WORKDIR --split validation --out DIR.
+"""Evaluation of trained models: python -m ferjax.evaluate --model WORKDIR_OR_FILE… --split validation --out DIR.
 
-Every image of the split counts exactly once. The test split is read only when it is asked for by name.
+A checkpoint and an exported file are scored by the same code on the same pixels. Every image of the split counts
+exactly once. The test split is read only when it is asked for by name.
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ferjax import checkpoint, cli, data, metrics, models, report, training
-from ferjax.spec import ModelSpec
-
-SPLITS = ("train", "validation", "test", "test_all")
+from ferjax import calibration, checkpoint, cli, data, intervals, metrics, report, robustness
+from ferjax.scorer import SPLITS, Scorer, load_split, open_model
 
 
 def evaluate(
-    model: pathlib.Path | str,
+    model: pathlib.Path | str | Scorer,
     *,
     split: str = "validation",
     dataset: str | None = None,
@@ -27,10 +27,10 @@ def evaluate(
     kind: str = "best",
     batch_size: int = 256,
 ) -> dict[str, Any]:
-    """Scores a checkpoint on one split.
+    """Scores a model on one split.
 
     Args:
-      model: the --workdir of a training run.
+      model: the --workdir of a training run, an exported file, or an opened model.
       split: "train", "validation", "test" or "test_all".
       dataset: a prepared data set; the one that the model was trained on if not given.
       data_dir: where prepared data sets lie.
@@ -38,105 +38,157 @@ def evaluate(
       batch_size: images per forward pass.
 
     Returns:
-      What `metrics.summary` returns, and `model`, `dataset`, `split`, `step`; where the data marks exact copies of
-      training images, also `without_twins`: accuracy and n over the other images.
+      What `metrics.summary` returns, and `model`, `dataset`, `split`, `step`, `intervals` (95 %, bootstrap),
+      `calibration`; where the data marks exact copies of training images, also `without_twins`: accuracy, its
+      interval and n over the other images.
 
     Raises:
       InputError: if model, data and split do not fit together.
     """
-    if split not in SPLITS:
-        raise cli.unknown("split", split, SPLITS)
-    spec, variables, meta = checkpoint.load(model, kind)
-    same = dataset is None or dataset == spec.dataset
-    faces = data.load(
-        dataset or spec.dataset, data_dir=data_dir, splits=(split,), **(spec.dataset_args if same else {})
-    )
-    check_fit(spec, faces)
-    chosen = faces.splits[split]
-    logits = predict(spec, variables, chosen.images, batch_size=batch_size)
-    predictions, classes = logits.argmax(1), len(spec.class_names)
-    summary = metrics.summary(metrics.confusion(chosen.labels, predictions, classes), spec.class_names)
-    twins = chosen.columns.get("twin_in_train")
+    scorer = model if isinstance(model, Scorer) else open_model(model, kind=kind, batch_size=batch_size)
+    chosen = load_split(scorer.spec, split, dataset=dataset, data_dir=data_dir)
+    return score(scorer, chosen, scorer.logits(chosen.images), dataset=dataset or scorer.spec.dataset, split=split)
+
+
+def score(scorer: Scorer, faces: data.Split, logits: np.ndarray, *, dataset: str, split: str) -> dict[str, Any]:
+    """Returns what `evaluate` returns, from logits (N, classes) for the images of a split."""
+    names, predictions = scorer.spec.class_names, logits.argmax(1)
+    counts = metrics.confusion(faces.labels, predictions, len(names))
+    summary = {**metrics.summary(counts, names), "intervals": _shown(intervals.bootstrap(counts))}
+    probabilities = calibration.softmax(logits, scorer.spec.temperature)
+    summary["calibration"] = {
+        "temperature": scorer.spec.temperature,
+        "ece": calibration.reliability(probabilities, faces.labels).error(),
+        "ece_adaptive": calibration.reliability(probabilities, faces.labels, adaptive=True).error(),
+        "brier": calibration.brier(probabilities, faces.labels),
+        "nll": calibration.negative_log_likelihood(probabilities, faces.labels),
+    }
+    twins = faces.columns.get("twin_in_train")
     if twins is not None and twins.any() and not twins.all():
         own = ~twins.astype(bool)
-        counts = metrics.confusion(chosen.labels[own], predictions[own], classes)
-        summary["without_twins"] = {"accuracy": metrics.accuracy(counts), "n": int(own.sum())}
-    return {"model": str(model), "dataset": faces.name, "split": split, "step": meta["step"], **summary}
+        apart = metrics.confusion(faces.labels[own], predictions[own], len(names))
+        found = intervals.bootstrap(apart)["accuracy"]
+        summary["without_twins"] = {"accuracy": found.value, "interval": [found.low, found.high], "n": int(own.sum())}
+    return {"model": scorer.name, "dataset": dataset, "split": split, "step": scorer.step, **summary}
 
 
-def predict(spec: ModelSpec, variables: Any, images: np.ndarray, *, batch_size: int = 256) -> np.ndarray:
-    """Runs the network that a spec describes over uint8 images (N, H, W, C), in float32.
+def compare(labels: np.ndarray, answers: Mapping[str, np.ndarray], num_classes: int) -> list[dict[str, Any]]:
+    """Compares models two by two on the same images.
+
+    Args:
+      labels: (N,) true classes.
+      answers: model -> predictions (N,).
+      num_classes: C.
 
     Returns:
-      float32 logits (N, classes), each image once.
-
-    Raises:
-      InputError: for an empty split, or logits that are not finite.
+      One mapping a pair: `first`, `second`, `difference` (second minus first, with 95 % intervals of the paired
+      bootstrap), `first_only`, `second_only` (images that one alone gets right) and McNemar's exact `p_value`.
     """
-    module = models.create(spec.architecture, num_classes=len(spec.class_names), **spec.architecture_args)
-    step = training.make_eval_step(module.apply, mean=spec.mean, std=spec.std)
-    logits = training.predict(step, variables, images, batch_size=batch_size)
-    if not np.isfinite(logits).all():
-        bad = int((~np.isfinite(logits)).any(1).sum())
-        raise cli.InputError(f"the model gives non-finite logits for {bad} of {len(logits)} images: its file is broken")
-    return logits
-
-
-def check_fit(spec: ModelSpec, faces: data.FaceData) -> None:
-    """Checks that a model can be scored on a data set.
-
-    Raises:
-      InputError: if classes or image shape differ.
-    """
-    if tuple(faces.class_names) != spec.class_names:
-        raise cli.InputError(
-            f"the model's classes are {', '.join(spec.class_names)}, those of {faces.name} are "
-            f"{', '.join(faces.class_names)}: evaluate on data with the same classes"
-        )
-    if faces.image_shape != spec.input_shape:
-        raise cli.InputError(
-            f"the model takes images of shape {spec.input_shape}, {faces.name} holds {faces.image_shape}: "
-            "prepare the data at that size and colour"
-        )
+    rows = []
+    for (one, first), (other, second) in itertools.combinations(answers.items(), 2):
+        difference = intervals.paired_bootstrap(labels, first, second, num_classes)
+        test = intervals.mcnemar(labels, first, second)
+        rows.append({"first": one, "second": other, "difference": _shown(difference), **test._asdict()})
+    return rows
 
 
 def save(result: dict[str, Any], out: pathlib.Path) -> None:
-    """Writes metrics.json and confusion.png into a folder, made if missing."""
+    """Writes metrics.json, confusion.png and, if measured, robustness.png into a folder, made if missing."""
     out.mkdir(parents=True, exist_ok=True)
     part = out / "metrics.json.part"
     part.write_text(json.dumps(result, indent=1))
     os.replace(part, out / "metrics.json")
     report.plot_confusion(np.array(result["confusion"]), list(result["per_class"]), out / "confusion.png")
+    if "robustness" in result:
+        report.plot_robustness(result["robustness"], out / "robustness.png")
+
+
+def _shown(found: Mapping[str, intervals.Interval]) -> dict[str, list[float]]:
+    return {name: list(interval) for name, interval in found.items()}
+
+
+def _text(result: Mapping[str, Any]) -> str:
+    """Returns what is printed of one model."""
+    lines = [metrics.classification_report(result)]
+    for name, (_, low, high) in result["intervals"].items():
+        lines.append(f"{name.replace('_', ' ')} 95 % interval {low:.3f} to {high:.3f}")
+    if "without_twins" in result:
+        twins = result["without_twins"]
+        lines.append(f"accuracy without exact copies of training images: {twins['accuracy']:.3f} ({twins['n']})")
+    lines.append(
+        f"calibration error {result['calibration']['ece']:.3f} at T = {result['calibration']['temperature']:g}"
+    )
+    if "robustness" in result:
+        lines.append(robustness.table(result["robustness"]))
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Scores a model and prints and saves the result."""
+    """Scores models, prints and saves the results."""
     parser = argparse.ArgumentParser(prog="python -m ferjax.evaluate", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", required=True, help="the --workdir of a training run")
-    parser.add_argument("--data", help="a prepared data set; the one the model was trained on if not given")
+    parser.add_argument("--model", required=True, nargs="+", help="workdirs of training runs, .tflite or .onnx files")
+    parser.add_argument("--data", help="a prepared data set; the one the first model was trained on if not given")
     parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
     parser.add_argument("--split", default="validation", help=", ".join(SPLITS))
-    parser.add_argument("--out", type=pathlib.Path, help="folder for metrics.json and confusion.png")
+    parser.add_argument("--out", type=pathlib.Path, help="folder for metrics.json and the figures")
     parser.add_argument("--checkpoint", default="best", choices=checkpoint.KINDS)
     parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--robustness", action="store_true", help="also score corrupted images")
+    parser.add_argument("--full", action="store_true", help="corrupt all images, not a stratified 1,000")
     options = parser.parse_args(argv)
     if options.batch_size < 1:
         raise cli.InputError(f"--batch-size must be at least 1, got {options.batch_size}")
-    result = evaluate(
-        options.model,
-        split=options.split,
-        dataset=options.data,
-        data_dir=options.data_dir,
-        kind=options.checkpoint,
-        batch_size=options.batch_size,
-    )
-    print(metrics.classification_report(result))
-    if "without_twins" in result:
-        twins = result["without_twins"]
-        print(f"accuracy without images that have an exact copy in training: {twins['accuracy']:.3f} ({twins['n']})")
+    if len(set(options.model)) != len(options.model):
+        raise cli.InputError("a model is named twice in --model")
+    scorers = [open_model(m, kind=options.checkpoint, batch_size=options.batch_size) for m in options.model]
+    where = {"dataset": options.data, "data_dir": options.data_dir}
+    results: list[dict[str, Any]] = []
+    answers: dict[str, np.ndarray] = {}
+    for scorer in scorers:
+        faces = load_split(scorer.spec, options.split, **where)
+        logits = scorer.logits(faces.images)
+        result = score(scorer, faces, logits, dataset=options.data or scorer.spec.dataset, split=options.split)
+        if options.robustness:
+            result["robustness"] = robustness.measure(scorer.logits, faces, full=options.full)
+        print(f"{scorer.name}\n{_text(result)}\n" if len(scorers) > 1 else _text(result))
+        results.append(result)
+        answers[scorer.name] = logits.argmax(1)
+    pairs = _compared(scorers, answers, results, options.split, where)
+    for pair in pairs:
+        gain, low, high = pair["difference"]["accuracy"]
+        print(
+            f"{pair['second']} against {pair['first']}: accuracy {gain:+.4f} (95 % {low:+.4f} to {high:+.4f}), "
+            f"McNemar p = {pair['p_value']:.3g}"
+        )
     if options.out is not None:
-        save(result, options.out)
-        print(f"saved {options.out / 'metrics.json'} and confusion.png")
+        for number, result in enumerate(results):
+            save(
+                result,
+                options.out if len(results) == 1 else options.out / f"{number}_{pathlib.Path(result['model']).stem}",
+            )
+        if pairs:
+            (options.out / "comparison.json").write_text(json.dumps(pairs, indent=1))
+        print(f"saved {options.out}")
+
+
+def _compared(
+    scorers: Sequence[Scorer],
+    answers: Mapping[str, np.ndarray],
+    results: Sequence[Mapping[str, Any]],
+    split: str,
+    where: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Compares the models if they were scored on the same images and know the same classes."""
+    if len(scorers) < 2:
+        return []
+    sets = {
+        (r["dataset"], r["n"], s.spec.class_names, s.spec.input_shape) for r, s in zip(results, scorers, strict=True)
+    }
+    if len(sets) > 1:
+        cli.note("the models are not compared: they were scored on other data, or know other classes")
+        return []
+    labels = load_split(scorers[0].spec, split, **where).labels
+    return compare(labels, answers, len(scorers[0].spec.class_names))
 
 
 if __name__ == "__main__":

@@ -134,6 +134,28 @@ def plot_size_accuracy(models: Sequence[Mapping[str, Any]], path: str | os.PathL
     _save(figure, path)
 
 
+def plot_robustness(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Draws accuracy by corruption and severity as a heat map, the clean accuracy in front.
+
+    Args:
+      result: from `robustness.measure`.
+      path: the PNG file to write; its folder must exist.
+    """
+    kinds = list(result["accuracy"])
+    shares = 100 * np.array([[result["clean"], *result["accuracy"][kind]] for kind in kinds])
+    figure = _figure(7.5, 1.5 + 0.42 * len(kinds))
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    for row, column in np.ndindex(*shares.shape):
+        color = "black" if shares[row, column] > 60 else "white"
+        axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=color, fontsize=9)
+    axes.set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
+    axes.set_xticks(range(shares.shape[1]), ["clean", *map(str, range(1, shares.shape[1]))])
+    axes.set(xlabel="severity", title=f"accuracy (%) on {result['n']:,} corrupted images, mean {result['mean']:.1%}")
+    figure.colorbar(image, ax=axes, label="accuracy (%)")
+    _save(figure, path)
+
+
 def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)

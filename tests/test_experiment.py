@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ferjax import checkpoint, data, evaluate, experiment
+from ferjax import checkpoint, data, evaluate, experiment, objective, scorer
 from ferjax.cli import InputError
 from ferjax.data.__main__ import main as data_command
 from ferjax.data.synthetic import render_faces
@@ -114,8 +114,8 @@ def test_images_with_a_twin_in_training_are_counted_apart(trained, monkeypatch):
 def test_the_loss_of_a_configuration_weighs_classes_by_the_papers_formula(trained):
     folder, _ = trained
     faces = data.load(data_dir=folder / "data", **SMALL["data"])
-    weighted = experiment.make_loss(faces=faces, class_weighted=True)
-    plain = experiment.make_loss(faces=faces)
+    weighted = objective.make_loss(faces=faces, class_weighted=True)
+    plain = objective.make_loss(faces=faces)
     logits, targets = np.zeros((7, 7), np.float32), np.eye(7, dtype=np.float32)
     counts = faces.class_counts("train")
     np.testing.assert_allclose(
@@ -156,13 +156,13 @@ def test_what_cannot_be_evaluated_is_named(trained):
         evaluate.evaluate(run, split="validaton", data_dir=folder / "data")
     spec, variables, _ = checkpoint.load(run)
     faces = data.load(data_dir=folder / "data", **SMALL["data"])
-    with pytest.raises(InputError, match="classes are a, b"):
-        evaluate.check_fit(spec.replace(class_names=tuple("abcdefg")), faces)
+    with pytest.raises(InputError, match="also has angry"):
+        scorer.check_fit(spec.replace(class_names=tuple("abcdefg")), faces)
     with pytest.raises(InputError, match=r"takes images of shape \(48, 48, 1\)"):
-        evaluate.check_fit(spec.replace(input_size=(48, 48)), faces)
+        scorer.check_fit(spec.replace(input_size=(48, 48)), faces)
     _leaves(variables["params"]["head"])[0][:] = np.nan
     with pytest.raises(InputError, match="non-finite logits for 21 of 21"):
-        evaluate.predict(spec, variables, faces.splits["validation"].images)
+        scorer.predict(spec, variables, faces.splits["validation"].images)
 
 
 def _leaves(tree):

@@ -1,0 +1,117 @@
+"""A trained model ready to be scored, be it a checkpoint or an exported file, and the images to score it on."""
+
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ferjax import checkpoint, cli, data, models, runtime, training
+from ferjax.spec import ModelSpec
+
+SPLITS = ("train", "validation", "test", "test_all")
+FILES = (".tflite", ".onnx")
+
+
+class Scorer(NamedTuple):
+    """A trained model, ready to be scored.
+
+    Attributes:
+      name: what was given as --model.
+      spec: its contract.
+      logits: uint8 images (N, H, W, C) -> float32 logits (N, classes), each image once.
+      step: optimiser steps of a checkpoint, None for a file.
+    """
+
+    name: str
+    spec: ModelSpec
+    logits: Callable[[np.ndarray], np.ndarray]
+    step: int | None = None
+
+
+def open_model(model: pathlib.Path | str, *, kind: str = "best", batch_size: int = 256) -> Scorer:
+    """Opens the --workdir of a training run or an exported file.
+
+    Args:
+      model: the folder, or a .tflite or .onnx file.
+      kind: "best" or "last" checkpoint of a run.
+      batch_size: images per forward pass of a checkpoint.
+
+    Raises:
+      InputError: if there is no such model or it cannot be read.
+    """
+    path = pathlib.Path(model)
+    if path.suffix.lower() in FILES:
+        loaded = runtime.load(path, threads=os.cpu_count() or 1)
+        return Scorer(str(model), loaded.spec, loaded.logits)
+    spec, variables, meta = checkpoint.load(path, kind)
+    return Scorer(
+        str(model), spec, lambda images: predict(spec, variables, images, batch_size=batch_size), int(meta["step"])
+    )
+
+
+def load_split(
+    spec: ModelSpec, split: str, *, dataset: str | None = None, data_dir: pathlib.Path | str | None = None
+) -> data.Split:
+    """Reads one split of the data that a model is scored on; its labels are the model's.
+
+    Args:
+      spec: the model's contract.
+      split: see `evaluate`.
+      dataset: see `evaluate`.
+      data_dir: see `evaluate`.
+
+    Raises:
+      InputError: if the split or the data set is unknown, or does not fit the model.
+    """
+    if split not in SPLITS:
+        raise cli.unknown("split", split, SPLITS)
+    same = dataset is None or dataset == spec.dataset
+    options = spec.dataset_args if same else {}
+    faces = data.load(dataset or spec.dataset, data_dir=data_dir, splits=(split,), **options)
+    places = check_fit(spec, faces)
+    chosen = faces.splits[split]
+    return chosen._replace(labels=places[chosen.labels])
+
+
+def predict(spec: ModelSpec, variables: Any, images: np.ndarray, *, batch_size: int = 256) -> np.ndarray:
+    """Runs the network that a spec describes over uint8 images (N, H, W, C), in float32.
+
+    Returns:
+      float32 logits (N, classes), each image once.
+
+    Raises:
+      InputError: for an empty split, or logits that are not finite.
+    """
+    module = models.create(spec.architecture, num_classes=len(spec.class_names), **spec.architecture_args)
+    step = training.make_eval_step(module.apply, mean=spec.mean, std=spec.std)
+    logits = training.predict(step, variables, images, batch_size=batch_size)
+    if not np.isfinite(logits).all():
+        bad = int((~np.isfinite(logits)).any(1).sum())
+        raise cli.InputError(f"the model gives non-finite logits for {bad} of {len(logits)} images: its file is broken")
+    return logits
+
+
+def check_fit(spec: ModelSpec, faces: data.FaceData) -> np.ndarray:
+    """Checks that a model can be scored on a data set.
+
+    Returns:
+      int32 (C,): the model's class for each class of the data, by name.
+
+    Raises:
+      InputError: if the data has a class that the model does not know, or images of another shape.
+    """
+    if missing := [name for name in faces.class_names if name not in spec.class_names]:
+        raise cli.InputError(
+            f"the model knows {', '.join(spec.class_names)}, but {faces.name} also has {', '.join(missing)}: "
+            "evaluate on data whose classes the model knows"
+        )
+    if extra := [name for name in spec.class_names if name not in faces.class_names]:
+        cli.note(f"{faces.name} has no {', '.join(extra)}: an answer {extra[0]!r} counts as wrong")
+    if faces.image_shape != spec.input_shape:
+        raise cli.InputError(
+            f"the model takes images of shape {spec.input_shape}, {faces.name} holds {faces.image_shape}: "
+            "prepare the data at that size and colour"
+        )
+    return np.array([spec.class_names.index(name) for name in faces.class_names], np.int32)

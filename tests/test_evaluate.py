@@ -1,0 +1,174 @@
+"""Scoring of checkpoints and files by one path; several models; corrupted images; explanations."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import small_files
+from test_experiment import config
+
+from ferjax import (
+    checkpoint,
+    corrupt,
+    data,
+    evaluate,
+    experiment,
+    explain,
+    intervals,
+    metrics,
+    models,
+    robustness,
+    scorer,
+)
+from ferjax.cli import InputError
+from ferjax.spec import ModelSpec
+
+DATA = {"size": 24, "train": 48, "validation": 42, "test": 14}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated")
+    settings = config(data__validation=42, fit__epochs=4)
+    experiment.train(settings, workdir=folder / "run", data_dir=folder / "data", progress=False)
+    return folder
+
+
+def exported(path, run, **changes):
+    """A file with a linear network for the same faces."""
+    spec, _, _ = checkpoint.load(run / "run")
+    spec = ModelSpec.from_json(spec.replace(architecture="linear", **changes).to_json())
+    return small_files.onnx_file(path, spec)
+
+
+def test_a_file_and_a_checkpoint_take_the_same_path(run, tmp_path):
+    path = exported(tmp_path / "linear.onnx", run)
+    result = evaluate.evaluate(path, data_dir=run / "data")
+    faces = data.load("synthetic_faces", data_dir=run / "data", **DATA).splits["validation"]
+    opened = scorer.open_model(path)
+    expected = small_files.expected_logits(opened.spec, faces.images)
+    np.testing.assert_allclose(opened.logits(faces.images), expected, atol=1e-3)
+    assert result["accuracy"] == metrics.accuracy(metrics.confusion(faces.labels, expected.argmax(1), 7))
+    assert result["step"] is None and result["n"] == 42
+    low, high = result["intervals"]["accuracy"][1:]
+    assert low <= result["accuracy"] <= high and set(result["calibration"]) >= {"ece", "brier", "nll"}
+
+
+def test_classes_are_matched_by_name(run, tmp_path):
+    names = data.EMOTIONS
+    turned = tuple(reversed(names))
+    straight = evaluate.evaluate(exported(tmp_path / "a.onnx", run), data_dir=run / "data")
+    other = evaluate.evaluate(exported(tmp_path / "b.onnx", run, class_names=turned), data_dir=run / "data")
+    # The same network under other names: its confusion, read by name, has its columns turned round.
+    by_name = np.array(other["confusion"])[::-1]
+    np.testing.assert_array_equal(by_name, np.array(straight["confusion"]))
+    with pytest.raises(InputError, match="also has surprise"):
+        evaluate.evaluate(
+            exported(tmp_path / "c.onnx", run, class_names=(*names[:-1], "contempt")), data_dir=run / "data"
+        )
+
+
+def test_a_class_that_the_data_lacks_is_said(run, tmp_path, capsys):
+    path = exported(tmp_path / "a.onnx", run, class_names=(*data.EMOTIONS, "contempt"))
+    result = evaluate.evaluate(path, data_dir=run / "data")
+    assert "has no contempt" in capsys.readouterr().err and result["per_class"]["contempt"]["support"] == 0
+
+
+def test_the_command_compares_models(run, tmp_path, capsys):
+    path, out = exported(tmp_path / "linear.onnx", run), tmp_path / "out"
+    evaluate.main(["--model", str(run / "run"), str(path), "--data-dir", str(run / "data"), "--out", str(out)])
+    text = capsys.readouterr().out
+    (pair,) = json.loads((out / "comparison.json").read_text())
+    saved = [json.loads((out / name / "metrics.json").read_text()) for name in ("0_run", "1_linear")]
+    assert pair["difference"]["accuracy"][0] == pytest.approx(saved[1]["accuracy"] - saved[0]["accuracy"])
+    assert pair["first_only"] - pair["second_only"] == round(42 * (saved[0]["accuracy"] - saved[1]["accuracy"]))
+    assert "McNemar" in text and str(path) in text
+    with pytest.raises(InputError, match="named twice"):
+        evaluate.main(["--model", "a", "a"])
+
+
+def test_robustness_repeats_itself_and_is_drawn(run, tmp_path, capsys):
+    path, out = exported(tmp_path / "linear.onnx", run), tmp_path / "out"
+    evaluate.main(["--model", str(path), "--data-dir", str(run / "data"), "--out", str(out), "--robustness"])
+    found = json.loads((out / "metrics.json").read_text())["robustness"]
+    assert set(found["accuracy"]) == set(corrupt.KINDS) and found["n"] == 42
+    assert (out / "robustness.png").stat().st_size > 5000 and "low_light" in capsys.readouterr().out
+    faces = data.load("synthetic_faces", data_dir=run / "data", **DATA).splits["validation"]
+    model = scorer.open_model(path)
+    hazy = model.logits(corrupt.corrupt(faces.images, "fog", 4)).argmax(1)
+    assert found["accuracy"]["fog"][3] == (hazy == faces.labels).mean()
+
+
+def test_the_robustness_subset_keeps_the_classes_shares():
+    labels = np.repeat([0, 1, 2], [4001, 1500, 499])
+    chosen = robustness.subset(labels)
+    assert len(chosen) == 1000 == len(set(chosen.tolist())) and (np.diff(chosen) > 0).all()
+    np.testing.assert_array_equal(np.bincount(labels[chosen]), [667, 250, 83])
+    np.testing.assert_array_equal(robustness.subset(labels[:50]), np.arange(50))
+
+
+def test_intervals_narrow_with_the_number_of_images():
+    counts = np.array([[6, 4], [3, 7]])
+    few, many = (intervals.bootstrap(k * counts)["accuracy"] for k in (1, 100))
+    assert many.high - many.low < (few.high - few.low) / 5
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"), [("resnet20", {"depths": [1, 1, 1]}), ("deit_attention_free", {"patch": 8, "grid": [3, 3]})]
+)
+def test_grad_cam_is_its_definition(name, kwargs):
+    module = models.create(name, num_classes=3, **kwargs)
+    x = np.random.default_rng(0).normal(size=(2, 24, 24, 1)).astype(np.float32)
+    variables = jax.jit(lambda x: module.init(jax.random.key(0), x, train=False))(x)
+    kernel = np.random.default_rng(1).normal(size=variables["params"]["head"]["out"]["kernel"].shape)
+    variables["params"]["head"]["out"]["kernel"] = kernel.astype(np.float32)
+    maps, logits = explain.make_grad_cam(module, (24, 24, 1))(variables, x, np.array([2, 0]))
+    np.testing.assert_allclose(logits, module.apply(variables, x, train=False), atol=1e-5)
+    for i, chosen in enumerate((2, 0)):
+        seen = module.apply(variables, x[i : i + 1], train=False, mutable=["intermediates"])[1]["intermediates"]
+        features = np.asarray(seen["features"][0], np.float64)
+        # central differences, one value of the map after the other
+        slopes = np.zeros_like(features)
+
+        def score(shift, i=i, chosen=chosen):
+            probed = {**variables, "perturbations": {"features": shift.astype(np.float32)}}
+            return float(module.apply(probed, x[i : i + 1], train=False)[0, chosen])
+
+        picked = np.random.default_rng(2).choice(features.size, 60, replace=False)
+        for at in picked:
+            step = np.zeros(features.size)
+            step[at] = 1e-2
+            slopes.flat[at] = (score(step.reshape(features.shape)) - score(-step.reshape(features.shape))) / 2e-2
+        exact = jax.grad(
+            lambda s, i=i, c=chosen: module.apply(
+                {**variables, "perturbations": {"features": s}}, x[i : i + 1], train=False
+            )[0, c]
+        )(np.zeros(features.shape, np.float32))
+        np.testing.assert_allclose(np.asarray(exact).flat[picked], slopes.flat[picked], atol=2e-3)
+        side = 6 if name == "resnet20" else 3
+        grid = (1, side, side, features.shape[-1])
+        weights = np.asarray(exact, np.float64).reshape(grid).mean((1, 2))[0]  # eq. 24
+        heat = np.maximum((features.reshape(grid)[0] * weights).sum(-1), 0)  # eq. 25
+        np.testing.assert_allclose(maps[i], jax.image.resize(heat, (24, 24), "bilinear"), atol=1e-5)
+
+
+def test_regions_share_out_the_heat():
+    flat = explain.region_shares(np.ones((1, 48, 48)))[0]
+    areas = [(b - t) * (r - l) for t, b, l, r in explain.REGIONS.values()]
+    np.testing.assert_allclose(flat, areas, atol=1e-9)
+    mouth = np.zeros((1, 50, 50))
+    mouth[0, 36:42, 20:30] = 3.0
+    shares = dict(zip(explain.REGIONS, explain.region_shares(mouth)[0], strict=True))
+    assert shares["mouth"] == pytest.approx(1.0) and sum(shares.values()) == pytest.approx(1.0)
+
+
+def test_explanations_are_drawn(run, tmp_path, capsys):
+    explain.main(
+        ["--model", str(run / "run"), "--data-dir", str(run / "data"), "--out", str(tmp_path), "--samples", "3"]
+    )
+    found = json.loads((tmp_path / "regions.json").read_text())
+    assert found["shares"] and all(sum(row.values()) == pytest.approx(1) for row in found["shares"].values())
+    for name in found["shares"]:
+        assert (tmp_path / f"gradcam_{name}.png").exists()
+    assert (tmp_path / "perturbed.png").exists() and "mouth" in capsys.readouterr().out
