@@ -6,7 +6,7 @@
 PyTorch's file is `torch.onnx.export` of the network in `benchmarks.torch_models`, in evaluation mode with constants and
 batch normalisation folded. All files run in the same onnxruntime (or LiteRT) with the same threads and options, each
 in a process of its own, and take turns in blocks: 1,000 passes after 100 to warm up. Shown are medians over the passes
-and their ratios. The integer file is the fastest of those given, in whichever runtime. Times are of the machine at rest.
+and their ratios. The integer file is the fastest of those given, in whichever runtime. Do not run it beside a training.
 """
 
 import argparse
