@@ -7,6 +7,7 @@ from ferjax.runtime import fetch
 
 
 def main() -> None:
+    """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m ferjax.runtime", description="Models for the live loop.")
     commands = parser.add_subparsers(dest="command", required=True)
     fetching = commands.add_parser("fetch", help="download a detector's model to the user's cache")

@@ -237,8 +237,8 @@ def _haar(path: Path | None, scale: float | None) -> Detector:
         cascade = cv2.CascadeClassifier(str(file))
     except AttributeError as error:
         raise InputError(f"OpenCV {cv2.__version__} has no Haar cascades: pip install 'ferjax[live]'") from error
-    except cv2.error as error:
-        raise InputError(f"{file} is no Haar cascade: {error.err or error}") from error
+    except (cv2.error, SystemError) as error:
+        raise InputError(f"{file} is no Haar cascade") from error
     if cascade.empty():
         raise InputError(f"{file} is no Haar cascade")
 

@@ -81,7 +81,7 @@ class _Person:
 class Tracker:
     """Follows faces. `update` takes the faces found in a frame and returns everybody followed."""
 
-    def __init__(self, *, time_to_live: float = 1.0, confirm: int = 3, sure: float = 0.0):
+    def __init__(self, *, time_to_live: float = 1.5, confirm: int = 3, sure: float = 0.0):
         """Starts without anybody.
 
         Args:
@@ -108,6 +108,7 @@ class Tracker:
         Returns:
           The confirmed people, in the order of their ids, each seen in this frame or predicted.
         """
+        self._people = [p for p in self._people if time - p.last_seen <= self._patience(p)]
         pairs = self._assign(faces, time)
         for who, which in pairs:
             person, face = self._people[who], faces[which]
@@ -122,7 +123,6 @@ class Tracker:
                 motion = _Motion(np.array([x, y]), size, time, np.zeros(2))
                 shown = certain or (self._confirm <= 1 and face.score >= self._sure)
                 self._people.append(_Person(next(self._ids), motion, face, time, time, 1, face.score, shown))
-        self._people = [p for p in self._people if time - p.last_seen <= self._patience(p)]
         return [self._track(p, time) for p in self._people if p.shown]
 
     def reset(self) -> None:
