@@ -29,7 +29,7 @@ def open_camera(
     """Opens a camera by index or device.
 
     Raises:
-      InputError: if it does not open; lists those that do.
+      InputError: if it does not open, with those that do, or gives no frame.
     """
 
     def open_capture() -> cv2.VideoCapture:
@@ -79,15 +79,26 @@ def open_url(text: str, stop: threading.Event, on_wait: Callable[[], object]) ->
     return _live(shown, capture, open_capture, stop, on_wait)
 
 
+def _first_frame(capture: cv2.VideoCapture) -> np.ndarray | None:
+    return next((image for _ in range(_BAD_READS) if (image := read(capture)) is not None), None)
+
+
 class _Reader(threading.Thread):
     """Keeps the newest frame of a camera, and reopens the camera when it is gone."""
 
-    def __init__(self, name: str, capture: cv2.VideoCapture, reopen: Callable[[], cv2.VideoCapture], stop):
+    def __init__(
+        self,
+        name: str,
+        capture: cv2.VideoCapture,
+        first: np.ndarray,
+        reopen: Callable[[], cv2.VideoCapture],
+        stop: threading.Event,
+    ):
         super().__init__(name=f"ferjax reader of {name}", daemon=True)
         self._label, self._capture, self._reopen, self._stop_flag = name, capture, reopen, stop
         self._new = threading.Condition()
-        self._newest: tuple[np.ndarray, float, int] | None = None
-        self._count = 0
+        self._newest: tuple[np.ndarray, float, int] | None = (first, time.monotonic(), 0)
+        self._count = 1
 
     def take(self, timeout: float) -> tuple[np.ndarray, float, int] | None:
         """Returns (image, time of arrival, index) of the newest frame not yet taken, or None after the timeout."""
@@ -134,8 +145,15 @@ def _live(
     stop: threading.Event,
     on_wait: Callable[[], object],
 ) -> Source:
+    first = _first_frame(capture)
+    if first is None:
+        capture.release()
+        raise InputError(
+            f"{name} opens but gives no frame. The CSI camera of a Raspberry Pi has to be started another way, see "
+            "docs/live.md; otherwise another program may be using it"
+        )
     fps = capture.get(cv2.CAP_PROP_FPS)
-    reader = _Reader(name, capture, reopen, stop)
+    reader = _Reader(name, capture, first, reopen, stop)
 
     def frames() -> Iterator[Frame]:
         given, silent = 0, False
@@ -165,7 +183,7 @@ def _live(
 
 
 def working_cameras(limit: int = 10) -> list[str]:
-    """Returns the names under which cameras open on this machine, at most `limit` tried."""
+    """Returns the indices of the cameras of this machine that give frames, at most `limit` tried."""
     if sys.platform.startswith("linux"):
         found = (re.fullmatch(r"video(\d+)", p.name) for p in pathlib.Path("/dev").glob("video*"))
         candidates = sorted(int(m[1]) for m in found if m)
@@ -175,7 +193,7 @@ def working_cameras(limit: int = 10) -> list[str]:
     for index in candidates[:limit]:
         with quiet():
             capture = cv2.VideoCapture(index)
-        if capture.isOpened():
+        if capture.isOpened() and _first_frame(capture) is not None:
             working.append(str(index))
         capture.release()
     return working
