@@ -10,6 +10,8 @@ A fingerprint of the arrays is stored with them: a damaged file is noticed, not 
 import contextlib
 import gc
 import hashlib
+import json
+import os
 import pathlib
 import shutil
 import sys
@@ -26,6 +28,7 @@ from ferjax.paths import path_name
 from ferjax.spec import ModelSpec
 
 KINDS = ("best", "last")
+_CALIBRATED = ("temperature", "abstention_threshold")
 
 
 def save(workdir: pathlib.Path, kind: str, step: int, tree: Any, meta: Mapping[str, Any], *, keep: int) -> None:
@@ -123,8 +126,36 @@ def load(workdir: pathlib.Path | str, kind: str = "best") -> tuple[ModelSpec, di
             variables = tree if each == "best" else _evaluated(tree)
             if "spec" not in meta:
                 raise cli.InputError(f"{workdir} holds a checkpoint without a model's contract: train it with train.py")
-            return ModelSpec.from_json(meta["spec"]), variables, meta
+            return _calibrated(ModelSpec.from_json(meta["spec"]), workdir), variables, meta
     raise cli.InputError(f"{workdir} holds no usable checkpoint: is it the --workdir of a training run?")
+
+
+def calibrate(workdir: pathlib.Path | str, *, temperature: float, abstention_threshold: float) -> None:
+    """Stores how the confidences of a run's best model are to be read; `load` then returns them in its contract.
+
+    They lie in calibration.json beside the checkpoints, with the hash of the variables that they hold for: a better
+    epoch of a continued run is not taken for calibrated.
+
+    Raises:
+      InputError: if the folder holds no usable checkpoint, or a value is out of range.
+    """
+    workdir = pathlib.Path(workdir)
+    spec = load(workdir)[0].replace(temperature=temperature, abstention_threshold=abstention_threshold)
+    part = workdir / "calibration.json.part"
+    part.write_text(json.dumps({name: getattr(spec, name) for name in ("params_sha256", *_CALIBRATED)}, indent=1))
+    os.replace(part, workdir / "calibration.json")
+
+
+def _calibrated(spec: ModelSpec, workdir: pathlib.Path) -> ModelSpec:
+    path = workdir / "calibration.json"
+    if not path.exists():
+        return spec
+    try:
+        stored = json.loads(path.read_text())
+        fits = stored["params_sha256"] == spec.params_sha256
+        return spec.replace(**{name: stored[name] for name in _CALIBRATED}) if fits else spec
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise cli.InputError(f"{path} is damaged ({error}): remove it and run python -m ferjax.calibrate") from error
 
 
 def _evaluated(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from ferjax import calibration, checkpoint, cli, data, intervals, metrics, report, robustness
+from ferjax import augment, calibration, checkpoint, cli, data, intervals, metrics, report, robustness
 from ferjax.scorer import SPLITS, Scorer, load_split, open_model
 
 
@@ -72,6 +73,23 @@ def score(scorer: Scorer, faces: data.Split, logits: np.ndarray, *, dataset: str
     return {"model": scorer.name, "dataset": dataset, "split": split, "step": scorer.step, **summary}
 
 
+def test_time_average(scorer: Scorer, images: np.ndarray, kind: str) -> np.ndarray:
+    """Returns probabilities (N, classes) averaged over views of each image, "flip" or "ten" (`augment.views`).
+
+    The views are rounded to uint8, so that checkpoints and files take them alike.
+    """
+    total = np.zeros((len(images), len(scorer.spec.class_names)))
+    count = 0
+    for start in range(0, len(images), 512):
+        part = slice(start, start + 512)
+        floats = np.asarray(augment.views(augment.to_float(jnp.asarray(images[part])), kind=kind))
+        count = len(floats)
+        for view in floats:
+            pixels = np.rint(view * 255).astype(np.uint8)
+            total[part] += calibration.softmax(scorer.logits(pixels), scorer.spec.temperature)
+    return total / count
+
+
 def compare(labels: np.ndarray, answers: Mapping[str, np.ndarray], num_classes: int) -> list[dict[str, Any]]:
     """Compares models two by two on the same images.
 
@@ -118,6 +136,10 @@ def _text(result: Mapping[str, Any]) -> str:
     lines.append(
         f"calibration error {result['calibration']['ece']:.3f} at T = {result['calibration']['temperature']:g}"
     )
+    if "test_time_average" in result:
+        average = result["test_time_average"]
+        value, low, high = average["accuracy"]
+        lines.append(f"accuracy averaged over views ({average['views']}): {value:.3f} (95 % {low:.3f} to {high:.3f})")
     if "robustness" in result:
         lines.append(robustness.table(result["robustness"]))
     return "\n".join(lines)
@@ -133,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=pathlib.Path, help="folder for metrics.json and the figures")
     parser.add_argument("--checkpoint", default="best", choices=checkpoint.KINDS)
     parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--tta", choices=["flip", "ten"], help="also report a test-time average over views, apart")
     parser.add_argument("--robustness", action="store_true", help="also score corrupted images")
     parser.add_argument("--full", action="store_true", help="corrupt all images, not a stratified 1,000")
     options = parser.parse_args(argv)
@@ -148,6 +171,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         faces = load_split(scorer.spec, options.split, **where)
         logits = scorer.logits(faces.images)
         result = score(scorer, faces, logits, dataset=options.data or scorer.spec.dataset, split=options.split)
+        if options.tta:
+            averaged = test_time_average(scorer, faces.images, options.tta).argmax(1)
+            counts = metrics.confusion(faces.labels, averaged, len(scorer.spec.class_names))
+            result["test_time_average"] = {"views": options.tta, **_shown(intervals.bootstrap(counts))}
         if options.robustness:
             result["robustness"] = robustness.measure(scorer.logits, faces, full=options.full)
         print(f"{scorer.name}\n{_text(result)}\n" if len(scorers) > 1 else _text(result))

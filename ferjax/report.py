@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from ferjax.calibration import Bins, Coverage
 from ferjax.cli import InputError
 
 # Okabe and Ito's blue and vermilion, which stay apart under every common colour-vision deficiency.
@@ -153,6 +154,35 @@ def plot_robustness(result: Mapping[str, Any], path: str | os.PathLike[str]) -> 
     axes.set_xticks(range(shares.shape[1]), ["clean", *map(str, range(1, shares.shape[1]))])
     axes.set(xlabel="severity", title=f"accuracy (%) on {result['n']:,} corrupted images, mean {result['mean']:.1%}")
     figure.colorbar(image, ax=axes, label="accuracy (%)")
+    _save(figure, path)
+
+
+def plot_reliability(diagrams: Mapping[str, Bins], curve: Coverage, path: str | os.PathLike[str]) -> None:
+    """Draws reliability diagrams, the number of images in each bin, and accuracy against coverage.
+
+    Args:
+      diagrams: caption -> bins from `calibration.reliability`, at most two.
+      curve: from `calibration.coverage`.
+      path: the PNG file to write; its folder must exist.
+    """
+    figure = _figure(13, 4.2)
+    axes, counts, covered = figure.subplots(1, 3)
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":")
+    for (caption, bins), color, side in zip(diagrams.items(), (VALIDATION, TRAIN), (-0.5, 0.5), strict=False):
+        axes.plot(bins.confidence, bins.accuracy, "o-", color=color, label=f"{caption}: error {bins.error():.3f}")
+        width = 0.45 * (bins.edges[:, 1] - bins.edges[:, 0])
+        counts.bar(bins.edges.mean(1) + side * width, bins.counts, width, color=color, label=caption)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence", ylabel="share of right answers", title="reliability")
+    counts.set(xlim=(0, 1), xlabel="confidence", ylabel="images", title="how sure the answers are")
+    covered.plot(100 * curve.coverage, 100 * curve.accuracy, color=TRAIN)
+    covered.set(
+        xlabel="answers given (%)", ylabel="of them right (%)", title="accuracy against coverage", xlim=(0, 100)
+    )
+    axes.legend(frameon=False)
+    counts.legend(frameon=False)
+    for each in (axes, counts, covered):
+        each.grid(alpha=0.3)
+        each.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
 

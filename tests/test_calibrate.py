@@ -1,0 +1,82 @@
+"""The calibration command: fitted on one half, reported on the other, stored where the model is read."""
+
+import json
+
+import numpy as np
+import pytest
+from test_evaluate import exported, run  # noqa: F401
+
+from ferjax import calibrate, calibration, checkpoint, evaluate, runtime, scorer, spec
+from ferjax.cli import InputError
+
+
+def overconfident(n=2000, classes=4, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, n)
+    return 6 * (rng.normal(size=(n, classes)) + np.eye(classes)[labels]), labels
+
+
+def test_halves_divide_every_class():
+    labels = np.repeat([0, 1, 2], [10, 7, 4])
+    first, second = calibrate.halves(labels)
+    np.testing.assert_array_equal(np.sort(np.concatenate([first, second])), np.arange(21))
+    np.testing.assert_array_equal(np.bincount(labels[first]), [5, 3, 2])
+
+
+def test_what_is_reported_was_not_fitted():
+    logits, labels = overconfident()
+    result = calibrate.calibrate(logits, labels)
+    fit, rest = calibrate.halves(labels)
+    assert result["temperature"] == calibration.fit_temperature(logits[fit], labels[fit]) > 1.5
+    after = calibration.softmax(logits[rest], result["temperature"])
+    assert result["after"]["brier"] == calibration.brier(after, labels[rest]) < result["before"]["brier"]
+    assert result["after"]["ece"] < 0.5 * result["before"]["ece"]
+
+
+def test_a_threshold_reaches_the_accuracy_on_its_half():
+    logits, labels = overconfident()
+    result = calibrate.calibrate(logits, labels, accuracy=0.95)
+    assert result["abstention"]["accuracy"] == pytest.approx(0.95, abs=0.03)
+    assert 0.1 < result["abstention"]["coverage"] < 1
+    with pytest.raises(InputError, match="no threshold reaches"):
+        calibrate.calibrate(np.random.default_rng(0).normal(size=(200, 4)), labels[:200], accuracy=0.999)
+
+
+def test_the_command_stores_it_in_a_run_and_in_a_file(run, tmp_path, capsys):  # noqa: F811
+    path = exported(tmp_path / "linear.onnx", run)
+    plain = scorer.open_model(run / "run")
+    calibrate.main(
+        ["--model", str(run / "run"), str(path), "--data-dir", str(run / "data"), "--out", str(tmp_path / "out")]
+    )
+    found = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    stored, _, _ = checkpoint.load(run / "run")
+    assert stored.temperature == found[str(run / "run")]["temperature"] != 1
+    assert spec.read(path).temperature == runtime.load(path).spec.temperature == found[str(path)]["temperature"]
+    assert (tmp_path / "out" / "reliability_1.png").stat().st_size > 5000 and "temperature" in capsys.readouterr().out
+    result = evaluate.evaluate(run / "run", data_dir=run / "data")
+    assert result["calibration"]["temperature"] == stored.temperature
+    images = np.random.default_rng(0).integers(0, 256, (3, 24, 24, 1), np.uint8)
+    np.testing.assert_array_equal(plain.logits(images), scorer.open_model(run / "run").logits(images))
+    # a better epoch makes other variables: the temperature is not theirs
+    notes = json.loads((run / "run" / "calibration.json").read_text())
+    (run / "run" / "calibration.json").write_text(json.dumps({**notes, "params_sha256": "0"}))
+    assert checkpoint.load(run / "run")[0].temperature == 1
+    (run / "run" / "calibration.json").write_text("{")
+    with pytest.raises(InputError, match=r"calibration\.json is damaged"):
+        checkpoint.load(run / "run")
+    (run / "run" / "calibration.json").unlink()
+
+
+def test_averaging_over_views_is_apart(run, tmp_path, capsys):  # noqa: F811
+    out = tmp_path / "out"
+    evaluate.main(["--model", str(run / "run"), "--data-dir", str(run / "data"), "--out", str(out), "--tta", "flip"])
+    saved = json.loads((out / "metrics.json").read_text())
+    opened = scorer.open_model(run / "run")
+    faces = scorer.load_split(opened.spec, "validation", data_dir=run / "data")
+    both = [
+        calibration.softmax(opened.logits(np.ascontiguousarray(v))) for v in (faces.images, faces.images[:, :, ::-1])
+    ]
+    expected = (np.mean(both, axis=0).argmax(1) == faces.labels).mean()
+    assert saved["test_time_average"]["accuracy"][0] == pytest.approx(expected)
+    assert saved["accuracy"] == (both[0].argmax(1) == faces.labels).mean()
+    assert "averaged over views (flip)" in capsys.readouterr().out
