@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from ferjax import cli
-from ferjax.optim import path_mask
+from ferjax.paths import path_mask
 
 BITS = (4, 8)
 _SMALLEST_RANGE = 1e-8  # of a channel of zeros: any positive scale holds a zero

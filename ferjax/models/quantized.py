@@ -24,6 +24,7 @@ from flax import traverse_util
 from ferjax import quant
 from ferjax.cli import InputError
 from ferjax.models.layers import QuantPoint, full_precision
+from ferjax.models.normalization import BatchNorm
 
 Observer = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 Quantizer = Callable[[jax.Array, quant.Grid], jax.Array]
@@ -125,7 +126,7 @@ def initial_ranges(module: nn.Module, image_shape: tuple[int, ...]) -> dict[str,
 
 def check_ranges(ranges: Mapping[str, Any]) -> None:
     """Raises InputError, naming the first, if there are activations whose range was never observed."""
-    flat = traverse_util.flatten_dict(dict(ranges))
+    flat = {path: float(value) for path, value in traverse_util.flatten_dict(dict(ranges)).items()}
     points = [path[:-1] for path in flat if path[-1] == "low"]
     unseen = [p for p in points if not -np.inf < flat[*p, "low"] <= flat[*p, "high"] < np.inf]
     if unseen:
@@ -137,7 +138,7 @@ def check_ranges(ranges: Mapping[str, Any]) -> None:
 
 def make_marked(
     module: nn.Module, variables: Mapping[str, Any], *, weight_bits: int = 8, rules: Sequence[str] = KERNELS
-) -> Callable[[jax.Array], jax.Array]:
+) -> Callable[[jax.Array], Any]:
     """Returns images -> logits with the variables inside and every rounding marked for a converter.
 
     Args:
@@ -162,7 +163,7 @@ def make_marked(
             grid = quant.weight_grid(weight, bits=weight_bits)
         return quant.mark(weight, grid)
 
-    def apply(x: jax.Array) -> jax.Array:
+    def apply(x: jax.Array) -> Any:
         params = quant.fake_quant_weights(variables["params"], bits=weight_bits, rules=rules, quantizer=mark_weight)
         with nn.intercept_methods(_at_points(round_here)):
             return module.apply({"params": params, "ranges": ranges}, x, train=False)
@@ -183,7 +184,7 @@ def fold(
     epsilons: dict[str, float] = {}
 
     def note(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
+        if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
             epsilons["/".join(context.module.path[:-1])] = context.module.epsilon
         return call(*args, **kwargs)
 

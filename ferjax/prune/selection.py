@@ -1,0 +1,60 @@
+"""Which units stay: masks that leave the best of those still alive."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ferjax.prune.layers import Layer, Pool
+
+Masks = dict[str, jax.Array]
+
+
+def select(
+    layers: Mapping[str, Layer],
+    pools: Sequence[Pool],
+    scores: Mapping[str, jax.Array],
+    masks: Masks,
+    progress: Any,
+) -> Masks:
+    """Returns the masks that leave each pool its best units among those still alive, and each layer one at least.
+
+    Args:
+      layers: by path.
+      pools: which compete.
+      scores: of each weight, not negative, by path.
+      masks: so far, those of the companions among them.
+      progress: share of each pool's final count that is pruned now, 0 … 1.
+    """
+    units, alive = {}, {}
+    kept: dict[str, jax.Array] = {}
+    for name, layer in layers.items():
+        units[name], alive[name] = layer.score(scores[name]), layer.alive(masks[name])
+    for names, pruned in pools:
+        best = [jnp.arange(units[n].size) == jnp.argmax(jnp.where(alive[n], units[n], -1.0)) for n in names]
+        ranked = [jnp.where(b, jnp.inf, units[n]) for b, n in zip(best, names, strict=True)]
+        chosen = _largest(jnp.concatenate(ranked), jnp.concatenate([alive[n] for n in names]), progress * pruned)
+        ends = np.cumsum([layers[n].units for n in names])[:-1]
+        kept |= dict(zip(names, jnp.split(chosen, ends), strict=True))
+    result = dict(masks)
+    for name, layer in layers.items():
+        result[name] = layer.mask(kept[name])
+        for companion in layer.companions:
+            result[companion] = kept[name]
+    return result
+
+
+def _largest(scores: jax.Array, alive: jax.Array, pruned: Any) -> jax.Array:
+    """Marks all but the `pruned` lowest scores; what is dead comes first, ties go in order."""
+    order = jnp.argsort(jnp.where(alive, scores, -1.0))
+    ranks = jnp.arange(scores.size, dtype=jnp.int32)
+    return jnp.zeros(scores.shape, bool).at[order].set(ranks >= jnp.round(pruned).astype(jnp.int32))
+
+
+def best_of_blocks(scores: jax.Array, mask: jax.Array, kept: int, size: int) -> jax.Array:
+    """Marks the `kept` largest of every `size` consecutive weights along the inputs of an output channel."""
+    blocks = jnp.where(mask, scores, -1.0).reshape(-1, size, scores.shape[-1])
+    ranks = jnp.argsort(jnp.argsort(blocks, axis=1), axis=1)
+    return (ranks >= size - kept).reshape(scores.shape)
