@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from ferjax import cli
 
@@ -21,10 +22,27 @@ def base() -> ConfigDict:
                 "crop": (1.0, 1.0),
                 "brightness": 0.0,
                 "contrast": 0.0,
+                "saturation": 0.0,
+                "hue": 0.0,
                 "erase": 0.0,
                 "erase_area": (0.02, 0.15),
+                "erase_fill": (),
+                "mixup": 0.0,
+                "cutmix": 0.0,
+                "mix_probability": 1.0,
             },
-            "loss": {"label_smoothing": 0.0, "class_weighted": False},
+            "loss": {
+                "label_smoothing": 0.0,
+                "class_weighted": False,
+                "focal_gamma": 0.0,
+                "method": "soft",
+                "alpha": placeholder(float),
+                "temperature": 4.0,
+                "beta": 8.0,
+                "features": (),
+                "feature_weight": 0.0,
+            },
+            "teacher": {"workdirs": (), "resize": False},
             "optim": {
                 "name": "sgd",
                 "learning_rate": 0.1,
@@ -64,12 +82,42 @@ def arguments(config: ConfigDict, text: str | None, **known: Callable[[ConfigDic
     """
     for name in (text or "").split(","):
         if name and name not in known:
-            raise cli.unknown("config argument", name, sorted(known))
+            raise cli.unknown("config argument", name, known)
         if name:
             known[name](config)
     return config
 
 
+def reset(config: ConfigDict, name: str) -> None:
+    """Starts over from `base`, with the network of a name: what an experiment of a paper does first."""
+    for group, values in base().items():
+        config[group] = values
+    config.model.name = name
+
+
+def scratch(config: ConfigDict) -> None:
+    """Leaves out another framework's weights, for who does not have them."""
+    config.init.pretrained = ""
+
+
 def embedded(config: ConfigDict, **options: int) -> None:
-    """Switches a configuration to the embedded data set, which needs no download."""
-    config.data = ConfigDict({"name": "synthetic_faces", "size": 48, "channels": 1, "seed": 0, **options})
+    """Switches a configuration to the embedded data set, which needs no download, with the images' size and colour.
+
+    Another framework's weights are left out: training starts afresh.
+    """
+    scratch(config)
+    shape = {"size": config.data.get("size", 48), "channels": config.data.get("channels", 1)}
+    config.data = ConfigDict({"name": "synthetic_faces", **shape, "seed": 0, **options})
+
+
+def quick(config: ConfigDict) -> None:
+    """The demo of a paper's experiment: two epochs on a few embedded faces, to see it run from end to end.
+
+    Frozen epochs become one, schedules are shortened in proportion; what the experiment changes stays.
+    """
+    stages, epochs = config.optim.stages, config.fit.epochs
+    embedded(config, train=280, validation=140, test=140)
+    config.optim.stages = tuple((None if length is None else 1, *rest) for length, *rest in stages)
+    config.optim.decay_epochs *= 2 / epochs
+    config.optim.warmup_epochs *= 2 / epochs
+    config.fit.update(epochs=2, patience=0, batch_size=min(config.fit.batch_size, 64))

@@ -1,12 +1,13 @@
-"""From a resolved configuration to a trained model: what train.py does once its flags are read.
+"""From a resolved configuration to a trained model: what train.py and distill.py do once their flags are read.
 
 Each group of a configuration holds the keyword arguments of one function:
 
     data     ferjax.data.load
     model    ferjax.models.create
+    teacher  ferjax.teaching.load, for a run with a teacher
     init     ferjax.starting.start
     augment  ferjax.augment.create
-    loss     ferjax.experiment.make_loss
+    loss     ferjax.objective.make_loss
     optim    ferjax.optim.create
     fit      ferjax.fitting.fit
 """
@@ -18,7 +19,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,31 +27,33 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from ferjax import augment, checkpoint, cli, data, fitting, losses, models, optim, report, starting, training
+from ferjax import augment, checkpoint, cli, data, fitting, models, objective, optim, report, starting, teaching
 from ferjax.spec import ModelSpec
 
-GROUPS = ("data", "model", "init", "augment", "loss", "optim", "fit")
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "data": data.load,
+    "model": models.create,
+    "teacher": teaching.load,
+    "init": starting.start,
+    "augment": augment.create,
+    "loss": objective.make_loss,
+    "optim": optim.create,
+    "fit": fitting.fit,
+}
+GROUPS = tuple(FUNCTIONS)
 LICENSE = "Weights carry the terms of the data they were trained on; the code is Apache-2.0."
 
 
-def train(
-    config: Mapping[str, Any],
-    *,
-    workdir: pathlib.Path | str,
-    data_dir: pathlib.Path | str | None = None,
-    name: str = "",
-    tensorboard: bool = False,
-    progress: bool = True,
-) -> fitting.Result:
+def train(config: Mapping[str, Any], *, workdir: pathlib.Path | str, **options: Any) -> fitting.Result:
     """Trains the network of a configuration, or continues where a killed run stopped.
 
     Args:
       config: the groups named above, plain values.
       workdir: the run's folder; made if missing.
-      data_dir: where prepared data sets lie, see `ferjax.data.default_data_dir`.
-      name: what the run is called in the model's spec, such as "configs/resnet20.py:demo".
-      tensorboard: also write event files.
-      progress: show a bar on a terminal.
+      **options: of both `train` and `distill`:
+        data_dir, where prepared data sets lie, see `ferjax.data.default_data_dir`;
+        name, what the run is called in the model's spec, such as "configs/resnet20.py:demo";
+        tensorboard, whether to write event files too; progress, whether to show a bar on a terminal.
 
     Returns:
       The history, the best row and the best variables.
@@ -58,12 +61,53 @@ def train(
     Raises:
       InputError: for whatever the user can mend.
     """
-    workdir = pathlib.Path(workdir)
+    if config.get("teacher", {}).get("workdirs"):
+        raise cli.InputError("teacher.workdirs is set: run distill.py, which learns from a teacher")
+    return _run(config, pathlib.Path(workdir), **options)
+
+
+def distill(
+    config: Mapping[str, Any],
+    *,
+    workdir: pathlib.Path | str,
+    teachers: Sequence[pathlib.Path | str] = (),
+    **options: Any,
+) -> fitting.Result:
+    """Trains the network of a configuration with trained runs as its teacher; all else is as in `train`.
+
+    Args:
+      config: see `train`.
+      workdir: see `train`.
+      teachers: folders of trained runs, in the place of `teacher.workdirs`; several are an ensemble.
+      **options: see `train`.
+
+    Returns:
+      See `train`; the history has `teacher_agreement`.
+
+    Raises:
+      InputError: for whatever the user can mend.
+    """
+    group = dict(config.get("teacher", {}))
+    workdirs = [str(pathlib.Path(w)) for w in teachers or group.get("workdirs", ())]
+    if not workdirs:
+        raise cli.InputError("there is no teacher: give --teacher WORKDIR, the folder of a trained run")
+    return _run({**config, "teacher": {**group, "workdirs": workdirs}}, pathlib.Path(workdir), taught=True, **options)
+
+
+def _run(
+    config: Mapping[str, Any],
+    workdir: pathlib.Path,
+    *,
+    taught: bool = False,
+    data_dir: pathlib.Path | str | None = None,
+    name: str = "",
+    tensorboard: bool = False,
+    progress: bool = True,
+) -> fitting.Result:
     if odd := sorted(set(config) - set(GROUPS)):
         raise cli.unknown("config group", odd[0], GROUPS)
     groups = {group: dict(config.get(group, {})) for group in GROUPS}
     faces = _call(data.load, "data", groups["data"], data_dir=data_dir)
-    claim(workdir, config)
     train_split, validation = faces.splits["train"], faces.splits["validation"]
     architecture = dict(groups["model"])
     dtype = architecture.pop("dtype", "float32")  # of the computation: no part of what the network is
@@ -74,9 +118,14 @@ def train(
     optimizer = _call(
         optim.create, "optim", groups["optim"], steps_per_epoch=steps, epochs=groups["fit"].get("epochs", 1)
     )
-    loss_fn = _call(make_loss, "loss", groups["loss"], faces=faces)
+    jax.eval_shape(optimizer.tx.init, variables["params"])  # says which rule finds nothing
     spec = make_spec(faces, architecture, variables, name=name, dataset_args=groups["data"])
     variables, spec, adopted = _call(starting.start, "init", groups["init"], variables=variables, spec=spec)
+    lesson = _lesson(groups, module, faces, spec, dtype) if taught else {}
+    loss_fn = lesson.pop("loss_fn", None) or _call(objective.make_loss, "loss", groups["loss"], faces=faces)
+    transform = _call(augment.create, "augment", groups["augment"])
+    config = {**config, **lesson.pop("config", {})}
+    claim(workdir, config)
     if adopted is not None:
         print(f"start: {adopted}")
     started = time.perf_counter()
@@ -93,10 +142,11 @@ def train(
         spec=spec,
         workdir=workdir,
         eval_apply_fn=exact.apply,
-        augment=_call(augment.create, "augment", groups["augment"]),
+        augment=transform,
         config=config,
         on_epoch=_reporter(workdir, tensorboard=tensorboard),
         progress=progress,
+        **lesson,
     )
     report.plot_curves(result.history, workdir / "curves.png")
     best = result.best
@@ -107,16 +157,25 @@ def train(
     return result
 
 
-def make_loss(*, faces: data.FaceData, label_smoothing: float = 0.0, class_weighted: bool = False) -> training.LossFn:
-    """Returns the per-example cross-entropy (logits, targets) -> (N,) with the papers' options.
-
-    Args:
-      faces: the data, for the class counts of its training split.
-      label_smoothing: ε of Paraschiv eq. 13.
-      class_weighted: weigh examples by w_c = N / (C · N_c) of their class (Paraschiv eq. 1, 12, 15).
-    """
-    weights = jnp.array(data.class_weights(faces.class_counts("train")), jnp.float32) if class_weighted else None
-    return functools.partial(losses.cross_entropy, label_smoothing=label_smoothing, class_weights=weights)
+def _lesson(
+    groups: Mapping[str, dict[str, Any]], module: Any, faces: data.FaceData, spec: ModelSpec, dtype: str
+) -> dict[str, Any]:
+    """Returns what a run with a teacher gives `fit` beside the rest, and its configuration with the teacher's hash."""
+    own, theirs = objective.taps(groups["loss"].get("features", ()))
+    teacher = _call(teaching.load, "teacher", groups["teacher"], spec=spec, taps=theirs, dtype=jnp.dtype(dtype))
+    heads = models.teacher_heads(module)
+    for path, each in zip(groups["teacher"]["workdirs"], teacher.specs, strict=True):
+        scores = ", ".join(f"{100 * value:.1f} % on {split}" for split, value in each.accuracy.items())
+        print(f"teacher: {each.architecture}, {scores or 'never scored'}; {path}")
+    return {
+        "loss_fn": _call(
+            objective.make_loss, "loss", groups["loss"], faces=faces, teachers=len(teacher.specs), heads=heads
+        ),
+        "teacher": teacher.apply,
+        "teacher_variables": teacher.variables,
+        "taps": (*own, *heads),
+        "config": {"teacher": {**groups["teacher"], "sha256": [each.params_sha256 for each in teacher.specs]}},
+    }
 
 
 def init_variables(module: Any, image_shape: tuple[int, int, int], *, seed: int) -> dict[str, Any]:
@@ -156,6 +215,8 @@ def make_spec(
 def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     """Writes the configuration into a new run's folder, or checks that the folder is this experiment's.
 
+    A key that one of the two does not have counts as at its default, so that runs of an older ferjax go on.
+
     Raises:
       InputError: if the folder holds another experiment, naming the first difference.
     """
@@ -173,12 +234,22 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     except json.JSONDecodeError as error:
         raise cli.InputError(f"{path} is damaged ({error}): choose another --workdir") from error
     old, new = _flat(stored), _flat(json.loads(text))
-    if differing := [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]:
+    both = sorted(old.keys() | new.keys())
+    if differing := [k for k in both if old.get(k, _default(k)) != new.get(k, _default(k))]:
         key = differing[0]
+        there, here = (str(side.get(key, _default(key) or "not set")) for side in (old, new))
         raise cli.InputError(
-            f"{workdir} holds another experiment: {key} is {old.get(key, 'not set')} there and "
-            f"{new.get(key, 'not set')} here ({len(differing)} differ): choose another --workdir or remove that one"
+            f"{workdir} holds another experiment: {key} is {there} there and {here} here ({len(differing)} differ): "
+            "choose another --workdir or remove that one"
         )
+
+
+def run_name(config: str) -> str:
+    """Returns what a run of configs/best/resnet20.py:demo is called: best-resnet20-demo."""
+    path, _, arguments = config.partition(":")
+    parts = pathlib.PurePath(path).with_suffix("").parts
+    below = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]
+    return "-".join([*below, *filter(None, arguments.split(","))])
 
 
 def parse_flags(doc: str | None) -> None:
@@ -217,6 +288,14 @@ def _plain(error: BaseException) -> cli.InputError:
 def _underscored(argument: str) -> str:
     name, equals, value = argument.partition("=")
     return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
+
+
+def _default(key: str) -> Any:
+    """Returns the default of a configuration's key, as JSON has it; None if there is none."""
+    group, _, name = key.partition(".")
+    known = inspect.signature(FUNCTIONS[group]).parameters if group in FUNCTIONS else {}
+    value = known[name].default if name in known else None
+    return list(value) if isinstance(value, tuple) else None if value is inspect.Parameter.empty else value
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

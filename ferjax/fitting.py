@@ -279,7 +279,7 @@ def _row(epoch: int, state: TrainState, sums: Sums, optimizer: Optimizer, stage:
         "grad_norm": float(total.grad_norm) / int(total.steps),
         "update_norm": float(total.update_norm) / int(total.steps),
         "param_norm": float(optax.tree.norm(state.params)),
-        **({} if total.agreed == () else {"teacher_agreement": int(total.agreed) / int(total.examples)}),
+        **({} if isinstance(total.agreed, tuple) else {"teacher_agreement": int(total.agreed) / int(total.examples)}),
     }
 
 

@@ -86,7 +86,8 @@ class Sums(NamedTuple):
         """Returns empty sums, of a run with or without a teacher."""
         real, whole = jnp.float32, jnp.int32
         zeros = [jnp.zeros((), t) for t in (real, whole, whole, whole, real, real, whole)]  # one buffer each: donated
-        return cls(*zeros, jnp.array(np.iinfo(np.int32).max, whole), jnp.zeros((), whole) if taught else ())
+        first_bad = jnp.array(np.iinfo(np.int32).max, whole)
+        return cls._make([*zeros, first_bad, jnp.zeros((), whole) if taught else ()])
 
     def add(self, other: "Sums") -> "Sums":
         """Returns the sums over both."""
@@ -279,9 +280,7 @@ def make_resident_steps(
     spread = NamedSharding(mesh, PartitionSpec("data"))
 
     @functools.partial(jax.jit, static_argnames="steps", donate_argnums=(0, 1))
-    def run(
-        state: TrainState, sums: Sums, data: Arrays, order: jax.Array, position: jax.Array, *more: Any, steps: int
-    ):
+    def run(state: TrainState, sums: Sums, data: Arrays, order: jax.Array, position: jax.Array, *more: Any, steps: int):
         def one(carry, index):
             state, sums = carry
             chosen = jax.lax.dynamic_slice_in_dim(order, position + index * batch_size, batch_size)

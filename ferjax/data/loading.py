@@ -1,5 +1,6 @@
 """Reading prepared data back; the synthetic faces render themselves on first use."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import numpy as np
 
 from ferjax.cli import InputError, note, unknown
 from ferjax.data import manifest, store, synthetic
+from ferjax.data.images import decode
 from ferjax.data.preparing import DATASETS
 from ferjax.data.sources import EMOTIONS
 from ferjax.data.store import FaceData, Split
@@ -26,7 +28,9 @@ def load(
       name: "synthetic_faces", or a name that `python -m ferjax.data prepare` has written.
       data_dir: where prepared data lie; `default_data_dir()` if None.
       splits: the splits to read, of train, validation, test and test_all (validation and test together).
-      **options: of synthetic_faces only: size, channels, seed, and the number of images train, validation, test.
+      **options: of synthetic_faces: size, channels, seed, and the number of images train, validation, test. Of all
+        other sets: size, in pixels, to which the images are resized as they are loaded, and channels=3, which copies
+        grey into three colours; in memory they then take that much room.
 
     Returns:
       The data, with the splits asked for and no other.
@@ -38,19 +42,47 @@ def load(
     stored = name
     if name == "synthetic_faces":
         stored = _render(folder, options)
-    elif options:
-        raise InputError(f"{name} takes no options, got {', '.join(options)}; they are chosen when it is prepared")
     known = store.read_manifest(folder, stored)
     if known is None:
         raise not_prepared(name, folder)
     try:
         found = {split: _read(folder / stored, known, split) for split in splits}
         moments = tuple(known["mean"]), tuple(known["std"])
+        if stored == name and options:
+            return _fit(FaceData(name, tuple(known["class_names"]), found, *moments, known["sha256"], known), options)
         return FaceData(name, tuple(known["class_names"]), found, *moments, known["sha256"], known)
     except InputError:
         raise
     except (OSError, ValueError, EOFError, KeyError) as error:
         raise InputError(f"the prepared {name} in {folder / stored} is damaged ({error}); prepare it again") from error
+
+
+def _fit(faces: FaceData, options: dict[str, Any]) -> FaceData:
+    """Returns the data at another size, or grey copied into three colours."""
+    for key in options:
+        if key not in ("size", "channels"):
+            raise unknown(f"option of {faces.name}", key, ("size", "channels"))
+    channels = options.get("channels", len(faces.mean))
+    if channels not in (3, len(faces.mean)):
+        raise InputError(f"{faces.name} holds colour images: prepare it with --channels 1 to have them grey")
+    size = options.get("size", faces.image_shape[0])
+    if not isinstance(size, int) or not 8 <= size <= 1024:
+        raise InputError(f"data.size must be a whole number of pixels in 8..1024, got {size!r}")
+
+    def convert(split: Split) -> Split:
+        images = np.empty((len(split.labels), size, size, channels), np.uint8)
+        for i, image in enumerate(split.images):
+            images[i] = decode(np.asarray(image), size, channels).image
+        return split._replace(images=images)
+
+    copies = channels // len(faces.mean)
+    return dataclasses.replace(
+        faces,
+        splits={name: convert(split) for name, split in faces.splits.items()},
+        mean=faces.mean * copies,
+        std=faces.std * copies,
+        manifest={**faces.manifest, "image_shape": [size, size, channels]},
+    )
 
 
 def not_prepared(name: str, data_dir: Path) -> InputError:

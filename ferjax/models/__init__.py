@@ -12,7 +12,7 @@ from flax import linen as nn
 from ferjax.cli import unknown
 from ferjax.models import baseline, deit, mobilenet, resemotenet, resnet, xception
 
-__all__ = ["create", "default_input_shape", "feature_map", "for_export", "list_models"]
+__all__ = ["create", "default_input_shape", "feature_map", "for_export", "list_models", "teacher_heads"]
 
 
 class _Entry(NamedTuple):
@@ -88,6 +88,11 @@ def for_export(module: nn.Module) -> nn.Module:
     operations are counted, it has to be a convolution. Parameters and outputs are the same.
     """
     return module.clone(depthwise="conv") if hasattr(module, "depthwise") else module
+
+
+def teacher_heads(module: nn.Module) -> tuple[str, ...]:
+    """Returns the intermediates that are logits for the labels and for the teacher; () where one head serves both."""
+    return deit.TEACHER_HEADS if getattr(module, "distilled", False) else ()
 
 
 def feature_map(module: nn.Module, features: jax.Array, image_shape: tuple[int, ...]) -> jax.Array:

@@ -10,6 +10,7 @@ from flax import linen as nn
 from ferjax.cli import InputError
 from ferjax.models.layers import Head, QuantPoint, activate, activation, full_precision, tap
 
+TEACHER_HEADS = ("class_logits", "distillation_logits")
 small_normal = nn.initializers.truncated_normal(0.02)
 
 
@@ -128,7 +129,8 @@ class DeiT(nn.Module):
 
     The distilled form answers with the mean of its two heads' logits (Touvron et al. 2021, section 4).
     Named intermediates: `stage1`, `stage2`, … (tokens after each block), `features` (tokens before the last
-    block: after it, only the prefix tokens still reach the head), `embedding` (class token).
+    block: after it, only the prefix tokens still reach the head), `embedding` (class token); distilled, also
+    `class_logits` and `distillation_logits`, which training with a teacher tells apart.
 
     Attributes:
       num_classes: number of logits.
@@ -179,7 +181,9 @@ class DeiT(nn.Module):
         tokens = [t.reshape(-1, self.width) for t in jnp.split(prefix, self.prefix_tokens, axis=1)]
         logits = head(name="head")(tap(self, "embedding", tokens[0]), train)
         if self.distilled:
-            logits = 0.5 * (logits + head(name="head_dist")(tokens[1], train))
+            labels, teacher = TEACHER_HEADS
+            of_teacher = tap(self, teacher, head(name="head_dist")(tokens[1], train))
+            logits = 0.5 * (tap(self, labels, logits) + of_teacher)
         return logits
 
     def _embed(self, image: jax.Array) -> jax.Array:

@@ -126,8 +126,21 @@ def test_unknown_names_and_splits_are_met_with_the_nearest(fer_dir):
         load("fer2031", fer_dir)
     with pytest.raises(InputError, match=r"unknown split 'tests'\. Did you mean 'test'"):
         load("fer2013", fer_dir, ("tests",))
-    with pytest.raises(InputError, match="takes no options, got size"):
-        load("fer2013", fer_dir, size=48)
+    with pytest.raises(InputError, match=r"option of fer2013 'sise'\. Did you mean 'size'"):
+        load("fer2013", fer_dir, sise=48)
+    with pytest.raises(InputError, match=r"8\.\.1024, got 0"):
+        load("fer2013", fer_dir, size=0)
+
+
+def test_prepared_images_come_at_another_size_and_in_three_equal_colours(fer_dir):
+    grey, large = load("fer2013", fer_dir), load("fer2013", fer_dir, size=96, channels=3)
+    assert large.image_shape == large.splits["train"].images.shape[1:] == (96, 96, 3)
+    assert large.mean == grey.mean * 3 and large.std == grey.std * 3 and large.sha256 == grey.sha256
+    for split, data in large.splits.items():
+        np.testing.assert_array_equal(data.images, np.repeat(data.images[..., :1], 3, axis=-1))
+        small = data.images[..., 0].reshape(-1, 48, 2, 48, 2).mean((2, 4))
+        near = np.abs(small - grey.splits[split].images[..., 0]).mean()
+        assert near < 0.1 * grey.splits[split].images.std()
 
 
 def test_prepared_names_are_listed(fer_dir, faces_dir):

@@ -1,0 +1,33 @@
+"""Qin's small DeiT, four layers, 8-pixel patches: the recipe that the field's strong plain networks share.
+
+python train.py --config configs/best/deit_attention_free.py
+python distill.py --config configs/best/deit_attention_free.py --teacher runs/best-resnet18      with a teacher
+python train.py --config configs/best/deit_attention_free.py:demo     embedded data, about a minute on two cores
+
+AdamW, as transformers need it (Touvron et al. 2021, table 9), cosine, 300 epochs; flip, rotation ±10°, shift 10 %,
+crop 0.8 to 1.2, erasing 0.25, mixup 0.2, label smoothing 0.1, a running average of the weights.
+
+Select on validation; report test-time augmentation beside the single crop, never in its place.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    config = common.base()
+    config.model.name = "deit_attention_free"
+    config.model.update(patch=8, grid=(6, 6), depth=4)
+    config.augment.update(flip=0.5, rotate=10.0, translate=0.1, crop=(0.8, 1.2), erase=0.25, mixup=0.2)
+    config.loss.label_smoothing = 0.1
+    config.optim.update(
+        name="adamw", learning_rate=1e-3, weight_decay=0.05, warmup_epochs=10.0, decay_only=("kernel",), clip_norm=1.0
+    )
+    config.fit.update(epochs=300, batch_size=128, ema_decay=0.999)
+    return common.arguments(config, arg, demo=demo)
+
+
+def demo(config):
+    common.embedded(config, train=2000, validation=500, test=500)
+    config.augment.update(rotate=0.0, translate=0.0, crop=(1.0, 1.0), erase=0.0, mixup=0.0)
+    config.optim.update(name="adamw", learning_rate=0.003, weight_decay=0.01, warmup_epochs=0.2)
+    config.fit.update(epochs=8, batch_size=32, ema_decay=0.0)

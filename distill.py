@@ -1,0 +1,34 @@
+"""Trains an emotion network with trained ones as its teacher and keeps its best checkpoint.
+
+    python distill.py --config configs/resnet20.py:demo --teacher runs/resnet18
+    python distill.py --config configs/mini_xception.py --teacher runs/a --teacher runs/b    the mean of two
+
+The same command continues a run that was stopped.
+"""
+
+from absl import flags
+
+import train
+from ferjax import cli, experiment
+
+TEACHER = flags.DEFINE_multi_string("teacher", None, "The --workdir of a trained run; repeated or a,b for an ensemble.")
+flags.adopt_module_key_flags(train)
+
+
+def main() -> None:
+    """Reads the flags and trains with the teacher."""
+    experiment.parse_flags(__doc__)
+    config, name, workdir = train.resolve(suffix="-distilled")
+    teachers = [path for text in TEACHER.value or () for path in text.split(",") if path]
+    experiment.distill(
+        config,
+        workdir=workdir,
+        teachers=teachers,
+        data_dir=train.DATA_DIR.value,
+        name=name,
+        tensorboard=train.TENSORBOARD.value,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

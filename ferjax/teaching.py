@@ -1,0 +1,113 @@
+"""Teachers: trained runs whose answers, on the very images that the student sees, are learned beside the labels.
+
+Several teachers are one: the mean of their logits, which is the geometric mean of their distributions at every
+temperature (Hinton et al. 2015, section 1, "arithmetic or geometric mean of their individual predictive
+distributions").
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ferjax import augment, checkpoint, cli, models
+from ferjax.spec import ModelSpec
+from ferjax.training import Outputs, TeacherFn, pick
+
+
+class Teacher(NamedTuple):
+    """What `load` returns.
+
+    Attributes:
+      apply: see `ferjax.training.make_train_step`; its taps are named by the teacher's number: "0/stage3".
+      variables: of all teachers, an argument of the compiled step.
+      specs: the contract of each.
+    """
+
+    apply: TeacherFn
+    variables: tuple[Any, ...]
+    specs: tuple[ModelSpec, ...]
+
+
+def load(
+    workdirs: Sequence[str | Path],
+    *,
+    spec: ModelSpec,
+    resize: bool = False,
+    taps: Sequence[str] = (),
+    dtype: Any = jnp.float32,
+) -> Teacher:
+    """Reads trained runs, to teach a student.
+
+    Args:
+      workdirs: folders of training runs, one or more; their best checkpoints are used.
+      spec: the student's contract. A teacher has the same classes, in any order, and normalises the images its own way.
+      resize: whether a teacher that takes images of another size or colour is given them resized (bilinear,
+        antialiased), grey copied to three channels, colour turned to grey as Rec. 601 weighs it.
+      taps: names of the teachers' intermediates that the student learns from.
+      dtype: of the computation.
+
+    Returns:
+      The teacher in evaluation mode.
+
+    Raises:
+      InputError: if a run cannot be read, its classes are others, or its images differ and `resize` is not set.
+    """
+    parts, variables, specs = [], [], []
+    for workdir in workdirs:
+        own, weights, _ = checkpoint.load(workdir)
+        _check(own, spec, workdir, resize=resize)
+        parts.append(functools.partial(_answer, own, _network(own, dtype), spec=spec, taps=taps))
+        variables.append(jax.tree.map(jnp.asarray, weights))
+        specs.append(own)
+
+    def apply(variables: Sequence[Any], example: Mapping[str, jax.Array]) -> Outputs:
+        answers = [part(v, example["images"]) for part, v in zip(parts, variables, strict=True)]
+        mean = functools.reduce(jnp.add, [a.logits for a in answers]) / len(answers)
+        found = {f"{i}/{name}": value for i, a in enumerate(answers) for name, value in a.taps.items()}
+        return Outputs(mean, found)
+
+    return Teacher(apply, tuple(variables), tuple(specs))
+
+
+def _network(spec: ModelSpec, dtype: Any) -> Any:
+    return models.create(spec.architecture, num_classes=len(spec.class_names), dtype=dtype, **spec.architecture_args)
+
+
+def _answer(
+    own: ModelSpec, module: Any, variables: Any, images: jax.Array, *, spec: ModelSpec, taps: Sequence[str]
+) -> Outputs:
+    """One teacher's outputs for images in 0..1 as the student gets them, classes in the student's order."""
+    inputs = augment.normalize(_fitted(images, own), mean=own.mean, std=own.std)
+    logits, state = module.apply(variables, inputs, train=False, mutable=["intermediates"] if taps else [])
+    order = jnp.array([own.class_names.index(name) for name in spec.class_names])
+    return Outputs(logits.astype(jnp.float32)[:, order], pick(state, taps))
+
+
+def _fitted(images: jax.Array, own: ModelSpec) -> jax.Array:
+    count, channels = len(images), images.shape[-1]
+    if images.shape[1:3] != own.input_size:
+        images = jax.image.resize(images, (count, *own.input_size, channels), "linear")
+    if channels == 3 and own.channels == 1:
+        weights = jnp.array([0.299, 0.587, 0.114], images.dtype)
+        return jnp.tensordot(images, weights, axes=1)[..., None]
+    if channels == 1 and own.channels == 3:
+        return jnp.repeat(images, 3, axis=-1)
+    return images[..., ::-1] if own.color_order == "bgr" else images
+
+
+def _check(own: ModelSpec, spec: ModelSpec, workdir: str | Path, *, resize: bool) -> None:
+    if set(own.class_names) != set(spec.class_names):
+        raise cli.InputError(
+            f"the teacher {workdir} knows {', '.join(own.class_names)}, the student learns "
+            f"{', '.join(spec.class_names)}: train the teacher on data with the student's classes"
+        )
+    if own.input_shape != spec.input_shape and not resize:
+        theirs, ours = ("×".join(map(str, s.input_shape)) for s in (own, spec))
+        raise cli.InputError(
+            f"the teacher {workdir} takes images of {theirs}, the student of {ours}: train both on data of one "
+            "size and colour, or set --config.teacher.resize=True to have them resized for the teacher"
+        )

@@ -1,0 +1,344 @@
+"""Teachers: the same images, evaluation mode, own contract; students that learn from them; resume to the bit."""
+
+import copy
+import json
+import pathlib
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import test_fitting
+import tiny
+from test_experiment import SMALL
+
+from ferjax import augment, checkpoint, data, experiment, fitting, losses, models, objective, teaching, training
+from ferjax.cli import InputError
+from ferjax.training import Outputs
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def config(**changes):
+    """The small experiment with `group__key` values set."""
+    made = copy.deepcopy(SMALL)
+    made["loss"] = {"label_smoothing": 0.1}
+    for key, value in changes.items():
+        group, _, name = key.partition("__")
+        made.setdefault(group, {})[name] = value
+    return made
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory):
+    """Two small runs of different networks on the same data."""
+    folder = tmp_path_factory.mktemp("teachers")
+    experiment.train(config(fit__epochs=1), workdir=folder / "a", data_dir=folder / "data", progress=False)
+    other = config(fit__epochs=1)
+    other["model"] = {"name": "baseline_cnn3", "widths": [4, 8, 8]}
+    experiment.train(other, workdir=folder / "b", data_dir=folder / "data", progress=False)
+    return folder
+
+
+def distill(folder, workdir, made, names=("a",)):
+    chosen = [folder / n for n in names]
+    return experiment.distill(made, workdir=workdir, teachers=chosen, data_dir=folder / "data", progress=False)
+
+
+# -- the step ---------------------------------------------------------------------------------------------------------
+
+
+def tiny_teacher(variables, example):
+    """Sees the images in 0..1 as augmented, and normalises its own way."""
+    x = example["images"] * 4.0 - 1.0
+    return Outputs(tiny.apply_fn(variables, x, train=False), {})
+
+
+def taught_loss(student, targets, taught):
+    return losses.distillation(student.logits, targets, taught.logits, alpha=0.6, temperature=2.0)
+
+
+def make_step(**more):
+    tx = optax.sgd(0.5)
+    step = training.make_train_step(
+        tiny.apply_fn, taught_loss, tx, num_classes=3, mean=(0.5,), std=(0.25,), teacher=tiny_teacher, **more
+    )
+    return jax.jit(step), training.init_state(tiny.variables(), tx)
+
+
+def test_the_teacher_sees_the_augmented_images_and_the_gradient_is_that_of_the_written_loss(strict_dtypes):
+    step, state = make_step(augment=augment.create(flip=1.0))
+    batch, wise = tiny.faces(8), tiny.variables(seed=9)
+    new, sums = step(state, batch, wise)
+    mirrored = (batch["images"][:, :, ::-1] / 255).astype(np.float32)
+    taught = np.asarray(tiny.apply_fn(wise, mirrored * 4 - 1, train=False))
+    _, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))
+    targets = np.eye(3, dtype=np.float32)[batch["labels"]]
+
+    def written(params):
+        logits, _ = tiny.apply_fn(
+            {"params": params, **state.collections},
+            jnp.array((mirrored - 0.5) / 0.25),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key},
+        )
+        log_p, log_q = jax.nn.log_softmax(taught / 2), jax.nn.log_softmax(logits / 2)
+        soft = 4 * (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
+        hard = -(targets * jax.nn.log_softmax(logits)).sum(-1)
+        return (0.4 * hard + 0.6 * soft).mean(), logits
+
+    (loss, logits), grads = jax.value_and_grad(written, has_aux=True)(state.params)
+    chex.assert_trees_all_close(
+        new.params, optax.apply_updates(state.params, jax.tree.map(lambda g: -0.5 * g, grads)), atol=1e-6
+    )
+    np.testing.assert_allclose(float(sums.loss) / 8, float(loss), rtol=1e-5)
+    assert int(sums.agreed) == (np.asarray(logits).argmax(1) == taught.argmax(1)).sum()
+
+
+def fit(workdir, **more):
+    return fitting.fit(
+        tiny.apply_fn,
+        tiny.variables(),
+        tiny.optimizer(),
+        taught_loss,
+        train=tiny.faces(50),
+        validation=tiny.faces(33, seed=2),
+        spec=tiny.SPEC,
+        workdir=workdir,
+        teacher=tiny_teacher,
+        **{"teacher_variables": tiny.variables(seed=9), "epochs": 3, "batch_size": 8, "progress": False, **more},
+    )
+
+
+@pytest.mark.parametrize("saves", [2, 9])
+def test_a_run_with_a_teacher_stopped_at_any_save_resumes_to_the_bit(tmp_path, monkeypatch, saves):
+    settings = {"augment": augment.create(flip=0.5, erase=0.5)}
+    fit(tmp_path / "whole", **settings)
+    with monkeypatch.context() as patch, pytest.raises(test_fitting.Stop):
+        patch.setattr(checkpoint, "save", test_fitting.stop_after(checkpoint.save, saves))
+        fit(tmp_path / "cut", checkpoint_minutes=0.0, **settings)
+    fit(tmp_path / "cut", **settings)
+    assert test_fitting.files(tmp_path / "cut") == test_fitting.files(tmp_path / "whole")
+
+
+def test_it_compiles_once_and_leaves_the_teacher_alone(tmp_path, monkeypatch):
+    runs, make = [], fitting.make_resident_steps
+
+    def remember(*args, **kwargs):
+        runs.append(make(*args, **kwargs))
+        return runs[-1]
+
+    monkeypatch.setattr(fitting, "make_resident_steps", remember)
+    wise = jax.tree.map(jnp.array, tiny.variables(seed=9))
+    before = jax.tree.map(np.array, wise)
+    result = fit(tmp_path, teacher_variables=wise)
+    assert runs[0]._cache_size() == 1
+    chex.assert_trees_all_equal(jax.tree.map(np.array, wise), before)
+    assert all(0 <= row["teacher_agreement"] <= 1 for row in result.history)
+    _, arrays, _ = next(checkpoint._good(tmp_path, "last"))
+    assert not [name for name in arrays if "teacher" in name]
+
+
+# -- teachers from runs -----------------------------------------------------------------------------------------------
+
+
+def test_an_ensemble_answers_with_the_mean_of_its_logits_in_the_students_order(teachers):
+    spec, variables, _ = checkpoint.load(teachers / "a")
+    other, weights, _ = checkpoint.load(teachers / "b")
+    names = tuple(reversed(spec.class_names))
+    made = teaching.load([teachers / "a", teachers / "b"], spec=spec.replace(class_names=names), taps=("features",))
+    images = np.random.default_rng(0).random((5, 24, 24, 1), np.float32)
+    answer = jax.jit(made.apply)(made.variables, {"images": images})
+    each = [
+        models.create(s.architecture, **s.architecture_args).apply(v, (images - s.mean) / s.std, train=False)
+        for s, v in ((spec, variables), (other, weights))
+    ]
+    np.testing.assert_allclose(answer.logits, (each[0] + each[1])[:, ::-1] / 2, atol=1e-5)
+    assert set(answer.taps) == {"0/features", "1/features"} and answer.taps["0/features"].shape[0] == 5
+
+
+def test_a_teacher_of_other_images_is_refused_or_given_them_resized(teachers):
+    spec, variables, _ = checkpoint.load(teachers / "a")
+    large = spec.replace(input_size=(48, 48), color_order="rgb", mean=spec.mean * 3, std=spec.std * 3)
+    with pytest.raises(InputError, match=r"takes images of 24×24×1, the student of 48×48×3: .*teacher\.resize=True"):
+        teaching.load([teachers / "a"], spec=large)
+    made = teaching.load([teachers / "a"], spec=large, resize=True)
+    grey = np.random.default_rng(0).random((5, 24, 24, 1), np.float32)
+    doubled = grey.repeat(2, 1).repeat(2, 2).repeat(3, 3)
+    answer = made.apply(made.variables, {"images": jnp.array(doubled)})
+    shrunk = np.asarray(jax.image.resize(doubled[..., :1], (5, 24, 24, 1), "linear"))
+    expected = models.create(spec.architecture, **spec.architecture_args).apply(
+        variables, (shrunk - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32), train=False
+    )
+    np.testing.assert_allclose(answer.logits, expected, atol=1e-3)
+
+
+def test_without_a_share_for_the_teacher_it_is_plain_training_to_the_bit(teachers, tmp_path):
+    made = config(augment__rotate=10.0)
+    plain = experiment.train(made, workdir=tmp_path / "plain", data_dir=teachers / "data", progress=False)
+    made["loss"]["alpha"] = 0.0
+    taught = distill(teachers, tmp_path / "taught", made, ("a", "b"))
+    chex.assert_trees_all_equal(plain.variables, taught.variables)
+    for own, other in zip(plain.history, taught.history, strict=True):
+        assert {k: v for k, v in other.items() if k != "teacher_agreement"} == own
+
+
+def test_a_student_learns_from_a_teacher_alone(tmp_path):
+    """The labels have no share: what the student knows of the validation faces, it has from the teacher."""
+    made = config(data__train=1050, data__validation=140, fit__epochs=4, fit__batch_size=32, loss__label_smoothing=0.0)
+    made["model"] = {"name": "resnet20", "depths": [1, 1, 1], "widths": [8, 16, 32], "stem_width": 8}
+    made["optim"] = {"name": "adamw", "learning_rate": 5e-3, "weight_decay": 0.01}
+    experiment.train(made, workdir=tmp_path / "teacher", data_dir=tmp_path / "data", progress=False)
+    made["model"]["widths"] = [8, 16, 24]
+    made["loss"] = {"alpha": 1.0, "temperature": 2.0}
+    made["fit"]["epochs"] = 8
+    result = distill(tmp_path, tmp_path / "student", made, ["teacher"])
+    assert result.best["validation_accuracy"] > 0.22  # 0.14 by chance
+    assert result.history[-1]["teacher_agreement"] > result.history[0]["teacher_agreement"] + 0.1
+    spec, variables, meta = checkpoint.load(tmp_path / "student")
+    assert spec.params_sha256 == checkpoint.fingerprint(variables)
+    assert meta["config"]["teacher"]["sha256"] == [checkpoint.load(tmp_path / "teacher")[0].params_sha256]
+
+
+def test_features_of_named_intermediates_come_together(teachers, tmp_path):
+    made = config(loss__features=["stage2:stage1", "features:features"], loss__feature_weight=2.0, fit__epochs=1)
+    assert np.isfinite(distill(teachers, tmp_path / "run", made, ("a", "b")).history[0]["train_loss"])
+    made["loss"]["features"] = ["stage9:stage1"]
+    with pytest.raises(InputError, match="intermediate of the network 'stage9'"):
+        distill(teachers, tmp_path / "other", made)
+
+
+# -- the loss ---------------------------------------------------------------------------------------------------------
+
+LOGITS = np.array([[2.0, 0.0, -1.0], [0.5, 0.1, 0.0]], np.float32)
+TAUGHT = np.array([[0.0, 3.0, 0.0], [1.0, -2.0, 0.0]], np.float32)
+TARGETS = np.eye(3, dtype=np.float32)[:2]
+
+
+def three_classes():
+    return data.FaceData("x", ("a", "b", "c"), {}, (0.5,), (0.25,), "", {})
+
+
+@pytest.mark.parametrize("method", ["soft", "hard"])
+def test_with_two_heads_labels_and_teacher_have_one_each(method):
+    """Touvron et al. 2021, eq. 2 (soft) and 3 (hard), on the heads of section 4."""
+    heads = models.teacher_heads(models.create("deit_tiny_distilled"))
+    assert heads and not models.teacher_heads(models.create("deit_tiny"))
+    loss = objective.make_loss(
+        faces=three_classes(), teachers=1, heads=heads, method=method, alpha=0.25, temperature=3.0
+    )
+    own, distilled = LOGITS, LOGITS[:, ::-1]
+    student = Outputs((own + distilled) / 2, dict(zip(heads, (own, distilled), strict=True)))
+    labels = -jax.nn.log_softmax(own)[[0, 1], [0, 1]]
+    if method == "soft":
+        p = jax.nn.softmax(TAUGHT / 3)
+        teacher = 9 * (p * (jnp.log(p) - jax.nn.log_softmax(distilled / 3))).sum(-1)
+    else:
+        teacher = -jax.nn.log_softmax(distilled)[[0, 1], [1, 0]]
+    expected = 0.75 * labels + 0.25 * teacher
+    np.testing.assert_allclose(loss(student, TARGETS, Outputs(TAUGHT, {})), expected, rtol=1e-5)
+
+
+def test_a_network_with_a_distillation_token_trains_both_heads(teachers, tmp_path):
+    made = config(fit__epochs=1)
+    made["model"] = {"name": "deit_tiny_distilled", "depth": 1, "width": 8, "heads": 1, "patch": 8, "grid": [3, 3]}
+    made["loss"] |= {"method": "hard", "alpha": 0.5}
+    result = distill(teachers, tmp_path / "run", made)
+    start = experiment.init_variables(models.create(**made["model"]), (24, 24, 1), seed=1)
+    for head in ("head", "head_dist"):
+        moved = result.variables["params"][head]["out"]["kernel"] - start["params"][head]["out"]["kernel"]
+        assert np.abs(moved).max() > 1e-4, head
+
+
+def test_the_decoupled_loss_is_the_one_of_its_name():
+    loss = objective.make_loss(faces=three_classes(), teachers=1, method="decoupled", alpha=1.5, beta=2.0)
+    expected = losses.decoupled_distillation(LOGITS, TARGETS, TAUGHT, alpha=1.5, beta=2.0)
+    np.testing.assert_allclose(loss(Outputs(LOGITS, {}), TARGETS, Outputs(TAUGHT, {})), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"alpha": 1.5}, r"alpha must be in \[0, 1\], got 1\.5"),
+        ({"alpha": -0.1}, r"alpha must be in \[0, 1\], got -0\.1"),
+        ({"temperature": 0.0}, "temperature must be greater than 0, got 0"),
+        ({"method": "decoupled", "temperature": -1.0}, "temperature must be greater than 0"),
+        ({"method": "sft"}, "Did you mean 'soft'"),
+        ({"method": "decoupled", "heads": ("class_logits", "distillation_logits")}, "takes one head"),
+        ({"focal_gamma": 2.0}, "do not combine"),
+        ({"features": ["stage1"], "feature_weight": 1.0}, "STUDENT:TEACHER"),
+        ({"features": ["stage1:stage1"]}, "belong together"),
+        ({"teachers": 0, "alpha": 0.5}, "there is no teacher: run distill.py"),
+    ],
+)
+def test_a_loss_that_makes_no_sense_is_named(values, message):
+    with pytest.raises(InputError, match=message):
+        objective.make_loss(faces=three_classes(), **{"teachers": 1, **values})
+
+
+# -- the front door ---------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_teach_is_named_and_leaves_nothing(teachers, tmp_path):
+    def refused(message, made=None, names=("a",)):
+        with pytest.raises(InputError, match=message):
+            distill(teachers, tmp_path / "run", made or config(), names)
+        assert not (tmp_path / "run").exists()
+
+    refused("there is no teacher", names=())
+    refused("is not a folder", names=("c",))
+    refused(r"takes images of 24×24×1, the student of 32×32×1", config(data__size=32))
+    refused(r"alpha must be in \[0, 1\], got 2", config(loss__alpha=2))
+    refused("rule 'nothing' matches no parameter", config(optim__stages=[[1, ["head"]], [None, ["nothing"]]]))
+    spec, _, _ = checkpoint.load(teachers / "a")
+    with pytest.raises(InputError, match=r"the teacher .* knows angry, .*the student learns grin, gloom: train"):
+        teaching.load([teachers / "a"], spec=spec.replace(class_names=("grin", "gloom")))
+    checkpoint.save(tmp_path / "bare", "best", 1, {"params": {"x": np.zeros(1)}}, {}, keep=1)
+    with pytest.raises(InputError, match="without a model's contract"):
+        teaching.load([tmp_path / "bare"], spec=spec)
+    with pytest.raises(InputError, match=r"run distill\.py"):
+        experiment.train(config(teacher__workdirs=["a"]), workdir=tmp_path / "run", data_dir=teachers / "data")
+
+
+def test_another_teacher_is_another_experiment(teachers, tmp_path):
+    made = config(fit__epochs=1)
+    distill(teachers, tmp_path / "run", made)
+    with pytest.raises(InputError, match=r"another experiment: teacher\."):
+        distill(teachers, tmp_path / "run", made, ("b",))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config", "configs/resnet20.py:demo"], "give --teacher WORKDIR"),
+        (["--config", "configs/resnet20.py:demo", "--teacher", "nowhere"], "nowhere is not a folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(tmp_path, arguments, said):
+    small = [f"--config.data.{split}=7" for split in ("train", "validation", "test")]
+    done = subprocess.run(
+        [sys.executable, "distill.py", *arguments, *small, "--workdir", str(tmp_path / "run")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2 and last.startswith("ferjax: error: ") and said in last, done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_a_run_of_an_older_ferjax_goes_on(teachers, tmp_path):
+    """A configuration stored without a key that has a default since is the same experiment."""
+    made = config(fit__epochs=1)
+    experiment.train(made, workdir=tmp_path / "run", data_dir=teachers / "data", progress=False)
+    newer = config(fit__epochs=1, fit__sampling="shuffled", loss__alpha=None, augment__erase_area=(0.02, 0.15))
+    experiment.claim(tmp_path / "run", newer)
+    with pytest.raises(InputError, match=r"fit\.sampling is shuffled there and balanced here"):
+        experiment.claim(tmp_path / "run", config(fit__epochs=1, fit__sampling="balanced"))
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == made
