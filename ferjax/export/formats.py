@@ -1,0 +1,149 @@
+"""The table of what a network can become; it drives the command's flags, the documentation and the benchmark."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from ferjax import cli
+from ferjax.export import onnx_file, tflite
+from ferjax.export.network import Network
+from ferjax.spec import ModelSpec
+
+CONVOLUTIONAL, SWISH, TRANSFORMER = "convolutional", "hard-swish", "transformer"
+FAMILIES = (CONVOLUTIONAL, SWISH, TRANSFORMER)
+RUNTIMES = {"tflite": "LiteRT", "onnx": "ONNX Runtime"}
+
+
+class Tolerance(NamedTuple):
+    """How far a file may depart from the network it was made from.
+
+    Attributes:
+      max_difference: of any probability, in 0..1.
+      agreement: least share of images that get the same answer, in 0..1.
+      accuracy_loss: most accuracy that may be lost, in points of 100.
+    """
+
+    max_difference: float
+    agreement: float
+    accuracy_loss: float
+
+
+# A float32 file must also give every image the same answer unless two answers are within the difference.
+EXACT = Tolerance(1e-4, 0.998, 1.0)
+HALF = Tolerance(1e-2, 0.998, 1.0)
+INTEGER = Tolerance(1.0, 0.97, 1.0)
+
+
+class Format(NamedTuple):
+    """One row of the table: a file format and how its numbers are stored and computed.
+
+    Attributes:
+      format: "tflite" or "onnx".
+      quantization: as on the command line and in `ModelSpec.quantization`.
+      convert: for each family of networks it suits, the function that makes the file's bytes.
+      tolerance: what the file must keep to.
+    """
+
+    format: str
+    quantization: str
+    convert: Mapping[str, Callable[[Network], bytes]]
+    tolerance: Tolerance
+
+    @property
+    def suffix(self) -> str:
+        """What a file of this row adds to the name of its network, such as "_int8.tflite"."""
+        return ("" if self.quantization == "none" else f"_{self.quantization}") + f".{self.format}"
+
+    @property
+    def runtime(self) -> str:
+        """The runtime that serves it."""
+        return RUNTIMES[self.format]
+
+
+def _all(convert: Callable[[Network], bytes]) -> dict[str, Callable[[Network], bytes]]:
+    return dict.fromkeys(FAMILIES, convert)
+
+
+FORMATS: tuple[Format, ...] = (
+    Format("tflite", "none", _all(tflite.float32), EXACT),
+    Format("tflite", "float16", _all(tflite.float16), HALF),
+    Format("tflite", "dynamic", _all(tflite.dynamic_range), INTEGER),
+    Format(
+        "tflite",
+        "int8",
+        {
+            CONVOLUTIONAL: tflite.static_int8,
+            SWISH: tflite.static_int8_float_swish,
+            # Static ranges of attention are slower here and less faithful than ranges found for each image.
+            TRANSFORMER: tflite.dynamic_range,
+        },
+        INTEGER,
+    ),
+    Format("tflite", "weight-only", _all(tflite.weight_only), INTEGER),
+    Format("onnx", "none", _all(onnx_file.float32), EXACT),
+    Format("onnx", "float16", _all(onnx_file.float16), HALF),
+    Format("onnx", "dynamic", {TRANSFORMER: onnx_file.dynamic_matmul}, INTEGER),
+    # In onnxruntime every int8 form of a hard-swish network was slower than float32: weight-only is theirs.
+    Format("onnx", "int8", {CONVOLUTIONAL: onnx_file.static_int8, TRANSFORMER: onnx_file.dynamic_matmul}, INTEGER),
+    Format("onnx", "weight-only", _all(onnx_file.weight_only), INTEGER),
+)
+
+
+def family(spec: ModelSpec) -> str:
+    """Returns the family of a network: what its operators allow integers to do."""
+    if spec.architecture.startswith("deit"):
+        return TRANSFORMER
+    mobile = spec.architecture in ("mobilenetv3_small", "microexpnet")
+    return SWISH if mobile and spec.architecture_args.get("act", "hard_swish") == "hard_swish" else CONVOLUTIONAL
+
+
+def formats() -> list[str]:
+    """Returns the names of the file formats."""
+    return list(dict.fromkeys(row.format for row in FORMATS))
+
+
+def quantizations() -> list[str]:
+    """Returns the names of the quantisations."""
+    return list(dict.fromkeys(row.quantization for row in FORMATS))
+
+
+def choose(
+    spec: ModelSpec, formats_wanted: Sequence[str] | None = None, quantizations_wanted: Sequence[str] | None = None
+) -> list[Format]:
+    """Returns the rows of the table for a network, in its order, no two of which make the same file.
+
+    Args:
+      spec: of the network.
+      formats_wanted: names; all if not given.
+      quantizations_wanted: names; all that suit the network if not given.
+
+    Raises:
+      InputError: for an unknown name, or where nothing of what was asked for suits the network.
+    """
+    for kind, wanted, known in (
+        ("format", formats_wanted, formats()),
+        ("quantization", quantizations_wanted, quantizations()),
+    ):
+        for name in wanted or ():
+            if name not in known:
+                raise cli.unknown(kind, name, known)
+    own = family(spec)
+    rows: list[Format] = []
+    for row in FORMATS:
+        asked = row.format in (formats_wanted or formats())
+        if not asked or row.quantization not in (quantizations_wanted or quantizations()):
+            continue
+        twin = next((r for r in rows if own in row.convert and r.convert[own] is row.convert[own]), None)
+        if own not in row.convert:
+            if quantizations_wanted:
+                cli.note(f"{row.format} {row.quantization} is left out: it does not suit {own} networks")
+        elif twin is not None:
+            if quantizations_wanted:
+                cli.note(f"{row.format} {row.quantization} is left out: for {own} networks it is {twin.quantization}")
+        else:
+            rows.append(row)
+    if not rows:
+        suitable = [f"{r.format} {r.quantization}" for r in FORMATS if own in r.convert]
+        raise cli.InputError(
+            f"nothing of what was asked for suits {spec.architecture}; these do: {', '.join(suitable)}"
+        )
+    return rows

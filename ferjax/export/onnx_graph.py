@@ -1,0 +1,246 @@
+"""From a TFLite file to an ONNX graph, channels first, of operators that onnxruntime fuses."""
+
+import logging
+import pathlib
+import re
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ferjax.export.network import import_tensorflow, quiet
+
+OPSET = 18
+
+
+def from_tflite(blob: bytes) -> Any:
+    """Returns the ONNX model of a float32 TFLite file.
+
+    Its input is called "image" and is (1, channels, height, width); its outputs are called "logits", "output1", ….
+    """
+    tensorflow = import_tensorflow()
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        from tf2onnx import optimizer, tfonnx
+        from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
+
+        class Transposes(TransposeOptimizer):
+            """tf2onnx's own, which does not know that a transposition may pass through a hard-swish."""
+
+            def _initialize_handlers(self) -> None:
+                super()._initialize_handlers()
+                self._handler_map["HardSwish"] = self._simple_through_handler
+
+        _register_gelu()
+        logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+        path = pathlib.Path(folder) / "model.tflite"
+        path.write_bytes(blob)
+        passes = {**optimizer._get_optimizers(), "optimize_transpose": Transposes}
+        with tensorflow.Graph().as_default() as graph:
+            converted = tfonnx.process_tf_graph(
+                graph, tflite_path=str(path), opset=OPSET, inputs_as_nchw=[_input_name(blob)]
+            )
+            model = optimizer.optimize_graph(converted, catch_errors=False, optimizers=passes).make_model("ferjax")
+    _channels_first(model)
+    _hard_sigmoids(model)
+    _plain_names(model)
+    return model
+
+
+def number(name: str) -> int:
+    """Returns the number that a name ends in, by which TensorFlow's converter tells outputs apart; 0 for none."""
+    return int((re.findall(r"\d+$", name) or ["0"])[0])
+
+
+def constants(model: Any) -> dict[str, Any]:
+    """Returns the initialisers of a model by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def store_weights(model: Any, rewrite: Callable[[str, np.ndarray, int], list[Any]], smallest: int = 1024) -> None:
+    """Replaces the large weights of convolutions and matrix products, in place.
+
+    Args:
+      model: an ONNX model; nodes that compute its weights are put first.
+      rewrite: (name, weights, axis of the output channels) -> initialisers and nodes, the last of which makes `name`.
+      smallest: number of weights below which a tensor stays.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    stored, made = constants(model), []
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "MatMul", "Gemm") or node.input[1] not in stored:
+            continue
+        name = node.input[1]
+        weights = numpy_helper.to_array(stored.pop(name))
+        if weights.size < smallest:
+            continue
+        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        axis = 0 if node.op_type == "Conv" or transposed else weights.ndim - 1
+        made.append((name, rewrite(name, weights, axis)))
+    graph = model.graph
+    for name, parts in made:
+        graph.initializer.remove(next(tensor for tensor in graph.initializer if tensor.name == name))
+        graph.initializer.extend(part for part in parts if isinstance(part, onnx.TensorProto))
+    nodes = [part for _, parts in made for part in parts if isinstance(part, onnx.NodeProto)]
+    _replace(graph.node, [*nodes, *graph.node])
+
+
+def _channels_first(model: Any) -> None:
+    """Takes apart what keeps a map in TFLite's order of axes: means over its positions, and factors per channel.
+
+    Sums over a map become average pools, which onnxruntime runs in its blocked layout; the converter has divided the
+    weights that follow by the number of positions, and they are multiplied by it again.
+    """
+    from onnx import helper, numpy_helper, shape_inference
+
+    graph, stored = model.graph, constants(model)
+    values = shape_inference.infer_shapes(model).graph
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*values.value_info, *values.output)}
+    first: dict[str, str] = {}  # a map with its channels last -> the same with its channels first
+    renamed: dict[str, str] = {}
+    nodes: list[Any] = []
+    for node in graph.node:
+        _replace(node.input, [renamed.get(name, name) for name in node.input])
+        out, maps = node.output[0], [name for name in node.input if name in first]
+        if node.op_type == "Transpose" and list(node.attribute[0].ints) == [0, 2, 3, 1]:
+            first[out] = node.input[0]
+        elif node.op_type == "Transpose" and list(node.attribute[0].ints) == [0, 3, 1, 2] and maps:
+            renamed[out] = first[maps[0]]
+            continue
+        elif node.op_type == "Mul" and len(maps) == 1 and any(len(shapes.get(n, ())) == 2 for n in node.input):
+            factor = next(name for name in node.input if name not in first)
+            axes = numpy_helper.from_array(np.array([2, 3]), f"{out}/axes")
+            graph.initializer.append(axes)
+            nodes.append(helper.make_node("Unsqueeze", [factor, axes.name], [f"{out}/factor"]))
+            nodes.append(helper.make_node("Mul", [first[maps[0]], f"{out}/factor"], [f"{out}/first"]))
+            node = helper.make_node("Transpose", [f"{out}/first"], [out], perm=[0, 2, 3, 1])
+            first[out] = f"{out}/first"
+        elif node.op_type == "ReduceSum" and maps and numpy_helper.to_array(stored[node.input[1]]).tolist() == [1, 2]:
+            _, height, width, _ = shapes[maps[0]]
+            if _multiply_weights(graph, stored, out, height * width):
+                nodes.append(helper.make_node("GlobalAveragePool", [first[maps[0]]], [f"{out}/pooled"]))
+                node = helper.make_node("Flatten", [f"{out}/pooled"], [out])
+        nodes.append(node)
+    _replace(graph.node, nodes)
+    _drop_unused(graph)
+
+
+def _hard_sigmoids(model: Any) -> None:
+    """Turns min(max(x, 0), 6) / 6 into one operation, which onnxruntime fuses with the product before it."""
+    from onnx import helper, numpy_helper
+
+    graph, stored = model.graph, constants(model)
+
+    def value(name: str) -> float:
+        return float(numpy_helper.to_array(stored[name])) if name in stored and not stored[name].dims else float("nan")
+
+    clips = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "Clip" and [value(name) for name in node.input[1:]] == [0, 6]
+    }
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "Mul" and node.input[0] in clips and abs(6 * value(node.input[1]) - 1) < 1e-6:
+            node = helper.make_node("HardSigmoid", [clips[node.input[0]]], node.output, alpha=1 / 6, beta=0.0)
+        nodes.append(node)
+    _replace(graph.node, nodes)
+    _drop_unused(graph)
+
+
+def _multiply_weights(graph: Any, stored: dict[str, Any], value: str, by: float) -> bool:
+    """Multiplies the constants that a value is multiplied with next; False if it goes elsewhere too."""
+    from onnx import numpy_helper
+
+    readers = [node for node in graph.node if value in node.input]
+    if any(n.op_type not in ("MatMul", "Gemm", "Mul") or n.input[1] not in stored for n in readers):
+        return False
+    for reader in readers:
+        name = f"{value}/{reader.input[1]}"
+        weights = numpy_helper.to_array(stored[reader.input[1]])
+        graph.initializer.append(numpy_helper.from_array(weights * weights.dtype.type(by), name))
+        reader.input[1] = name
+    return True
+
+
+def _drop_unused(graph: Any) -> None:
+    """Removes nodes and constants that no output needs."""
+    needed, kept = {value.name for value in graph.output}, []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    _replace(graph.node, kept[::-1])
+    _replace(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
+
+
+def _plain_names(model: Any) -> None:
+    """Calls the input "image", the outputs as `from_tflite` says, everything else by its operator and number.
+
+    The converter's names hold the whole path of each operation, several hundred characters that would be stored.
+    """
+    graph = model.graph
+    outputs = ["logits", *(f"output{i}" for i in range(1, len(graph.output)))]
+    ordered = sorted((value.name for value in graph.output), key=number)
+    names = {graph.input[0].name: "image"} | dict(zip(ordered, outputs, strict=True))
+    for index, tensor in enumerate(graph.initializer):
+        tensor.name = names.setdefault(tensor.name, f"constant{index}")
+    for index, node in enumerate(graph.node):
+        node.name = f"{node.op_type}{index}"
+        for part, value in enumerate(node.output):
+            names.setdefault(value, f"{node.name}:{part}" if part else node.name)
+    for node in graph.node:
+        node.doc_string = ""
+        _replace(node.input, [names.get(value, value) for value in node.input])
+        _replace(node.output, [names[value] for value in node.output])
+    for value in (*graph.input, *graph.output):
+        value.name = names[value.name]
+    del graph.value_info[:]
+    graph.doc_string = ""
+
+
+def _replace(field: Any, items: list[Any]) -> None:
+    """Gives a repeated protobuf field other contents."""
+    copies = [item if isinstance(item, str) else type(item).FromString(item.SerializeToString()) for item in items]
+    del field[:]
+    field.extend(copies)
+
+
+def _input_name(blob: bytes) -> str:
+    from ai_edge_litert.interpreter import Interpreter
+
+    name = Interpreter(model_content=blob).get_input_details()[0]["name"]
+    return name if ":" in name else f"{name}:0"
+
+
+def _register_gelu() -> None:
+    """Teaches tf2onnx TFLite's GELU, written out as onnxruntime recognises it."""
+    from tf2onnx import utils
+    from tf2onnx.handler import tfl_op
+
+    @tfl_op("TFL_GELU")
+    class Gelu:
+        """x / 2 · (1 + erf(x / √2)), or its tanh approximation (Hendrycks and Gimpel 2016, section 2)."""
+
+        @classmethod
+        def to_tf(cls, ctx: Any, node: Any, **_: Any) -> None:
+            """Replaces one node."""
+            x, out = node.input[0], node.output[0]
+            kind = {"shapes": [ctx.get_shape(out)], "dtypes": [ctx.get_dtype(x)]}
+
+            def constant(value: float) -> str:
+                return ctx.make_const(utils.make_name("gelu"), np.array(value, np.float32)).output[0]
+
+            def make(operator: str, *inputs: str) -> str:
+                return ctx.make_node(operator, list(inputs), **kind).output[0]
+
+            if "approximate" in node.attr and node.attr["approximate"].i:
+                cubic = make("Mul", make("Mul", make("Mul", x, x), x), constant(0.044715))
+                inner = make("Tanh", make("Mul", make("Add", x, cubic), constant(np.sqrt(2 / np.pi))))
+            else:
+                inner = make("Erf", make("Div", x, constant(np.sqrt(2))))
+            twice = make("Mul", x, make("Add", inner, constant(1)))
+            ctx.remove_node(node.name)
+            ctx.make_node("Mul", [twice, constant(0.5)], outputs=[out], **kind)
