@@ -1,8 +1,7 @@
-"""Cutting the face out of a photograph, with the cascade that the live loop uses by default."""
+"""Cutting the face out of a photograph, with the detector and the crop of the live loop."""
 
-import math
 import threading
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,65 +9,61 @@ from PIL import Image
 
 from ferjax.cli import InputError
 from ferjax.data.sources import BadExample
+from ferjax.spec import ModelSpec
 
 _LONGEST = 1024  # pixels; a larger photograph is searched at this size
 _local = threading.local()
 
 
-def largest_face(picture: Image.Image) -> Image.Image:
-    """Returns the largest face of an 8-bit picture, turned so that the eyes are level if both are found.
+def largest_face(size: int, channels: int) -> Callable[[Image.Image], Image.Image]:
+    """Returns a function that cuts the largest face out of an 8-bit picture, as the live loop would.
 
-    Scale factor 1.1, 5 neighbours and 30 pixels at least, as Paraschiv (2026) sets them.
+    The face is turned so that the eyes are level if both are found. Scale factor 1.1, 5 neighbours and 30 pixels at
+    least, as Paraschiv (2026) sets them.
 
-    Raises:
-      BadExample: if there is no face.
-      InputError: if OpenCV is not installed or has no cascades.
+    Args:
+      size: height and width of the result in pixels.
+      channels: 1 for grey, 3 for RGB.
+
+    Returns:
+      picture -> its face, (size, size), of mode "L" or "RGB". It raises BadExample if there is no face, and
+      InputError if OpenCV is not installed or has no cascades.
     """
-    faces = _find(picture, "haarcascade_frontalface_default.xml")
-    if not faces:
-        raise BadExample("no face found in it")
-    box = max(faces, key=lambda b: b[2] * b[3])
-    if angle := _tilt(picture.crop(_corners(box))):
-        x, y, w, h = box
-        turned = picture.rotate(math.degrees(angle), Image.Resampling.BILINEAR, center=(x + w / 2, y + h / 2))
-        return turned.crop(_corners(box))
-    return picture.crop(_corners(box))
+    gray = channels == 1
+    wanted = ModelSpec(
+        class_names=("face", "no face"),
+        input_size=(size, size),
+        color_order="gray" if gray else "rgb",
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+        architecture="",
+    )
+
+    def cut(picture: Image.Image) -> Image.Image:
+        (faces, _), (detector, eyes) = _runtime(), _detectors()
+        frame = np.ascontiguousarray(np.asarray(picture.convert("RGB"))[..., ::-1])
+        found = detector(frame, min_face=max(30.0, 30 * max(picture.size) / _LONGEST))
+        if not found:
+            raise BadExample("no face found in it")
+        face = eyes(frame, max(found, key=lambda f: f.box[2]))
+        pixels = faces.crop(frame, face, wanted)
+        return Image.fromarray(pixels[..., 0] if gray else pixels)
+
+    return cut
 
 
-def _corners(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    x, y, w, h = box
-    return x, y, x + w, y + h
-
-
-def _tilt(face: Image.Image) -> float:
-    """The angle of the line between the eyes in radians, clockwise on the screen; 0 if it cannot be told."""
-    upper = face.crop((0, 0, face.width, round(face.height * 0.6)))
-    eyes = sorted(_find(upper, "haarcascade_eye.xml", least=max(8, face.width // 8)), key=lambda b: -b[2])[:2]
-    if len(eyes) < 2:
-        return 0.0
-    (ax, ay), (bx, by) = sorted((x + w / 2, y + h / 2) for x, y, w, h in eyes)
-    angle = math.atan2(by - ay, bx - ax)
-    apart = (bx - ax) / face.width
-    return angle if 0.25 < apart < 0.7 and abs(angle) < math.radians(30) else 0.0
-
-
-def _find(picture: Image.Image, cascade: str, least: int = 30) -> list[tuple[int, int, int, int]]:
-    """Returns boxes (x, y, width, height) in the picture's pixels."""
-    scale = max(1.0, max(picture.size) / _LONGEST)
-    small = picture if scale == 1 else picture.resize((round(picture.width / scale), round(picture.height / scale)))
-    found = _cascade(cascade).detectMultiScale(np.asarray(small.convert("L")), 1.1, 5, minSize=(least, least))
-    scaled = np.rint(np.asarray(found, float).reshape(-1, 4) * scale).astype(int)
-    return [(x, y, w, h) for x, y, w, h in scaled.tolist()]
-
-
-def _cascade(name: str) -> Any:
-    """A cascade of this thread's own: OpenCV's are not safe to share."""
+def _runtime() -> tuple[Any, Any]:
     try:
-        import cv2
-
-        loaded = _local.__dict__.setdefault("cascades", {})
-        if name not in loaded:
-            loaded[name] = cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / name))
-        return loaded[name]
-    except (ImportError, AttributeError) as error:
+        import ferjax.runtime.faces as faces
+        import ferjax.runtime.finders as finders
+    except ImportError as error:
         raise InputError(f"--detect needs OpenCV 4 ({error}): pip install 'ferjax[live]'") from error
+    return faces, finders
+
+
+def _detectors() -> tuple[Any, Any]:
+    """A detector and an eye finder of this thread's own: OpenCV's cascades are not safe to share."""
+    if "pair" not in _local.__dict__:
+        faces, finders = _runtime()
+        _local.pair = faces.create_detector("haar"), finders.eye_finder()
+    return _local.pair

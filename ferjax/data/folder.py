@@ -134,7 +134,7 @@ def _source(
     present = {e.label for e in examples}
     if empty := [c for i, c in enumerate(classes) if i not in present]:
         raise InputError(f"{source}: the class {', '.join(empty)} holds no pictures; add some, or remove the class")
-    crop = detect.largest_face if find_faces else None
+    crop = detect.largest_face(size, channels) if find_faces else None
     notes = ["the largest face of each picture cut out"] if find_faces else []
     notes += [f"{ignored:,} files that are no pictures ignored"] if ignored else []
     missing = {} if fractions else _MISSING

@@ -5,44 +5,25 @@ that every detector feeds a model the same crop.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from ferjax.cli import InputError, unknown
-from ferjax.runtime import fetch
+from ferjax.runtime import finders
+from ferjax.runtime.boxes import LARGEST_SCALE, Box, Face, check_frame, cut, reduced
+from ferjax.runtime.finders import Find
 from ferjax.spec import ModelSpec
 
-DETECTORS = ("haar", "yunet", "dlib", "none")
-Box = tuple[float, float, float, float]
 _ALIGN = math.radians(45)  # a steeper line between "eyes" is a mistake of the landmarks
-_LARGEST_SCALE = 2.0
 _AROUND = 0.35  # of a known face's side, searched on each of its sides
 _NEXT = (0.75, 1.35)  # how much smaller or larger a face may be in the next frame
 
-Find = Callable[[np.ndarray, float, float], list["Face"]]
 
-
-class Face(NamedTuple):
-    """One face.
-
-    Attributes:
-      box: (x, y, width, height) of the square from forehead to chin, in pixels.
-      score: 0..1, comparable within one detector only.
-      landmarks: (5, 2) or None: the eye, then the other one, the nose, the mouth corners, left to right as seen.
-    """
-
-    box: Box
-    score: float
-    landmarks: np.ndarray | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Detector:
     """Finds faces: `detector(frame)` returns them in the frame's pixels.
 
@@ -136,32 +117,12 @@ def create_detector(name: str = "haar", *, scale: float | None = None, model: st
     """
     if name not in DETECTORS:
         raise unknown("detector", name, DETECTORS)
-    if scale is not None and not 0 < scale <= _LARGEST_SCALE:
-        raise InputError(f"the detector's scale must be greater than 0 and at most {_LARGEST_SCALE:g}, got {scale}")
+    if scale is not None and not 0 < scale <= LARGEST_SCALE:
+        raise InputError(f"the detector's scale must be greater than 0 and at most {LARGEST_SCALE:g}, got {scale}")
     path = Path(model) if model is not None else None
     if path is not None and not path.is_file():
         raise InputError(f"the detector's model {path} is no file")
     return _CREATE[name](path, scale)
-
-
-def check_frame(frame: np.ndarray) -> None:
-    """Raises InputError unless a frame is uint8 (H, W, 3) and not empty."""
-    shape = getattr(frame, "shape", None)
-    if shape is None or len(shape) != 3 or shape[2] != 3 or not frame.size or frame.dtype != np.uint8:
-        what = "nothing" if shape is None else f"{frame.dtype} of shape {shape}"
-        raise InputError(f"a frame must be uint8 pixels of shape (height, width, 3) in BGR order, got {what}")
-
-
-def reduced(picture: np.ndarray, scale: float) -> np.ndarray:
-    """Returns a picture resized by a factor; shrinking averages, so that no detail turns into noise."""
-    skip = max(1, int(1 / (3 * scale)))  # of a very large picture, every third pixel is enough to average
-    if skip > 1:
-        picture = np.ascontiguousarray(picture[::skip, ::skip])
-        scale *= skip
-    if scale == 1:
-        return picture
-    size = tuple(max(1, round(side * scale)) for side in picture.shape[1::-1])
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
 def crop(frame: np.ndarray, face: Face, spec: ModelSpec) -> np.ndarray:
@@ -206,21 +167,12 @@ def tilt(face: Face) -> float:
     return angle if abs(angle) < _ALIGN else 0.0
 
 
-def _cut(frame: np.ndarray, region: Box | None) -> tuple[int, int, np.ndarray]:
-    """Returns the corner and the pixels of a region inside the frame."""
-    if region is None:
-        return 0, 0, frame
-    x, y, w, h = region
-    left, top = max(0, math.floor(x)), max(0, math.floor(y))
-    return left, top, frame[top : max(top, math.ceil(y + h)), left : max(left, math.ceil(x + w))]
-
-
 def _search(find: Find, frame: np.ndarray, region: Box | None, scale: float, least: float, most: float) -> list[Face]:
     """Searches a region reduced by a factor; `least` is in pixels of the reduced picture, `most` of the frame."""
-    x, y, part = _cut(frame, region)
+    x, y, part = cut(frame, region)
     if not part.size:
         return []
-    small = reduced(part, min(scale, _LARGEST_SCALE))
+    small = reduced(part, min(scale, LARGEST_SCALE))
     fx, fy = part.shape[1] / small.shape[1], part.shape[0] / small.shape[0]
     return [_moved(face, fx, fy, x, y) for face in find(small, least, most / fx)]
 
@@ -231,140 +183,16 @@ def _moved(face: Face, fx: float, fy: float, x: float, y: float) -> Face:
     return Face((left * fx + x, top * fy + y, w * fx, h * fy), face.score, points)
 
 
-def _haar(path: Path | None, scale: float | None) -> Detector:
-    file = path or Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_default.xml"
-    try:
-        cascade = cv2.CascadeClassifier(str(file))
-    except AttributeError as error:
-        raise InputError(f"OpenCV {cv2.__version__} has no Haar cascades: pip install 'ferjax[live]'") from error
-    except (cv2.error, SystemError) as error:
-        raise InputError(f"{file} is no Haar cascade") from error
-    if cascade.empty():
-        raise InputError(f"{file} is no Haar cascade")
-
-    def find(picture: np.ndarray, least: float, most: float, neighbours: int = 5) -> list[Face]:
-        low = round(least)
-        high = (0, 0) if math.isinf(most) else (max(low, round(most)),) * 2
-        gray = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
-        boxes, counts = cascade.detectMultiScale2(gray, 1.1, neighbours, minSize=(low, low), maxSize=high)
-        pairs = zip(np.reshape(boxes, (-1, 4)).tolist(), np.ravel(counts).tolist(), strict=True)
-        return [Face((float(x), float(y), float(w), float(h)), n / (n + 5)) for (x, y, w, h), n in pairs]
-
-    hints = functools.partial(find, neighbours=2)
-    return Detector(
-        name="haar",
-        find=find,
-        find_hints=hints,
-        sure=0.5,
-        smallest=30,
-        known=40,
-        longest=320,
-        scale=scale,
-        span=1.55,
-        tile=27_000,
-    )
-
-
-def _yunet(given: Path | None, scale: float | None) -> Detector:
-    path = given or fetch.cached("yunet")
-    nets: dict[tuple[int, int], Any] = {}  # changing a net's input size costs as much as a small search
-
-    def net(size: tuple[int, int]) -> Any:
-        if size not in nets:
-            if len(nets) >= 12:
-                nets.pop(next(iter(nets)))
-            try:
-                nets[size] = cv2.FaceDetectorYN.create(str(path), "", size, 0.5, 0.3, 1000)
-            except cv2.error as error:
-                raise InputError(f"{path} is no YuNet model that OpenCV {cv2.__version__} reads") from error
-        return nets[size]
-
-    def find(picture: np.ndarray, least: float, most: float, score: float = 0.7) -> list[Face]:
-        height, width = picture.shape[:2]
-        right, bottom = -width % 32, -height % 32
-        padded = cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_CONSTANT) if right or bottom else picture
-        try:
-            _, rows = net((width + right, height + bottom)).detect(padded)
-        except cv2.error as error:
-            raise InputError(f"{path} is no YuNet model that OpenCV {cv2.__version__} reads") from error
-        faces = []
-        for row in rows if rows is not None else ():
-            x, y, w, h = row[:4].tolist()
-            side = 0.525 * (w + h)  # the Haar cascade's square, by 150 rendered faces and six portraits
-            box = (x + w / 2 - side / 2, y + h / 2 - 0.53 * side, side, side)
-            if row[14] >= score and 0.8 * least <= side <= most:
-                faces.append(Face(box, float(row[14]), np.array(row[4:14], float).reshape(5, 2)))
-        return faces
-
-    find(np.zeros((32, 32, 3), np.uint8), 0, math.inf)  # a wrong file is said now, not at the first frame
-    hints = functools.partial(find, score=0.5)
-    return Detector(
-        name="yunet",
-        find=find,
-        find_hints=hints,
-        sure=0.7,
-        smallest=16,
-        known=37,
-        longest=320,
-        scale=scale,
-        span=16,
-        tile=90_000,
-    )
-
-
-def _dlib(path: Path | None, scale: float | None) -> Detector:
-    try:
-        import dlib
-    except ImportError as error:
-        raise InputError("the detector dlib needs the package dlib: pip install dlib") from error
-    search = dlib.get_frontal_face_detector()
-    try:
-        predict = dlib.shape_predictor(str(path)) if path else None
-    except RuntimeError as error:
-        raise InputError(f"{path} is no 68-landmark predictor: {error}") from error
-
-    def landmarks(gray: np.ndarray, rectangle: Any) -> np.ndarray | None:
-        if predict is None:
-            return None
-        shape = predict(gray, rectangle)
-        points = np.array([(shape.part(i).x, shape.part(i).y) for i in range(shape.num_parts)], float)
-        return np.array([points[36:42].mean(0), points[42:48].mean(0), points[30], points[48], points[54]])
-
-    def find(picture: np.ndarray, least: float, most: float) -> list[Face]:
-        gray = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
-        rectangles, scores, _ = search.run(gray, 0, 0.0)
-        faces = []
-        for rectangle, score in zip(rectangles, scores, strict=True):
-            side = float(rectangle.width())
-            if 0.8 * least <= side <= most:
-                box = (float(rectangle.left()), float(rectangle.top()), side, side)
-                faces.append(Face(box, score / (score + 1), landmarks(gray, rectangle)))
-        return faces
-
-    return Detector(
-        name="dlib",
-        find=find,
-        find_hints=find,
-        sure=0.0,
-        smallest=80,
-        known=110,
-        longest=640,
-        scale=scale,
-        span=8,
-        tile=400_000,
-    )
-
-
-def _none(path: Path | None, scale: float | None) -> Detector:
-    return Detector(
-        name="none", find=_whole, find_hints=_whole, sure=0.0, smallest=1, known=48, longest=math.inf, scale=1.0
-    )
-
-
-def _whole(picture: np.ndarray, least: float, most: float) -> list[Face]:
-    height, width = picture.shape[:2]
-    side = min(height, width)
-    return [Face((float((width - side) // 2), float((height - side) // 2), float(side), float(side)), 1.0)]
-
-
-_CREATE = {"haar": _haar, "yunet": _yunet, "dlib": _dlib, "none": _none}
+_CREATE: dict[str, Callable[[Path | None, float | None], Detector]] = {
+    "haar": lambda path, scale: Detector(
+        "haar", *finders.haar(path), sure=0.5, smallest=30, known=40, longest=320, scale=scale, span=1.55, tile=27_000
+    ),
+    "yunet": lambda path, scale: Detector(
+        "yunet", *finders.yunet(path), sure=0.7, smallest=16, known=37, longest=320, scale=scale, span=16, tile=90_000
+    ),
+    "dlib": lambda path, scale: Detector(
+        "dlib", *finders.dlib_hog(path), sure=0, smallest=80, known=110, longest=640, scale=scale, span=8, tile=400_000
+    ),
+    "none": lambda path, scale: Detector("none", *finders.whole(path), sure=0, smallest=1, known=48, longest=math.inf),
+}
+DETECTORS = tuple(_CREATE)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ferjax.runtime.faces import Box, Face
+from ferjax.runtime.boxes import Box, Face
 
 _DOUBT = 0.2  # seconds without a second sighting that a chance find lives
 

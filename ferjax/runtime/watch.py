@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ferjax.runtime.faces import Box, Detector, Face, check_frame
+from ferjax.runtime.boxes import Box, Face, check_frame
+from ferjax.runtime.faces import Detector
 from ferjax.runtime.track import Track, Tracker, distinct
 
 

@@ -1,5 +1,6 @@
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,61 +8,107 @@ from PIL import Image
 from ferjax.cli import InputError
 from ferjax.data import detect, synthetic
 from ferjax.data.sources import BadExample
-
-pytest.importorskip("cv2")
-
-
-def overlap(box, other):
-    (ax, ay, aw, ah), (bx, by, bw, bh) = box, other
-    w = max(0, min(ax + aw, bx + bw) - max(ax, bx))
-    h = max(0, min(ay + ah, by + bh) - max(ay, by))
-    return w * h / (aw * ah + bw * bh - w * h)
+from ferjax.runtime import faces, finders
+from ferjax.spec import ModelSpec
 
 
-def test_the_largest_face_of_a_scene_is_the_one_cut_out(monkeypatch):
-    scene, boxes, _ = synthetic.render_scene(seed=3, faces=2, size=(480, 640))
-    picture = Image.fromarray(scene)
-    found = detect._find(picture, "haarcascade_frontalface_default.xml")
-    assert found and all(max(overlap(f, b) for b in boxes.tolist()) > 0.4 for f in found)
-    monkeypatch.setattr(detect, "_tilt", lambda face: 0.0)
-    largest = max(found, key=lambda b: b[2] * b[3])
-    assert detect.largest_face(picture).size == (largest[2], largest[3])
+def picture(seed, people, size=(480, 640)):
+    scene, boxes, _ = synthetic.render_scene(seed=seed, faces=people, size=size)
+    return Image.fromarray(scene), boxes
+
+
+def cut_out(image, box, size):
+    x, y, w, h = (int(v) for v in box)
+    return np.asarray(
+        image.crop((x, y, x + w, y + h)).resize((size, size), Image.Resampling.BILINEAR).convert("L"), float
+    )
+
+
+def test_the_largest_face_of_a_scene_is_the_one_cut_out():
+    image, boxes = picture(seed=3, people=2)
+    got = np.asarray(detect.largest_face(48, 1)(image), float)
+    likeness = [np.corrcoef(got.ravel(), cut_out(image, box, 48).ravel())[0, 1] for box in boxes]
+    assert got.shape == (48, 48) and np.argmax(likeness) == np.argmax(boxes[:, 2]) and max(likeness) > 0.8
+
+
+@pytest.mark.parametrize("channels, color_order, mode", [(1, "gray", "L"), (3, "rgb", "RGB")])
+def test_photographs_are_cut_as_the_live_loop_cuts_frames(channels, color_order, mode):
+    image, _ = picture(seed=8, people=1)
+    frame = np.ascontiguousarray(np.asarray(image)[..., ::-1])
+    (face,) = faces.create_detector("haar", scale=1)(frame)
+    spec = ModelSpec(
+        class_names=("a", "b"),
+        input_size=(64, 64),
+        color_order=color_order,
+        mean=(0.5,) * channels,
+        std=(1.0,) * channels,
+        architecture="resnet20",
+    )
+    expected = faces.crop(frame, finders.eye_finder()(frame, face), spec)
+    got = detect.largest_face(64, channels)(image)
+    assert got.mode == mode
+    np.testing.assert_array_equal(np.asarray(got).reshape(64, 64, channels), expected)
 
 
 def test_a_large_photograph_is_searched_small_and_cut_at_full_size():
-    scene, boxes, _ = synthetic.render_scene(seed=3, faces=1, size=(480, 640))
-    large = Image.fromarray(scene).resize((2560, 1920))
-    (box,) = detect._find(large, "haarcascade_frontalface_default.xml")
-    assert overlap(box, (boxes[0] * 4).tolist()) > 0.4
+    image, boxes = picture(seed=3, people=1)
+    large = image.resize((2560, 1920))
+    got = np.asarray(detect.largest_face(200, 1)(large), float)
+    assert np.corrcoef(got.ravel(), cut_out(large, boxes[0] * 4, 200).ravel())[0, 1] > 0.8
+
+
+def eyes(*boxes):
+    """A cascade that finds these."""
+    return type("Cascade", (), {"detectMultiScale": lambda self, *arguments, **options: boxes})()
 
 
 def test_a_tilted_face_is_turned_upright(monkeypatch):
-    face = np.zeros((100, 100), np.uint8)
-    face[40, 30] = face[50, 70] = 255  # the eyes: the right one 10 pixels lower
-    boxes = {"haarcascade_frontalface_default.xml": [(0, 0, 100, 100)], "haarcascade_eye.xml": [(25, 35, 10, 10)]}
-    boxes["haarcascade_eye.xml"].append((65, 45, 10, 10))
-    monkeypatch.setattr(detect, "_find", lambda picture, cascade, least=30: boxes[cascade])
-    angle = detect._tilt(Image.fromarray(face))
-    assert angle == pytest.approx(np.arctan2(10, 40))
-    upright = np.asarray(detect.largest_face(Image.fromarray(face)), float)
-    rows, columns = np.nonzero(upright > 20)
-    left, right = rows[columns < 50].mean(), rows[columns > 50].mean()
-    assert abs(left - right) < 1.5
+    frame = np.zeros((100, 100, 3), np.uint8)
+    frame[38:43, 28:33] = frame[48:53, 68:73] = 255  # the right eye is 10 pixels lower
+    monkeypatch.setattr(finders, "_cascade", lambda file: eyes((25, 35, 10, 10), (65, 45, 10, 10)))
+    found = finders.eye_finder()(frame, faces.Face((0, 0, 100, 100), 1.0))
+    assert faces.tilt(found) == pytest.approx(np.arctan2(10, 40))
+    spec = ModelSpec(
+        class_names=("a", "b"), input_size=(100, 100), color_order="gray", mean=(0,), std=(1,), architecture=""
+    )
+    rows, columns = np.nonzero(faces.crop(frame, found, spec)[..., 0] > 60)
+    assert abs(rows[columns < 50].mean() - rows[columns > 50].mean()) < 1.0
 
 
-def test_eyes_that_cannot_be_a_pair_turn_nothing(monkeypatch):
-    face = Image.new("L", (100, 100))
-    for eyes in ([], [(20, 30, 10, 10)], [(20, 30, 10, 10), (25, 30, 10, 10)], [(20, 0, 10, 10), (60, 60, 10, 10)]):
-        monkeypatch.setattr(detect, "_find", lambda picture, cascade, least=30, eyes=eyes: eyes)
-        assert detect._tilt(face) == 0
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [],
+        [(20, 30, 10, 10)],
+        [(20, 30, 10, 10), (25, 30, 10, 10)],
+        [(20, 0, 10, 10), (60, 50, 10, 10)],
+    ],
+)
+def test_eyes_that_cannot_be_a_pair_turn_nothing(boxes, monkeypatch):
+    monkeypatch.setattr(finders, "_cascade", lambda file: eyes(*boxes))
+    face = faces.Face((0, 0, 100, 100), 1.0)
+    assert finders.eye_finder()(np.zeros((100, 100, 3), np.uint8), face) == face
+
+
+@pytest.mark.parametrize("angle", [-12, 12])
+def test_the_eyes_of_a_turned_face_are_found(angle):
+    scene, boxes, _ = synthetic.render_scene(seed=8, faces=1)
+    x, y, w, h = (float(v) for v in boxes[0])
+    turn = cv2.getRotationMatrix2D((x + w / 2, y + h / 2), -angle, 2.0)  # clockwise on the screen
+    frame = cv2.warpAffine(np.ascontiguousarray(scene[..., ::-1]), turn, (640, 480), borderMode=cv2.BORDER_REPLICATE)
+    face = faces.Face((x - w / 2, y - h / 2, 2 * w, 2 * h), 1.0)
+    upright = faces.tilt(finders.eye_finder()(np.ascontiguousarray(scene[..., ::-1]), face))
+    turned = faces.tilt(finders.eye_finder()(frame, face))
+    assert np.rad2deg(turned - upright) == pytest.approx(angle, abs=5)
 
 
 def test_no_face_is_said():
     with pytest.raises(BadExample, match="no face"):
-        detect.largest_face(Image.new("RGB", (200, 200), "gray"))
+        detect.largest_face(48, 1)(Image.new("RGB", (200, 200), "gray"))
 
 
 def test_without_opencv_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.delitem(sys.modules, "ferjax.runtime.faces")
     with pytest.raises(InputError, match=r"needs OpenCV 4 .*pip install 'ferjax\[live\]'"):
-        detect._cascade("haarcascade_eye.xml")
+        detect._runtime()

@@ -1,3 +1,5 @@
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ def steady(method="mean", window=10, hysteresis=0.15, limits=None):
 
 
 def changes(labels):
-    return sum(a != b for a, b in zip(labels, labels[1:], strict=False))
+    return sum(a != b for a, b in itertools.pairwise(labels))
 
 
 def undecided(seed, rate, seconds=60):

@@ -111,9 +111,9 @@ def test_landmarks_move_with_the_box():
     points = np.array([[80, 90], [120, 90], [100, 110], [85, 130], [115, 130]], float)
     tracker = Tracker()
     for k in range(10):
-        tracker.update([face(100 + 6 * k, 110, landmarks=points + (6 * k, 0))], k / FPS, certain=True)
+        tracker.update([face(100 + 6 * k, 110, landmarks=points + np.array([6 * k, 0]))], k / FPS, certain=True)
     (track,) = tracker.update([], 12 / FPS)
-    np.testing.assert_allclose(track.landmarks, points + (72, 0), atol=2)
+    np.testing.assert_allclose(track.landmarks, points + np.array([72, 0]), atol=2)
 
 
 def test_a_face_too_far_or_too_large_is_somebody_else():
