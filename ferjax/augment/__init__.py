@@ -1,0 +1,134 @@
+"""Training-time augmentation: (key, batch) -> batch, pure and under jit.
+
+A batch is {"images": float32 (N, H, W, C) in 0..1, "targets": float32 (N, classes), rows sum to 1}. Every transform
+draws per image, mixing per batch. Rotation, translation and crop are one affine map, so pixels are interpolated once.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ferjax import cli
+from ferjax.augment.geometry import random_affine, random_flip, views
+from ferjax.augment.mixing import Batch, random_mix
+from ferjax.augment.pixels import random_brightness_contrast, random_color, random_erase
+
+__all__ = [
+    "Augment",
+    "Batch",
+    "create",
+    "normalize",
+    "random_affine",
+    "random_brightness_contrast",
+    "random_color",
+    "random_erase",
+    "random_flip",
+    "random_mix",
+    "to_float",
+    "views",
+]
+
+Augment = Callable[[jax.Array, Batch], Batch]
+
+
+def create(
+    *,
+    flip: float = 0.0,
+    rotate: float = 0.0,
+    translate: float = 0.0,
+    crop: Sequence[float] = (1.0, 1.0),
+    brightness: float = 0.0,
+    contrast: float = 0.0,
+    saturation: float = 0.0,
+    hue: float = 0.0,
+    erase: float = 0.0,
+    erase_area: Sequence[float] = (0.02, 0.15),
+    erase_fill: Sequence[float] = (),
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    mix_probability: float = 1.0,
+) -> Augment:
+    """Composes an augmentation; a transform whose strength is zero costs nothing.
+
+    Args:
+      flip: probability of mirroring left and right.
+      rotate: largest rotation in degrees, drawn uniformly from both directions.
+      translate: largest shift, as a fraction of the side, along each axis.
+      crop: range of the side of a random square crop, as a fraction of the image's side, resized to the full image;
+        above 1 the face gets smaller and the border is black.
+      brightness: factor drawn from 1 ± brightness multiplies the pixels.
+      contrast: factor drawn from 1 ± contrast stretches the pixels about the image's mean.
+      saturation: colours are scaled by a factor drawn from 1 ± saturation; RGB only.
+      hue: largest turn of the colours as a fraction of the circle, in 0..0.5; RGB only.
+      erase: probability of erasing one rectangle (Zhong et al. 2020; Paraschiv eq. 21).
+      erase_area: range of the rectangle's area as a fraction of the image's.
+      erase_fill: empty for uniform noise, as in the equation; else the colour, such as the data set's mean: one value
+        in 0..1, or one per channel.
+      mixup: α of the shares in which the images of a batch are blended, see `random_mix`; MicroExpNet's is 0.2.
+      cutmix: α of the shares in which they are pasted into each other; its paper's is 1.
+      mix_probability: of mixing a batch at all.
+
+    Returns:
+      A function (key, batch) -> batch.
+
+    Raises:
+      InputError: for a value outside its range, naming it.
+    """
+    _check(flip=flip, erase=erase, brightness=brightness, contrast=contrast, translate=translate)
+    _check(
+        saturation=saturation,
+        mix_probability=mix_probability,
+        **{f"erase_fill[{i}]": v for i, v in enumerate(erase_fill)},
+    )
+    if not 0 <= hue <= 0.5:
+        raise cli.InputError(f"augment.hue is a fraction of the circle, 0 to 0.5, got {hue}")
+    for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+        if not 0 <= alpha < float("inf"):
+            raise cli.InputError(f"augment.{name} must be 0 or more, got {alpha}; 0 switches it off")
+    if not 0 <= rotate <= 180:
+        raise cli.InputError(f"augment.rotate is in degrees, 0 to 180, got {rotate}")
+    for name, (low, high), most in (("crop", tuple(crop), 4.0), ("erase_area", tuple(erase_area), 1.0)):
+        if not 0 < low <= high <= most:
+            raise cli.InputError(f"augment.{name} must be two numbers, 0 < low <= high <= {most}, got {(low, high)}")
+    steps: list[Callable[[jax.Array, jax.Array], jax.Array]] = []
+    if flip:
+        steps.append(lambda key, x: random_flip(key, x, probability=flip))
+    if rotate or translate or tuple(crop) != (1.0, 1.0):
+        steps.append(lambda key, x: random_affine(key, x, degrees=rotate, translate=translate, crop=crop))
+    if brightness or contrast:
+        steps.append(lambda key, x: random_brightness_contrast(key, x, brightness=brightness, contrast=contrast))
+    if saturation or hue:
+        steps.append(lambda key, x: random_color(key, x, saturation=saturation, hue=hue))
+    if erase:
+        steps.append(lambda key, x: random_erase(key, x, probability=erase, area=erase_area, fill=tuple(erase_fill)))
+
+    def augment(key: jax.Array, batch: Batch) -> Batch:
+        images = batch["images"]
+        for number, step in enumerate(steps):
+            images = step(jax.random.fold_in(key, number), images)
+        batch = {**batch, "images": images}
+        if mixup or cutmix:
+            last = jax.random.fold_in(key, len(steps))
+            batch = random_mix(last, batch, mixup=mixup, cutmix=cutmix, probability=mix_probability)
+        return batch
+
+    return augment
+
+
+def normalize(images: jax.Array, *, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Returns (images - mean) / std per channel; images float (N, H, W, C) in 0..1."""
+    scale = jnp.array(std, images.dtype)[None, None, None, :]
+    return (images - jnp.array(mean, images.dtype)[None, None, None, :]) / scale
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """Returns uint8 images (N, H, W, C) as float32 in 0..1."""
+    return images.astype(jnp.float32) / 255.0
+
+
+def _check(**fractions: Any) -> None:
+    for name, value in fractions.items():
+        if not 0 <= value <= 1:
+            raise cli.InputError(f"augment.{name} must lie in 0..1, got {value}")
