@@ -68,6 +68,7 @@ def fit(
     patience: int = 0,
     seed: int = 0,
     sampling: str = "shuffled",
+    targets: str = "",
     eval_batch_size: int = 256,
     steps_per_dispatch: int = 0,
     checkpoint_minutes: float = 5.0,
@@ -83,8 +84,8 @@ def fit(
       variables: initial variables.
       optimizer: from `ferjax.optim.create`; each of its stages compiles a step of its own.
       loss_fn: see `make_train_step`.
-      train: {"images": uint8 (N, H, W, C), "labels": int32 (N,)}, put on the device once; with "targets" (N, classes),
-        those are learned instead of the labels.
+      train: {"images": uint8 (N, H, W, C), "labels": int32 (N,)}, put on the device once; "columns" may hold more
+        about each image, by name.
       validation: the same for the split that selects the best epoch.
       spec: the contract, stored with the checkpoints; its accuracy and hash are filled in here.
       workdir: where checkpoints and metrics.jsonl go; made if missing.
@@ -100,6 +101,7 @@ def fit(
       patience: stop after so many epochs of the last stage without a better validation accuracy; 0 never stops early.
       seed: of shuffling, augmentation and dropout.
       sampling: "shuffled" takes each example once an epoch, "balanced" each class equally often, see `balanced_order`.
+      targets: the column of probabilities (N, classes) to learn in the place of the labels, such as "votes" of FER+.
       eval_batch_size: images per forward pass.
       steps_per_dispatch: 0 chooses 1 on CPU and 32 elsewhere.
       checkpoint_minutes: how often the state is saved inside an epoch; it is saved after each epoch anyway.
@@ -118,6 +120,7 @@ def fit(
     steps_per_epoch = count // max(batch_size, 1)
     if epochs < 1 or batch_size < 1 or not steps_per_epoch:
         raise cli.InputError(f"cannot train {epochs} epochs with batches of {batch_size} on {count} training images")
+    soft = _soft_targets(train, targets, spec.class_names) if targets else {}
     order_of = _sampler(sampling, np.asarray(train["labels"]), spec.class_names, seed)
     workdir.mkdir(parents=True, exist_ok=True)
     mesh = mesh or Mesh(np.array(jax.devices()[:1]), ("data",))
@@ -149,8 +152,7 @@ def fit(
     book = _Book(workdir, spec, config or {}, checkpoint_minutes)
     state, sums, history = book.resume(init_state(variables, optimizer.tx, ema=bool(ema_decay)), zero())
     state, sums = jax.device_put((state, sums), everywhere, may_alias=False)  # the steps donate them
-    keys = [key for key in ("images", "labels", "targets") if key in train]
-    data = jax.device_put({key: np.asarray(train[key]) for key in keys}, everywhere)
+    data = jax.device_put({key: np.asarray(train[key]) for key in ("images", "labels")} | soft, everywhere)
     bar = _progress_bar(epochs * steps_per_epoch * batch_size, int(state.step) * batch_size, enabled=progress)
     with bar:
         while len(history) < epochs and not _exhausted(history, patience, optimizer.stages):
@@ -265,6 +267,25 @@ def _validate(
         "validation_accuracy": metrics.accuracy(counts),
         "validation_macro_f1": metrics.macro_f1(counts),
     }
+
+
+def _soft_targets(train: Arrays, column: str, class_names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns {"targets": float32 (N, classes)} from a column of the training split.
+
+    Raises:
+      InputError: if there is no such column, or it holds no probabilities of the classes.
+    """
+    columns = train.get("columns", {})
+    if column not in columns:
+        raise cli.unknown("column in fit.targets", column, sorted(columns) or ["none: the data has no columns"])
+    values = np.asarray(columns[column], np.float32)
+    shape = (len(train["labels"]), len(class_names))
+    if values.shape != shape or (values < 0).any() or not np.allclose(values.sum(-1), 1.0, atol=1e-3):
+        raise cli.InputError(
+            f"fit.targets: the column {column!r} of shape {values.shape} does not hold a probability for each of the "
+            f"{shape[1]} classes that sum to 1 for each image"
+        )
+    return {"targets": values}
 
 
 def _row(epoch: int, state: TrainState, sums: Sums, optimizer: Optimizer, stage: Stage) -> dict[str, Any]:

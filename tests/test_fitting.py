@@ -198,9 +198,18 @@ def test_samplings_that_cannot_be_are_named(tmp_path):
         fit(tmp_path, sampling="balanced", train=lonely)
 
 
-def test_targets_take_the_place_of_labels(tmp_path):
+def test_a_column_of_probabilities_takes_the_place_of_the_labels(tmp_path):
     faces = tiny.faces(50)
     votes = np.eye(3, dtype=np.float32)[(faces["labels"] + 1) % 3]
-    history = fit(tmp_path, train={**faces, "targets": votes}, epochs=1).history
+    train = {**faces, "columns": {"votes": votes, "gender": np.zeros(50)}}
+    history = fit(tmp_path / "votes", train=train, targets="votes", epochs=1).history
     plain = fit(tmp_path / "plain", train={**faces, "labels": (faces["labels"] + 1) % 3}, epochs=1).history
     assert history == plain
+    with pytest.raises(InputError, match="Did you mean 'votes'"):
+        fit(tmp_path / "bad", train=train, targets="vote")
+    with pytest.raises(InputError, match="none: the data has no columns"):
+        fit(tmp_path / "bad", targets="votes")
+    for values in (np.zeros(50), 2 * votes, votes[:, :2]):
+        with pytest.raises(InputError, match="does not hold a probability for each of the 3 classes"):
+            fit(tmp_path / "bad", train={**faces, "columns": {"votes": values}}, targets="votes")
+    assert not (tmp_path / "bad").exists()
