@@ -65,6 +65,7 @@ def base() -> ConfigDict:
                 "patience": 0,
                 "seed": 0,
                 "sampling": "shuffled",
+                "targets": "",
                 "eval_batch_size": 256,
                 "steps_per_dispatch": 0,
                 "checkpoint_minutes": 5.0,
