@@ -87,6 +87,11 @@ def qin(images: np.ndarray, *, sigma: float = 0.05, seed: int = 0, indices: Sequ
     return _apply(images, perturb, ("qin", sigma), seed, indices)
 
 
+def clouds(rng: np.random.Generator, size: Sequence[int]) -> np.ndarray:
+    """Returns noise (rows, columns) in 0..1 with detail at four sizes, the coarse stronger."""
+    return sum((_smooth(rng, size, 2**k) / 2**k for k in range(1, 5)), np.zeros(size)) / 0.9375
+
+
 def mean_corruption_error(
     errors: Mapping[str, Sequence[float]], reference: Mapping[str, Sequence[float]]
 ) -> tuple[float, dict[str, float]]:
@@ -180,8 +185,8 @@ def _contrast(x: np.ndarray, factor: float, rngs: Generators) -> np.ndarray:
 
 
 def _fog(x: np.ndarray, amount: float, rngs: Generators) -> np.ndarray:
-    clouds = np.stack([sum(_smooth(rng, x.shape[1:3], 2**k) / 2**k for k in range(1, 5)) / 0.9375 for rng in rngs])
-    return x * (1 - amount) + amount * (0.6 + 0.4 * clouds[..., None])
+    haze = np.stack([clouds(rng, x.shape[1:3]) for rng in rngs])
+    return x * (1 - amount) + amount * (0.6 + 0.4 * haze[..., None])
 
 
 def _pixelate(x: np.ndarray, share: float, rngs: Generators) -> np.ndarray:

@@ -15,7 +15,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax import augment, calibration, checkpoint, cli, data, intervals, metrics, report, robustness
+from ferjax import augment, calibration, checkpoint, cli, corrupt, data, intervals, metrics, openset, report, robustness
+from ferjax.data.rafdb import GROUPS
 from ferjax.scorer import SPLITS, Scorer, load_split, open_model
 
 
@@ -70,7 +71,26 @@ def score(scorer: Scorer, faces: data.Split, logits: np.ndarray, *, dataset: str
         apart = metrics.confusion(faces.labels[own], predictions[own], len(names))
         found = intervals.bootstrap(apart)["accuracy"]
         summary["without_twins"] = {"accuracy": found.value, "interval": [found.low, found.high], "n": int(own.sum())}
+    if groups := _groups(faces, predictions):
+        summary["groups"] = groups
     return {"model": scorer.name, "dataset": dataset, "split": split, "step": scorer.step, **summary}
+
+
+def _groups(faces: data.Split, predictions: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Returns accuracy with its 95 % interval (Wilson) for each group of people that the data names."""
+    found: dict[str, dict[str, Any]] = {}
+    for column, names in GROUPS.items():
+        if column in faces.columns:
+            right, member = predictions == faces.labels, faces.columns[column]
+            found[column] = {
+                name: {
+                    **intervals.wilson(int(right[member == i].sum()), int((member == i).sum()))._asdict(),
+                    "n": int((member == i).sum()),
+                }
+                for i, name in enumerate(names)
+                if (member == i).any()
+            }
+    return found
 
 
 def test_time_average(scorer: Scorer, images: np.ndarray, kind: str) -> np.ndarray:
@@ -140,6 +160,17 @@ def _text(result: Mapping[str, Any]) -> str:
         average = result["test_time_average"]
         value, low, high = average["accuracy"]
         lines.append(f"accuracy averaged over views ({average['views']}): {value:.3f} (95 % {low:.3f} to {high:.3f})")
+    for column, groups in result.get("groups", {}).items():
+        each = (
+            f"{name} {g['value']:.3f} ({g['low']:.3f} to {g['high']:.3f}, n {g['n']})" for name, g in groups.items()
+        )
+        lines.append(f"accuracy by {column}: {', '.join(each)}")
+    for kind in ("non_faces", "drawn_faces"):
+        if found := result.get("open_set", {}).get(kind):
+            lines.append(
+                f"faces told from {kind.replace('_', ' ')} by confidence: AUROC {found['auroc']:.3f} "
+                f"(mean confidence {result['open_set']['faces']:.2f} and {found['confidence']:.2f})"
+            )
     if "robustness" in result:
         lines.append(robustness.table(result["robustness"]))
     return "\n".join(lines)
@@ -157,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--tta", choices=["flip", "ten"], help="also report a test-time average over views, apart")
     parser.add_argument("--robustness", action="store_true", help="also score corrupted images")
+    parser.add_argument("--open-set", action="store_true", help="also answer for textures and for drawn faces")
     parser.add_argument("--full", action="store_true", help="corrupt all images, not a stratified 1,000")
     options = parser.parse_args(argv)
     if options.batch_size < 1:
@@ -175,8 +207,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             averaged = test_time_average(scorer, faces.images, options.tta).argmax(1)
             counts = metrics.confusion(faces.labels, averaged, len(scorer.spec.class_names))
             result["test_time_average"] = {"views": options.tta, **_shown(intervals.bootstrap(counts))}
+        if options.open_set:
+            temperature = scorer.spec.temperature
+            result["open_set"] = openset.measure(scorer.logits, faces.images, temperature=temperature)
         if options.robustness:
             result["robustness"] = robustness.measure(scorer.logits, faces, full=options.full)
+        if options.robustness and results:
+            reference = results[0]["robustness"]["accuracy"]
+            result["robustness"]["relative_to"] = results[0]["model"]
+            result["robustness"]["mean_corruption_error"] = corrupt.mean_corruption_error(
+                _errors(result["robustness"]["accuracy"]), _errors(reference)
+            )[0]
         print(f"{scorer.name}\n{_text(result)}\n" if len(scorers) > 1 else _text(result))
         results.append(result)
         answers[scorer.name] = logits.argmax(1)
@@ -196,6 +237,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if pairs:
             (options.out / "comparison.json").write_text(json.dumps(pairs, indent=1))
         print(f"saved {options.out}")
+
+
+def _errors(accuracy: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    return {kind: [1 - value for value in values] for kind, values in accuracy.items()}
 
 
 def _compared(

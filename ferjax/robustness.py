@@ -73,4 +73,7 @@ def table(result: Mapping[str, Any]) -> str:
     for kind, values in result["accuracy"].items():
         lines.append(f"{kind:<12}" + "".join(f"{v:8.3f}" for v in (*values, np.mean(values))))
     lines.append(f"{'all':<12}{'':40}{result['mean']:8.3f}")
+    if "mean_corruption_error" in result:
+        error = result["mean_corruption_error"]
+        lines.append(f"mean corruption error {error:.3f}, where {result['relative_to']} has 1")
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from ferjax import (
     intervals,
     metrics,
     models,
+    openset,
     robustness,
     scorer,
 )
@@ -172,3 +173,39 @@ def test_explanations_are_drawn(run, tmp_path, capsys):
     for name in found["shares"]:
         assert (tmp_path / f"gradcam_{name}.png").exists()
     assert (tmp_path / "perturbed.png").exists() and "mouth" in capsys.readouterr().out
+
+
+def test_other_pictures_are_told_by_confidence(run, tmp_path, capsys):
+    path, out = exported(tmp_path / "linear.onnx", run), tmp_path / "out"
+    evaluate.main(["--model", str(path), "--data-dir", str(run / "data"), "--out", str(out), "--open-set"])
+    found = json.loads((out / "metrics.json").read_text())["open_set"]
+    assert {"non_faces", "drawn_faces"} <= found.keys() and "told from drawn faces" in capsys.readouterr().out
+    # a model that is sure of faces only, and one that is sure of everything
+    textures = openset.non_faces(30, (24, 24, 1))
+    np.testing.assert_array_equal(textures[:10], openset.non_faces(10, (24, 24, 1)))
+    faces = np.full((20, 24, 24, 1), 7, np.uint8)
+    sure = openset.measure(lambda x: 9.0 * (x == 7).all((1, 2, 3))[:, None] * np.eye(3)[:1], faces, temperature=1.0)
+    assert sure["non_faces"]["auroc"] == 1 and sure["faces"] > 0.99
+    always = openset.measure(lambda x: np.tile([9.0, 0, 0], (len(x), 1)), faces, temperature=1.0)
+    assert always["non_faces"]["auroc"] == always["drawn_faces"]["auroc"] == 0.5
+
+
+def test_groups_of_people_are_scored_apart(run, tmp_path):
+    opened = scorer.open_model(exported(tmp_path / "linear.onnx", run))
+    labels = np.array([0, 0, 1, 1, 2, 2], np.int32)
+    logits = np.eye(7)[[0, 1, 1, 1, 2, 0]]
+    columns = {"gender": np.array([0, 0, 0, 1, 1, -1], np.int32)}
+    faces = data.Split(np.zeros((6, 24, 24, 1), np.uint8), labels, [""] * 6, columns)
+    result = evaluate.score(opened, faces, logits, dataset="x", split="test")
+    assert {k: (g["value"], g["n"]) for k, g in result["groups"]["gender"].items()} == {
+        "male": (pytest.approx(2 / 3), 3),
+        "female": (1.0, 2),
+    }
+
+
+def test_several_models_have_corruption_errors_relative_to_the_first(run, tmp_path):
+    out = tmp_path / "out"
+    files = [str(exported(tmp_path / f"{name}.onnx", run)) for name in "ab"]
+    evaluate.main(["--model", *files, "--data-dir", str(run / "data"), "--out", str(out), "--robustness"])
+    second = json.loads((out / "1_b" / "metrics.json").read_text())["robustness"]
+    assert second["mean_corruption_error"] == pytest.approx(1) and second["relative_to"] == files[0]
