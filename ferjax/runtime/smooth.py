@@ -134,7 +134,7 @@ class Limits:
     size: float = 24.0
     sharpness: float = 0.05
     exposure: tuple[float, float] = (25.0, 235.0)
-    contrast: float = 12.0
+    contrast: float = 10.0
 
     def fault(self, measured: Quality) -> str:
         """Returns what is wrong with a crop in one word, or "" if nothing is."""

@@ -167,7 +167,8 @@ def test_yunets_boxes_become_the_cascades_square(monkeypatch, tmp_path):
 
 def test_dlib_gives_five_of_its_68_landmarks(monkeypatch, tmp_path):
     class Rectangle:
-        left, top, width = staticmethod(lambda: 40), staticmethod(lambda: 30), staticmethod(lambda: 100)
+        left, top = staticmethod(lambda: 40), staticmethod(lambda: 30)
+        width = height = staticmethod(lambda: 100)
 
     points = [types.SimpleNamespace(x=i, y=2 * i) for i in range(68)]
     shape = types.SimpleNamespace(num_parts=68, part=points.__getitem__)
@@ -178,7 +179,7 @@ def test_dlib_gives_five_of_its_68_landmarks(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "dlib", dlib)
     frame = np.zeros((480, 640, 3), np.uint8)
     (bare,) = create_detector("dlib")(frame)
-    assert bare == Face((40, 30, 100, 100), 0.5, None)
+    assert bare.box == pytest.approx((36.5, 16.87, 107, 107)) and bare.score == 0.5 and bare.landmarks is None
     file = tmp_path / "68.dat"
     file.touch()
     (face,) = create_detector("dlib", model=file)(frame)
