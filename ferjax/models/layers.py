@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from ferjax.cli import InputError, unknown
 from ferjax.models.convolution import depthwise, pointwise
+from ferjax.models.normalization import BatchNorm
 
 # He et al. 2015, eq. 14, on the outgoing connections and without truncation, as torchvision starts its ResNets.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -210,7 +211,7 @@ def batch_norm(x: jax.Array, train: bool, epsilon: float = 1e-5) -> jax.Array:
     Where the collection `frozen` names its statistics, they are used and kept, as in evaluation.
     """
     wide = full_precision(x)
-    norm = nn.BatchNorm(momentum=0.9, epsilon=epsilon, dtype=wide.dtype, name="bn")
+    norm = BatchNorm(momentum=0.9, epsilon=epsilon, dtype=wide.dtype, name="bn")
     resting = not train or norm.has_variable("frozen", "mean")
     return norm(wide, use_running_average=resting).astype(x.dtype)
 
