@@ -86,7 +86,6 @@ def small_deit(config):
 
 
 def demo(config):
-    config.data.size = 48
     if config.model.name.startswith("deit"):
         config.model.grid = (3, 3)
     common.quick(config)

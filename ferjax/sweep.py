@@ -1,0 +1,313 @@
+"""Many runs, one table: python -m ferjax.sweep 'configs/paraschiv.py:exp*' --seeds 3.
+
+    python -m ferjax.sweep configs/resnet20.py configs/mini_xception.py --seeds 3
+    python -m ferjax.sweep configs/mini_xception.py --seeds 3 --teacher runs/resnet18 --grid loss.alpha=0,0.5,0.7
+    python -m ferjax.sweep configs/microexpnet.py:se,demo --set fit.epochs=1 --workdir runs/try
+
+A star in a configuration's argument stands for the experiments of its paper. Runs that are finished are left, one that
+was stopped goes on, and the table, as Markdown and JSON, is written anew after each. A configuration whose loss.alpha
+is above zero learns from --teacher. Seeds count up from the configuration's own.
+"""
+
+import argparse
+import ast
+import dataclasses
+import fnmatch
+import importlib.util
+import itertools
+import json
+import os
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from scipy import stats
+
+from ferjax import cli, experiment
+
+Changes = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One row of the table: a configuration with changes, to be run with several seeds.
+
+    Attributes:
+      name: the configuration, such as "configs/paraschiv.py:exp09".
+      changes: values by "group.key", as the grid chose them.
+      config: resolved, changes applied.
+      paper: the paper's figure in percent, if the configuration gives one.
+    """
+
+    name: str
+    changes: Changes
+    config: dict[str, Any]
+    paper: float | None
+
+    def folder(self, root: pathlib.Path, seed: int) -> pathlib.Path:
+        """Returns where a seed's run lives."""
+        parts = [experiment.run_name(self.name), *(f"{k.split('.')[-1]}={v}" for k, v in self.changes.items())]
+        return root / "-".join(parts).replace("/", "_") / f"seed{seed}"
+
+
+def plan(
+    configs: Sequence[str], *, grid: Mapping[str, Sequence[Any]] | None = None, fixed: Changes | None = None
+) -> list[Job]:
+    """Returns the rows: every configuration with every combination of the grid.
+
+    Args:
+      configs: "configs/NAME.py[:arguments]"; an argument may have stars for the names in the file's PAPER.
+      grid: values to try by "group.key".
+      fixed: one value by "group.key", for all.
+
+    Raises:
+      InputError: for a file, argument or key that is not there.
+    """
+    jobs = []
+    for text in configs:
+        for name, module, arguments in _expand(text):
+            figures = getattr(module, "PAPER", {})
+            paper = next((figures[a] for a in arguments.split(",") if a in figures), None)
+            for values in itertools.product(*(grid or {}).values()):
+                changes = dict(zip(grid or {}, values, strict=True))
+                config = module.get_config(arguments or None).to_dict()
+                for key, value in {**(fixed or {}), **changes}.items():
+                    _set(config, key, value, name)
+                jobs.append(Job(name, changes, config, paper))
+    return jobs
+
+
+def run(
+    jobs: Sequence[Job],
+    *,
+    seeds: int,
+    workdir: pathlib.Path,
+    teachers: Sequence[str] = (),
+    data_dir: str | None = None,
+    command: str = "",
+) -> list[dict[str, Any]]:
+    """Runs what is missing and writes table.md and table.json after each run.
+
+    Args:
+      jobs: from `plan`.
+      seeds: runs of each.
+      workdir: folder of the sweep.
+      teachers: for the jobs whose loss.alpha is above zero.
+      data_dir: where prepared data lie.
+      command: shown below the table.
+
+    Returns:
+      The table's rows. A run that could not be done is named in its row's "failed" and on standard error; two rows
+      of one configuration share their runs.
+    """
+    shared: dict[str, dict[str, Any]] = {}
+    found: dict[int, list[dict[str, Any]]] = {i: [] for i in range(len(jobs))}
+    failed: dict[int, str] = {}
+    rows: list[dict[str, Any]] = []
+    for number in range(seeds):
+        for i, job in enumerate(jobs):
+            seed = job.config["fit"].get("seed", 0) + number
+            key = json.dumps([job.config, seed], sort_keys=True)
+            try:
+                if key not in shared:
+                    shared[key] = _one(job, seed, job.folder(workdir, seed), teachers, data_dir)
+                found[i].append(shared[key])
+            except cli.InputError as error:
+                failed[i] = str(error)
+                cli.note(f"{job.name}, seed {seed}: {error}")
+            rows = [_row(job, found[n], failed.get(n), found[0]) for n, job in enumerate(jobs)]
+            _save(rows, workdir, command)
+    return rows
+
+
+def _one(job: Job, seed: int, folder: pathlib.Path, teachers: Sequence[str], data_dir: str | None) -> dict[str, Any]:
+    """Returns the result of one run, which is done now unless it is there already."""
+    config = {**job.config, "fit": {**job.config["fit"], "seed": seed}}
+    taught = bool(config["loss"].get("alpha"))
+    if taught and teachers:
+        config["teacher"] = {**config.get("teacher", {}), "workdirs": [str(t) for t in teachers]}
+    asked, path = json.loads(json.dumps(config)), folder / "result.json"
+    if path.exists():
+        done = json.loads(path.read_text())
+        if done.pop("config") != asked:
+            raise cli.InputError(f"{folder} holds another experiment: choose another --workdir or remove that one")
+        return done
+    print(f"== {job.name} {dict(job.changes) or ''} seed {seed}", flush=True)
+    function = experiment.distill if taught else experiment.train
+    started = time.perf_counter()
+    result = function(config, workdir=folder, data_dir=data_dir, name=job.name)
+    jax.clear_caches()  # the next run compiles another step: a long sweep would keep them all
+    best = result.best
+    done = {
+        "seed": seed,
+        "accuracy": best["validation_accuracy"],
+        "macro_f1": best["validation_macro_f1"],
+        "epoch": best["epoch"],
+        "epochs": len(result.history),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(result.variables["params"])),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    _write(path, json.dumps({**done, "config": asked}, indent=1))
+    return done
+
+
+def _row(
+    job: Job, results: Sequence[Mapping[str, Any]], failed: str | None, first: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": job.name, "changes": dict(job.changes), "paper": job.paper, "runs": list(results)}
+    if failed:
+        row["failed"] = failed
+    if not results:
+        return row
+    scores = [100 * r["accuracy"] for r in results]
+    row |= {
+        "parameters": results[0]["parameters"],
+        "mean": statistics.mean(scores),
+        "spread": statistics.stdev(scores) if len(scores) > 1 else None,
+        "macro_f1": statistics.mean(r["macro_f1"] for r in results),
+        "seconds": statistics.mean(r["seconds"] for r in results),
+    }
+    by_place = [100 * (r["accuracy"] - f["accuracy"]) for r, f in zip(results, first, strict=False)]
+    if results is not first and len(by_place) > 1:
+        row["difference"], row["interval"] = paired(by_place)
+    return row
+
+
+def paired(differences: Sequence[float]) -> tuple[float, float]:
+    """Returns the mean of paired differences and half of its 95 % interval (Student's t)."""
+    n = len(differences)
+    return statistics.mean(differences), float(stats.t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / np.sqrt(n))
+
+
+def table(rows: Sequence[Mapping[str, Any]], command: str) -> str:
+    """Returns the rows as Markdown, with what the figures are below."""
+    titles = [
+        "configuration",
+        "parameters",
+        "accuracy %",
+        "± over seeds",
+        "seeds",
+        "macro-F1",
+        "minus first row",
+        "paper %",
+    ]
+    lines = ["| " + " | ".join(titles) + " |", "| --- |" + " ---: |" * (len(titles) - 1)]
+    for row in rows:
+        name = " ".join([f"`{row['name']}`", *(f"{k}={v}" for k, v in row["changes"].items())])
+        cells = [name, "", "", "", str(len(row["runs"])), "", "", _figure(row["paper"], "{:.1f}")]
+        if row["runs"]:
+            cells[1] = f"{row['parameters']:,}"
+            cells[2] = f"{row['mean']:.2f}"
+            cells[3] = _figure(row["spread"], "{:.2f}")
+            cells[5] = f"{row['macro_f1']:.3f}"
+        if "difference" in row:
+            cells[6] = f"{row['difference']:+.2f} ± {row['interval']:.2f}"
+        if "failed" in row:
+            cells[2] = f"{cells[2]} failed: {row['failed']}".strip()
+        lines.append("| " + " | ".join(cells) + " |")
+    notes = [
+        "Accuracy and macro-F1 on the validation split, by which each run's best epoch was selected; ± is the standard",
+        "deviation over seeds, the difference is paired by seed with its 95 % interval (Student's t). The papers' own",
+        "figures are mostly of the test split.",
+    ]
+    return "\n".join([*lines, "", " ".join(notes), *(["", f"`{command}`"] if command else [])]) + "\n"
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _expand(text: str) -> Iterator[tuple[str, Any, str]]:
+    """Yields (name, module, arguments) for a configuration, once for every experiment that a star stands for."""
+    file, colon, arguments = text.partition(":")
+    path = pathlib.Path(file)
+    if not path.is_file():
+        raise cli.InputError(f"{file}: no such configuration file; see configs/, such as configs/resnet18.py")
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    names = getattr(module, "PAPER", {})
+    choices = [[n for n in names if n and fnmatch.fnmatch(n, a)] if "*" in a else [a] for a in arguments.split(",")]
+    if not all(choices):
+        raise cli.InputError(f"{text}: no experiment of that name; there are {', '.join(names) or 'none'}")
+    for chosen in itertools.product(*choices):
+        yield f"{file}{colon}{','.join(chosen)}", module, ",".join(chosen)
+
+
+def _set(config: dict[str, Any], key: str, value: Any, name: str) -> None:
+    group, _, rest = key.partition(".")
+    if group not in config:
+        raise cli.unknown("config group", group, config)
+    if rest not in config[group] and group not in ("data", "model"):
+        raise cli.unknown(f"key in config.{group} of {name}", rest, config[group])
+    config[group] = {**config[group], rest: value}
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    key, equals, values = text.partition("=")
+    if not (equals and "." in key and values):
+        raise cli.InputError(f"expected GROUP.KEY=VALUE, such as loss.alpha=0.5, got {text!r}")
+    return key, values
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _save(rows: Sequence[Mapping[str, Any]], workdir: pathlib.Path, command: str) -> None:
+    workdir.mkdir(parents=True, exist_ok=True)
+    _write(workdir / "table.json", json.dumps({"command": command, "rows": rows}, indent=1))
+    _write(workdir / "table.md", table(rows, command))
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Plans, runs and prints the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ferjax.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="configs/NAME.py[:arguments], stars allowed")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each")
+    parser.add_argument("--grid", nargs="+", default=[], metavar="KEY=A,B", help="values to try, all combinations")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="a value for all runs")
+    parser.add_argument("--teacher", action="append", default=[], metavar="WORKDIR", help="repeated for an ensemble")
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/sweep"), help="the sweep's folder")
+    parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
+    options = parser.parse_args(argv)
+    if options.seeds < 1:
+        raise cli.InputError(f"--seeds must be at least 1, got {options.seeds}")
+    grid = {k: [_value(v) for v in values.split(",")] for k, values in map(_assignment, options.grid)}
+    fixed = {k: _value(v) for k, v in map(_assignment, options.set)}
+    jobs = plan(options.configs, grid=grid, fixed=fixed)
+    command = " ".join(["python -m ferjax.sweep", *(argv if argv is not None else sys.argv[1:])])
+    teachers = [path for text in options.teacher for path in text.split(",") if path]
+    rows = run(
+        jobs,
+        seeds=options.seeds,
+        workdir=options.workdir,
+        teachers=teachers,
+        data_dir=options.data_dir,
+        command=command,
+    )
+    print(table(rows, command))
+    print(f"saved {options.workdir / 'table.md'} and table.json")
+    if bad := [row["name"] for row in rows if "failed" in row]:
+        raise cli.InputError(f"{len(bad)} of {len(rows)} rows could not be run, {bad[0]} first; the table says why")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,150 @@
+"""Sweeps: what is run, what is left, what the table says."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+from scipy import stats
+from test_experiment import SMALL
+
+from ferjax import cli, experiment, sweep
+from ferjax.cli import InputError
+
+CONFIG = '''"""A paper."""
+import json
+
+PAPER = {{"one": 60.0, "two": 61.5, "other": None}}
+
+
+class Config(dict):
+    def to_dict(self):
+        return dict(self)
+
+
+def get_config(arg=None):
+    config = Config(json.loads({values!r}))
+    if arg and "two" in arg:
+        config["fit"]["batch_size"] = 8
+    return config
+'''
+
+
+@pytest.fixture
+def paper(tmp_path):
+    values = {**SMALL, "loss": {"alpha": None, "label_smoothing": 0.1}, "fit": {**SMALL["fit"], "seed": 42}}
+    path = tmp_path / "configs" / "paper.py"
+    path.parent.mkdir()
+    path.write_text(CONFIG.format(values=json.dumps(values)))
+    return path
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Stands for training: remembers what was asked, and gives an accuracy that depends on configuration and seed."""
+    asked = []
+
+    def fake(kind):
+        def run(config, *, workdir, data_dir, name):
+            asked.append((kind, name, config, workdir))
+            seed, batch = config["fit"]["seed"], config["fit"]["batch_size"]
+            if config["loss"].get("label_smoothing") == 9:
+                raise InputError("label smoothing must be in [0, 1)")
+            score = 0.5 + 0.01 * (seed - 42) ** 2 + (0.1 + 0.02 * (seed - 42) if batch == 8 else 0)
+            workdir.mkdir(parents=True)
+            row = {"validation_accuracy": score, "validation_macro_f1": score / 2, "epoch": 2}
+            return types.SimpleNamespace(best=row, history=[row] * 3, variables={"params": {"w": np.zeros(10)}})
+
+        return run
+
+    monkeypatch.setattr(experiment, "train", fake("train"))
+    monkeypatch.setattr(experiment, "distill", fake("distill"))
+    return asked
+
+
+def test_a_star_stands_for_the_experiments_and_a_grid_for_its_combinations(paper):
+    jobs = sweep.plan(
+        [f"{paper}:t*,demo", f"{paper}:one"], grid={"loss.alpha": [0, 0.5], "optim.learning_rate": [1, 2]}
+    )
+    assert [j.name for j in jobs] == [f"{paper}:two,demo"] * 4 + [f"{paper}:one"] * 4
+    assert [j.paper for j in jobs] == [61.5] * 4 + [60.0] * 4
+    assert jobs[1].changes == {"loss.alpha": 0, "optim.learning_rate": 2} and jobs[1].config["loss"]["alpha"] == 0
+    assert len({j.folder(paper.parent, 0) for j in jobs}) == 8
+    names = [j.name.split(":")[1] for j in sweep.plan([f"{paper}:*"])]
+    assert names == ["one", "two", "other"]
+
+
+def test_the_table_has_mean_spread_paired_difference_and_the_papers_figure(paper, runs, tmp_path):
+    rows = sweep.run(sweep.plan([f"{paper}:one", f"{paper}:two"]), seeds=3, workdir=tmp_path / "out", command="this")
+    assert [r["seed"] for r in rows[0]["runs"]] == [42, 43, 44]
+    one, two = np.array([50.0, 51.0, 54.0]), np.array([60.0, 63.0, 68.0])
+    assert rows[0]["mean"] == pytest.approx(one.mean()) and rows[0]["spread"] == pytest.approx(one.std(ddof=1))
+    interval = stats.ttest_rel(two, one).confidence_interval(0.95)
+    assert rows[1]["difference"] == pytest.approx((two - one).mean())
+    assert rows[1]["difference"] - rows[1]["interval"] == pytest.approx(interval.low)
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "| 51.67 | 2.08 | 3 | 0.258 |  | 60.0 |" in text and "+12.00 ± 4.97 | 61.5 |" in text and "`this`" in text
+    assert json.loads((tmp_path / "out" / "table.json").read_text())["rows"] == rows
+
+
+def test_what_is_finished_is_left_and_what_is_missing_is_run(paper, runs, tmp_path):
+    plan = lambda: sweep.plan([f"{paper}:one"])  # noqa: E731
+    first = sweep.run(plan(), seeds=1, workdir=tmp_path / "out")
+    again = sweep.run(plan(), seeds=2, workdir=tmp_path / "out")
+    assert [asked[2]["fit"]["seed"] for asked in runs] == [42, 43]
+    assert again[0]["runs"][0] == first[0]["runs"][0]
+    other = sweep.plan([f"{paper}:one"], fixed={"fit.epochs": 7})
+    assert "another experiment" in sweep.run(other, seeds=1, workdir=tmp_path / "out")[0]["failed"]
+
+
+def test_rows_of_one_configuration_share_their_runs(paper, runs, tmp_path):
+    rows = sweep.run(sweep.plan([f"{paper}:one", f"{paper}:other"]), seeds=2, workdir=tmp_path / "out")
+    assert len(runs) == 2 and rows[0]["runs"] == rows[1]["runs"]
+
+
+def test_only_what_has_a_share_for_a_teacher_learns_from_it(paper, runs, tmp_path):
+    jobs = sweep.plan([str(paper)], grid={"loss.alpha": [0, 0.5]})
+    sweep.run(jobs, seeds=1, workdir=tmp_path / "out", teachers=["a", "b"])
+    assert [(kind, config.get("teacher")) for kind, _, config, _ in runs] == [
+        ("train", None),
+        ("distill", {"workdirs": ["a", "b"]}),
+    ]
+
+
+def test_a_run_that_cannot_be_done_is_named_and_the_others_go_on(paper, runs, tmp_path, capsys):
+    arguments = [f"{paper}:one", "--grid", "loss.label_smoothing=9,0.1", "--workdir", str(tmp_path / "out")]
+    with pytest.raises(InputError, match="1 of 2 rows could not be run"):
+        sweep.main(arguments)
+    assert len(runs) == 2
+    assert "failed: label smoothing must be" in (tmp_path / "out" / "table.md").read_text()
+    assert "label smoothing" in capsys.readouterr().err
+
+
+def test_a_sweep_of_real_runs(paper, tmp_path, capsys):
+    arguments = [f"{paper}:one", "--set", "fit.epochs=1", "--workdir", str(tmp_path / "out")]
+    arguments += ["--data-dir", str(tmp_path / "data")]
+    sweep.main(arguments)
+    done = json.loads((tmp_path / "out" / "paper-one" / "seed42" / "result.json").read_text())
+    rows = (tmp_path / "out" / "paper-one" / "seed42" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(r)["validation_accuracy"] for r in rows] == [done["accuracy"]] and done["epochs"] == 1
+    before = capsys.readouterr().out
+    sweep.main(arguments)
+    after = capsys.readouterr().out
+    assert "== " in before and "== " not in after and "paper.py:one" in after
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere.py"], "no such configuration file"),
+        (["{}:x*"], "there are one, two, other"),
+        (["{}", "--set", "fti.epochs=1"], "Did you mean 'fit'"),
+        (["{}", "--set", "fit.epoch=1"], "Did you mean 'epochs'"),
+        (["{}", "--grid", "loss.alpha"], "expected GROUP.KEY=VALUE"),
+        (["{}", "--seeds", "0"], "at least 1"),
+    ],
+)
+def test_a_mistake_is_one_line(paper, arguments, said, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.run(lambda: sweep.main([a.format(paper) for a in arguments]))
+    assert caught.value.code == 2 and said in capsys.readouterr().err
