@@ -115,6 +115,58 @@ def explain(
     return np.concatenate(maps)[: len(images)], np.concatenate(logits)[: len(images)]
 
 
+def write_sheets(
+    spec: ModelSpec,
+    variables: Any,
+    faces: data.Split,
+    predictions: np.ndarray,
+    out: pathlib.Path,
+    *,
+    samples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Draws a sheet per class, the faces before and after Qin's perturbation, and writes regions.json.
+
+    Args:
+      spec: the model's contract.
+      variables: its variables.
+      faces: the split.
+      predictions: (N,) what the model answers.
+      out: the folder, made if missing.
+      samples: recognised faces per class.
+      seed: of their choice and of the perturbation.
+
+    Returns:
+      `sheets`, the pictures' paths, perturbed.png last; `samples` and `shares` (by region) for each class.
+
+    Raises:
+      InputError: if no face is recognised.
+    """
+    picked = _sample(faces.labels, predictions, len(spec.class_names), samples, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    shares: dict[str, dict[str, float]] = {}
+    sheets, before = [], []
+    for name, numbers in zip(spec.class_names, picked, strict=True):
+        if not len(numbers):
+            cli.note(f"no {name} face is recognised: it has no sheet")
+            continue
+        maps, _ = explain(spec, variables, faces.images[numbers])
+        tiles = [Tile(picture) for picture in overlay(faces.images[numbers], maps)]
+        rows = [("", tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
+        sheets.append(out / f"gradcam_{name}.png")
+        contact_sheet(f"Grad-CAM: {name}, {len(tiles)} recognised faces", rows).save(sheets[-1])
+        shares[name] = dict(zip(REGIONS, region_shares(maps).mean(0).tolist(), strict=True))
+        before.append(numbers[:2])
+    if not before:
+        raise cli.InputError("the model recognises no face of the split: there is nothing to explain")
+    sheets.append(_before_and_after(spec, variables, faces, np.concatenate(before), seed, out))
+    counts = {name: len(numbers) for name, numbers in zip(spec.class_names, picked, strict=True)}
+    part = out / "regions.json.part"
+    part.write_text(json.dumps({"regions": REGIONS, "samples": counts, "shares": shares}, indent=1))
+    os.replace(part, out / "regions.json")
+    return {"sheets": sheets, "samples": counts, "shares": shares}
+
+
 def region_shares(maps: np.ndarray) -> np.ndarray:
     """Returns the share of each map's heat in each of REGIONS, (N, R); a map without heat has equal density."""
     height, width = maps.shape[1:]
@@ -172,35 +224,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     spec, variables, _ = checkpoint.load(options.model)
     chosen = scorer.load_split(spec, options.split, dataset=options.data, data_dir=options.data_dir)
     predictions = scorer.predict(spec, variables, chosen.images).argmax(1)
-    picked = _sample(chosen.labels, predictions, len(spec.class_names), options.samples, options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
-    shares: dict[str, Any] = {"regions": REGIONS, "samples": {}, "shares": {}}
-    before: list[np.ndarray] = []
-    for name, numbers in zip(spec.class_names, picked, strict=True):
-        if not len(numbers):
-            cli.note(f"no {name} face of the {options.split} split is recognised: it has no sheet")
-            continue
-        maps, _ = explain(spec, variables, chosen.images[numbers])
-        tiles = [Tile(picture) for picture in overlay(chosen.images[numbers], maps)]
-        rows = [("", tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
-        sheet = contact_sheet(f"Grad-CAM: {name}, {len(tiles)} recognised faces", rows)
-        sheet.save(options.out / f"gradcam_{name}.png")
-        shares["samples"][name] = len(numbers)
-        shares["shares"][name] = dict(zip(REGIONS, region_shares(maps).mean(0).tolist(), strict=True))
-        before.append(numbers[:2])
-    if not before:
-        raise cli.InputError(f"the model recognises no face of the {options.split} split: there is nothing to explain")
-    _before_and_after(spec, variables, chosen, np.concatenate(before), options.seed, options.out)
-    part = options.out / "regions.json.part"
-    part.write_text(json.dumps(shares, indent=1))
-    os.replace(part, options.out / "regions.json")
-    print(_table(shares["shares"]))
-    print(f"saved {len(before)} sheets, perturbed.png and regions.json in {options.out}")
+    found = write_sheets(spec, variables, chosen, predictions, options.out, samples=options.samples, seed=options.seed)
+    print(_table(found["shares"]))
+    print(f"saved {len(found['sheets']) - 1} sheets, perturbed.png and regions.json in {options.out}")
 
 
 def _before_and_after(
     spec: ModelSpec, variables: Any, faces: data.Split, numbers: np.ndarray, seed: int, out: pathlib.Path
-) -> None:
+) -> pathlib.Path:
     """Draws some faces as they are and after Qin's perturbation, each with its answer and its map."""
     images = faces.images[numbers]
     rows = []
@@ -213,6 +244,7 @@ def _before_and_after(
         rows.append((caption, [Tile(p) for p in _colored(pictures)]))
         rows.append(("", [Tile(p, name) for p, name in zip(overlay(pictures, maps), names, strict=True)]))
     contact_sheet("What is seen, before and after a perturbation", rows).save(out / "perturbed.png")
+    return out / "perturbed.png"
 
 
 def _table(shares: dict[str, dict[str, float]]) -> str:

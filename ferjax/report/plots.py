@@ -1,4 +1,4 @@
-"""Figures of a run as PNG files: training curves and the confusion matrix.
+"""Figures of runs and models as PNG files.
 
 Drawn on the Agg canvas directly: no display, no pyplot, no global state of the caller's matplotlib is touched.
 """
@@ -95,6 +95,24 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str 
     axes.set(xlabel="predicted class", ylabel="true class (images)")
     axes.set_title(f"accuracy {np.trace(counts) / max(n, 1):.1%} of {n:,} images")
     figure.colorbar(image, ax=axes, shrink=0.75, label="share of the true class (%)")
+    _save(figure, path)
+
+
+def plot_f1(per_class: Mapping[str, Mapping[str, float]], path: str | os.PathLike[str]) -> None:
+    """Draws the F1 of each class as a bar, the weakest on top.
+
+    Args:
+      per_class: class name -> `f1` in 0..1 and `support`, as `metrics.summary` gives them.
+      path: the PNG file to write; its folder must exist.
+    """
+    ordered = sorted(per_class.items(), key=lambda item: -item[1]["f1"])
+    figure = _figure(7.5, 1.2 + 0.4 * len(ordered))
+    axes = figure.subplots()
+    values = [scores["f1"] for _, scores in ordered]
+    bars = axes.barh([f"{name} ({scores['support']:,})" for name, scores in ordered], values, color=TRAIN)
+    axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=3)
+    axes.set(xlim=(0, 1.08), xlabel="F1", title="F1 by class (images)")
+    axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
 

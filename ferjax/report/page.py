@@ -1,0 +1,116 @@
+"""A page of headings, text, tables and figures, written as Markdown and as one HTML file that holds its pictures."""
+
+import base64
+import html
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
+h1, h2, h3 { line-height: 1.2; margin-top: 2rem } img { max-width: 100%; height: auto }
+figure { margin: 1rem 0 } figcaption { color: #555; font-size: 0.9rem }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 0.92rem; display: block; overflow-x: auto }
+th, td { border: 1px solid #ccc; padding: 0.25rem 0.6rem; text-align: left } td.number { text-align: right }
+pre { background: #f4f4f4; padding: 0.8rem; overflow-x: auto } code { overflow-wrap: anywhere }
+"""
+
+
+class Heading(NamedTuple):
+    """A title; level 1 is the page's."""
+
+    level: int
+    text: str
+
+
+class Text(NamedTuple):
+    """A paragraph."""
+
+    text: str
+
+
+class Code(NamedTuple):
+    """Lines to be copied."""
+
+    text: str
+
+
+class Table(NamedTuple):
+    """Cells as text; every row is as long as the header."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class Figure(NamedTuple):
+    """A picture file beside the page, PNG."""
+
+    path: pathlib.Path
+    caption: str
+
+
+Block = Heading | Text | Code | Table | Figure
+
+
+def markdown(blocks: Sequence[Block], folder: pathlib.Path) -> str:
+    """Renders a page as Markdown; figures are linked relative to its folder."""
+    return "\n\n".join(_markdown(block, folder) for block in blocks) + "\n"
+
+
+def page_html(blocks: Sequence[Block]) -> str:
+    """Renders a page as one HTML file: the figures are inside, nothing is loaded from elsewhere."""
+    title = next((b.text for b in blocks if isinstance(b, Heading)), "ferjax")
+    body = "\n".join(_html(block) for block in blocks)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
+        f"<body>\n{body}\n</body></html>\n"
+    )
+
+
+def write(blocks: Sequence[Block], folder: pathlib.Path, name: str = "report") -> None:
+    """Writes NAME.md and NAME.html into a folder, each under a temporary name first."""
+    for suffix, text in ((".md", markdown(blocks, folder)), (".html", page_html(blocks))):
+        part = folder / f"{name}{suffix}.part"
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, folder / f"{name}{suffix}")
+
+
+def _markdown(block: Block, folder: pathlib.Path) -> str:
+    match block:
+        case Heading(level, text):
+            return f"{'#' * level} {text}"
+        case Text(text):
+            return text
+        case Code(text):
+            return f"```\n{text}\n```"
+        case Table(header, rows):
+            lines = [header, ["---"] * len(header), *rows]
+            return "\n".join("| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in lines)
+        case Figure(path, caption):
+            return f"![{caption}]({path.relative_to(folder).as_posix()})\n\n*{caption}*"
+
+
+def _html(block: Block) -> str:
+    match block:
+        case Heading(level, text):
+            return f"<h{level}>{html.escape(text)}</h{level}>"
+        case Text(text):
+            return f"<p>{html.escape(text)}</p>"
+        case Code(text):
+            return f"<pre><code>{html.escape(text)}</code></pre>"
+        case Table(header, rows):
+            head = "".join(f"<th>{html.escape(c)}</th>" for c in header)
+            lines = "\n".join("<tr>" + "".join(_cell(c) for c in row) + "</tr>" for row in rows)
+            return f"<table><thead><tr>{head}</tr></thead><tbody>\n{lines}\n</tbody></table>"
+        case Figure(path, caption):
+            picture = base64.b64encode(path.read_bytes()).decode()
+            text = html.escape(caption)
+            source = f"data:image/png;base64,{picture}"
+            return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+
+
+def _cell(text: str) -> str:
+    number = text[:1].isdigit() or (text[:1] in "+-–" and len(text) > 1)
+    return f'<td class="number">{html.escape(text)}</td>' if number else f"<td>{html.escape(text)}</td>"
