@@ -44,7 +44,7 @@ def write(spec: ModelSpec, out_path: str | os.PathLike[str], measured: Mapping[s
       measured: any of `file` (its name), `bytes`; `evaluation` (what `ferjax.evaluate` saves as metrics.json: accuracy,
         macro_f1, per_class, n, split, dataset); `robustness` (kind of disturbance -> accuracy in 0..1); `benchmark`
         (rows as in benchmark.csv). Further names with a number, a text or a flat mapping, such as those of the parity
-        check, are listed as they are.
+        check, are listed as they are; two numbers as an interval.
     """
     sections = [
         _head(spec, measured),
@@ -153,6 +153,8 @@ def _listed(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         label = prefix + str(name).replace("_", " ")
         if isinstance(value, Mapping):
             yield from _listed(value, f"{label}, ")
+        elif isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, float) for v in value):
+            yield f"- {label}: {value[0]:.4g} to {value[1]:.4g}"
         elif isinstance(value, float):
             yield f"- {label}: {value:.4g}"
         elif isinstance(value, str | int) and value != "":
@@ -197,20 +199,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Writes the card of a file from what lies beside it and what is given."""
     parser = argparse.ArgumentParser(prog="python -m ferjax.card", description="Writes the model card of a file.")
     parser.add_argument("file", metavar="FILE", type=pathlib.Path, help="a .tflite or .onnx file written by export.py")
-    parser.add_argument("--out", type=pathlib.Path, help="the Markdown file; beside FILE if not given")
+    parser.add_argument("--out", type=pathlib.Path, help="the Markdown file; FILE.md if not given")
     parser.add_argument("--evaluation", type=pathlib.Path, help="metrics.json of python -m ferjax.evaluate")
     parser.add_argument("--benchmark", type=pathlib.Path, help="benchmark.csv of python -m ferjax.benchmark")
     options = parser.parse_args(argv)
     spec, name = contract.read(options.file), options.file.name
-    measured: dict[str, Any] = {"file": name, "bytes": options.file.stat().st_size}
+    measured: dict[str, Any] = {**_read_export(options.file), "file": name, "bytes": options.file.stat().st_size}
     if options.evaluation is not None:
         measured["evaluation"] = _read_evaluation(options.evaluation, spec)
     if options.benchmark is not None:
         with open(options.benchmark, newline="", encoding="utf-8") as file:
             measured["benchmark"] = [row for row in csv.DictReader(file) if pathlib.Path(row["file"]).name == name]
-    out = options.out or options.file.with_suffix(".md")
+    out = options.out or options.file.with_name(f"{name}.md")
     write(spec, out, measured)
     print(f"saved {out}")
+
+
+def _read_export(path: pathlib.Path) -> Mapping[str, Any]:
+    """Returns what export.py measured of a file, from the export.json beside it; nothing if there is none."""
+    record = path.with_name("export.json")
+    if not record.is_file():
+        return {}
+    try:
+        entries = json.loads(record.read_text(encoding="utf-8"))["files"]
+        return next((entry for entry in entries if entry["file"] == path.name), {})
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise cli.InputError(f"{record} is no record of an export: {error}") from error
 
 
 def _read_evaluation(path: pathlib.Path, spec: ModelSpec) -> Any:

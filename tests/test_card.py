@@ -82,11 +82,15 @@ def test_a_card_follows_the_calibration_and_the_data(tmp_path):
 def test_the_command_reads_the_file_its_evaluation_and_its_rows_of_the_benchmark(tmp_path, capsys):
     path = small_files.onnx_file(tmp_path / "m.onnx")
     (tmp_path / "metrics.json").write_text(json.dumps(EVALUATION))
+    entries = [{"file": name, "agreement": 0.5, "accuracy_interval": [0.6, 0.7]} for name in ("m.tflite", "m.onnx")]
+    entries[1]["agreement"], entries[1]["faults"] = 0.998, []
+    (tmp_path / "export.json").write_text(json.dumps({"files": entries}))
     rows = [{**TIMING, "file": name, "runtime": name} for name in ("m.onnx", "other.onnx")]
     (tmp_path / "benchmark.csv").write_text(tables.csv_text(rows))
     card.main([str(path), "--evaluation", f"{tmp_path}/metrics.json", "--benchmark", f"{tmp_path}/benchmark.csv"])
-    text = (tmp_path / "m.md").read_text()
+    text = (tmp_path / "m.onnx.md").read_text()
     assert "accuracy 85.7%" in text and "| m.onnx | cpu | 2 | 3.46 |" in text and "other.onnx" not in text
+    assert "- agreement: 0.998\n- accuracy interval: 0.6 to 0.7\n" in text
     assert f"{path.stat().st_size:,} bytes" in text and "saved" in capsys.readouterr().out
 
 
@@ -98,4 +102,11 @@ def test_an_evaluation_of_something_else_is_refused(tmp_path, text, message):
     (tmp_path / "metrics.json").write_text(text)
     with pytest.raises(InputError, match=message):
         card.main([str(path), "--evaluation", f"{tmp_path}/metrics.json"])
-    assert not (tmp_path / "m.md").exists()
+    assert not (tmp_path / "m.onnx.md").exists()
+
+
+def test_a_record_of_something_else_is_refused(tmp_path):
+    path = small_files.onnx_file(tmp_path / "m.onnx")
+    (tmp_path / "export.json").write_text("[]")
+    with pytest.raises(InputError, match=r"export\.json is no record of an export"):
+        card.main([str(path)])
