@@ -6,9 +6,10 @@
 Rendered clips with one and with four people who move by two pixels a frame or more. All pipelines take turns, a block
 of frames each, in an order that rotates every round, so that a busy moment of the machine hits all of them.
 
-- ferjax: `ferjax.runtime.stream` and its drawing; each face found is classified at least ten times a second.
+- ferjax: `ferjax.runtime.stream` and its drawing; each face found is classified at least ten times a second. On one
+  thread, as live.py by default: two gain little wall time, and waiting for each other costs a third more CPU time.
 - papers: Haar with Paraschiv's parameters on every full frame, a float32 ResNet-18 (PyTorch eager, random weights) on
-  every face, box and label drawn. Qin, Tormalm and Paraschiv do this.
+  every face, box and label drawn, on all cores. Qin, Tormalm and Paraschiv do this.
 
 Wall time and CPU time (of all threads) are per frame, from its pixels to the drawn picture; decoding is not in it.
 "A new face found after" are the median and the slowest of twenty faces that appear at different moments. fps, CPU (of
@@ -91,11 +92,11 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Returns the rows of the table."""
     clips = {count: live_process.clip(kind, 300) for count, kind in KINDS.items()}
-    pipelines: dict[str, tuple[Callable[[], Pipeline], int]] = {}
+    pipelines: dict[str, tuple[Callable[[], Pipeline], int, int]] = {}
     for count, images in clips.items():
-        pipelines[f"papers, {count}"] = functools.partial(papers, images), max(1, block // 6)
+        pipelines[f"papers, {count}"] = functools.partial(papers, images), max(1, block // 6), os.cpu_count() or 1
         for name, (detector, file) in detectors.items():
-            pipelines[f"ferjax, {name}, {count}"] = functools.partial(ferjax, model, images, detector, file), block
+            pipelines[f"ferjax, {name}, {count}"] = functools.partial(ferjax, model, images, detector, file), block, 1
     timings = take_turns(pipelines, rounds)
     rows = []
     for label, timing in timings.items():
@@ -151,16 +152,25 @@ def frames(images: list[np.ndarray]) -> Iterator[Frame]:
         yield Frame(image.copy(), index / FPS, index, 0)
 
 
-def take_turns(pipelines: dict[str, tuple[Callable[[], Pipeline], int]], rounds: int) -> dict[str, dict[str, float]]:
-    """Returns wall, p95 and cpu in milliseconds per frame, one warm-up block left out."""
-    running = {name: make() for name, (make, _) in pipelines.items()}
+def take_turns(
+    pipelines: dict[str, tuple[Callable[[], Pipeline], int, int]], rounds: int
+) -> dict[str, dict[str, float]]:
+    """Returns wall, p95 and cpu in milliseconds per frame, one warm-up block left out.
+
+    Args:
+      pipelines: name -> how to start it, frames of a block, threads that OpenCV may use.
+      rounds: blocks of each.
+    """
+    running = {name: make() for name, (make, _, _) in pipelines.items()}
     wall: dict[str, list[float]] = {name: [] for name in pipelines}
     cpu: dict[str, list[float]] = {name: [] for name in pipelines}
     names = list(pipelines)
     for turn in range(rounds + 1):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
-            for _ in range(pipelines[name][1]):
+            _, block, threads = pipelines[name]
+            cv2.setNumThreads(threads)
+            for _ in range(block):
                 start, spent = time.perf_counter(), time.process_time()
                 next(running[name])
                 if turn:

@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+import cv2
+
 from ferjax import cli
 from ferjax.cli import InputError
 from ferjax.runtime.draw import Painter
@@ -30,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.frames is not None and options.frames < 1:
         raise InputError(f"--frames must be at least 1, got {options.frames}")
     model = load(options.model, threads=options.threads)
+    cv2.setNumThreads(options.threads)
     window = None if options.no_display else Window()
     asked = {"quit": False, "snapshot": False}
 
@@ -91,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--smooth", type=int, default=10, help="frames of 1/30 s over which a person is averaged; 1: none (default 10)")
     add("--threshold", type=float, help="confidence below which a face is 'uncertain' (default: the model's)")
     add("--rate", type=float, default=RATE, help="classifications per face and second, at least (default 10)")
-    add("--threads", type=int, default=2, help="of the classifier (default 2)")
+    add("--threads", type=int, default=1, help="of detector and classifier (default 1, which costs the least CPU)")
     add("--camera-size", help="WIDTHxHEIGHT to ask the camera for")
     add("--no-display", action="store_true", help="no window")
     add("--log", help="FILE.jsonl, FILE.csv or - (standard output): one object per face and frame")

@@ -38,7 +38,7 @@ def stream(
     smooth: int = 10,
     threshold: float | None = None,
     rate: float = RATE,
-    threads: int = 2,
+    threads: int = 1,
 ) -> Iterator[Result]:
     """Finds, follows and classifies the faces of a source, frame by frame.
 
