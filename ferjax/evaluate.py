@@ -17,7 +17,7 @@ import numpy as np
 
 from ferjax import augment, calibration, checkpoint, cli, corrupt, data, intervals, metrics, openset, report, robustness
 from ferjax.data.rafdb import GROUPS
-from ferjax.scorer import SPLITS, Scorer, load_split, open_model
+from ferjax.scorer import SPLITS, Scorer, left_out, load_split, open_model
 
 
 def evaluate(
@@ -165,8 +165,8 @@ def _text(result: Mapping[str, Any]) -> str:
             f"{name} {g['value']:.3f} ({g['low']:.3f} to {g['high']:.3f}, n {g['n']})" for name, g in groups.items()
         )
         lines.append(f"accuracy by {column}: {', '.join(each)}")
-    for kind in ("non_faces", "drawn_faces"):
-        if found := result.get("open_set", {}).get(kind):
+    for kind, found in result.get("open_set", {}).items():
+        if isinstance(found, dict):
             lines.append(
                 f"faces told from {kind.replace('_', ' ')} by confidence: AUROC {found['auroc']:.3f} "
                 f"(mean confidence {result['open_set']['faces']:.2f} and {found['confidence']:.2f})"
@@ -209,7 +209,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             result["test_time_average"] = {"views": options.tta, **_shown(intervals.bootstrap(counts))}
         if options.open_set:
             temperature = scorer.spec.temperature
-            result["open_set"] = openset.measure(scorer.logits, faces.images, temperature=temperature)
+            unknown = left_out(scorer.spec, options.split, **where)
+            result["open_set"] = openset.measure(scorer.logits, faces.images, temperature=temperature, unknown=unknown)
         if options.robustness:
             result["robustness"] = robustness.measure(scorer.logits, faces, full=options.full)
         if options.robustness and results:

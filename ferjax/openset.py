@@ -1,6 +1,6 @@
 """Does the confidence know what it has not learned? Pictures that are no answer to the question, told by confidence."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,12 @@ def drawn_faces(count: int, shape: tuple[int, int, int], *, seed: int = 0) -> np
 
 
 def measure(
-    logits: Callable[[np.ndarray], np.ndarray], images: np.ndarray, *, temperature: float, seed: int = 0
+    logits: Callable[[np.ndarray], np.ndarray],
+    images: np.ndarray,
+    *,
+    temperature: float,
+    unknown: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Tells faces of a split from what is none by the confidence of the answer.
 
@@ -58,12 +63,13 @@ def measure(
       logits: uint8 images (N, H, W, C) -> logits (N, classes).
       images: faces of the split, uint8 (N, H, W, C).
       temperature: of the softmax.
+      unknown: other pictures by what they are, such as faces of a class that was left out of training.
       seed: of the other pictures.
 
     Returns:
-      For `non_faces` and, if the faces are square, `drawn_faces`: `n`, `auroc` (1: every face is answered with more
-      confidence, 0.5: confidence says nothing) and `confidence`, the mean over those pictures; and `faces`, the mean
-      confidence over the split.
+      For `non_faces`, those of `unknown` and, if the faces are square, `drawn_faces`: `n`, `auroc` (1: every face is
+      answered with more confidence, 0.5: confidence says nothing) and `confidence`, the mean over those pictures; and
+      `faces`, the mean confidence over the split.
     """
 
     def confidence(pictures: np.ndarray) -> np.ndarray:
@@ -71,7 +77,7 @@ def measure(
 
     known = confidence(images)
     shape = images.shape[1:]
-    others = {"non_faces": non_faces(COUNT, shape, seed=seed)}
+    others = {"non_faces": non_faces(COUNT, shape, seed=seed), **(unknown or {})}
     if shape[0] == shape[1]:
         others["drawn_faces"] = drawn_faces(COUNT, shape, seed=seed)
     result: dict[str, Any] = {"faces": float(known.mean()), "seed": seed}

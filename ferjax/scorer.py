@@ -75,6 +75,19 @@ def load_split(
     return chosen._replace(labels=places[chosen.labels])
 
 
+def left_out(
+    spec: ModelSpec, split: str, *, dataset: str | None = None, data_dir: pathlib.Path | str | None = None
+) -> dict[str, np.ndarray]:
+    """Returns the split's images of the class that the model's training left out, by its name; {} if none was."""
+    absent = spec.dataset_args.get("without", "")
+    if not absent or dataset not in (None, spec.dataset):
+        return {}
+    options = {key: value for key, value in spec.dataset_args.items() if key != "without"}
+    faces = data.load(spec.dataset, data_dir=data_dir, splits=(split,), **options)
+    chosen = faces.splits[split]
+    return {absent: chosen.images[chosen.labels == faces.class_names.index(absent)]}
+
+
 def predict(spec: ModelSpec, variables: Any, images: np.ndarray, *, batch_size: int = 256) -> np.ndarray:
     """Runs the network that a spec describes over uint8 images (N, H, W, C), in float32.
 

@@ -209,3 +209,13 @@ def test_several_models_have_corruption_errors_relative_to_the_first(run, tmp_pa
     evaluate.main(["--model", *files, "--data-dir", str(run / "data"), "--out", str(out), "--robustness"])
     second = json.loads((out / "1_b" / "metrics.json").read_text())["robustness"]
     assert second["mean_corruption_error"] == pytest.approx(1) and second["relative_to"] == files[0]
+
+
+def test_a_class_left_out_of_training_is_unknown(tmp_path, capsys):
+    settings = {**config(fit__epochs=1), "data": {"name": "synthetic_faces", **DATA, "without": "happy"}}
+    experiment.train(settings, workdir=tmp_path / "run", data_dir=tmp_path / "data", progress=False)
+    where = ["--model", str(tmp_path / "run"), "--data-dir", str(tmp_path / "data")]
+    evaluate.main([*where, "--open-set", "--out", str(tmp_path / "out")])
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert found["open_set"]["happy"]["n"] == 6 and found["n"] == 36 and "happy" not in found["per_class"]
+    assert "faces told from happy by confidence" in capsys.readouterr().out

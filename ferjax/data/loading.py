@@ -28,9 +28,10 @@ def load(
       name: "synthetic_faces", or a name that `python -m ferjax.data prepare` has written.
       data_dir: where prepared data lie; `default_data_dir()` if None.
       splits: the splits to read, of train, validation, test and test_all (validation and test together).
-      **options: of synthetic_faces: size, channels, seed, and the number of images train, validation, test. Of all
-        other sets: size, in pixels, to which the images are resized as they are loaded, and channels=3, which copies
-        grey into three colours; in memory they then take that much room.
+      **options: without, a class to leave out, as if nobody knew of it. Of synthetic_faces: size, channels, seed, and
+        the number of images train, validation, test. Of all other sets: size, in pixels, to which the images are
+        resized as they are loaded, and channels=3, which copies grey into three colours; in memory they then take
+        that much room.
 
     Returns:
       The data, with the splits asked for and no other.
@@ -39,7 +40,7 @@ def load(
       InputError: if the data are not prepared, or a split is missing; the message says what to do.
     """
     folder = Path(data_dir or store.default_data_dir())
-    stored = name
+    stored, absent = name, options.pop("without", "")
     if name == "synthetic_faces":
         stored = _render(folder, options)
     known = store.read_manifest(folder, stored)
@@ -48,13 +49,35 @@ def load(
     try:
         found = {split: _read(folder / stored, known, split) for split in splits}
         moments = tuple(known["mean"]), tuple(known["std"])
+        faces = FaceData(name, tuple(known["class_names"]), found, *moments, known["sha256"], known)
         if stored == name and options:
-            return _fit(FaceData(name, tuple(known["class_names"]), found, *moments, known["sha256"], known), options)
-        return FaceData(name, tuple(known["class_names"]), found, *moments, known["sha256"], known)
+            faces = _fit(faces, options)
+        return _leave_out(faces, absent) if absent else faces
     except InputError:
         raise
     except (OSError, ValueError, EOFError, KeyError) as error:
         raise InputError(f"the prepared {name} in {folder / stored} is damaged ({error}); prepare it again") from error
+
+
+def _leave_out(faces: FaceData, absent: str) -> FaceData:
+    """Returns the data without one class, the others numbered anew."""
+    if absent not in faces.class_names:
+        raise unknown(f"class of {faces.name}", absent, faces.class_names)
+    gone = faces.class_names.index(absent)
+
+    def keep(split: Split) -> Split:
+        kept = np.flatnonzero(split.labels != gone)
+        labels = split.labels[kept]
+        return Split(
+            split.images[kept],
+            labels - (labels > gone).astype(labels.dtype),
+            [split.names[i] for i in kept],
+            {name: column[kept] for name, column in split.columns.items()},
+        )
+
+    names = tuple(name for name in faces.class_names if name != absent)
+    splits = {name: keep(split) for name, split in faces.splits.items()}
+    return dataclasses.replace(faces, class_names=names, splits=splits)
 
 
 def _fit(faces: FaceData, options: dict[str, Any]) -> FaceData:

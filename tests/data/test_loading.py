@@ -158,3 +158,17 @@ def test_damaged_arrays_are_one_line(tmp_path, name):
     if name != "twin_in_train.npy":
         with pytest.raises(InputError, match=r"damaged .*; prepare it again"):
             load("fer2013", tmp_path)
+
+
+def test_a_class_can_be_left_out(tmp_path):
+    options = {"size": 24, "train": 28, "validation": 14, "test": 7}
+    whole = load("synthetic_faces", tmp_path, **options)
+    rest = load("synthetic_faces", tmp_path, without="happy", **options)
+    assert rest.class_names == tuple(n for n in whole.class_names if n != "happy")
+    every, kept = whole.splits["train"], rest.splits["train"]
+    chosen = [i for i in range(28) if whole.class_names[every.labels[i]] != "happy"]
+    np.testing.assert_array_equal(kept.images, every.images[chosen])
+    assert [rest.class_names[k] for k in kept.labels] == [whole.class_names[every.labels[i]] for i in chosen]
+    assert kept.names == [every.names[i] for i in chosen]
+    with pytest.raises(InputError, match="Did you mean 'happy'"):
+        load("synthetic_faces", tmp_path, without="hapy", **options)
