@@ -7,9 +7,8 @@ import small_files
 from live_parts import SPEC, frame, patch_detector, patches
 
 from ferjax.cli import InputError
-from ferjax.runtime import load
+from ferjax.runtime import load, stream
 from ferjax.runtime.frame import Frame
-from ferjax.runtime.loop import stream
 
 PLACES = {0: (20, 20), 50: (120, 30), 100: (220, 20), 150: (60, 150)}
 
