@@ -1,13 +1,12 @@
 """What is known of a file beside its speed: its contract, its work, and how often it is right."""
 
-import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ferjax import _model_file, cli, runtime
+from ferjax import _model_file, cli, intervals, runtime
 from ferjax import spec as contract
 from ferjax.benchmark import graphs
 from ferjax.spec import ModelSpec
@@ -62,22 +61,8 @@ def accuracy(path: pathlib.Path, images: np.ndarray, labels: np.ndarray) -> dict
       `accuracy`, `accuracy_low` and `accuracy_high` (95 %, Wilson) in 0..1, and `images`, their number.
     """
     right = int((runtime.load(path).logits(images).argmax(1) == labels).sum())
-    low, high = wilson(right, len(labels))
-    return {"accuracy": right / len(labels), "accuracy_low": low, "accuracy_high": high, "images": len(labels)}
-
-
-def wilson(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Returns the score interval of a share, 95 % by default (Wilson 1927; Brown, Cai and DasGupta 2001, eq. 4).
-
-    Args:
-      right: successes.
-      count: trials, at least 1.
-      z: quantile of the normal distribution.
-    """
-    share, z2 = right / count, z * z
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    share = intervals.wilson(right, len(labels))
+    return {"accuracy": share.value, "accuracy_low": share.low, "accuracy_high": share.high, "images": len(labels)}
 
 
 def score(

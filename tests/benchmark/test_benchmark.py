@@ -124,19 +124,6 @@ def test_node_counts_before_and_after_the_optimiser(files, tmp_path):
     assert graphs.node_counts(path) == (4, 2)
 
 
-@pytest.mark.parametrize("right, count", [(0, 10), (5, 10), (10, 10), (2293, 3589)])
-def test_wilsons_interval_holds_the_shares_that_fit(right, count):
-    low, high = scoring.wilson(right, count)
-    assert 0 <= low < right / count + 1e-12 and right / count - 1e-12 < high <= 1
-    for bound in {low, high} - {0, 1}:  # a share fits if it lies within 1.96 of its own standard errors
-        assert abs(right / count - bound) == pytest.approx(1.959964 * np.sqrt(bound * (1 - bound) / count), abs=1e-7)
-
-
-def test_wilsons_interval_of_no_success():
-    z2 = 1.959964**2
-    assert scoring.wilson(0, 10) == pytest.approx((0, z2 / (10 + z2)))
-
-
 OPTIONS = {"size": 24, "train": 14, "validation": 35, "test": 7}
 
 
