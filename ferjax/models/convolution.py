@@ -87,7 +87,7 @@ def _shifts(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     rows, columns = (-(-length // stride) for length in x.shape[1:3])
     padded = _pad(x, kh // 2, kw // 2)
     places = [(i, j) for i in range(kh) for j in range(kw)]
-    taps = [(_window(padded, i, j, (rows, columns), stride), kernel[i, j]) for i, j in places]
+    taps = [(seen_by_tap(padded, i, j, (rows, columns), stride), kernel[i, j]) for i, j in places]
     return _weighted_sum(taps).astype(x.dtype)
 
 
@@ -145,7 +145,7 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel: jax.Array, stride: int
 
     def row(i: jax.Array) -> jax.Array:
         band = lax.dynamic_slice_in_dim(padded, i, reach, axis=1)
-        windows = [_window(band, 0, j, size, stride) for j in range(kw)]
+        windows = [seen_by_tap(band, 0, j, size, stride) for j in range(kw)]
         products = [[_wide(window[part]) * _wide(dy[part]) for part in images] for window in windows]
         return jnp.stack([reduce(jnp.add, parts) for parts in products])
 
@@ -153,8 +153,8 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel: jax.Array, stride: int
     return jnp.sum(sums.reshape(kh * kw, -1, sums.shape[-1]), axis=1).reshape(kernel.shape)
 
 
-def _window(padded: jax.Array, i: int, j: int, size: tuple[int, ...], stride: int) -> jax.Array:
-    """What the tap (i, j) of the kernel sees of the padded input, (N, *size, C)."""
+def seen_by_tap(padded: jax.Array, i: int, j: int, size: tuple[int, ...], stride: int) -> jax.Array:
+    """Returns what the tap (i, j) of a kernel sees of the padded input, (N, *size, C)."""
     n, _, _, channels = padded.shape
     end = (n, i + stride * (size[0] - 1) + 1, j + stride * (size[1] - 1) + 1, channels)
     return lax.slice(padded, (0, i, j, 0), end, (1, stride, stride, 1))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.cli import InputError, unknown
+from ferjax.models import pooling
 from ferjax.models.convolution import depthwise, pointwise
 from ferjax.models.normalization import BatchNorm
 
@@ -102,12 +103,21 @@ def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
 
 
 class QuantPoint(nn.Module):
-    """A value that an integer network rounds: the identity, until `ferjax.models.quantized` intercepts it."""
+    """A value that an integer network rounds: the identity, until `ferjax.models.quantized` intercepts it.
+
+    Attributes:
+      bounds: (low, high) of the grid where TFLite's operator allows no other; else the range is observed.
+    """
+
+    bounds: tuple[float, ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns x."""
         return x
+
+
+PROBABILITY = (0.0, 255 / 256)  # what TFLite's sigmoid and softmax give in 8 bits
 
 
 def activate(x: jax.Array, act: str) -> jax.Array:
@@ -307,7 +317,8 @@ class SqueezeExcite(nn.Module):
         s = QuantPoint(name="q_mean")(global_average_pool(x))
         s = QuantPoint(name="q_fc1")(nn.relu(dense(self.squeezed, name="fc1")(s)))
         s = QuantPoint(name="q_fc2")(dense(channels, name="fc2")(s))
-        s = QuantPoint(name="q_gate")(activation(self.gate)(s))
+        bounds = PROBABILITY if self.gate == "sigmoid" else ()
+        s = QuantPoint(bounds, name="q_gate")(activation(self.gate)(s))
         return QuantPoint(name="q")(x * s.reshape(n, 1, 1, channels))
 
 
@@ -323,4 +334,4 @@ def max_pool(x: jax.Array, window: int = 3, stride: int = 2, pad: tuple[int, int
     padding of its own stays exact in int8.
     """
     x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
-    return nn.max_pool(x, (window, window), (stride, stride), padding="VALID")
+    return pooling.max_pool(x, window, stride, "VALID")

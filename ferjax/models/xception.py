@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from ferjax.cli import InputError
 from ferjax.models.layers import ConvNormAct, QuantPoint, convolution, full_precision, global_average_pool, tap
+from ferjax.models.pooling import max_pool
 
 
 class SeparableConv(nn.Module):
@@ -65,7 +66,7 @@ class Module(nn.Module):
         y = separable(self.hidden, "relu", name="sep1")(x, train)
         y = separable(self.features, "linear", name="sep2")(y, train)
         # SAME, and not zeros, because values may be negative here
-        return QuantPoint(name="q")(shortcut(x, train) + nn.max_pool(y, (3, 3), (2, 2), "SAME"))
+        return QuantPoint(name="q")(shortcut(x, train) + max_pool(y, 3, 2, "SAME"))
 
 
 class MiniXception(nn.Module):

@@ -1,0 +1,42 @@
+"""The maximum over windows against flax's: values and gradients, ties included."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ferjax.models import pooling
+
+
+@pytest.mark.parametrize(("window", "stride"), [(3, 2), (2, 2), (3, 1)])
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("size", [(8, 7), (5, 3)])
+def test_values_and_gradients_are_flax_s_and_the_first_of_equals_takes_them(window, stride, padding, size):
+    with jax.enable_x64(True):
+        # whole numbers of a small range: most windows hold their maximum more than once
+        x = jnp.array(np.random.default_rng(0).integers(-3, 3, (2, *size, 3)), jnp.float64)
+
+        def both(pool):
+            def objective(x):
+                y = pool(x, window, stride, padding)
+                weights = jnp.arange(1.0, y.size + 1).reshape(y.shape)
+                return (y * weights).sum(), y
+
+            return jax.grad(objective, has_aux=True)(x)
+
+        chex.assert_trees_all_equal(both(pooling.by_shifts), both(pooling.at_once))
+
+
+def test_without_a_gradient_it_is_one_operation():
+    program = jax.jit(lambda x: pooling.max_pool(x, 3, 2, "SAME")).lower(jnp.ones((2, 6, 6, 3))).as_text()
+    assert program.count("stablehlo.reduce_window") == 1
+    assert "stablehlo.maximum" in program and "stablehlo.slice" not in program
+
+
+@pytest.mark.parametrize("pool", [pooling.by_shifts, pooling.at_once])
+def test_bfloat16_stays(pool):
+    x = jnp.arange(64, dtype=jnp.bfloat16).reshape(1, 8, 8, 1)
+    gradient = jax.grad(lambda x: pool(x, 2, 2, "VALID").sum())(x)
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(gradient[0, :2, :2, 0], float), [[0, 0], [0, 1]])
