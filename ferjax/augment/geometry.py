@@ -91,13 +91,17 @@ def _sample(images: jax.Array, angle: jax.Array, scale: jax.Array, shift: jax.Ar
     x = sin * rows + cos * columns + shift[:, 1:] + (width - 1) / 2
     y0, x0 = jnp.floor(y), jnp.floor(x)
     flat = images.reshape(count, height * width, channels)
-    total = jnp.zeros((count, height * width, channels), images.dtype)
-    for dy in (0, 1):
-        for dx in (0, 1):
-            yi, xi = y0 + dy, x0 + dx
-            weight = (1 - jnp.abs(y - yi)) * (1 - jnp.abs(x - xi))
-            inside = (yi >= 0) & (yi < height) & (xi >= 0) & (xi < width)
-            index = jnp.clip(yi, 0, height - 1) * width + jnp.clip(xi, 0, width - 1)
-            pixel = jnp.take_along_axis(flat, index.astype(jnp.int32)[:, :, None], axis=1)
-            total = total + jnp.where(inside, weight, 0.0)[:, :, None] * pixel
+
+    def add_corner(total: jax.Array, corner: jax.Array) -> tuple[jax.Array, None]:
+        yi, xi = y0 + corner[0], x0 + corner[1]
+        weight = (1 - jnp.abs(y - yi)) * (1 - jnp.abs(x - xi))
+        inside = (yi >= 0) & (yi < height) & (xi >= 0) & (xi < width)
+        index = jnp.clip(yi, 0, height - 1) * width + jnp.clip(xi, 0, width - 1)
+        pixel = jnp.take_along_axis(flat, index.astype(jnp.int32)[:, :, None], axis=1)
+        return total + jnp.where(inside, weight, 0.0)[:, :, None] * pixel, None
+
+    # A loop, so that XLA's CPU compiler writes the result down: fused into what comes next, such as a mean or the mixing
+    # of two images, it is computed anew there (MicroExpNet's chain: 37 ms a batch of 64, so 3 ms).
+    corners = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]], images.dtype)
+    total, _ = jax.lax.scan(add_corner, jnp.zeros((count, height * width, channels), images.dtype), corners)
     return total.reshape(images.shape)
