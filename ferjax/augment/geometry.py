@@ -100,8 +100,8 @@ def _sample(images: jax.Array, angle: jax.Array, scale: jax.Array, shift: jax.Ar
         pixel = jnp.take_along_axis(flat, index.astype(jnp.int32)[:, :, None], axis=1)
         return total + jnp.where(inside, weight, 0.0)[:, :, None] * pixel, None
 
-    # A loop, so that XLA's CPU compiler writes the result down: fused into what comes next, such as a mean or the mixing
-    # of two images, it is computed anew there (MicroExpNet's chain: 37 ms a batch of 64, so 3 ms).
+    # A loop, so that XLA's CPU compiler writes the result down: fused into what comes next, such as a mean or the
+    # mixing of two images, it is computed anew there (MicroExpNet's chain: 37 ms a batch of 64, so 3 ms).
     corners = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]], images.dtype)
     total, _ = jax.lax.scan(add_corner, jnp.zeros((count, height * width, channels), images.dtype), corners)
     return total.reshape(images.shape)
