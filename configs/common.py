@@ -42,7 +42,7 @@ def base() -> ConfigDict:
                 "features": (),
                 "feature_weight": 0.0,
             },
-            "teacher": {"workdirs": (), "resize": False},
+            "teacher": {"workdirs": (), "resize": False, "stored_views": 0},
             "optim": {
                 "name": "sgd",
                 "learning_rate": 0.1,

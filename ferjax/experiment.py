@@ -27,7 +27,20 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from ferjax import augment, checkpoint, cli, data, fitting, models, objective, optim, report, starting, teaching
+from ferjax import (
+    augment,
+    checkpoint,
+    cli,
+    data,
+    fitting,
+    models,
+    objective,
+    optim,
+    report,
+    starting,
+    stored_views,
+    teaching,
+)
 from ferjax.spec import ModelSpec
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -121,11 +134,15 @@ def _run(
     jax.eval_shape(optimizer.tx.init, variables["params"])  # says which rule finds nothing
     spec = make_spec(faces, architecture, variables, name=name, dataset_args=groups["data"])
     variables, spec, adopted = _call(starting.start, "init", groups["init"], variables=variables, spec=spec)
-    lesson = _lesson(groups, module, faces, spec, dtype) if taught else {}
-    loss_fn = lesson.pop("loss_fn", None) or _call(objective.make_loss, "loss", groups["loss"], faces=faces)
-    transform = _call(augment.create, "augment", groups["augment"])
-    config = {**config, **lesson.pop("config", {})}
+    more = {"train": train_split._asdict(), "augment": _call(augment.create, "augment", groups["augment"])}
+    if taught:
+        teacher, config = _teacher(config, groups, spec, dtype)
+        more |= _lesson(teacher, groups, module, faces)
+    else:
+        more["loss_fn"] = _call(objective.make_loss, "loss", groups["loss"], faces=faces)
     claim(workdir, config)
+    if taught and teacher.stored_views:
+        more |= _stored(teacher, groups, more, faces, pathlib.Path(data_dir or data.default_data_dir()))
     if adopted is not None:
         print(f"start: {adopted}")
     started = time.perf_counter()
@@ -136,17 +153,14 @@ def _run(
         apply_fn=module.apply,
         variables=variables,
         optimizer=optimizer,
-        loss_fn=loss_fn,
-        train=train_split._asdict(),
         validation=validation._asdict(),
         spec=spec,
         workdir=workdir,
         eval_apply_fn=exact.apply,
-        augment=transform,
         config=config,
         on_epoch=_reporter(workdir, tensorboard=tensorboard),
         progress=progress,
-        **lesson,
+        **more,
     )
     report.plot_curves(result.history, workdir / "curves.png")
     best = result.best
@@ -157,25 +171,62 @@ def _run(
     return result
 
 
-def _lesson(
-    groups: Mapping[str, dict[str, Any]], module: Any, faces: data.FaceData, spec: ModelSpec, dtype: str
-) -> dict[str, Any]:
-    """Returns what a run with a teacher gives `fit` beside the rest, and its configuration with the teacher's hash."""
-    own, theirs = objective.taps(groups["loss"].get("features", ()))
+def _teacher(
+    config: Mapping[str, Any], groups: Mapping[str, dict[str, Any]], spec: ModelSpec, dtype: str
+) -> tuple[teaching.Teacher, dict[str, Any]]:
+    """Returns the teacher, and the configuration with its hashes: another teacher is another experiment."""
+    _, theirs = objective.taps(groups["loss"].get("features", ()))
     teacher = _call(teaching.load, "teacher", groups["teacher"], spec=spec, taps=theirs, dtype=jnp.dtype(dtype))
-    heads = models.teacher_heads(module)
     for path, each in zip(groups["teacher"]["workdirs"], teacher.specs, strict=True):
         scores = ", ".join(f"{100 * value:.1f} % on {split}" for split, value in each.accuracy.items())
         print(f"teacher: {each.architecture}, {scores or 'never scored'}; {path}")
+    hashes = [each.params_sha256 for each in teacher.specs]
+    return teacher, {**config, "teacher": {**groups["teacher"], "sha256": hashes}}
+
+
+def _lesson(
+    teacher: teaching.Teacher, groups: Mapping[str, dict[str, Any]], module: Any, faces: data.FaceData
+) -> dict[str, Any]:
+    """Returns what a run with a teacher gives `fit`."""
+    features, heads = groups["loss"].get("features", ()), models.teacher_heads(module)
+    if teacher.stored_views:
+        stored_views.check(groups)
+    loss = _call(objective.make_loss, "loss", groups["loss"], faces=faces, teachers=len(teacher.specs), heads=heads)
     return {
-        "loss_fn": _call(
-            objective.make_loss, "loss", groups["loss"], faces=faces, teachers=len(teacher.specs), heads=heads
-        ),
+        "loss_fn": loss,
         "teacher": teacher.apply,
         "teacher_variables": teacher.variables,
-        "taps": (*own, *heads),
-        "config": {"teacher": {**groups["teacher"], "sha256": [each.params_sha256 for each in teacher.specs]}},
+        "taps": (*objective.taps(features)[0], *heads),
     }
+
+
+def _stored(
+    teacher: teaching.Teacher,
+    groups: Mapping[str, dict[str, Any]],
+    given: Mapping[str, Any],
+    faces: data.FaceData,
+    data_dir: pathlib.Path,
+) -> dict[str, Any]:
+    """Returns what `fit` is given in the place of a teacher in the step: stored views with its answers."""
+    name = stored_views.folder_name(
+        data=[faces.name, faces.sha256, faces.image_shape],
+        classes=faces.class_names,
+        augment=groups["augment"],
+        teacher=[[each.params_sha256, each.to_json()] for each in teacher.specs],
+        resize=groups["teacher"].get("resize", False),
+    )
+    views, train_split = teacher.stored_views, given["train"]
+    pixels, logits = stored_views.store(
+        train_split["images"],
+        views=views,
+        teacher=teacher.apply,
+        teacher_variables=teacher.variables,
+        augment=given["augment"],
+        folder=data_dir / name,
+    )
+    train = {"images": pixels, "labels": np.tile(train_split["labels"], views), "teacher_logits": logits}
+    answers = {"teacher": stored_views.answer, "teacher_variables": ()}
+    return {"train": train, "augment": None, "views": views, **answers}
 
 
 def init_variables(module: Any, image_shape: tuple[int, int, int], *, seed: int) -> dict[str, Any]:

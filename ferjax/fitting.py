@@ -16,7 +16,7 @@ import tqdm
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ferjax import augment as augmentation
-from ferjax import checkpoint, cli, metrics
+from ferjax import checkpoint, cli, metrics, stored_views
 from ferjax.freezing import Stage
 from ferjax.optim import Optimizer
 from ferjax.spec import ModelSpec
@@ -64,6 +64,7 @@ def fit(
     teacher: TeacherFn | None = None,
     teacher_variables: Any = None,
     taps: Sequence[str] = (),
+    views: int = 1,
     ema_decay: float = 0.0,
     patience: int = 0,
     seed: int = 0,
@@ -97,6 +98,8 @@ def fit(
         augmented, on which student and teacher answer the same.
       teacher_variables: its variables, put on the device once and never stored.
       taps: see `make_train_step`.
+      views: how many stored views of each image `train` holds, view after view, see `ferjax.stored_views`; an epoch
+        takes one of each.
       ema_decay: see `make_train_step`; evaluation then uses the average.
       patience: stop after so many epochs of the last stage without a better validation accuracy; 0 never stops early.
       seed: of shuffling, augmentation and dropout.
@@ -116,12 +119,12 @@ def fit(
     Raises:
       InputError: for sizes that do not fit, a non-finite loss, or a checkpoint that cannot be written.
     """
-    count = len(train["labels"])
+    count = len(train["labels"]) // views
     steps_per_epoch = count // max(batch_size, 1)
     if epochs < 1 or batch_size < 1 or not steps_per_epoch:
         raise cli.InputError(f"cannot train {epochs} epochs with batches of {batch_size} on {count} training images")
     soft = _soft_targets(train, targets, spec.class_names) if targets else {}
-    order_of = _sampler(sampling, np.asarray(train["labels"]), spec.class_names, seed)
+    order_of = _sampler(sampling, np.asarray(train["labels"][:count]), spec.class_names, seed)
     workdir.mkdir(parents=True, exist_ok=True)
     mesh = mesh or Mesh(np.array(jax.devices()[:1]), ("data",))
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -152,13 +155,14 @@ def fit(
     book = _Book(workdir, spec, config or {}, checkpoint_minutes)
     state, sums, history = book.resume(init_state(variables, optimizer.tx, ema=bool(ema_decay)), zero())
     state, sums = jax.device_put((state, sums), everywhere, may_alias=False)  # the steps donate them
-    data = jax.device_put({key: np.asarray(train[key]) for key in ("images", "labels")} | soft, everywhere)
+    keys = [key for key in ("images", "labels", "teacher_logits") if key in train]
+    data = jax.device_put({key: np.asarray(train[key]) for key in keys} | soft, everywhere)
     bar = _progress_bar(epochs * steps_per_epoch * batch_size, int(state.step) * batch_size, enabled=progress)
     with bar:
         while len(history) < epochs and not _exhausted(history, patience, optimizer.stages):
             epoch, start = len(history), time.perf_counter()
             stage = _stage_of(epoch, optimizer.stages)
-            run, order = run_of(stage), order_of(epoch)
+            run, order = run_of(stage), stored_views.order(order_of(epoch), epoch=epoch, views=views)
             position, first, flag = int(state.step) - epoch * steps_per_epoch, int(state.step), None
             while position < steps_per_epoch:
                 steps = min(chunk, steps_per_epoch - position)

@@ -25,11 +25,13 @@ class Teacher(NamedTuple):
       apply: see `ferjax.training.make_train_step`; its taps are named by the teacher's number: "0/stage3".
       variables: of all teachers, an argument of the compiled step.
       specs: the contract of each.
+      stored_views: of `load`.
     """
 
     apply: TeacherFn
     variables: tuple[Any, ...]
     specs: tuple[ModelSpec, ...]
+    stored_views: int = 0
 
 
 def load(
@@ -37,6 +39,7 @@ def load(
     *,
     spec: ModelSpec,
     resize: bool = False,
+    stored_views: int = 0,
     taps: Sequence[str] = (),
     dtype: Any = jnp.float32,
 ) -> Teacher:
@@ -47,6 +50,8 @@ def load(
       spec: the student's contract. A teacher has the same classes, in any order, and normalises the images its own way.
       resize: whether a teacher that takes images of another size or colour is given them resized (bilinear,
         antialiased), grey copied to three channels, colour turned to grey as Rec. 601 weighs it.
+      stored_views: K, for answers to K views of each image drawn beforehand, see `ferjax.stored_views`; 0 for answers
+        in the step to freshly augmented images.
       taps: names of the teachers' intermediates that the student learns from.
       dtype: of the computation.
 
@@ -56,6 +61,8 @@ def load(
     Raises:
       InputError: if a run cannot be read, its classes are others, or its images differ and `resize` is not set.
     """
+    if not isinstance(stored_views, int) or stored_views < 0:
+        raise cli.InputError(f"teacher.stored_views must be a whole number, 0 or more, got {stored_views!r}")
     parts, variables, specs = [], [], []
     for workdir in workdirs:
         own, weights, _ = checkpoint.load(workdir)
@@ -70,7 +77,7 @@ def load(
         found = {f"{i}/{name}": value for i, a in enumerate(answers) for name, value in a.taps.items()}
         return Outputs(mean, found)
 
-    return Teacher(apply, tuple(variables), tuple(specs))
+    return Teacher(apply, tuple(variables), tuple(specs), stored_views)
 
 
 def _network(spec: ModelSpec, dtype: Any) -> Any:

@@ -155,7 +155,7 @@ def make_train_step(
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
         mask, statistics = freezing.trained(stage, state.params, state.collections)
         targets = batch.get("targets", jax.nn.one_hot(batch["labels"], num_classes, dtype=jnp.float32))
-        example = {"images": augmentation.to_float(batch["images"]), "targets": targets}
+        example = {**batch, "images": augmentation.to_float(batch["images"]), "targets": targets}
         if augment is not None:
             example = augment(augment_key, example)
         inputs = augmentation.normalize(example["images"], mean=mean, std=std)

@@ -1,6 +1,7 @@
 """Teachers: the same images, evaluation mode, own contract; students that learn from them; resume to the bit."""
 
 import copy
+import functools
 import json
 import pathlib
 import subprocess
@@ -16,7 +17,19 @@ import test_fitting
 import tiny
 from test_experiment import SMALL
 
-from ferjax import augment, checkpoint, data, experiment, fitting, losses, models, objective, teaching, training
+from ferjax import (
+    augment,
+    checkpoint,
+    data,
+    experiment,
+    fitting,
+    losses,
+    models,
+    objective,
+    stored_views,
+    teaching,
+    training,
+)
 from ferjax.cli import InputError
 from ferjax.training import Outputs
 
@@ -211,6 +224,52 @@ def test_features_of_named_intermediates_come_together(teachers, tmp_path):
     made["loss"]["features"] = ["stage9:stage1"]
     with pytest.raises(InputError, match="intermediate of the network 'stage9'"):
         distill(teachers, tmp_path / "other", made)
+
+
+# -- stored views ------------------------------------------------------------------------------------------------------
+
+
+def test_stored_views_are_answered_as_they_are_stored_and_drawn_once(teachers, tmp_path, monkeypatch):
+    spec, _, _ = checkpoint.load(teachers / "a")
+    made = teaching.load([teachers / "a"], spec=spec)
+    images = data.load(data_dir=teachers / "data", **SMALL["data"]).splits["train"].images[:10]
+    store = functools.partial(
+        stored_views.store,
+        images,
+        teacher=made.apply,
+        teacher_variables=made.variables,
+        augment=augment.create(flip=0.5, rotate=20.0),
+        folder=tmp_path / "views",
+        batch_size=4,
+    )
+    pixels, logits = store(views=2)
+    assert pixels.shape == (20, 24, 24, 1) and pixels.dtype == np.uint8 and logits.dtype == np.float16
+    assert not np.array_equal(pixels[:10], pixels[10:]) and not np.array_equal(pixels[:10], images)
+    answers = made.apply(made.variables, {"images": jnp.array(pixels / 255, jnp.float32)}).logits
+    np.testing.assert_allclose(logits, answers, atol=2e-3)
+    first = (tmp_path / "views" / "view000.npz").stat().st_mtime_ns
+    more, _ = store(views=3)
+    np.testing.assert_array_equal(more[:20], pixels)
+    assert (tmp_path / "views" / "view000.npz").stat().st_mtime_ns == first
+
+
+def test_every_epoch_takes_one_view_of_each_image_and_in_turn_all():
+    shuffled = jnp.array([2, 0, 3, 1])
+    orders = [np.asarray(stored_views.order(shuffled, epoch=e, views=3)) for e in range(3)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(orders)), np.arange(12))
+    for order in orders:
+        np.testing.assert_array_equal(order % 4, shuffled)
+
+
+def test_a_run_on_stored_views_learns_from_the_stored_answers(teachers, tmp_path):
+    made = config(teacher__stored_views=2, loss__alpha=0.5)
+    first = distill(teachers, tmp_path / "run", made)
+    assert len(first.history) == 2 and all(0 <= r["teacher_agreement"] <= 1 for r in first.history)
+    again = distill(teachers, tmp_path / "again", made)
+    chex.assert_trees_all_equal(first.variables, again.variables)
+    for bad in ({"augment__mixup": 0.2}, {"loss__features": ["stage1:stage1"], "loss__feature_weight": 1.0}):
+        with pytest.raises(InputError, match=r"mixes the images|needs the teacher in the step"):
+            distill(teachers, tmp_path / "bad", config(teacher__stored_views=2, **bad))
 
 
 # -- the loss ---------------------------------------------------------------------------------------------------------
