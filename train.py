@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ferjax import cli, experiment
+from ferjax import cli, experiment, memory
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration, such as configs/resnet18.py[:demo].")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; runs/NAME for configs/NAME.py if not given.")
@@ -22,6 +22,7 @@ TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Also write TensorBoard ev
 
 def main() -> None:
     """Reads the flags and trains."""
+    memory.keep_freed()
     experiment.parse_flags(__doc__)
     config, name, workdir = resolve()
     experiment.train(config, workdir=workdir, data_dir=DATA_DIR.value, name=name, tensorboard=TENSORBOARD.value)
