@@ -1,12 +1,13 @@
 """What a report says of one model, and of several beside each other."""
 
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ferjax import calibration, checkpoint, cli, data, evaluate, explain, robustness
+from ferjax import calibration, checkpoint, cli, data, evaluate, explain, fitting, robustness
 from ferjax.data.show import Tile, contact_sheet
 from ferjax.report import plots
 from ferjax.report.page import Block, Code, Figure, Heading, Table, Text
@@ -149,14 +150,15 @@ def attention(
 
 
 def _training(scorer: Scorer, curves: pathlib.Path) -> list[Block]:
-    _, _, meta = checkpoint.load(scorer.name)
+    _, _, meta = checkpoint.load(scorer.name, "last")  # the best one's history ends with its epoch
     history = meta["history"]
     plots.plot_curves(history, curves)
     spec, config = scorer.spec, meta["config"]
     seed = config.get("fit", {}).get("seed", 0)
-    command = f"python train.py --config {spec.source_run} --workdir {scorer.name}" if spec.source_run else ""
+    best = fitting.best_row(history)["epoch"]
     facts = [
-        ["epochs", f"{len(history)}, the best {scorer.step} steps in"],
+        ["epochs", f"{len(history)}, of which the {best}. was the best on validation"],
+        ["configuration", spec.source_run],
         ["seed", str(seed)],
         ["parameters", f"{spec.parameters:,}"],
         ["SHA-256 of the variables", spec.params_sha256],
