@@ -166,12 +166,13 @@ def _training(scorer: Scorer, curves: pathlib.Path) -> list[Block]:
         ["ferjax", spec.ferjax_version],
         ["licence", spec.license],
     ]
-    shown: list[Block] = [
+    return [
         Heading(3, "Training"),
         Table(["", ""], facts),
         Figure(curves, "Loss, accuracy, learning rate"),
+        Text("The configuration as it was resolved:"),
+        Code(json.dumps(config, sort_keys=True)),
     ]
-    return [*shown, Code(command)] if command else shown
 
 
 def _per_class(per_class: Mapping[str, Mapping[str, float]]) -> Table:
