@@ -6,6 +6,7 @@ detectors with each other, not with those of Valverde's or Tormalm's photographs
 """
 
 import argparse
+import importlib.metadata
 import pathlib
 import time
 from collections.abc import Iterator
@@ -48,7 +49,8 @@ def main() -> None:
     ]
     rows = measure(detectors, options.scenes)
     command = f"python -m benchmarks.detectors --detector {' '.join(options.detector)} --scenes {options.scenes}"
-    packages = ["opencv-python", *(["dlib"] if "dlib" in options.detector else [])]
+    present = {d.metadata["Name"] for d in importlib.metadata.distributions()}
+    packages = sorted(present & {"opencv-python", "opencv-python-headless", "dlib", "dlib-bin"})
     result = tables.save("detectors", COLUMNS, rows, command=command, packages=packages, results=options.results)
     print(tables.render(result))
 
