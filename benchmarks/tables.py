@@ -1,8 +1,8 @@
 """Results of benchmarks: kept as JSON with how they were made, shown as tables in the README.
 
-python -m benchmarks.tables             writes each benchmarks/results/NAME.json into README.md, between the
-                                        markers `<!-- table:NAME -->` and `<!-- /table -->`
-python -m benchmarks.tables --check     changes nothing and exits with 1 if the README is out of date
+python -m benchmarks.tables             writes each benchmarks/results/NAME.json into README.md and docs/, between
+                                        the markers `<!-- table:NAME -->` and `<!-- /table -->`
+python -m benchmarks.tables --check     changes nothing and exits with 1 if a page is out of date
 """
 
 import argparse
@@ -22,23 +22,27 @@ from ferjax.benchmark.tables import processor
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARKED = re.compile(r"(<!-- table:(\S+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only say whether the page is up to date")
-    parser.add_argument("--page", type=pathlib.Path, default=ROOT / "README.md", help="the Markdown file")
+    parser.add_argument("--page", type=pathlib.Path, nargs="+", default=PAGES, help="the Markdown files")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="where the JSON files are")
     args = parser.parse_args()
-    old = args.page.read_text()
-    new = insert(old, args.results)
+    stale = []
+    for page in args.page:
+        old = page.read_text()
+        new = insert(old, args.results)
+        stale += [(page, b[0]) for a, b in zip(MARKED.findall(old), MARKED.findall(new), strict=True) if a != b]
+        if not args.check:
+            _write(page, new)
     if args.check:
-        stale = [b[0] for a, b in zip(MARKED.findall(old), MARKED.findall(new), strict=True) if a != b]
-        for marker in stale:
-            cli.note(f"{args.page}: {marker.strip()} is out of date; run python -m benchmarks.tables")
+        for page, marker in stale:
+            cli.note(f"{page}: {marker.strip()} is out of date; run python -m benchmarks.tables")
         sys.exit(1 if stale else 0)
-    _write(args.page, new)
 
 
 def insert(page: str, results: pathlib.Path) -> str:
