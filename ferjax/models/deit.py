@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.cli import InputError
-from ferjax.models.layers import Head, QuantPoint, activate, activation, full_precision, tap
+from ferjax.models.layers import PROBABILITY, Head, QuantPoint, activate, activation, full_precision, tap
 
 TEACHER_HEADS = ("class_logits", "distillation_logits")
 small_normal = nn.initializers.truncated_normal(0.02)
@@ -92,7 +92,7 @@ class Attention(nn.Module):
         )
         q = QuantPoint(name="q_scaled")(q * (d // self.heads) ** -0.5)
         scores = QuantPoint(name="q_scores")(jnp.matmul(q, k.transpose(0, 1, 3, 2)))
-        weights = QuantPoint(name="q_weights")(nn.softmax(full_precision(scores)).astype(scores.dtype))
+        weights = QuantPoint(PROBABILITY, name="q_weights")(nn.softmax(full_precision(scores)).astype(scores.dtype))
         y = QuantPoint(name="q_values")(jnp.matmul(weights, v)).transpose(0, 2, 1, 3).reshape(n, t, d)
         return QuantPoint(name="q")(dense(d, name="proj")(y))
 

@@ -88,7 +88,7 @@ def make_apply(
     def round_here(point: nn.Module, x: jax.Array) -> jax.Array:
         low, high = _range(point)
         wide = full_precision(x)
-        if point.is_mutable_collection("ranges"):
+        if point.is_mutable_collection("ranges") and not _bounds(point):
             seen_low, seen_high = (jax.lax.stop_gradient(v).astype(low.dtype) for v in observe(wide))
             first = low > high
             low = jnp.where(first, seen_low, decay * low + (1 - decay) * seen_low)
@@ -115,6 +115,8 @@ def initial_ranges(module: nn.Module, image_shape: tuple[int, ...]) -> dict[str,
     points: dict[tuple[str, ...], jax.Array] = {}
 
     def name(point: nn.Module, x: jax.Array) -> jax.Array:
+        if _bounds(point):
+            return x
         points[*point.path, "low"] = jnp.full((), jnp.inf, jnp.float32)
         points[*point.path, "high"] = jnp.full((), -jnp.inf, jnp.float32)
         return x
@@ -207,7 +209,14 @@ def _at_points(act: Callable[[nn.Module, jax.Array], jax.Array]) -> Callable[...
     return intercept
 
 
+def _bounds(point: nn.Module) -> tuple[float, ...]:
+    return point.bounds if isinstance(point, QuantPoint) else ()
+
+
 def _range(point: nn.Module) -> tuple[jax.Array, jax.Array]:
+    if bounds := _bounds(point):
+        low, high = (jnp.full((), bound, jnp.float32) for bound in bounds)
+        return low, high
     if not point.has_variable("ranges", "low"):
         raise InputError(f"there is no range for {_name(point.path)}: see ferjax.models.quantized.initial_ranges")
     return point.get_variable("ranges", "low"), point.get_variable("ranges", "high")

@@ -1,0 +1,17 @@
+"""Structured pruning that makes networks smaller: channels and hidden units are removed, not zeroed."""
+
+from ferjax.slim.choosing import channel_scores, choose, keep_alive, macs, parameters
+from ferjax.slim.cutting import cut, silence
+from ferjax.slim.rules import Group, find_groups
+
+__all__ = [
+    "Group",
+    "channel_scores",
+    "choose",
+    "cut",
+    "find_groups",
+    "keep_alive",
+    "macs",
+    "parameters",
+    "silence",
+]
