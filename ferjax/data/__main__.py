@@ -1,4 +1,4 @@
-"""Prepare, check and look at a data set: `python -m ferjax.data prepare | leaks | show`."""
+"""Prepare, check and look at a data set, or render a film: `python -m ferjax.data prepare | leaks | show | clip`."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ferjax import cli
-from ferjax.data import folder, leaks, loading, manifest, preparing, show
+from ferjax.data import clips, folder, leaks, loading, manifest, preparing, show
 from ferjax.data.store import default_data_dir
 
 
@@ -20,7 +20,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         command.add_argument("name", help="a prepared data set, or synthetic_faces")
         command.add_argument("--out", type=Path, required=True, help="folder for what is written")
         _data_dir(command)
+    film = commands.add_parser("clip", help="render a film of faces that move, to try the live loop on")
+    film.add_argument("kind", choices=clips.KINDS)
+    film.add_argument("--out", type=Path, required=True, help="the .mp4 file")
+    film.add_argument("--seconds", type=float, default=10.0)
+    film.add_argument("--seed", type=int, default=0)
     given = vars(parser.parse_args(argv))
+    if given["command"] == "clip":
+        count = clips.write_clip(given["kind"], given["out"], seed=given["seed"], seconds=given["seconds"])
+        print(f"rendered {given['out']}: {count} frames")
+        return
     command, name, data_dir = given.pop("command"), given.pop("name"), given.pop("data_dir")
     if command == "prepare":
         _prepare(name, data_dir, given)

@@ -5,7 +5,9 @@ Every clip is a function of its kind, seed and size alone; its frames do not dep
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +77,44 @@ def render_clip(
             f"seed {seed}, {frames} frames, {fps} fps, {height}x{width} pixels"
         )
     return _frames(kind, np.random.default_rng([len(KINDS), KINDS.index(kind), seed, height, width]), frames, size, fps)
+
+
+def write_clip(kind: str, path: str | Path, *, seed: int = 0, seconds: float = 10.0, fps: float = 30.0) -> int:
+    """Renders a clip into an .mp4 file.
+
+    Args:
+      kind: see `render_clip`.
+      path: the file; its folder must exist.
+      seed: see `render_clip`.
+      seconds: how long, greater than 0.
+      fps: frames a second.
+
+    Returns:
+      The number of frames.
+
+    Raises:
+      InputError: if an argument is outside its range, or the file cannot be written.
+    """
+    import cv2
+
+    path, count = Path(path), round(seconds * fps)
+    if path.suffix.lower() != ".mp4" or not path.parent.is_dir():
+        raise InputError(f"a clip is written to an .mp4 file in an existing folder, got {path}")
+    part = path.with_name(f".{path.stem}.part.mp4")
+    writer = None
+    try:
+        for image, _ in render_clip(kind, seed=seed, frames=count, fps=fps):
+            if writer is None:
+                writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), fps, image.shape[1::-1])
+                if not writer.isOpened():
+                    raise InputError(f"OpenCV cannot write {path}: its codec mp4v is missing, or the folder is closed")
+            writer.write(image)
+        if writer is not None:
+            writer.release()
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
 
 
 def _frames(

@@ -1,5 +1,6 @@
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 
@@ -105,3 +106,16 @@ def test_a_wrong_clip_is_said_at_once(change, message):
 
 def test_the_frame_rate_changes_how_often_not_what_is_seen():
     assert truth("moving", seconds=1, fps=5) == truth("moving", seconds=1, fps=10)[::2]
+
+
+def test_a_film_is_the_clip(tmp_path):
+    path = tmp_path / "film.mp4"
+    assert clips.write_clip("moving", path, seed=3, seconds=0.3) == 9
+    film = cv2.VideoCapture(str(path))
+    frames = [film.read()[1] for _ in range(9)]
+    assert not film.read()[0] and film.get(cv2.CAP_PROP_FPS) == 30
+    rendered = [image for image, _ in render_clip("moving", seed=3, frames=9)]
+    assert all(np.abs(a.astype(int) - b).mean() < 8 for a, b in zip(frames, rendered, strict=True))
+    with pytest.raises(InputError, match=r"\.mp4 file in an existing folder"):
+        clips.write_clip("moving", tmp_path / "nowhere" / "film.mp4")
+    assert [p.name for p in tmp_path.iterdir()] == ["film.mp4"]
