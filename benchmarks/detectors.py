@@ -36,7 +36,7 @@ _HIT = 0.4
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--detector", nargs="+", default=["haar"], help="haar, yunet, dlib (default: haar)")
+    parser.add_argument("--detector", nargs="+", default=["haar"], help="haar, yunet, dlib; default haar")
     parser.add_argument("--detector-model", help="file of the yunet model, if it has not been fetched")
     parser.add_argument("--scenes", type=int, default=500, help="how many rooms (default 500)")
     parser.add_argument("--results", type=pathlib.Path, default=tables.RESULTS, help="folder of the JSON file")
