@@ -89,10 +89,7 @@ def _run(frames: Iterable[Frame], detector: Detector, people: "_People") -> Iter
     watcher, ids = Watcher(detector), itertools.count(1)
     for frame in frames:
         start = time.perf_counter()
-        if stills:
-            tracks = _unrelated(detector, frame, ids)
-        else:
-            tracks = [t for t in watcher.update(frame.image, frame.time) if frame.time - t.last_seen <= _UNSEEN]
+        tracks = _unrelated(detector, frame, ids) if stills else watcher.update(frame.image, frame.time)
         found = time.perf_counter()
         faces = people.update(frame, tracks)
         end = time.perf_counter()
@@ -118,13 +115,15 @@ class _People:
         self._shown: dict[int, tuple[Decision, dict[str, float]]] = {}
 
     def update(self, frame: Frame, tracks: list[Track]) -> list[FaceResult]:
-        chosen = self._turns.choose(tracks, frame.time)
+        """Answers for those whose turn it is; a person who is hidden is remembered, but not shown."""
+        visible = [t for t in tracks if frame.time - t.last_seen <= _UNSEEN]
+        chosen = self._turns.choose(visible, frame.time)
         answers = dict(zip((track.id for track in chosen), self._classify(frame, chosen), strict=True))
         alive = {track.id for track in tracks}
         for memory in (self._smoother, self._labeller, self._turns):
             memory.keep(alive)
         self._shown = {track: shown for track, shown in self._shown.items() if track in alive}
-        return [self._result(track, answers.get(track.id)) for track in tracks if track.id in self._shown]
+        return [self._result(track, answers.get(track.id)) for track in visible if track.id in self._shown]
 
     def _classify(self, frame: Frame, tracks: list[Track]) -> list[dict[str, float]]:
         if not tracks:

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from ferjax.cli import InputError, unknown
+from ferjax.runtime.model import UNCERTAIN
 
 METHODS = ("mean", "exponential")
-UNCERTAIN = "uncertain"
 _FRAME = 1 / 30  # Paraschiv's N counts frames of 30 a second
 
 
