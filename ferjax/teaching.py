@@ -81,7 +81,8 @@ def load(
 
 
 def _network(spec: ModelSpec, dtype: Any) -> Any:
-    return models.create(spec.architecture, num_classes=len(spec.class_names), dtype=dtype, **spec.architecture_args)
+    arguments = {**spec.architecture_args, "dtype": dtype}  # runs of 0.1's first days state their own
+    return models.create(spec.architecture, num_classes=len(spec.class_names), **arguments)
 
 
 def _answer(

@@ -175,6 +175,17 @@ def test_an_ensemble_answers_with_the_mean_of_its_logits_in_the_students_order(t
     assert set(answer.taps) == {"0/features", "1/features"} and answer.taps["0/features"].shape[0] == 5
 
 
+def test_a_teacher_whose_contract_states_its_precision_computes_in_the_students(teachers, tmp_path):
+    spec, variables, _ = checkpoint.load(teachers / "a")
+    stated = spec.replace(architecture_args={**spec.architecture_args, "dtype": "bfloat16"})
+    checkpoint.save(tmp_path / "run", "best", 1, variables, {"spec": stated.to_json()}, keep=1)
+    example = {"images": jnp.array(np.random.default_rng(0).random((3, 24, 24, 1), np.float32))}
+    own, other = (teaching.load([path], spec=spec) for path in (teachers / "a", tmp_path / "run"))
+    np.testing.assert_array_equal(
+        own.apply(own.variables, example).logits, other.apply(other.variables, example).logits
+    )
+
+
 def test_a_teacher_of_other_images_is_refused_or_given_them_resized(teachers):
     spec, variables, _ = checkpoint.load(teachers / "a")
     large = spec.replace(input_size=(48, 48), color_order="rgb", mean=spec.mean * 3, std=spec.std * 3)

@@ -1,0 +1,32 @@
+"""The benchmark of a teacher's cost: its three contenders do what they are named for."""
+
+import json
+import sys
+
+from benchmarks import distill_step, tables
+
+
+def test_a_row_has_the_three_times_and_their_ratio(tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def contenders(student, teacher, batch_size):
+        calls.append((student, teacher, batch_size))
+        return {name: lambda steps, name=name: clock.append(cost[name] * steps) for name in cost}
+
+    cost, clock = {"step": 2.0, "teacher": 1.0, "distill": 3.3}, []
+    monkeypatch.setattr(distill_step.time, "perf_counter", lambda: sum(clock))
+    monkeypatch.setattr(distill_step, "contenders", contenders)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["distill_step", "--pairs", "a:b", "--rounds", "3", "--steps", "2"])
+    distill_step.main()
+    (row,) = json.loads((tmp_path / "distill_step.json").read_text())["rows"]
+    assert calls == [("a", "b", 64)]
+    assert (round(row["step_ms"]), round(row["teacher_ms"]), round(row["distill_ms"])) == (2000, 1000, 3300)
+    assert (
+        round(row["ratio"], 6) == 1.1 and "| a | b | 64 | 2000.0 | 1000.0 | 3300.0 | 1.10 |" in capsys.readouterr().out
+    )
+
+
+def test_the_contenders_run():
+    for block in distill_step.contenders("baseline_cnn3", "baseline_cnn3", 2).values():
+        block(1)
