@@ -1,7 +1,7 @@
 """From a checkpoint to files that run anywhere, each held to what was trained before it is left on disk."""
 
 from ferjax.export.exporting import Exported, best, export, table
-from ferjax.export.formats import FORMATS, Format, choose, family, formats, quantizations
+from ferjax.export.formats import FORMATS, Format, choose, family, list_formats, list_quantizations
 
 __all__ = [
     "FORMATS",
@@ -11,7 +11,7 @@ __all__ = [
     "choose",
     "export",
     "family",
-    "formats",
-    "quantizations",
+    "list_formats",
+    "list_quantizations",
     "table",
 ]

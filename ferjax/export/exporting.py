@@ -62,8 +62,8 @@ def export(
     Args:
       model: the --workdir of a training run.
       out: folder of the files; made whole or not at all.
-      wanted_formats: of `formats.formats()`; all if not given.
-      wanted_quantizations: of `formats.quantizations()`; all that suit the network if not given.
+      wanted_formats: of `formats.list_formats()`; all if not given.
+      wanted_quantizations: of `formats.list_quantizations()`; all that suit the network if not given.
       data_dir: where the data set lies that the network was trained on.
       images: validation images to compare on, at least 512; all if 0.
       overwrite: replace an export that is there.

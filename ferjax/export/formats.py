@@ -96,12 +96,12 @@ def family(spec: ModelSpec) -> str:
     return SWISH if mobile and spec.architecture_args.get("act", "hard_swish") == "hard_swish" else CONVOLUTIONAL
 
 
-def formats() -> list[str]:
+def list_formats() -> list[str]:
     """Returns the names of the file formats."""
     return list(dict.fromkeys(row.format for row in FORMATS))
 
 
-def quantizations() -> list[str]:
+def list_quantizations() -> list[str]:
     """Returns the names of the quantisations."""
     return list(dict.fromkeys(row.quantization for row in FORMATS))
 
@@ -120,8 +120,8 @@ def choose(
       InputError: for an unknown name, or where nothing of what was asked for suits the network.
     """
     for kind, wanted, known in (
-        ("format", formats_wanted, formats()),
-        ("quantization", quantizations_wanted, quantizations()),
+        ("format", formats_wanted, list_formats()),
+        ("quantization", quantizations_wanted, list_quantizations()),
     ):
         for name in wanted or ():
             if name not in known:
@@ -129,8 +129,8 @@ def choose(
     own = family(spec)
     rows: list[Format] = []
     for row in FORMATS:
-        asked = row.format in (formats_wanted or formats())
-        if not asked or row.quantization not in (quantizations_wanted or quantizations()):
+        asked = row.format in (formats_wanted or list_formats())
+        if not asked or row.quantization not in (quantizations_wanted or list_quantizations()):
             continue
         twin = next((r for r in rows if own in row.convert and r.convert[own] is row.convert[own]), None)
         if own not in row.convert:

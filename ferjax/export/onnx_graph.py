@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ferjax.export import onnx_handlers
 from ferjax.export.network import import_tensorflow, quiet
 
 OPSET = 18
@@ -31,7 +32,7 @@ def from_tflite(blob: bytes) -> Any:
                 super()._initialize_handlers()
                 self._handler_map["HardSwish"] = self._simple_through_handler
 
-        _register_gelu()
+        onnx_handlers.register()
         logging.getLogger("tf2onnx").setLevel(logging.ERROR)
         path = pathlib.Path(folder) / "model.tflite"
         path.write_bytes(blob)
@@ -213,34 +214,3 @@ def _input_name(blob: bytes) -> str:
 
     name = Interpreter(model_content=blob).get_input_details()[0]["name"]
     return name if ":" in name else f"{name}:0"
-
-
-def _register_gelu() -> None:
-    """Teaches tf2onnx TFLite's GELU, written out as onnxruntime recognises it."""
-    from tf2onnx import utils
-    from tf2onnx.handler import tfl_op
-
-    @tfl_op("TFL_GELU")
-    class Gelu:
-        """x / 2 · (1 + erf(x / √2)), or its tanh approximation (Hendrycks and Gimpel 2016, section 2)."""
-
-        @classmethod
-        def to_tf(cls, ctx: Any, node: Any, **_: Any) -> None:
-            """Replaces one node."""
-            x, out = node.input[0], node.output[0]
-            kind = {"shapes": [ctx.get_shape(out)], "dtypes": [ctx.get_dtype(x)]}
-
-            def constant(value: float) -> str:
-                return ctx.make_const(utils.make_name("gelu"), np.array(value, np.float32)).output[0]
-
-            def make(operator: str, *inputs: str) -> str:
-                return ctx.make_node(operator, list(inputs), **kind).output[0]
-
-            if "approximate" in node.attr and node.attr["approximate"].i:
-                cubic = make("Mul", make("Mul", make("Mul", x, x), x), constant(0.044715))
-                inner = make("Tanh", make("Mul", make("Add", x, cubic), constant(np.sqrt(2 / np.pi))))
-            else:
-                inner = make("Erf", make("Div", x, constant(np.sqrt(2))))
-            twice = make("Mul", x, make("Add", inner, constant(1)))
-            ctx.remove_node(node.name)
-            ctx.make_node("Mul", [twice, constant(0.5)], outputs=[out], **kind)

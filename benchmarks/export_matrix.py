@@ -1,0 +1,92 @@
+"""Every network in every format: python -m benchmarks.export_matrix [--models NAME…].
+
+Each network of the registry is trained on the embedded faces by the demo's recipe for a minute or a few (a run that is
+there is taken as it is), exported in all its formats and quantisations, reloaded and compared with Flax. Writes
+results/export.json and the tables of docs/export.md; files that fail are named there too.
+"""
+
+import argparse
+import pathlib
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks import tables
+from configs import resnet20
+from ferjax import checkpoint, cli, data, experiment, export, models
+from ferjax.export import exporting
+from ferjax.models.costs import cost
+
+PAGE = tables.ROOT / "docs" / "export.md"
+PACKAGES = ("jax", "flax", "tensorflow-cpu", "tf2onnx", "onnxruntime", "ai-edge-litert")
+_HEAVY = 100_000_000  # multiplications of one image, above which one epoch has to do
+COLUMNS = [
+    ("network", "{network}"),
+    ("format", "{format}"),
+    ("quantization", "{quantization}"),
+    ("bytes", "{bytes:,}"),
+    ("largest difference of a probability", "{max_difference:.2g}"),
+    ("agreement %", "{percent_agreement:.2f}"),
+    ("accuracy %", "{percent:.1f}"),
+    ("change, points (95 % interval)", "{accuracy_difference:+.2f} ({low:+.2f} … {high:+.2f})"),
+    ("ms, 2 threads", "{milliseconds:.2f}"),
+    ("passes", "{verdict}"),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--models", nargs="+", default=models.list_models(), help="names; all if not given")
+    parser.add_argument(
+        "--runs", type=pathlib.Path, default=pathlib.Path("runs/export_matrix"), help="trained networks"
+    )
+    parser.add_argument("--data-dir", help="where the rendered faces are kept")
+    options = parser.parse_args()
+    for name in options.models:
+        start = time.perf_counter()
+        workdir = options.runs / name
+        experiment.train(recipe(name), workdir=workdir, data_dir=options.data_dir, name="configs/resnet20.py:demo")
+        rows = list(measure(workdir, options.data_dir))
+        result = tables.save("export", COLUMNS, rows, command="python -m benchmarks.export_matrix", packages=PACKAGES)
+        refused = sum(row["verdict"] != "yes" for row in rows)
+        cli.note(f"{name}: {len(rows)} files, {refused} refused, {time.perf_counter() - start:.0f} s")
+        PAGE.write_text(tables.insert(PAGE.read_text(), tables.RESULTS))
+    print(tables.render(result))
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """Returns the demo's configuration for a network.
+
+    Raises:
+      InputError: if there is no such network.
+    """
+    config = resnet20.get_config("demo")
+    config.model.name = name
+    shape = (config.data.size, config.data.size, config.data.channels)
+    heavy = cost(models.for_export(models.create(name)), shape).macs > _HEAVY
+    config.fit.epochs = 1 if heavy else config.fit.epochs
+    config.optim.learning_rate = 0.001 if heavy or name.startswith("deit") else config.optim.learning_rate
+    return config.to_dict()
+
+
+def measure(workdir: pathlib.Path, data_dir: str | None) -> Iterator[dict[str, Any]]:
+    """Yields one row of the table for each file of a trained network."""
+    spec, variables, _ = checkpoint.load(workdir)
+    faces = data.load(spec.dataset, data_dir=data_dir, **spec.dataset_args)
+    with tempfile.TemporaryDirectory() as folder:
+        results = exporting.export_network(spec, variables, faces, export.choose(spec), pathlib.Path(folder))
+    for result in results:
+        found = exporting.record(result)
+        low, high = found["difference_interval"]
+        verdict = "no: " + "; ".join(found["faults"]) if found["faults"] else "yes"
+        more = {"percent_agreement": 100 * found["agreement"], "percent": 100 * found["accuracy"]}
+        yield {"name": result.file, "network": spec.architecture, **found, **more} | {
+            "low": low,
+            "high": high,
+            "verdict": verdict,
+        }
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,215 @@
+"""Each kind of file of a small network of each family: what it computes, and what stands in it."""
+
+import collections
+import functools
+
+import jax
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+
+from ferjax import export, models
+from ferjax.export import departure, flatbuffer, formats, network, onnx_graph, tflite
+from ferjax.spec import ModelSpec
+
+SMALL = {
+    "baseline_cnn5": {"widths": [8, 16]},
+    "resnet20": {"depths": [1, 1], "widths": [8, 16], "stem_width": 8},
+    "mini_xception": {"widths": [8, 8]},
+    "microexpnet": {"width": 0.25, "stem_stride": 1, "attention": 8, "head_hidden": [16]},
+    "deit_tiny": {"depth": 1, "width": 16, "heads": 2, "patch": 8, "grid": [2, 2]},
+}
+
+
+SIZES = {"microexpnet": (32, 32)}  # its last map is still one of 2x2
+
+
+@functools.cache
+def small(name):
+    spec = ModelSpec(
+        class_names=("a", "b", "c"),
+        input_size=SIZES.get(name, (16, 16)),
+        color_order="rgb",
+        mean=(0.5, 0.4, 0.3),
+        std=(0.25, 0.2, 0.3),
+        architecture=name,
+        architecture_args=SMALL[name],
+    )
+    images = np.random.default_rng(0).integers(0, 256, (8, *spec.input_shape)).astype(np.uint8)
+    module = models.create(name, num_classes=3, **SMALL[name])
+    inputs = network.normalize(spec, images)
+    variables = jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), inputs)
+    rng = np.random.default_rng(1)
+
+    def stirred(path, value):
+        """Every bias, mean and variance is something, so that nothing is left out unseen."""
+        value = np.asarray(value)
+        spread = {"bias": 0.1, "mean": 0.1, "scale": 0.2, "var": 0.2}.get(path[-1].key, 0)
+        return (value + spread * rng.uniform(-1, 1, value.shape)).astype(np.float32)
+
+    variables = jax.tree_util.tree_map_with_path(stirred, variables)
+    return network.Network.of(spec, variables, inputs)
+
+
+@functools.cache
+def blob(name, kind, quantization):
+    row = next(r for r in export.FORMATS if (r.format, r.quantization) == (kind, quantization))
+    return row.convert[formats.family(small(name).spec)](small(name))
+
+
+def answers(name, made):
+    """The file's logits for the calibration images."""
+    inputs = small(name).calibration
+    if made[4:8] == b"TFL3":
+        interpreter = Interpreter(model_content=made)
+        interpreter.allocate_tensors()
+        feed, fetch = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+        found = []
+        for image in inputs:
+            interpreter.set_tensor(feed, image[None])
+            interpreter.invoke()
+            found.append(interpreter.get_tensor(fetch))
+        return np.concatenate(found)
+    session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
+    planes = np.ascontiguousarray(inputs.transpose(0, 3, 1, 2))
+    return np.concatenate([session.run(["logits"], {"image": image[None]})[0] for image in planes])
+
+
+def wanted(name):
+    net = small(name)
+    return np.asarray(jax.jit(functools.partial(net.function, net.module))(net.variables, net.calibration))
+
+
+def error(name, made):
+    truth = wanted(name)
+    return np.abs(answers(name, made) - truth).max() / truth.std()
+
+
+def operators(made):
+    return collections.Counter(node.op_type for node in onnx.load_from_string(made).graph.node)
+
+
+LIMITS = {"none": 1e-4, "float16": 0.02, "dynamic": 0.25, "int8": 0.25, "weight-only": 0.1}
+EACH_ONCE = [
+    ("resnet20", "tflite", "float16"),
+    ("resnet20", "onnx", "float16"),
+    ("resnet20", "tflite", "none"),
+    ("resnet20", "onnx", "none"),
+    ("resnet20", "tflite", "int8"),
+    ("resnet20", "onnx", "int8"),
+    ("resnet20", "tflite", "weight-only"),
+    ("mini_xception", "onnx", "none"),
+    ("resnet20", "onnx", "weight-only"),
+    ("microexpnet", "onnx", "none"),
+    ("microexpnet", "tflite", "int8"),
+    ("resnet20", "tflite", "dynamic"),
+    ("deit_tiny", "onnx", "none"),
+    ("deit_tiny", "onnx", "dynamic"),
+]
+ALL = [
+    (n, r.format, r.quantization) for n in SMALL for r in export.FORMATS if formats.family(small(n).spec) in r.convert
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "quantization"),
+    EACH_ONCE + [pytest.param(*case, marks=pytest.mark.full) for case in ALL if case not in EACH_ONCE],
+)
+def test_a_file_answers_as_the_network_does(name, kind, quantization):
+    assert error(name, blob(name, kind, quantization)) < LIMITS[quantization]
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mini_xception", "microexpnet", "deit_tiny"])
+def test_tflite_has_built_in_operations_only_and_folded_normalisations(name):
+    found = flatbuffer.operations(small(name).float32)
+    known = set(vars(__import__("ai_edge_litert.schema_py_generated", fromlist=["x"]).BuiltinOperator)) - {"CUSTOM"}
+    assert set(found) <= known - {"DELEGATE"}
+    if name != "deit_tiny":
+        assert not {"SUB", "RSQRT", "TRANSPOSE", "RESHAPE"} & set(found)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mini_xception", "microexpnet"])
+def test_convolutional_onnx_has_no_transposition_and_folded_normalisations(name):
+    found = operators(blob(name, "onnx", "none"))
+    assert found["Conv"] and found["GlobalAveragePool"]
+    assert not {"Transpose", "ReduceSum", "BatchNormalization", "Sub", "Div"} & set(found)
+
+
+def test_hard_swish_is_one_operation_in_both_formats():
+    assert flatbuffer.operations(small("microexpnet").float32)["HARD_SWISH"] == 18
+    found = operators(blob("microexpnet", "onnx", "none"))
+    assert found["HardSwish"] == 18 and found["HardSigmoid"] == 9 and not found["Clip"]
+
+
+def test_gelu_is_one_operation_in_tflite_and_one_that_onnxruntime_fuses(tmp_path):
+    assert flatbuffer.operations(small("deit_tiny").float32)["GELU"] == 1
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(blob("deit_tiny", "onnx", "none"), options, providers=["CPUExecutionProvider"])
+    assert operators((tmp_path / "fused.onnx").read_bytes())["Gelu"] == 1
+
+
+def test_int8_files_multiply_integers():
+    for position in (0, 1):
+        assert flatbuffer.tensor_types(blob("resnet20", "tflite", "int8"), "CONV_2D", position) == {"INT8"}
+    found = operators(blob("resnet20", "onnx", "int8"))
+    assert found["QuantizeLinear"] >= found["Conv"] and not found["Relu"]
+
+
+def test_hard_swish_stays_float_among_integers():
+    made = blob("microexpnet", "tflite", "int8")
+    assert flatbuffer.tensor_types(made, "HARD_SWISH", 0) == {"FLOAT32"}
+    assert flatbuffer.tensor_types(made, "CONV_2D", 1) == {"INT8"}
+
+
+def test_weights_only_are_smaller_and_unpacked_once(tmp_path):
+    for kind in ("tflite", "onnx"):
+        assert len(blob("resnet20", kind, "weight-only")) < len(blob("resnet20", kind, "none"))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    options.log_severity_level = 3
+    made = blob("resnet20", "onnx", "weight-only")
+    onnxruntime.InferenceSession(made, options, providers=["CPUExecutionProvider"])
+    assert operators(made)["Cast"] and not operators((tmp_path / "fused.onnx").read_bytes())["Cast"]
+
+
+def test_channels_are_quantised_to_half_a_step():
+    weights = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    weights[:, 2] = 0
+    integers, scales = flatbuffer.quantize_channels(weights, 1)
+    assert integers.dtype == np.int8 and scales.shape == (4,) and np.abs(integers).max() == 127
+    assert (np.abs(integers * scales[:, None] - weights) <= scales[:, None] / 2 * 1.0001).all()
+
+
+def test_names_are_short():
+    model = onnx.load_from_string(blob("resnet20", "onnx", "none"))
+    assert [v.name for v in model.graph.input] == ["image"] and [v.name for v in model.graph.output] == ["logits"]
+    assert max(len(name) for node in model.graph.node for name in (*node.input, *node.output)) < 24
+
+
+@pytest.mark.parametrize("kind", ["tflite", "onnx"])
+def test_layers_are_compared_in_their_order(kind):
+    row = next(r for r in export.FORMATS if (r.format, r.quantization) == (kind, "none"))
+    images = np.random.default_rng(2).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    found = departure.layers(row.convert[formats.CONVOLUTIONAL], small("resnet20"), images)
+    assert [layer.name for layer in found] == ["stage0", "stage1", "stage2", "embedding", "logits"]
+    assert max(layer.error for layer in found) < 1e-5
+
+
+def test_the_first_layer_that_departs_is_named():
+    def spoil(net):
+        """The second stage's convolution loses a channel."""
+        variables = jax.tree.map(np.copy, net.variables)
+        variables["params"]["layer2_0"]["conv1"]["conv"]["kernel"][..., 0] = 0
+        return tflite.float32(network.Network(net.spec, net.module, variables, net.calibration, net.function))
+
+    images = np.random.default_rng(2).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    found = departure.layers(spoil, small("resnet20"), images)
+    assert departure.first(found).name == "stage2"
+
+
+def test_numbers_at_the_end_of_names():
+    assert [onnx_graph.number(name) for name in ("a:0", "a_12", "a")] == [0, 12, 0]

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from ferjax import export, models
+from ferjax.cli import InputError
+from ferjax.data import Split
+from ferjax.export import formats
+from ferjax.export.examples import balanced, calibration_images
+from ferjax.spec import ModelSpec
+
+
+def spec(architecture="resnet20", **args):
+    return ModelSpec(
+        class_names=("a", "b", "c"),
+        input_size=(6, 5),
+        color_order="gray",
+        mean=(0.5,),
+        std=(0.25,),
+        architecture=architecture,
+        architecture_args=args,
+    )
+
+
+def names(rows):
+    return [row.suffix for row in rows]
+
+
+def test_the_table_names_every_row_once():
+    keys = [(row.format, row.quantization) for row in export.FORMATS]
+    assert len(keys) == len(set(keys)) and ("onnx", "int8") in keys
+    assert {row.runtime for row in export.FORMATS} == {"LiteRT", "ONNX Runtime"}
+
+
+@pytest.mark.parametrize("name", models.list_models())
+def test_every_network_has_a_float_and_an_integer_file_in_both_formats(name):
+    rows = export.choose(spec(name))
+    for kind in export.list_formats():
+        assert {"none", "float16", "weight-only"} <= {r.quantization for r in rows if r.format == kind}
+    assert all(formats.family(spec(name)) in row.convert for row in rows)
+
+
+def test_a_mobile_network_with_relu6_is_quantised_as_any_convolutional_one():
+    assert formats.family(spec("microexpnet")) == formats.SWISH
+    assert formats.family(spec("microexpnet", act="relu6")) == formats.CONVOLUTIONAL
+    assert "_int8.onnx" not in names(export.choose(spec("microexpnet")))
+    assert "_int8.onnx" in names(export.choose(spec("microexpnet", act="relu6")))
+
+
+def test_no_two_files_are_made_the_same_way(capsys):
+    assert "_int8.tflite" not in names(export.choose(spec("deit_tiny")))  # its dynamic file is that
+    assert names(export.choose(spec("deit_tiny"), None, ["int8"])) == ["_int8.tflite", "_int8.onnx"]
+    assert not capsys.readouterr().err
+    export.choose(spec("deit_tiny"), ["tflite"], ["dynamic", "int8"])
+    assert "tflite int8 is left out: for transformer networks it is dynamic" in capsys.readouterr().err
+
+
+def test_what_was_asked_for_is_what_is_made():
+    assert names(export.choose(spec(), ["onnx"], ["int8", "none"])) == [".onnx", "_int8.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "quantizations", "said"),
+    [
+        (None, ["int9"], r"unknown quantization 'int9'\. Did you mean 'int8'"),
+        (["tflight"], None, r"unknown format 'tflight'\. Did you mean 'tflite'"),
+        (["onnx"], ["dynamic"], "nothing of what was asked for suits resnet20; these do: tflite none"),
+    ],
+)
+def test_what_cannot_be_made_is_said(kinds, quantizations, said):
+    with pytest.raises(InputError, match=said):
+        export.choose(spec(), kinds, quantizations)
+
+
+def test_examples_are_balanced_as_far_as_the_classes_go():
+    labels = np.array([0] * 50 + [1] * 3 + [2] * 20)
+    places = balanced(labels, 23, seed=1)
+    assert len(set(places)) == 23 and (np.diff(places) > 0).all()
+    assert np.bincount(labels[places]).tolist() == [10, 3, 10]
+    assert (places == balanced(labels, 23, seed=1)).all() and (places != balanced(labels, 23, seed=2)).any()
+    assert len(balanced(labels, 500, seed=1)) == 73
+
+
+def test_calibration_images_are_normalised_and_of_the_right_size():
+    images = np.full((4, 6, 5, 1), 255, np.uint8)
+    found = calibration_images(spec(), Split(images, np.arange(4) % 3, [], {}), count=3)
+    assert found.shape == (3, 6, 5, 1) and found.dtype == np.float32
+    np.testing.assert_allclose(found, (1 - 0.5) / 0.25)
+    with pytest.raises(InputError, match=r"calibration images are of shape \(7, 5, 1\), the network takes \(6, 5, 1\)"):
+        calibration_images(spec(), Split(np.zeros((4, 7, 5, 1), np.uint8), np.arange(4) % 3, [], {}))

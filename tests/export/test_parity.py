@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import small_files
+
+from ferjax import spec as contract
+from ferjax.calibration import softmax
+from ferjax.cli import InputError
+from ferjax.export import formats, parity
+
+
+@pytest.fixture
+def truth():
+    """What a linear network answers on colour images, labels its own answers."""
+    spec = small_files.RGB
+    images = small_files.images(spec, 40)
+    probabilities = softmax(small_files.expected_logits(spec, images)).astype(np.float32)
+    labels = probabilities[:34].argmax(1)
+    return parity.Reference(spec, {}, images, labels, probabilities)
+
+
+def gate(path, truth, tolerance=formats.EXACT):
+    return parity.faults(parity.compare(path, truth), tolerance)
+
+
+def test_the_right_file_passes(truth, tmp_path):
+    path = small_files.onnx_file(tmp_path / "a.onnx", truth.spec)
+    found = parity.compare(path, truth)
+    assert parity.faults(found, formats.EXACT) == []
+    assert found.images == 34 and found.agreement == 1 and found.accuracy == 1 and found.max_difference < 1e-5
+
+
+def retold(path, **changes):
+    contract.embed(path, contract.read(path).replace(**changes))
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"color_order": "bgr"},
+        {"mean": (0.5, 0.4, 0.35)},
+        {"std": (0.2, 0.25, 0.31)},
+        {"mean": (0.3, 0.4, 0.5), "std": (0.3, 0.25, 0.2)},
+        {"class_names": ("happy", "angry", "sad")},
+        {"temperature": 1.5},
+    ],
+    ids=["swapped channels", "a wrong mean", "a wrong std", "swapped statistics", "permuted labels", "a temperature"],
+)
+@pytest.mark.parametrize("tolerance", [formats.EXACT, formats.HALF])
+def test_a_wrong_contract_is_refused(change, tolerance, truth, tmp_path):
+    path = retold(small_files.onnx_file(tmp_path / "a.onnx", truth.spec), **change)
+    assert gate(path, truth, tolerance)
+
+
+def test_labels_permuted_together_with_the_logits_are_right(truth, tmp_path):
+    order = [2, 0, 1]
+    probabilities = truth.probabilities[:, order]
+    spec = truth.spec.replace(class_names=tuple(truth.spec.class_names[i] for i in order))
+    path = small_files.onnx_file(tmp_path / "a.onnx", truth.spec)
+    turned = truth._replace(spec=spec, labels=probabilities[:34].argmax(1), probabilities=probabilities)
+    assert gate(path, turned) == []
+
+
+def test_another_graph_is_refused(truth, tmp_path):
+    path = small_files.onnx_file(tmp_path / "a.onnx", truth.spec, bias=[0.0, 0.1, 0.2])
+    assert any("probabilities differ by" in fault for fault in gate(path, truth))
+
+
+def test_other_classes_are_named(truth, tmp_path):
+    path = retold(small_files.onnx_file(tmp_path / "a.onnx", truth.spec), class_names=("a", "b", "c"))
+    with pytest.raises(InputError, match="knows the classes a, b, c"):
+        parity.compare(path, truth)
+
+
+def answers(count, wrong, *, margin=0.5):
+    """Probabilities for two classes: the network says 0 for all, the file 1 for the first `wrong`."""
+    wanted = np.tile([0.5 + margin / 2, 0.5 - margin / 2], (count, 1))
+    found = wanted.copy()
+    found[:wrong] = found[:wrong, ::-1]
+    return found, wanted, np.zeros(count, int)
+
+
+def test_figures_are_those_of_the_definition():
+    found = parity.measure(*answers(200, 5))
+    assert found.agreement == 0.975 and found.flips == 5 and found.accuracy == 0.975
+    assert found.accuracy_difference == pytest.approx(-2.5)
+    low, high = found.difference_interval
+    assert low < -2.5 < high < 0
+    assert found.max_difference == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("count", "wrong", "tolerance", "said"),
+    [
+        (1000, 10, formats.INTEGER, []),
+        (1000, 11, formats.INTEGER, ["accuracy changes by -1.10 points"]),
+        (1000, 31, formats.INTEGER, ["96.90% of answers agree", "accuracy changes"]),
+        (1000, 3, formats.HALF, ["probabilities differ", "99.70% of answers agree"]),
+        (1000, 1, formats.EXACT, ["probabilities differ", "1 of 1000 answers changed that were no tie"]),
+    ],
+)
+def test_the_limits_are_where_they_are_said_to_be(count, wrong, tolerance, said):
+    found = parity.faults(parity.measure(*answers(count, wrong)), tolerance)
+    assert len(found) == len(said) and all(s in f for s, f in zip(said, found, strict=True))
+
+
+def test_a_tie_may_fall_either_way_in_float32():
+    assert parity.faults(parity.measure(*answers(1000, 1, margin=5e-5)), formats.EXACT) == []
+
+
+def test_what_is_no_number_is_refused():
+    found, wanted, labels = answers(10, 0)
+    found[3] = np.nan
+    assert parity.faults(parity.measure(found, wanted, labels), formats.INTEGER)
+
+
+def test_a_choice_of_images_keeps_the_shares():
+    labels = np.repeat([0, 1, 2], [600, 300, 100])
+    places = parity.stratified(labels, 500, seed=0)
+    assert len(set(places)) == 500 and np.abs(np.bincount(labels[places]) - [300, 150, 50]).max() <= 1
+    assert len(parity.stratified(labels, 5000, seed=0)) == 1000

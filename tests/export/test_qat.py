@@ -1,0 +1,143 @@
+"""Networks trained with quantisation, written as integers: the file computes what training saw."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_networks as tiny
+
+from ferjax import models, quant
+from ferjax.cli import InputError
+from ferjax.export import flatbuffer, network, qat
+from ferjax.models import quantized
+from ferjax.spec import ModelSpec
+
+MULTIPLY = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
+
+
+def observed(name, weight_bits=8):
+    """A folded network with the ranges of 32 images, those images, and what fake quantisation makes of them."""
+    module, _, shape = tiny.create(name)
+    folded, variables = quantized.fold(module, tiny.variables(module, shape), shape)
+    x = tiny.images(shape, 32)
+    apply = quantized.make_apply(folded, weight_bits=weight_bits)
+    variables["ranges"] = quantized.initial_ranges(folded, shape)
+    _, ranges = jax.jit(functools.partial(apply, train=False, mutable=["ranges"]))(variables, x)
+    return folded, {**variables, **ranges}, x, jax.jit(functools.partial(apply, train=False))
+
+
+def as_network(module, variables, x):
+    spec = ModelSpec(
+        class_names=tuple("abcdefg"),
+        input_size=x.shape[1:3],
+        color_order="gray" if x.shape[-1] == 1 else "rgb",
+        mean=(0.5,) * x.shape[-1],
+        std=(0.25,) * x.shape[-1],
+        architecture="any",
+    )
+    return network.Network(spec, models.for_export(module), variables, np.asarray(x), network.logits)
+
+
+def run_tflite(blob, x):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=blob, num_threads=1)
+    interpreter.allocate_tensors()
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+    logits = []
+    for image in np.asarray(x):
+        interpreter.set_tensor(source["index"], image[None])
+        interpreter.invoke()
+        logits.append(interpreter.get_tensor(target["index"]))
+    return np.concatenate(logits)
+
+
+def run_onnx(blob, x):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(blob, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(None, {"image": i[None].transpose(0, 3, 1, 2)})[0] for i in np.asarray(x)])
+
+
+def on_the_biases_grid(variables, layers):
+    """Rounds biases to multiples of input scale · kernel scale, the grid of an integer file's 32-bit biases."""
+    params = jax.tree.map(lambda x: x, variables["params"])
+    for (module, layer), source in layers.items():
+        range_ = functools.reduce(lambda tree, key: tree[key], source, variables["ranges"])
+        step = quant.activation_grid(range_["low"], range_["high"]).scale
+        step = step * quant.weight_grid(params[module][layer]["kernel"]).scale
+        params[module][layer]["bias"] = jnp.round(params[module][layer]["bias"] / step) * step
+    return {**variables, "params": params}
+
+
+def test_a_small_network_agrees_bit_for_bit():
+    module, variables, x, apply = observed("baseline_cnn3")
+    sources = {
+        ("conv1", "conv"): (),
+        ("conv2", "conv"): ("conv1", "q"),
+        ("conv3", "conv"): ("conv2", "q"),
+        ("head", "out"): ("head", "q_in"),
+    }
+    variables = on_the_biases_grid(variables, sources)
+    expected = np.asarray(apply(variables, x))
+    plain = tiny.logits(module, {"params": variables["params"]}, x)
+    assert np.abs(expected - plain).max() > 0.01  # rounding is felt
+    blob = qat.tflite(as_network(module, variables, x))
+    np.testing.assert_array_equal(run_tflite(blob, x), expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet20", *(pytest.param(n, marks=pytest.mark.full) for n in tiny.SMALL if n != "resnet20")]
+)
+def test_every_product_is_of_integers(name):
+    """What the converter's private switch is for: without it, the same graph stays in floating point."""
+    module, variables, x, apply = observed(name)
+    given = as_network(module, variables, x)
+    blob = qat.tflite(given)
+    counts = flatbuffer.operations(blob)
+    present = [op for op in MULTIPLY if op in counts]
+    assert present
+    for op in present:
+        assert flatbuffer.tensor_types(blob, op, 0) == {"INT8"} == flatbuffer.tensor_types(blob, op, 1), op
+    expected = np.asarray(apply(variables, x))
+    agreement = (run_tflite(blob, x).argmax(1) == expected.argmax(1)).mean()
+    assert agreement >= 0.9 and np.abs(run_tflite(blob, x) - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_onnx_holds_the_same_integers_unsigned():
+    import onnx
+    from onnx import numpy_helper
+
+    module, variables, x, _ = observed("baseline_cnn5")
+    given = as_network(module, variables, x)
+    blob = qat.onnx(given)
+    model = onnx.load_from_string(blob)
+    stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    rounding = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    activations = {stored[n.input[2]].dtype for n in rounding if n.input[0] not in stored}
+    weights = {stored[n.input[0]].dtype for n in rounding if n.input[0] in stored and stored[n.input[0]].ndim > 1}
+    assert activations == {np.dtype(np.uint8)} and weights == {np.dtype(np.int8)}
+    step = float(quant.activation_grid(**variables["ranges"]["head"]["q"]).scale)
+    assert np.abs(run_onnx(blob, x) - run_tflite(qat.tflite(given), x)).max() <= 1.01 * step
+
+
+def test_four_bit_weights():
+    module, variables, x, apply = observed("baseline_cnn5", weight_bits=4)
+    given = as_network(module, variables, x)
+    blob = qat.tflite(given, weight_bits=4)
+    assert flatbuffer.tensor_types(blob, "CONV_2D", 1) == {"INT4"}
+    assert len(blob) < 0.75 * len(qat.tflite(given))
+    expected = np.asarray(apply(variables, x))
+    assert np.abs(run_tflite(blob, x) - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_a_range_never_observed_is_named():
+    module, _, shape = tiny.create("baseline_cnn3")
+    folded, variables = quantized.fold(module, tiny.variables(module, shape), shape)
+    x = tiny.images(shape)
+    with pytest.raises(InputError, match=r"the range of the image was never observed \(0 of \d+ were\): train with"):
+        qat.tflite(as_network(folded, {**variables, "ranges": quantized.initial_ranges(folded, shape)}, x))
+    with pytest.raises(InputError, match=r"ranges were never observed \(0 of 0 were\)"):
+        qat.tflite(as_network(folded, variables, x))
