@@ -20,7 +20,6 @@ from ferjax.paths import path_mask
 
 BITS = (4, 8)
 _SMALLEST_RANGE = 1e-8  # of a channel of zeros: any positive scale holds a zero
-_SMALLEST_FLOAT32 = float(np.finfo(np.float32).tiny)
 
 
 class Grid(NamedTuple):
@@ -47,7 +46,7 @@ def weight_grid(weight: jax.Array, *, bits: int = 8) -> Grid:
     """
     high = _top(bits)
     largest = jnp.max(jnp.abs(weight), axis=tuple(range(weight.ndim - 1)))
-    scale = jnp.maximum(largest, _SMALLEST_RANGE) / high
+    scale = jnp.maximum(largest, _SMALLEST_RANGE) * (1 / high)  # not a division: see below
     return Grid(scale, jnp.zeros_like(scale), -high, high)
 
 
@@ -64,7 +63,8 @@ def activation_grid(low: jax.Array, high: jax.Array, *, bits: int = 8) -> Grid:
     """
     top = _top(bits)
     low, high = jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)
-    scale = jnp.maximum(high - low, _SMALLEST_RANGE) / (2 * top + 1)
+    # XLA divides by constants inexactly, depending on what is compiled together: training and export must agree
+    scale = jnp.maximum(high - low, _SMALLEST_RANGE) * (1 / (2 * top + 1))
     return Grid(scale, jnp.round(-top - 1 - low / scale), -top - 1, top)
 
 

@@ -14,13 +14,17 @@ from ferjax.export.network import Network
 from ferjax.models import quantized
 
 
-def tflite(network: Network) -> bytes:
-    """Returns the network in int8: every convolution and matrix product multiplies integers.
+def tflite(network: Network, *, weight_bits: int = 8) -> bytes:
+    """Returns the network in integers: every convolution and matrix product multiplies them.
+
+    Args:
+      network: its variables {"params": …, "ranges": …}.
+      weight_bits: as in training, 8 or 4; activations have 8.
 
     Raises:
       InputError: if a range was never observed.
     """
-    marked = quantized.make_marked(network.module, network.variables)
+    marked = quantized.make_marked(network.module, network.variables, weight_bits=weight_bits)
     return _strict(dataclasses.replace(network, function=lambda module, variables, image: marked(image)))
 
 

@@ -112,18 +112,18 @@ def initial_ranges(module: nn.Module, image_shape: tuple[int, ...]) -> dict[str,
       module: the network.
       image_shape: (height, width, channels).
     """
-    points: dict[tuple[str, ...], jax.Array] = {}
+    points: list[tuple[str, ...]] = []
 
-    def name(point: nn.Module, x: jax.Array) -> jax.Array:
-        if _bounds(point):
-            return x
-        points[*point.path, "low"] = jnp.full((), jnp.inf, jnp.float32)
-        points[*point.path, "high"] = jnp.full((), -jnp.inf, jnp.float32)
+    def note(point: nn.Module, x: jax.Array) -> jax.Array:
+        if not _bounds(point):
+            points.append(point.path)
         return x
 
-    with nn.intercept_methods(_at_points(name)):
+    with nn.intercept_methods(_at_points(note)):
         _trace(module, image_shape)
-    return traverse_util.unflatten_dict(points)
+    nothing = {"low": jnp.inf, "high": -jnp.inf}
+    flat = {(*path, end): jnp.full((), value, jnp.float32) for path in points for end, value in nothing.items()}
+    return traverse_util.unflatten_dict(flat)
 
 
 def check_ranges(ranges: Mapping[str, Any]) -> None:
@@ -131,9 +131,10 @@ def check_ranges(ranges: Mapping[str, Any]) -> None:
     flat = {path: float(value) for path, value in traverse_util.flatten_dict(dict(ranges)).items()}
     points = [path[:-1] for path in flat if path[-1] == "low"]
     unseen = [p for p in points if not -np.inf < flat[*p, "low"] <= flat[*p, "high"] < np.inf]
-    if unseen:
+    if unseen or not points:
+        which = f"the range of {_name(unseen[0])} was" if unseen else "ranges were"
         raise InputError(
-            f"the range of {_name(unseen[0])} was never observed ({len(unseen)} of {len(points)} were not): "
+            f"{which} never observed ({len(points) - len(unseen)} of {len(points)} were): "
             "train with quantisation, or run training images through the network, before writing integers"
         )
 
@@ -153,7 +154,7 @@ def make_marked(
       InputError: if a range was never observed.
     """
     ranges = variables.get("ranges", {})
-    check_ranges(ranges or initial_ranges(module, (1, 1, 1)))
+    check_ranges(ranges)
 
     def round_here(point: nn.Module, x: jax.Array) -> jax.Array:
         with jax.ensure_compile_time_eval():
