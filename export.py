@@ -20,8 +20,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--model", required=True, help="the --workdir of a training run")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the files and export.json")
-    parser.add_argument("--format", nargs="+", metavar="NAME", help=f"{', '.join(export.formats())}; all if not given")
-    quantizations = ", ".join(export.quantizations())
+    parser.add_argument(
+        "--format", nargs="+", metavar="NAME", help=f"{', '.join(export.list_formats())}; all if not given"
+    )
+    quantizations = ", ".join(export.list_quantizations())
     parser.add_argument(
         "--quantization", nargs="+", metavar="NAME", help=f"{quantizations}; all that suit the network if not given"
     )
