@@ -8,6 +8,7 @@ import pytest
 from test_evaluate import exported, run  # noqa: F401
 
 from ferjax import data
+from ferjax.benchmark import tables
 from ferjax.cli import InputError
 from ferjax.report import page
 from ferjax.report.__main__ import main
@@ -92,3 +93,26 @@ def test_models_for_other_faces_are_reported_apart(run, tmp_path):  # noqa: F811
     path = exported(tmp_path / "a.onnx", run, class_names=tuple(np.roll(data.EMOTIONS, 1)))
     with pytest.raises(InputError, match="report it apart"):
         main([str(run / "run"), str(path), "--data-dir", str(run / "data"), "--out", str(tmp_path / "out")])
+
+
+def test_a_benchmark_is_shown_and_anything_else_refused(run, tmp_path):  # noqa: F811
+    table = tmp_path / "benchmark.csv"
+    row = {"file": "net.tflite", "runtime": "LiteRT", "threads": 2, "p50_ms": 1.254, "bytes": 320000}
+    table.write_text(tables.csv_text([row]))
+    arguments = [
+        str(run / "run"),
+        "--data-dir",
+        str(run / "data"),
+        "--without-robustness",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    main([*arguments, "--benchmark", str(table)])
+    assert (
+        "| net.tflite | LiteRT | – | 2 | – | – | 1.25 | – | – | – | – | 0.32 |"
+        in (tmp_path / "o" / "report.md").read_text()
+    )
+    table.write_text("a,b\n1\n")
+    for path in (table, tmp_path / "none.csv"):
+        with pytest.raises(InputError, match=r"ferjax\.benchmark"):
+            main([*arguments, "--benchmark", str(path)])

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ferjax.cli import InputError
+
 Row = Mapping[str, Any]
 
 
@@ -60,17 +62,22 @@ COLUMNS = (
 KEYS = (*(key for column in COLUMNS for key in column.keys), "images", "architecture", "quantization", "passes")
 
 
+def cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Returns the headings, then each row, as text."""
+    return [[c.heading for c in COLUMNS], *([_cell(c, row) for c in COLUMNS] for row in rows)]
+
+
 def screen(rows: Sequence[Row]) -> str:
     """Returns the table with aligned columns."""
-    lines = [[c.heading for c in COLUMNS], *([_cell(c, row) for c in COLUMNS] for row in rows)]
+    lines = cells(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(v.ljust(w) for v, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 def markdown(rows: Sequence[Row], command: str) -> str:
     """Returns the table, what its figures mean, and the machine and command that made them."""
-    lines = [[c.heading for c in COLUMNS], ["---"] * len(COLUMNS), *([_cell(c, r) for c in COLUMNS] for r in rows)]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    header, *lines = cells(rows)
+    table = "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
     return f"# Benchmark\n\n{table}\n\n{NOTES}\n\n`{command}` · {machine()}\n"
 
 
@@ -88,6 +95,28 @@ def csv_text(rows: Sequence[Row]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
+
+
+def read_csv(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the rows that `csv_text` wrote, numbers as numbers.
+
+    Raises:
+      InputError: if there is no such file, or it is no such table.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no benchmark {str(path)!r}: python -m ferjax.benchmark FILE… --out DIR writes it")
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or any(row.keys() != set(KEYS) for row in rows):
+        raise InputError(f"{path} is no table of python -m ferjax.benchmark")
+    return [{key: _value(text) for key, text in row.items()} for row in rows]
+
+
+def _value(text: str) -> Any:
+    try:
+        return None if not text else float(text) if "." in text or "e" in text else int(text)
+    except ValueError:
+        return text
 
 
 def machine() -> str:

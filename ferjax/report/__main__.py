@@ -24,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
     parser.add_argument("--split", default="validation", help=", ".join(scorer.SPLITS))
     parser.add_argument("--without-robustness", action="store_true", help="leave the corrupted images out")
+    parser.add_argument(
+        "--benchmark", type=pathlib.Path, help="benchmark.csv of python -m ferjax.benchmark, to show too"
+    )
     arguments = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(argv)
     opened = [scorer.open_model(name) for name in dict.fromkeys(options.model)]
@@ -34,13 +37,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise cli.InputError(f"{odd[0]} has other classes or takes other images than {opened[0].name}: report it apart")
     dataset = options.data or first.dataset
     faces = scorer.load_split(first, options.split, dataset=dataset, data_dir=options.data_dir)
+    timings = models.timings(options.benchmark) if options.benchmark else []
     options.out.mkdir(parents=True, exist_ok=True)
     measured = [
         models.measure(s, faces, dataset=dataset, split=options.split, corrupted=not options.without_robustness)
         for s in opened
     ]
     blocks: list[Block] = [Heading(1, f"{first.architecture} on {dataset}"), *models.overview(measured)]
-    blocks += models.comparison(measured, faces.labels)
+    blocks += [*models.comparison(measured, faces.labels), *timings]
     for number, model in enumerate(measured):
         blocks += models.chapter(model, faces, options.out, number)
         if pathlib.Path(model.scorer.name).is_dir():

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ferjax import calibration, checkpoint, cli, data, evaluate, explain, fitting, robustness
+from ferjax.benchmark import tables
 from ferjax.data.show import Tile, contact_sheet
 from ferjax.report import plots
 from ferjax.report.page import Block, Code, Figure, Heading, Table, Text
@@ -89,6 +90,16 @@ def comparison(models: Sequence[Measured], labels: np.ndarray) -> list[Block]:
         )
     header = ["model", "against", "accuracy, points (95 %)", "only this / only that right", "McNemar p"]
     return [Heading(2, "Compared on the same images"), Table(header, rows)] if rows else []
+
+
+def timings(path: pathlib.Path) -> list[Block]:
+    """Returns what `python -m ferjax.benchmark` wrote as CSV.
+
+    Raises:
+      InputError: if the file is missing or no such table.
+    """
+    header, *rows = tables.cells(tables.read_csv(path))
+    return [Heading(2, "Size and latency"), Table(header, rows)]
 
 
 def chapter(measured: Measured, faces: data.Split, out: pathlib.Path, number: int) -> list[Block]:
