@@ -63,6 +63,9 @@ def make_unsigned(model: Any) -> None:
             unsigned = (zero_point.astype(np.int16) + 128).astype(np.uint8)
             graph.initializer.append(numpy_helper.from_array(unsigned, moved[name]))
         node.input[2] = moved[name]
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [t for t in graph.initializer if t.name not in used]:
+        graph.initializer.remove(tensor)
     del graph.value_info[:]
 
 

@@ -25,6 +25,7 @@ from ferjax import quant
 from ferjax.cli import InputError
 from ferjax.models.layers import QuantPoint, full_precision
 from ferjax.models.normalization import BatchNorm
+from ferjax.paths import path_mask
 
 Observer = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 Quantizer = Callable[[jax.Array, quant.Grid], jax.Array]
@@ -67,7 +68,8 @@ def make_apply(
     """Returns `module.apply` with rounded weights and activations.
 
     Called with "ranges" mutable it first observes: each range is the exponential moving average of what the batches
-    show, starting from the first.
+    show, starting from the first. Biases are rounded to the grid of the 32-bit sums they are added to, input scale
+    times kernel scale (Jacob et al. 2018, eq. 11), where the layer's input is a rounded value as it is, not pooled.
 
     Args:
       module: a network, its normalisations folded.
@@ -85,7 +87,7 @@ def make_apply(
     if not 0 <= decay < 1:
         raise InputError(f"decay must be in [0, 1), got {decay}")
 
-    def round_here(point: nn.Module, x: jax.Array) -> jax.Array:
+    def round_here(scales: dict[int, Any], point: nn.Module, x: jax.Array) -> jax.Array:
         low, high = _range(point)
         wide = full_precision(x)
         if point.is_mutable_collection("ranges") and not _bounds(point):
@@ -95,11 +97,29 @@ def make_apply(
             high = jnp.where(first, seen_high, decay * high + (1 - decay) * seen_high)
             point.put_variable("ranges", "low", low)
             point.put_variable("ranges", "high", high)
-        return quant.fake_quant(wide, quant.activation_grid(low, high)).astype(x.dtype)
+        grid = quant.activation_grid(low, high)
+        rounded = quant.fake_quant(wide, grid).astype(x.dtype)
+        scales[id(rounded)] = rounded, grid.scale  # the value is held, so that no other takes its id
+        return rounded
 
     def apply(variables: Mapping[str, Any], x: jax.Array, **options: Any) -> Any:
         params = quant.fake_quant_weights(variables["params"], bits=weight_bits, rules=rules)
-        with nn.intercept_methods(_at_points(round_here)):
+        chosen = traverse_util.flatten_dict(path_mask(rules, variables["params"]))
+        scales: dict[int, Any] = {}
+
+        def round_bias(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+            y, layer = call(*args, **kwargs), context.module
+            if not (isinstance(layer, nn.Conv | nn.Dense) and context.method_name == "__call__" and layer.use_bias):
+                return y
+            if id(args[0]) not in scales or not chosen[*layer.path, "kernel"]:
+                return y
+            kernel: jax.Array = layer.get_variable("params", "kernel")
+            bias: jax.Array = layer.get_variable("params", "bias")
+            step = scales[id(args[0])][1] * quant.weight_grid(kernel, bits=weight_bits).scale
+            moved = jax.lax.stop_gradient(jnp.round(bias / step) * step - bias)
+            return y + moved.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+        with nn.intercept_methods(_at_points(partial(round_here, scales))), nn.intercept_methods(round_bias):
             return module.apply({**variables, "params": params}, x, **options)
 
     return apply

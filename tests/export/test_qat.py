@@ -78,9 +78,9 @@ def test_a_small_network_agrees_bit_for_bit():
         ("conv1", "conv"): (),
         ("conv2", "conv"): ("conv1", "q"),
         ("conv3", "conv"): ("conv2", "q"),
-        ("head", "out"): ("head", "q_in"),
     }
-    variables = on_the_biases_grid(variables, sources)
+    # elsewhere fake quantisation rounds biases itself; these two read a pooled map
+    variables = on_the_biases_grid(variables, {layer: sources[layer] for layer in list(sources)[1:]})
     expected = np.asarray(apply(variables, x))
     plain = tiny.logits(module, {"params": variables["params"]}, x)
     assert np.abs(expected - plain).max() > 0.01  # rounding is felt

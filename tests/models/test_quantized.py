@@ -115,7 +115,9 @@ def test_the_marked_network_is_the_one_that_was_trained():
     _, ranges = run(apply, variables, x, mutable=["ranges"])
     variables = {**variables, **ranges}
     marked = jax.jit(quantized.make_marked(module, variables))
-    np.testing.assert_allclose(marked(x), run(apply, variables, x), rtol=0, atol=1e-5)
+    # the marked network leaves the rounding of biases to the converter
+    step = float(quant.activation_grid(**variables["ranges"]["head"]["q"]).scale)
+    np.testing.assert_allclose(marked(x), run(apply, variables, x), rtol=0, atol=3 * step)
     names = [str(e.params.get("name")) for e in jax.make_jaxpr(marked)(x).jaxpr.eqns[0].params["jaxpr"].eqns]
     kernels = sum(leaf.ndim > 1 for leaf in jax.tree.leaves(variables["params"]))
     points = len(jax.tree.leaves(variables["ranges"])) // 2
