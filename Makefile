@@ -21,7 +21,14 @@ setup: .venv/ready
 demo: setup
 	rm -rf $(RUN)
 	$(BIN)/python train.py --config configs/resnet20.py:demo --workdir $(RUN)/resnet20
-	$(BIN)/python -m ferjax.evaluate --model $(RUN)/resnet20 --split test --out $(RUN)/evaluation
+	$(BIN)/python distill.py --config configs/mini_xception.py:demo --teacher $(RUN)/resnet20 --workdir $(RUN)/mini_xception
+	$(BIN)/python -m ferjax.calibrate --model $(RUN)/mini_xception
+	$(BIN)/python export.py --model $(RUN)/mini_xception --out $(RUN)/files --format tflite --quantization none int8
+	$(BIN)/python -m ferjax.evaluate --split test --out $(RUN)/evaluation \
+		--model $(RUN)/mini_xception $(RUN)/files/mini_xception_int8.tflite
+	$(BIN)/python -m ferjax.data clip changing --out $(RUN)/film.mp4
+	$(BIN)/python live.py --model $(RUN)/files/mini_xception_int8.tflite --source $(RUN)/film.mp4 \
+		--no-display --log $(RUN)/film.jsonl --record $(RUN)/film_seen.mp4
 
 test: setup
 	$(BIN)/python -m pytest

@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     ship = export.best(results)
     print(export.table(results))
     print(f"\nship {options.out / ship.file}: {ship.milliseconds:.2f} ms per image, {ship.bytes:,} bytes")
-    print(f"next: python -m ferjax.benchmark {options.out}/*")
+    kinds = sorted({pathlib.Path(r.file).suffix for r in results if not r.faults}, reverse=True)
+    print(f"next: python -m ferjax.benchmark {' '.join(f'{options.out}/*{kind}' for kind in kinds)}")
 
 
 if __name__ == "__main__":

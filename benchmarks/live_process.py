@@ -91,7 +91,7 @@ def soak(frames: int, *, model: str, kind: str = "moving", warmup: int | None = 
       warmup: frames after which memory counts; a tenth if not given.
 
     Returns:
-      `frames`; `peak_mb`; `growth_mb`, how much the second half of what follows the warm-up holds more than the first,
+      `frames`; `peak_mb`; `held_mb`, the median of the second half; `growth_mb`, how much the second half of what follows the warm-up holds more than the first,
       as medians.
     """
     warmup = frames // 10 if warmup is None else warmup
@@ -109,6 +109,7 @@ def soak(frames: int, *, model: str, kind: str = "moving", warmup: int | None = 
     return {
         "frames": done["frames"],
         "peak_mb": max(mb for _, mb in memory),
+        "held_mb": statistics.median(counted[half:]),
         "growth_mb": statistics.median(counted[half:]) - statistics.median(counted[:half]),
     }
 

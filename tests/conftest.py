@@ -22,6 +22,13 @@ def strict_dtypes():
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _small_process():
+    """Lets go of a module's compiled programs: all of them together take five gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
     """Keeps tests away from the data that the user has prepared."""

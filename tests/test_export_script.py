@@ -49,7 +49,11 @@ def test_files_carry_their_contract_and_answer(run, exported):
     record = json.loads((exported / "export.json").read_text())
     names = ["baseline_cnn5.tflite", "baseline_cnn5_weight-only.tflite", "baseline_cnn5.onnx"]
     assert [f["file"] for f in record["files"]] == [*names, "baseline_cnn5_weight-only.onnx"]
-    assert {p.name for p in exported.iterdir()} == {"export.json", *(f["file"] for f in record["files"])}
+    assert {p.name for p in exported.iterdir()} == {
+        "export.json",
+        *(f["file"] for f in record["files"]),
+        *(f"{f['file']}.md" for f in record["files"]),
+    }
     faces = data.load("synthetic_faces", data_dir=run / "data", **DATA)
     for entry in record["files"]:
         path = exported / entry["file"]
@@ -68,7 +72,7 @@ def test_it_says_what_to_ship_and_what_to_do_next(run, capsys):
     said = capsys.readouterr().out
     assert "max |Δp|" in said and "passes" in said
     assert f"ship {run / 'one' / 'baseline_cnn5.tflite'}" in said
-    assert f"next: python -m ferjax.benchmark {run / 'one'}/*" in said
+    assert f"next: python -m ferjax.benchmark {run / 'one'}/*.tflite" in said
 
 
 def test_an_export_is_kept_unless_told_otherwise(run, tmp_path, capsys):
@@ -80,7 +84,7 @@ def test_an_export_is_kept_unless_told_otherwise(run, tmp_path, capsys):
         main(run, *arguments)
     assert (out / "note").exists()
     main(run, *arguments, "--overwrite")
-    assert sorted(p.name for p in out.iterdir()) == ["baseline_cnn5.tflite", "export.json"]
+    assert sorted(p.name for p in out.iterdir()) == ["baseline_cnn5.tflite", "baseline_cnn5.tflite.md", "export.json"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
@@ -117,7 +121,11 @@ def test_what_passes_is_kept_beside_what_fails(run, tmp_path, monkeypatch, capsy
     )
     monkeypatch.setattr(formats, "FORMATS", rows)
     main(run, "--out", tmp_path / "out")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["baseline_cnn5.tflite", "export.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "baseline_cnn5.tflite",
+        "baseline_cnn5.tflite.md",
+        "export.json",
+    ]
     said = capsys.readouterr()
     assert "refused" in said.out and "refused and removed: baseline_cnn5_float16.tflite" in said.err
 

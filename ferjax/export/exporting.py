@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ferjax import checkpoint, cli, data, runtime, scorer
+from ferjax import card, checkpoint, cli, data, metrics, runtime, scorer
 from ferjax import spec as contract
 from ferjax.data import FaceData
 from ferjax.export import departure, examples, formats, parity
@@ -82,6 +82,9 @@ def export(
             cli.note(f"{faces.name} is not the data that {model} was trained on: it has been prepared anew")
         results = export_network(spec, variables, faces, rows, folder, images=images)
         _record(folder, model, spec, faces, results)
+        for result in results:
+            if not result.faults:
+                _card(folder / result.file, result)
         if all(result.faults for result in results):
             raise cli.InputError(f"no file passes: {'; '.join(_refusal(result) for result in results)}")
     for result in results:
@@ -192,6 +195,14 @@ def record(result: Exported) -> dict[str, Any]:
         "faults": result.faults,
         "departure": result.departure,
     }
+
+
+def _card(path: pathlib.Path, result: Exported) -> None:
+    """Writes the model card beside a file, from its contract and from what was measured of it."""
+    spec, measured = contract.read(path), record(result)
+    scored = metrics.summary(np.array(measured.pop("confusion")), spec.class_names)
+    evaluation = {**scored, "split": "validation", "dataset": spec.dataset}
+    card.write(spec, path.with_name(f"{path.name}.md"), {**measured, "evaluation": evaluation})
 
 
 def _refusal(result: Exported) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ class Comparison(NamedTuple):
       accuracy_interval: 95 % bootstrap interval.
       accuracy_difference: the file's accuracy minus the network's, in points of 100.
       difference_interval: 95 % paired bootstrap interval, in points.
+      confusion: (C, C) counts of the file's answers; row = true class.
     """
 
     images: int
@@ -55,6 +57,7 @@ class Comparison(NamedTuple):
     accuracy_interval: tuple[float, float]
     accuracy_difference: float
     difference_interval: tuple[float, float]
+    confusion: Sequence[Sequence[int]] = ()
 
 
 def reference(spec: ModelSpec, variables: Any, split: Split, *, count: int = 0, seed: int = 0) -> Reference:
@@ -114,7 +117,8 @@ def measure(found: np.ndarray, wanted: np.ndarray, labels: np.ndarray) -> Compar
     ours, theirs = found[:count].argmax(1), wanted[:count].argmax(1)
     best = np.sort(wanted[:count], axis=1)
     clear = best[:, -1] - best[:, -2] > 1e-4
-    accuracy = intervals.bootstrap(metrics.confusion(labels, ours, classes))["accuracy"]
+    counts = metrics.confusion(labels, ours, classes)
+    accuracy = intervals.bootstrap(counts)["accuracy"]
     change = intervals.paired_bootstrap(labels, theirs, ours, classes)["accuracy"]
     difference = np.abs(found - wanted)
     return Comparison(
@@ -126,6 +130,7 @@ def measure(found: np.ndarray, wanted: np.ndarray, labels: np.ndarray) -> Compar
         accuracy_interval=(float(accuracy.low), float(accuracy.high)),
         accuracy_difference=100 * float(change.value),
         difference_interval=(100 * float(change.low), 100 * float(change.high)),
+        confusion=counts.tolist(),
     )
 
 
