@@ -50,7 +50,7 @@ RULES = {
         ("ferjax.runtime",), only=(*CONTRACT, "ferjax.runtime", "numpy", "cv2", *RUNTIMES), in_functions=("dlib",)
     ),
     "the numerics know no data, loop or file": Rule(
-        ("ferjax.augment", "ferjax.losses", "ferjax.prune", "ferjax.quant", "ferjax.models"),
+        ("ferjax.augment", "ferjax.losses", "ferjax.prune", "ferjax.slim", "ferjax.quant", "ferjax.models"),
         never=("ferjax.data", "ferjax.training", "ferjax.fitting", "ferjax.checkpoint", "ferjax.export"),
     ),
     "scoring needs numpy only": Rule(
