@@ -131,7 +131,8 @@ def make_train_step(
         a collection "frozen" where a stage freezes statistics, see `ferjax.freezing.frozen_modules`.
       loss_fn: (logits (N, C), targets (N, C)) -> per-example losses (N,); with a teacher, (the student's `Outputs`,
         targets, the teacher's `Outputs`) -> per-example losses.
-      tx: the optimiser; pruning, if any, last in its chain. Its update is given the stage.
+      tx: the optimiser; pruning, if any, last in its chain. Its update is given the stage, and the gradients, which
+        a pruning score may need.
       num_classes: C.
       mean: per channel, 0..1 scale.
       std: per channel, 0..1 scale.
@@ -180,7 +181,7 @@ def make_train_step(
             return losses.mean(), (losses.sum(), logits, {k: changed[k] for k in state.collections})
 
         (loss, (total, logits, changed)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-        updates, opt_state = update(grads, state.opt_state, state.params, stage=stage)
+        updates, opt_state = update(grads, state.opt_state, state.params, stage=stage, gradients=grads)
         params = freezing.select(mask, optax.apply_updates(state.params, updates), state.params)
         collections = freezing.select(statistics, {**state.collections, **changed}, state.collections)
         ema = _average(state.ema, {"params": params, **collections}, ema_decay, state.step)

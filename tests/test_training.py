@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh
 
-from ferjax import augment, training
+from ferjax import augment, prune, training
 from ferjax.cli import InputError
 
 
@@ -196,3 +196,14 @@ def test_a_batch_may_bring_targets_of_its_own():
     chex.assert_trees_all_equal(jax.jit(step)(state, {**batch, "targets": votes}), plain)
     _, sums = jax.jit(step)(state, {**batch, "targets": jnp.full((8, 3), 1 / 3)})
     assert float(sums.loss) != float(plain[1].loss)
+
+
+def test_pruning_by_the_gradient_is_told_the_gradient():
+    tx = optax.chain(optax.sgd(0.1), prune.prune(0.5, score="gradient_weight", rules=("kernel",)))
+    step, start = make_step(tx=tx)
+    state, _ = step(start, tiny.faces(12))
+    kernel = np.asarray(state.params["kernel"])
+    assert (kernel == 0).sum() == kernel.size // 2
+    step, start = make_step(tx=optax.chain(optax.sgd(0.1), prune.prune(0.5, rules=("kernel",))))
+    by_size, _ = step(start, tiny.faces(12))
+    assert ((np.asarray(by_size.params["kernel"]) == 0) != (kernel == 0)).any()
