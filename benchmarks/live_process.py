@@ -91,8 +91,8 @@ def soak(frames: int, *, model: str, kind: str = "moving", warmup: int | None = 
       warmup: frames after which memory counts; a tenth if not given.
 
     Returns:
-      `frames`; `peak_mb`; `held_mb`, the median of the second half; `growth_mb`, how much the second half of what follows the warm-up holds more than the first,
-      as medians.
+      `frames`; `peak_mb`; `held_mb`, the median of the second half of what follows the warm-up; `growth_mb`, how much
+      that is above the median of the first half.
     """
     warmup = frames // 10 if warmup is None else warmup
     with _camera(clip(kind, 90)) as url:
