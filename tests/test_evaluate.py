@@ -219,3 +219,14 @@ def test_a_class_left_out_of_training_is_unknown(tmp_path, capsys):
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert found["open_set"]["happy"]["n"] == 6 and found["n"] == 36 and "happy" not in found["per_class"]
     assert "faces told from happy by confidence" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", models.list_models())
+def test_grad_cam_fits_every_network(name):
+    shape = models.default_input_shape(name)
+    module = models.create(name)
+    x = jax.ShapeDtypeStruct((2, *shape), np.float32)
+    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), x)
+    grad_cam = explain.make_grad_cam(module, shape)
+    maps, logits = jax.eval_shape(grad_cam, variables, x, jax.ShapeDtypeStruct((2,), np.int32))
+    assert maps.shape == (2, *shape[:2]) and logits.shape == (2, 7)
