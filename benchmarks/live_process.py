@@ -91,25 +91,28 @@ def soak(frames: int, *, model: str, kind: str = "moving", warmup: int | None = 
       warmup: frames after which memory counts; a tenth if not given.
 
     Returns:
-      `frames`; `peak_mb`; `held_mb`, the median of the second half of what follows the warm-up; `growth_mb`, how much
-      that is above the median of the first half.
+      `frames`; `peak_mb`; `own_mb`, what it holds at the end without the pages of mapped files, of which the system
+      decides how many count; `growth_mb`, how much the second half of what follows the warm-up holds more than the
+      first, as medians.
     """
     warmup = frames // 10 if warmup is None else warmup
     with _camera(clip(kind, 90)) as url:
         process = live("--model", model, "--source", url, "--no-display", "--log", "-", "--frames", frames)
         assert process.stdout is not None
         memory: list[tuple[int, float]] = []
+        own = 0.0
         for line in process.stdout:
             index = int(re.search(r'"frame": (\d+)', line)[1])
             if not memory or index >= memory[-1][0] + max(1, frames // 1000):
                 memory.append((index, _resident(process.pid)))
+                own = _own(process.pid) or own
         done = _summary(process)
     counted = [mb for index, mb in memory if index >= warmup]
     half = len(counted) // 2
     return {
         "frames": done["frames"],
         "peak_mb": max(mb for _, mb in memory),
-        "held_mb": statistics.median(counted[half:]),
+        "own_mb": own,
         "growth_mb": statistics.median(counted[half:]) - statistics.median(counted[:half]),
     }
 
@@ -129,6 +132,14 @@ def _resident(pid: int) -> float:
     except (FileNotFoundError, ProcessLookupError, IndexError):
         return 0.0
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _own(pid: int) -> float:
+    try:
+        found = re.search(r"RssAnon:\s+(\d+) kB", pathlib.Path(f"/proc/{pid}/status").read_text())
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return int(found[1]) * 1024 / 1e6 if found else 0.0
 
 
 @contextlib.contextmanager
