@@ -16,7 +16,7 @@ import tqdm
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ferjax import augment as augmentation
-from ferjax import checkpoint, cli, metrics, stored_views
+from ferjax import checkpoint, cli, metrics, prune, stored_views
 from ferjax.freezing import Stage
 from ferjax.optim import Optimizer
 from ferjax.spec import ModelSpec
@@ -191,8 +191,8 @@ def fit(
 
 
 def best_row(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the epoch with the highest validation accuracy; the earliest of equals."""
-    return max(history, key=lambda row: (row["validation_accuracy"], -row["epoch"]))
+    """Returns the epoch with the highest validation accuracy, of those that pruned most; the earliest of equals."""
+    return max(history, key=lambda row: (row.get("sparsity", 0.0), row["validation_accuracy"], -row["epoch"]))
 
 
 class _Book:
@@ -295,6 +295,7 @@ def _soft_targets(train: Arrays, column: str, class_names: Sequence[str]) -> dic
 def _row(epoch: int, state: TrainState, sums: Sums, optimizer: Optimizer, stage: Stage) -> dict[str, Any]:
     total = jax.device_get(sums)
     step = int(state.step)
+    pruned = prune.prunes(state.opt_state)
     return {
         "epoch": epoch + 1,
         "step": step,
@@ -304,6 +305,7 @@ def _row(epoch: int, state: TrainState, sums: Sums, optimizer: Optimizer, stage:
         "grad_norm": float(total.grad_norm) / int(total.steps),
         "update_norm": float(total.update_norm) / int(total.steps),
         "param_norm": float(optax.tree.norm(state.params)),
+        **({"sparsity": prune.masked_share(prune.find_masks(state.opt_state))} if pruned else {}),
         **({} if isinstance(total.agreed, tuple) else {"teacher_agreement": int(total.agreed) / int(total.examples)}),
     }
 

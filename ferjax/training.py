@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ferjax import augment as augmentation
-from ferjax import cli, freezing
+from ferjax import cli, freezing, prune
 from ferjax.freezing import WHOLE, Stage
 
 ApplyFn = Callable[..., Any]
@@ -185,6 +185,8 @@ def make_train_step(
         params = freezing.select(mask, optax.apply_updates(state.params, updates), state.params)
         collections = freezing.select(statistics, {**state.collections, **changed}, state.collections)
         ema = _average(state.ema, {"params": params, **collections}, ema_decay, state.step)
+        if ema and prune.prunes(opt_state):  # in an average, pruned weights only fade
+            ema = {**ema, "params": prune.apply_masks(ema["params"], prune.find_masks(opt_state))}
         grad_norm = optax.tree.norm(grads)
         bad = ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))
         sums = Sums(

@@ -1,14 +1,18 @@
 """Pruning: an optax transform that keeps pruned weights on exactly zero, and what is left of a network after it."""
 
-from ferjax.prune.remaining import apply_masks, compression_ratio, layer_sparsity
-from ferjax.prune.transform import SCORES, PruneState, find_masks, prune
+from ferjax.prune.layers import DISTRIBUTIONS
+from ferjax.prune.remaining import apply_masks, compression_ratio, layer_sparsity, masked_share
+from ferjax.prune.transform import SCORES, PruneState, find_masks, prune, prunes
 
 __all__ = [
+    "DISTRIBUTIONS",
     "SCORES",
     "PruneState",
     "apply_masks",
     "compression_ratio",
     "find_masks",
     "layer_sparsity",
+    "masked_share",
     "prune",
+    "prunes",
 ]

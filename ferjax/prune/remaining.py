@@ -27,6 +27,12 @@ def apply_masks(params: Any, masks: Mapping[str, jax.Array]) -> Any:
     return jax.tree_util.tree_map_with_path(masked, params)
 
 
+def masked_share(masks: Mapping[str, jax.Array]) -> float:
+    """Returns the share of weights that masks prune, 0 … 1, over all parameters that have one."""
+    alive = sum(int(np.count_nonzero(np.asarray(mask))) for mask in masks.values())
+    return 1 - alive / sum(mask.size for mask in masks.values())
+
+
 def layer_sparsity(params: Any, *, rules: Sequence[str] = KERNELS) -> dict[str, float]:
     """Returns the share of exact zeros, 0 … 1, of each parameter that the rules find.
 

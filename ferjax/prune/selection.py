@@ -35,7 +35,8 @@ def select(
     for names, pruned in pools:
         best = [jnp.arange(units[n].size) == jnp.argmax(jnp.where(alive[n], units[n], -1.0)) for n in names]
         ranked = [jnp.where(b, jnp.inf, units[n]) for b, n in zip(best, names, strict=True)]
-        chosen = _largest(jnp.concatenate(ranked), jnp.concatenate([alive[n] for n in names]), progress * pruned)
+        living = jnp.concatenate([alive[n] for n in names])
+        chosen = _largest(jnp.concatenate(ranked), living, progress * pruned) & living
         ends = np.cumsum([layers[n].units for n in names])[:-1]
         kept |= dict(zip(names, jnp.split(chosen, ends), strict=True))
     result = dict(masks)

@@ -45,6 +45,7 @@ def prune(
     structure: str = "weight",
     rules: Sequence[str] = KERNELS,
     keep: Sequence[str] = (),
+    keep_zeros: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the transform that turns the update of a pruned weight w into -w, whatever momentum or decay say.
 
@@ -66,6 +67,8 @@ def prune(
         inputs of an output channel stay, `sparsity` being 1 - N/M, in every layer and at once.
       rules: regular expressions over parameter paths: what is pruned; each must find one.
       keep: regular expressions over parameter paths: exceptions; each must find one.
+      keep_zeros: whether what is zero when the state is initialised is pruned from the first update on, so that a
+        network that was pruned before stays so; these units count towards `sparsity`.
 
     Returns:
       A transform whose update takes the parameters, and gradients if the score needs them.
@@ -97,7 +100,11 @@ def prune(
         find_pools(layers, sparsity, "uniform" if block else distribution)
         names = [name for path, layer in layers.items() for name in (path, *layer.companions)]
         weights = flat(params)
-        return PruneState(jnp.zeros((), jnp.int32), {name: jnp.ones(weights[name].shape, bool) for name in names})
+        masks = {name: jnp.ones(weights[name].shape, bool) for name in names}
+        for path, layer in layers.items() if keep_zeros else ():
+            alive = layer.alive(weights[path] != 0)
+            masks |= {path: layer.mask(alive), **dict.fromkeys(layer.companions, alive)}
+        return PruneState(jnp.zeros((), jnp.int32), masks)
 
     def update(updates: Any, state: PruneState, params: Any = None, *, gradients: Any = None, **_: Any) -> Any:
         if params is None:
@@ -113,7 +120,7 @@ def prune(
         def look() -> Masks:
             scores = {p: SCORES[score](weights[p] + steps[p], slopes[p]).astype(jnp.float32) for p in layers}
             if block:
-                kept = {p: best_of_blocks(scores[p], state.masks[p], *block) for p in layers}
+                kept = {p: best_of_blocks(scores[p], state.masks[p], *block) & state.masks[p] for p in layers}
                 return {**state.masks, **kept}
             return select(layers, find_pools(layers, sparsity, distribution), scores, state.masks, reached(now))
 
@@ -139,6 +146,11 @@ def find_masks(opt_state: Any) -> Masks:
     if not states:
         raise cli.InputError("this optimiser prunes nothing: its chain has no prune")
     return states[0].masks
+
+
+def prunes(opt_state: Any) -> bool:
+    """Returns whether anything in the chain of a state prunes."""
+    return any(map(_is_state, jax.tree.leaves(opt_state, is_leaf=_is_state)))
 
 
 def _is_state(node: Any) -> bool:
