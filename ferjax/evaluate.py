@@ -133,12 +133,16 @@ def compare(labels: np.ndarray, answers: Mapping[str, np.ndarray], num_classes: 
 def save(result: dict[str, Any], out: pathlib.Path) -> None:
     """Writes metrics.json, confusion.png and, if measured, robustness.png into a folder, made if missing."""
     out.mkdir(parents=True, exist_ok=True)
-    part = out / "metrics.json.part"
-    part.write_text(json.dumps(result, indent=1))
-    os.replace(part, out / "metrics.json")
+    _write(out / "metrics.json", result)
     report.plot_confusion(np.array(result["confusion"]), list(result["per_class"]), out / "confusion.png")
     if "robustness" in result:
         report.plot_robustness(result["robustness"], out / "robustness.png")
+
+
+def _write(path: pathlib.Path, value: Any) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1))
+    os.replace(part, path)
 
 
 def _shown(found: Mapping[str, intervals.Interval]) -> dict[str, list[float]]:
@@ -222,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{scorer.name}\n{_text(result)}\n" if len(scorers) > 1 else _text(result))
         results.append(result)
         answers[scorer.name] = logits.argmax(1)
-    pairs = _compared(scorers, answers, results, options.split, where)
+    pairs = _compared(scorers, faces.labels, answers, results)
     for pair in pairs:
         gain, low, high = pair["difference"]["accuracy"]
         print(
@@ -236,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 options.out if len(results) == 1 else options.out / f"{number}_{pathlib.Path(result['model']).stem}",
             )
         if pairs:
-            (options.out / "comparison.json").write_text(json.dumps(pairs, indent=1))
+            _write(options.out / "comparison.json", pairs)
         print(f"saved {options.out}")
 
 
@@ -246,12 +250,11 @@ def _errors(accuracy: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
 
 def _compared(
     scorers: Sequence[Scorer],
+    labels: np.ndarray,
     answers: Mapping[str, np.ndarray],
     results: Sequence[Mapping[str, Any]],
-    split: str,
-    where: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """Compares the models if they were scored on the same images and know the same classes."""
+    """Compares the models if they were scored on the same images, of these labels, and know the same classes."""
     if len(scorers) < 2:
         return []
     sets = {
@@ -260,7 +263,6 @@ def _compared(
     if len(sets) > 1:
         cli.note("the models are not compared: they were scored on other data, or know other classes")
         return []
-    labels = load_split(scorers[0].spec, split, **where).labels
     return compare(labels, answers, len(scorers[0].spec.class_names))
 
 

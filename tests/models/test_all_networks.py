@@ -144,7 +144,10 @@ def test_no_dtype_is_promoted_silently(name, kwargs, dtype):
             lambda s: jnp.zeros(s.shape, s.dtype), {k: v for k, v in variables.items() if k != "params"}
         )
 
-    jax.eval_shape(jax.grad(loss), variables["params"], x)
+    gradients = jax.eval_shape(jax.grad(loss), variables["params"], x)
+    assert jax.tree.all(
+        jax.tree.map(lambda g, p: (g.shape, g.dtype) == (p.shape, p.dtype), gradients, variables["params"])
+    )
 
 
 def test_a_wrong_argument_or_name_is_answered_with_the_nearest():
