@@ -9,7 +9,7 @@ The same command continues a run that was stopped.
 from absl import flags
 
 import train
-from ferjax import cli, experiment, memory
+from ferjax import cli, configuration, experiment, memory
 
 TEACHER = flags.DEFINE_multi_string("teacher", None, "The --workdir of a trained run; repeated or a,b for an ensemble.")
 flags.adopt_module_key_flags(train)
@@ -18,7 +18,7 @@ flags.adopt_module_key_flags(train)
 def main() -> None:
     """Reads the flags and trains with the teacher."""
     memory.keep_freed()
-    experiment.parse_flags(__doc__)
+    configuration.parse_flags(__doc__)
     config, name, workdir = train.resolve(suffix="-distilled")
     teachers = [path for text in TEACHER.value or () for path in text.split(",") if path]
     experiment.distill(

@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ferjax import cli, experiment, memory
+from ferjax import cli, configuration, experiment, memory
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration, such as configs/resnet18.py[:demo].")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; runs/NAME for configs/NAME.py if not given.")
@@ -23,7 +23,7 @@ TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Also write TensorBoard ev
 def main() -> None:
     """Reads the flags and trains."""
     memory.keep_freed()
-    experiment.parse_flags(__doc__)
+    configuration.parse_flags(__doc__)
     config, name, workdir = resolve()
     experiment.train(config, workdir=workdir, data_dir=DATA_DIR.value, name=name, tensorboard=TENSORBOARD.value)
 
@@ -42,7 +42,7 @@ def resolve(suffix: str = "") -> tuple[dict[str, Any], str, pathlib.Path]:
     name = config_flags.get_config_filename(flags.FLAGS["config"])
     if not isinstance(CONFIG.value, ConfigDict):
         raise cli.InputError(f"--config {name}: no such configuration file; see configs/, such as configs/resnet18.py")
-    return CONFIG.value.to_dict(), name, pathlib.Path(WORKDIR.value or f"runs/{experiment.run_name(name)}{suffix}")
+    return CONFIG.value.to_dict(), name, pathlib.Path(WORKDIR.value or f"runs/{configuration.run_name(name)}{suffix}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ def base() -> ConfigDict:
         {
             "data": {"name": "fer2013"},
             "model": {"name": "", "dtype": "float32"},
-            "init": {"pretrained": "", "workdir": "", "strict": True},
+            "init": {"pretrained": "", "workdir": "", "network": False, "strict": True},
             "augment": {
                 "flip": 0.5,
                 "rotate": 0.0,
@@ -41,6 +41,19 @@ def base() -> ConfigDict:
                 "beta": 8.0,
                 "features": (),
                 "feature_weight": 0.0,
+            },
+            "quant": {"bits": 0, "observer": "min_max", "percentile": 99.9, "decay": 0.99, "freeze_epochs": 0.0},
+            "prune": {
+                "sparsity": 0.0,
+                "begin_epochs": 0.0,
+                "ramp_epochs": 0.0,
+                "frequency": 100,
+                "score": "magnitude",
+                "distribution": "global",
+                "structure": "weight",
+                "rules": ("kernel$",),
+                "keep": (),
+                "keep_zeros": False,
             },
             "teacher": {"workdirs": (), "resize": False, "stored_views": 0},
             "optim": {
@@ -109,6 +122,28 @@ def embedded(config: ConfigDict, **options: int) -> None:
     scratch(config)
     shape = {"size": config.data.get("size", 48), "channels": config.data.get("channels", 1)}
     config.data = ConfigDict({"name": "synthetic_faces", **shape, "seed": 0, **options})
+
+
+def train_on(config: ConfigDict) -> None:
+    """Trains the network of --config.init.workdir on, gently: what every recipe of configs/compress does.
+
+    The group model says nothing but the dtype then; its name is for who sets init.network to False.
+    """
+    config.model.name = "resnet20"
+    config.init.network = True
+    config.augment.update(rotate=10.0, translate=0.08, crop=(0.9, 1.1))
+    config.loss.label_smoothing = 0.1
+    config.optim.update(name="sgd", learning_rate=0.01, weight_decay=5e-4, warmup_epochs=0.5, decay_only=("kernel",))
+    config.fit.update(epochs=15, batch_size=64)
+
+
+def train_on_demo(config: ConfigDict) -> None:
+    """The demo of `train_on`: two epochs on the embedded faces, afresh unless init.network and init.workdir are set."""
+    embedded(config, train=2000, validation=500, test=500)
+    config.init.network = False
+    config.augment.update(rotate=0.0, translate=0.0, crop=(1.0, 1.0))
+    config.optim.update(name="adamw", learning_rate=0.003, weight_decay=0.01)
+    config.fit.update(epochs=2, batch_size=32)
 
 
 def quick(config: ConfigDict) -> None:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib import colormaps
 
-from ferjax import augment, checkpoint, cli, corrupt, data, models, scorer
+from ferjax import augment, checkpoint, cli, corrupt, data, models, network, scorer
 from ferjax.data.show import Tile, contact_sheet
 from ferjax.spec import ModelSpec
 
@@ -39,7 +39,9 @@ COLUMNS = 10
 GradCam = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
-def make_grad_cam(module: Any, input_shape: tuple[int, int, int]) -> GradCam:
+def make_grad_cam(
+    module: Any, input_shape: tuple[int, int, int], *, apply: Callable[..., Any] | None = None
+) -> GradCam:
     """Builds Grad-CAM (Selvaraju et al. 2017; Paraschiv 2026, eq. 24 and 25) for a network of the registry.
 
     The maps are those of the intermediate `features`: the last feature map, or for a network of tokens, the tokens
@@ -48,21 +50,23 @@ def make_grad_cam(module: Any, input_shape: tuple[int, int, int]) -> GradCam:
     Args:
       module: from `models.create`.
       input_shape: (H, W, C) of its images.
+      apply: what is called in the place of the module's own `apply`, see `ferjax.network.create`.
 
     Returns:
       A jitted function (variables, inputs float (N, H, W, C), classes int (N,)) -> (maps (N, H, W), logits (N, K)).
       A map is ReLU(Σ_k α_k A^k), α_k the mean over the map of ∂ logit / ∂ A^k, resized bilinearly to the image; it
       is not negative and not normalised.
     """
+    apply = apply or module.apply
     layout = functools.partial(models.feature_map, module, image_shape=input_shape)
 
     @jax.jit
     def grad_cam(variables: Any, inputs: jax.Array, classes: jax.Array) -> tuple[jax.Array, jax.Array]:
-        features = _features(module, variables, inputs)
+        features = _features(apply, variables, inputs)
 
         def scores(perturbation: jax.Array) -> tuple[jax.Array, jax.Array]:
             probed = {**variables, "perturbations": {"features": perturbation}}
-            logits = module.apply(probed, inputs, train=False)
+            logits = apply(probed, inputs, train=False)
             chosen = jnp.take_along_axis(logits, classes[:, None], axis=1)
             return chosen.sum(), logits  # no image's logit depends on another image
 
@@ -102,8 +106,8 @@ def explain(
         raise cli.InputError(f"the model takes images of shape (N, {spec.input_shape}), got {images.shape}")
     if classes is None:
         classes = scorer.predict(spec, variables, images, batch_size=batch_size).argmax(1)
-    module = models.create(spec.architecture, num_classes=len(spec.class_names), **spec.architecture_args)
-    grad_cam = make_grad_cam(module, spec.input_shape)
+    net = network.create(spec)
+    grad_cam = make_grad_cam(net.module, spec.input_shape, apply=net.apply)
     maps, logits = [], []
     size = min(batch_size, len(images))
     for start in range(0, len(images), size):
@@ -196,8 +200,8 @@ def _colored(images: np.ndarray) -> np.ndarray:
     return images if images.shape[-1] == 3 else np.repeat(images, 3, axis=-1)
 
 
-def _features(module: Any, variables: Any, inputs: jax.Array) -> jax.Array:
-    _, seen = module.apply(variables, inputs, train=False, mutable=["intermediates"])
+def _features(apply: Callable[..., Any], variables: Any, inputs: jax.Array) -> jax.Array:
+    _, seen = apply(variables, inputs, train=False, mutable=["intermediates"])
     return seen["intermediates"]["features"][0]
 
 

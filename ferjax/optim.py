@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import optax
 
 from ferjax import cli
+from ferjax import prune as pruning
 from ferjax.freezing import WHOLE, Stage, create_stages, only_trained, staged
 from ferjax.paths import path_mask
 
@@ -107,6 +108,64 @@ def create(
     clip = (optax.clip_by_global_norm(clip_norm),) if clip_norm else ()
     last = (optax.scale_by_learning_rate(rate), *((only_trained(),) if stages else ()))
     return Optimizer(optax.chain(*clip, *adapt, *last), rate, plan)
+
+
+def prune(
+    optimizer: Optimizer,
+    *,
+    steps_per_epoch: int,
+    epochs: float,
+    sparsity: float = 0.0,
+    begin_epochs: float = 0.0,
+    ramp_epochs: float = 0.0,
+    frequency: int = 100,
+    score: str = "magnitude",
+    distribution: str = "global",
+    structure: str = "weight",
+    rules: Sequence[str] = ("kernel$",),
+    keep: Sequence[str] = (),
+    keep_zeros: bool = False,
+) -> Optimizer:
+    """Appends pruning to an optimiser, if that is asked for.
+
+    Args:
+      optimizer: from `create`.
+      steps_per_epoch: optimiser steps in one pass over the training set.
+      epochs: of the whole run.
+      sparsity: share of units that are pruned in the end, in [0, 1); 0 prunes nothing.
+      begin_epochs: epochs after which pruning begins.
+      ramp_epochs: over which sparsity rises from then on; 0 reaches it at once.
+      frequency: steps from one look at the scores to the next.
+      score: see `ferjax.prune.prune`, as all that follow.
+      distribution: "global", "uniform" or "erdos_renyi_kernel".
+      structure: "weight", "filter", or N:M such as "2:4".
+      rules: regular expressions over parameter paths: what is pruned.
+      keep: exceptions.
+      keep_zeros: whether what is zero at the start stays so, also where `sparsity` is 0.
+
+    Raises:
+      InputError: for an unknown name or a value outside its range; when initialised, for a rule that finds nothing.
+    """
+    if not begin_epochs >= 0 or not ramp_epochs >= 0 or begin_epochs + ramp_epochs > epochs:
+        raise cli.InputError(
+            f"prune.begin_epochs={begin_epochs} and prune.ramp_epochs={ramp_epochs} must not be negative and must end "
+            f"within the run's {epochs} epochs"
+        )
+    begin = round(begin_epochs * steps_per_epoch)
+    last = round(epochs * steps_per_epoch) - 1  # the run's last update has to prune, too
+    transform = pruning.prune(
+        sparsity,
+        begin=min(begin, last),
+        end=min(begin + round(ramp_epochs * steps_per_epoch), last),
+        frequency=frequency,
+        score=score,
+        distribution=distribution,
+        structure=structure,
+        rules=rules,
+        keep=keep,
+        keep_zeros=keep_zeros,
+    )
+    return optimizer._replace(tx=optax.chain(optimizer.tx, transform)) if sparsity or keep_zeros else optimizer
 
 
 def create_schedule(

@@ -21,6 +21,7 @@ def start(
     spec: ModelSpec,
     pretrained: str | Path = "",
     workdir: str | Path = "",
+    network: bool = False,
     strict: bool = True,
 ) -> tuple[dict[str, Any], ModelSpec, Report | None]:
     """Returns the variables to begin with, and the contract with the pixels' scale that they expect.
@@ -32,6 +33,7 @@ def start(
         preprocessing replaces the data's. A network that took blue, green, red takes red, green, blue here: the
         stem's input channels are turned round, the pixels are not.
       workdir: the folder of a run of the same network. Its head is taken too if the classes are the same.
+      network: whether the network itself is that run's, widths included, see `network_of`.
       strict: for `pretrained`.
 
     Returns:
@@ -54,10 +56,27 @@ def start(
         other, source, _ = checkpoint.load(workdir)
         if other.architecture != spec.architecture:
             raise cli.InputError(f"{workdir} holds {other.architecture}, this configuration trains {spec.architecture}")
+        if other.architecture_args.get("folded") and not spec.architecture_args.get("folded"):
+            raise cli.InputError(
+                f"the normalisations of {workdir} are folded, this configuration's network has them: "
+                "set init.network=True to train that very network"
+            )
         same_classes = other.class_names == spec.class_names
         started, report = adopt_variables(variables, source, head_pattern="(?!)" if same_classes else HEAD)
-        return started, spec.replace(mean=other.mean, std=other.std), report
+        return started, spec.replace(mean=other.mean, std=other.std, quantization=other.quantization), report
     return dict(variables), spec, None
+
+
+def network_of(workdir: str | Path) -> dict[str, Any]:
+    """Returns the name and the arguments of a run's network, for `ferjax.models.create`.
+
+    Raises:
+      InputError: if there is no such run.
+    """
+    if not workdir:
+        raise cli.InputError("init.network takes the network of a run: set init.workdir to its folder")
+    spec, _, _ = checkpoint.load(workdir)
+    return {"name": spec.architecture, **{k: v for k, v in spec.architecture_args.items() if k != "dtype"}}
 
 
 def _turn_round(

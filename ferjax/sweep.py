@@ -28,7 +28,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from ferjax import cli, experiment
+from ferjax import cli, configuration, experiment
 
 Changes = Mapping[str, Any]
 
@@ -51,7 +51,7 @@ class Job:
 
     def folder(self, root: pathlib.Path, seed: int) -> pathlib.Path:
         """Returns where a seed's run lives."""
-        parts = [experiment.run_name(self.name), *(f"{k.split('.')[-1]}={v}" for k, v in self.changes.items())]
+        parts = [configuration.run_name(self.name), *(f"{k.split('.')[-1]}={v}" for k, v in self.changes.items())]
         return root / "-".join(parts).replace("/", "_") / f"seed{seed}"
 
 

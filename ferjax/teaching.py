@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ferjax import augment, checkpoint, cli, models
+from ferjax import augment, checkpoint, cli, network
 from ferjax.spec import ModelSpec
 from ferjax.training import Outputs, TeacherFn, pick
 
@@ -67,7 +67,7 @@ def load(
     for workdir in workdirs:
         own, weights, _ = checkpoint.load(workdir)
         _check(own, spec, workdir, resize=resize)
-        parts.append(functools.partial(_answer, own, _network(own, dtype), spec=spec, taps=taps))
+        parts.append(functools.partial(_answer, own, network.create(own, dtype=dtype), spec=spec, taps=taps))
         variables.append(jax.tree.map(jnp.asarray, weights))
         specs.append(own)
 
@@ -80,17 +80,12 @@ def load(
     return Teacher(apply, tuple(variables), tuple(specs), stored_views)
 
 
-def _network(spec: ModelSpec, dtype: Any) -> Any:
-    arguments = {**spec.architecture_args, "dtype": dtype}  # runs of 0.1's first days state their own
-    return models.create(spec.architecture, num_classes=len(spec.class_names), **arguments)
-
-
 def _answer(
-    own: ModelSpec, module: Any, variables: Any, images: jax.Array, *, spec: ModelSpec, taps: Sequence[str]
+    own: ModelSpec, net: network.Network, variables: Any, images: jax.Array, *, spec: ModelSpec, taps: Sequence[str]
 ) -> Outputs:
     """One teacher's outputs for images in 0..1 as the student gets them, classes in the student's order."""
     inputs = augment.normalize(_fitted(images, own), mean=own.mean, std=own.std)
-    logits, state = module.apply(variables, inputs, train=False, mutable=["intermediates"] if taps else [])
+    logits, state = net.apply(variables, inputs, train=False, mutable=["intermediates"] if taps else [])
     order = jnp.array([own.class_names.index(name) for name in spec.class_names])
     return Outputs(logits.astype(jnp.float32)[:, order], pick(state, taps))
 

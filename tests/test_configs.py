@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from ferjax import augment, experiment, models, objective, optim, paths
+from ferjax import augment, configuration, models, objective, optim, paths
 from ferjax.cli import InputError
 from ferjax.freezing import trained
 
@@ -31,7 +31,7 @@ def resolve(path, arg=None):
 
 
 def flat(config):
-    return experiment._flat(config)
+    return configuration.flat(config)
 
 
 def arms():
@@ -53,9 +53,9 @@ def test_there_are_configurations_for_every_network_and_every_paper():
 @pytest.mark.parametrize(("path", "arg"), list(arms()))
 def test_a_configuration_fits_its_functions(path, arg, demo):
     groups = resolve(path, ",".join(filter(None, [arg, "demo" if demo else ""])))
-    assert set(groups) == set(experiment.GROUPS)
+    assert set(groups) == set(configuration.GROUPS)
     for group in set(groups) - {"data", "model"}:
-        assert set(groups[group]) <= set(inspect.signature(experiment.FUNCTIONS[group]).parameters), group
+        assert set(groups[group]) <= set(inspect.signature(configuration.FUNCTIONS[group]).parameters), group
     doc = load(path).__doc__
     assert f"--config configs/{path.relative_to(ROOT)}" in doc and "demo" in doc
     augment.create(**groups["augment"])

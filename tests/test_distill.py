@@ -20,6 +20,7 @@ from test_experiment import SMALL
 from ferjax import (
     augment,
     checkpoint,
+    configuration,
     data,
     experiment,
     fitting,
@@ -408,7 +409,7 @@ def test_a_run_of_an_older_ferjax_goes_on(teachers, tmp_path):
     made = config(fit__epochs=1)
     experiment.train(made, workdir=tmp_path / "run", data_dir=teachers / "data", progress=False)
     newer = config(fit__epochs=1, fit__sampling="shuffled", loss__alpha=None, augment__erase_area=(0.02, 0.15))
-    experiment.claim(tmp_path / "run", newer)
+    configuration.claim(tmp_path / "run", newer)
     with pytest.raises(InputError, match=r"fit\.sampling is shuffled there and balanced here"):
-        experiment.claim(tmp_path / "run", config(fit__epochs=1, fit__sampling="balanced"))
+        configuration.claim(tmp_path / "run", config(fit__epochs=1, fit__sampling="balanced"))
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == made

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ferjax import checkpoint, data, evaluate, experiment, objective, scorer
+from ferjax import checkpoint, configuration, data, evaluate, experiment, objective, scorer
 from ferjax.cli import InputError
 from ferjax.data.__main__ import main as data_command
 from ferjax.data.synthetic import render_faces
@@ -129,7 +129,7 @@ def test_a_workdir_of_another_experiment_is_refused(trained):
         experiment.train(config(fit__epochs=3), workdir=folder / "run", data_dir=folder / "data", progress=False)
     with pytest.raises(InputError, match="checkpoints without a config"):
         (folder / "odd" / "last").mkdir(parents=True)
-        experiment.claim(folder / "odd", config())
+        configuration.claim(folder / "odd", config())
 
 
 @pytest.mark.parametrize(

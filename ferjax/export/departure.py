@@ -4,13 +4,13 @@ import dataclasses
 import pathlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from ferjax import spec as contract
-from ferjax.export.network import Network, normalize
+from ferjax.export.network import Apply, Network, normalize
 from ferjax.export.onnx_graph import number
 from ferjax.export.parity import Reference
 
@@ -69,7 +69,7 @@ def layers(convert: Callable[[Network], bytes], network: Network, images: np.nda
     names = intermediates(network)
     open_ended = dataclasses.replace(network, function=partial(_with_intermediates, names=names))
     inputs = normalize(network.spec, images)
-    reference = jax.jit(partial(open_ended.function, network.module, network.variables))
+    reference = jax.jit(partial(open_ended.function, network.bind(network)))
     wanted = [[np.asarray(part) for part in reference(image[None])] for image in inputs]
     found = _run(convert(open_ended), inputs)
     errors = [_error(np.stack(w), np.stack(f)) for w, f in zip(_columns(wanted), _columns(found), strict=True)]
@@ -89,7 +89,7 @@ def intermediates(network: Network) -> list[str]:
     names: list[str] = []
 
     def run(image: jax.Array) -> jax.Array:
-        logits, state = network.module.apply(network.variables, image, train=False, mutable=["intermediates"])
+        logits, state = network.bind(network)(image, mutable=["intermediates"])
         found = {name: value[0] for name, value in state["intermediates"].items() if isinstance(value, tuple)}
         ends = {"features": 1000, "embedding": 1001}
         ordered = sorted(found, key=lambda name: ends.get(name, number(name)))
@@ -100,8 +100,8 @@ def intermediates(network: Network) -> list[str]:
     return names
 
 
-def _with_intermediates(module: Any, variables: Any, image: jax.Array, *, names: list[str]) -> tuple[jax.Array, ...]:
-    logits, state = module.apply(variables, image, train=False, mutable=["intermediates"])
+def _with_intermediates(apply: Apply, image: jax.Array, *, names: list[str]) -> tuple[jax.Array, ...]:
+    logits, state = apply(image, mutable=["intermediates"])
     return (logits, *(state["intermediates"][name][0] for name in names))
 
 

@@ -7,7 +7,8 @@ import pathlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from ferjax import card, checkpoint, cli, data, metrics, runtime, scorer
 from ferjax import spec as contract
 from ferjax.data import FaceData
-from ferjax.export import departure, examples, formats, parity
+from ferjax.export import counting, departure, examples, formats, parity
 from ferjax.export.formats import Format
 from ferjax.export.network import Network
 from ferjax.models.costs import cost
@@ -36,6 +37,7 @@ class Exported(NamedTuple):
       faults: what is wrong with it, in words; empty for a file that was kept.
       departure: where a faulty file first departs from the network.
       milliseconds: median time of one image, from uint8 pixels to logits, two threads; None for a faulty file.
+      float_operations: how often each operation of the file computes in floating point.
     """
 
     file: str
@@ -45,6 +47,7 @@ class Exported(NamedTuple):
     faults: list[str]
     departure: str = ""
     milliseconds: float | None = None
+    float_operations: Mapping[str, int] = MappingProxyType({})
 
 
 def export(
@@ -127,7 +130,7 @@ def best(results: Sequence[Exported]) -> Exported:
 def table(results: Sequence[Exported]) -> str:
     """Renders results for a terminal, one line per file."""
     width = max(len(result.file) for result in results)
-    lines = [f"{'file':{width}}       bytes   max |Δp|  agreement         accuracy %  ms/image  verdict"]
+    lines = [f"{'file':{width}}       bytes   max |Δp|  agreement         accuracy %  ms/image  float ops  verdict"]
     for result in results:
         found = result.comparison
         spread = 50 * (found.accuracy_interval[1] - found.accuracy_interval[0])
@@ -135,7 +138,8 @@ def table(results: Sequence[Exported]) -> str:
         verdict = "refused" if result.faults else "passes"
         lines.append(
             f"{result.file:{width}}  {result.bytes:>10,}  {found.max_difference:>9.2g}  {found.agreement:>9.2%}"
-            f"  {100 * found.accuracy:>8.2f} ± {spread:>6.2f}  {time:>8}  {verdict}"
+            f"  {100 * found.accuracy:>8.2f} ± {spread:>6.2f}  {time:>8}"
+            f"  {sum(result.float_operations.values()):>9}  {verdict}"
         )
     return "\n".join(lines)
 
@@ -147,15 +151,15 @@ def _one(row: Format, network: Network, truth: parity.Reference, folder: pathlib
     path.write_bytes(convert(network))
     written = spec.replace(quantization=row.quantization, accuracy={}, macs=cost(network.module, spec.input_shape).macs)
     contract.embed(path, written)
-    found = parity.compare(path, truth)
+    found, floats = parity.compare(path, truth), counting.float_operations(path)
     faults = parity.faults(found, row.tolerance)
     if faults:
         size, where = path.stat().st_size, departure.explain(path, convert, network, truth)
         path.unlink()
-        return Exported(path.name, row, size, found, faults, where)
+        return Exported(path.name, row, size, found, faults, where, float_operations=floats)
     if whole:  # a figure for some of the split would not be the split's
         contract.embed(path, written.replace(accuracy={"validation": found.accuracy}))
-    return Exported(path.name, row, path.stat().st_size, found, faults)
+    return Exported(path.name, row, path.stat().st_size, found, faults, float_operations=floats)
 
 
 def _milliseconds(paths: Sequence[pathlib.Path], image: np.ndarray, rounds: int = 5) -> dict[str, float]:
@@ -192,6 +196,7 @@ def record(result: Exported) -> dict[str, Any]:
         "bytes": result.bytes,
         **result.comparison._asdict(),
         "milliseconds": result.milliseconds,
+        "float_operations": dict(result.float_operations),
         "faults": result.faults,
         "departure": result.departure,
     }

@@ -1,6 +1,7 @@
 """TFLite files taken apart: their operations, and float weights replaced by integers that are unpacked when loaded."""
 
 import collections
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,24 @@ def operations(blob: bytes) -> dict[str, int]:
     model = _unpack(blob)
     names = [_name(code) for code in model.operatorCodes]
     return dict(collections.Counter(names[op.opcodeIndex] for graph in model.subgraphs for op in graph.operators))
+
+
+def float_operations(blob: bytes, *, but: Sequence[str] = ()) -> dict[str, int]:
+    """Returns how often each operation of a TFLite file takes or gives float32 numbers.
+
+    Args:
+      blob: the file.
+      but: operations that are not counted.
+    """
+    model = _unpack(blob)
+    names, types = [_name(code) for code in model.operatorCodes], _names_of("TensorType")
+    counts = collections.Counter(
+        names[op.opcodeIndex]
+        for graph in model.subgraphs
+        for op in graph.operators
+        if any(types[graph.tensors[i].type] == "FLOAT32" for i in (*op.inputs, *op.outputs) if i >= 0)
+    )
+    return {name: count for name, count in counts.items() if name not in but}
 
 
 def tensor_types(blob: bytes, operation: str, position: int) -> set[str]:

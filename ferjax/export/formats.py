@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ferjax import cli
-from ferjax.export import onnx_file, tflite
+from ferjax import network as trained
+from ferjax.export import onnx_file, qat, tflite
 from ferjax.export.network import Network
 from ferjax.spec import ModelSpec
 
@@ -31,6 +32,7 @@ class Tolerance(NamedTuple):
 EXACT = Tolerance(1e-4, 0.998, 1.0)
 HALF = Tolerance(1e-2, 0.998, 1.0)
 INTEGER = Tolerance(1.0, 0.97, 1.0)
+TRAINED = Tolerance(1.0, 0.995, 0.5)  # against the network that rounds as the file does
 
 
 class Format(NamedTuple):
@@ -85,6 +87,10 @@ FORMATS: tuple[Format, ...] = (
     # In onnxruntime every int8 form of a hard-swish network was slower than float32: weight-only is theirs.
     Format("onnx", "int8", {CONVOLUTIONAL: onnx_file.static_int8, TRANSFORMER: onnx_file.dynamic_matmul}, INTEGER),
     Format("onnx", "weight-only", _all(onnx_file.weight_only), INTEGER),
+    # Of networks that were trained with rounding, and no others; onnxruntime has no 4-bit convolution.
+    Format("tflite", "qat", _all(qat.tflite), TRAINED),
+    Format("tflite", "int4", _all(qat.tflite_int4), TRAINED),
+    Format("onnx", "qat", _all(qat.onnx), TRAINED),
 )
 
 
@@ -117,7 +123,8 @@ def choose(
       quantizations_wanted: names; all that suit the network if not given.
 
     Raises:
-      InputError: for an unknown name, or where nothing of what was asked for suits the network.
+      InputError: for an unknown name, for integers that the network was not trained for or floats where it was, or
+        where nothing of what was asked for suits the network.
     """
     for kind, wanted, known in (
         ("format", formats_wanted, list_formats()),
@@ -126,9 +133,11 @@ def choose(
         for name in wanted or ():
             if name not in known:
                 raise cli.unknown(kind, name, known)
-    own = family(spec)
+    for name in quantizations_wanted or ():
+        _check_training(spec, name)
+    own, table = family(spec), [row for row in FORMATS if _as_trained(spec, row.quantization)]
     rows: list[Format] = []
-    for row in FORMATS:
+    for row in table:
         asked = row.format in (formats_wanted or list_formats())
         if not asked or row.quantization not in (quantizations_wanted or list_quantizations()):
             continue
@@ -142,8 +151,30 @@ def choose(
         else:
             rows.append(row)
     if not rows:
-        suitable = [f"{r.format} {r.quantization}" for r in FORMATS if own in r.convert]
+        suitable = [f"{r.format} {r.quantization}" for r in table if own in r.convert]
         raise cli.InputError(
             f"nothing of what was asked for suits {spec.architecture}; these do: {', '.join(suitable)}"
         )
     return rows
+
+
+def _as_trained(spec: ModelSpec, quantization: str) -> bool:
+    """Returns whether a network's numbers are of the kind that a quantisation starts from."""
+    if trained.weight_bits(spec):
+        return quantization == spec.quantization
+    return quantization not in trained.TRAINED
+
+
+def _check_training(spec: ModelSpec, quantization: str) -> None:
+    if _as_trained(spec, quantization):
+        return
+    if bits := trained.weight_bits(spec):
+        raise cli.InputError(
+            f"{quantization} starts from floats, and this network was quantised to {bits}-bit weights: export it as "
+            f"{spec.quantization}"
+        )
+    bits = trained.TRAINED[quantization]
+    raise cli.InputError(
+        f"{quantization} needs a network that was quantised to {bits}-bit weights, and this one is in floats: train it "
+        f"with --config.quant.bits={bits}, or run python -m ferjax.compress --bits {bits}"
+    )

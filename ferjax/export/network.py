@@ -14,7 +14,15 @@ import jax
 import numpy as np
 
 from ferjax import cli, models
+from ferjax import network as trained
 from ferjax.spec import ModelSpec
+
+Apply = Callable[..., Any]
+
+
+def as_trained(network: "Network") -> Apply:
+    """Returns apply(image, mutable=…) of a network in evaluation mode, as training and `ferjax.evaluate` compute it."""
+    return partial(trained.apply_of(network.spec, network.module), network.variables, train=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,21 +34,22 @@ class Network:
       module: the Flax network, see `ferjax.models.for_export`.
       variables: {"params": …, other collections}.
       calibration: float32 (N, height, width, channels), normalised training images that show ranges of activations.
-      function: (module, variables, image (1, height, width, channels)) -> logits (1, classes); a tuple of arrays that
-        begins with the logits where layers are compared.
+      function: (apply, image (1, height, width, channels)) -> logits (1, classes); a tuple of arrays that begins with
+        the logits where layers are compared.
+      bind: network -> apply(image, mutable=…), the variables inside.
     """
 
     spec: ModelSpec
     module: Any
     variables: Any
     calibration: np.ndarray
-    function: Callable[[Any, Any, jax.Array], Any]
+    function: Callable[[Apply, jax.Array], Any]
+    bind: Callable[["Network"], Apply] = as_trained
 
     @classmethod
     def of(cls, spec: ModelSpec, variables: Any, calibration: np.ndarray) -> "Network":
         """Returns the network that a spec describes, computing logits in float32."""
-        module = models.create(spec.architecture, num_classes=len(spec.class_names), **spec.architecture_args)
-        return cls(spec, models.for_export(module), variables, calibration, logits)
+        return cls(spec, models.for_export(trained.create(spec).module), variables, calibration, logits)
 
     @cached_property
     def traced(self) -> tuple[Any, Any]:
@@ -52,7 +61,7 @@ class Network:
         with quiet():
             from jax.experimental import jax2tf
 
-            jax_function = partial(self.function, self.module, self.variables)
+            jax_function = partial(self.function, self.bind(self))
             converted = jax2tf.convert(jax_function, with_gradient=False, native_serialization_platforms=["cpu"])
             holder = tensorflow.Module()
             holder.function = tensorflow.function(
@@ -81,9 +90,9 @@ def normalize(spec: ModelSpec, images: np.ndarray) -> np.ndarray:
     return (images.astype(np.float32) / np.float32(255) - mean) / std
 
 
-def logits(module: Any, variables: Any, image: jax.Array) -> jax.Array:
-    """Returns a network's answer in evaluation mode."""
-    return module.apply(variables, image, train=False)
+def logits(apply: Apply, image: jax.Array) -> jax.Array:
+    """Returns a network's answer."""
+    return apply(image)
 
 
 def import_tensorflow() -> Any:

@@ -10,22 +10,32 @@ from typing import Any
 import numpy as np
 
 from ferjax.export import onnx_graph
-from ferjax.export.network import Network
+from ferjax.export.network import Apply, Network
 from ferjax.models import quantized
 
 
-def tflite(network: Network, *, weight_bits: int = 8) -> bytes:
-    """Returns the network in integers: every convolution and matrix product multiplies them.
+def tflite(network: Network) -> bytes:
+    """Returns the network in integers, weights and activations of 8 bits: every product multiplies them.
 
     Args:
       network: its variables {"params": …, "ranges": …}.
-      weight_bits: as in training, 8 or 4; activations have 8.
 
     Raises:
       InputError: if a range was never observed.
     """
-    marked = quantized.make_marked(network.module, network.variables, weight_bits=weight_bits)
-    return _strict(dataclasses.replace(network, function=lambda module, variables, image: marked(image)))
+    return _strict(network, weight_bits=8)
+
+
+def tflite_int4(network: Network) -> bytes:
+    """Returns the network in integers, weights of 4 bits and activations of 8.
+
+    Args:
+      network: as for `tflite`, trained with 4-bit weights.
+
+    Raises:
+      InputError: if a range was never observed.
+    """
+    return _strict(network, weight_bits=4)
 
 
 def onnx(network: Network) -> bytes:
@@ -69,14 +79,17 @@ def make_unsigned(model: Any) -> None:
     del graph.value_info[:]
 
 
-def _strict(network: Network) -> bytes:
+def _strict(network: Network, *, weight_bits: int) -> bytes:
     """Converts marked roundings to integers: the one place that uses the converter's private switch for it.
 
     Without the switch the converter keeps the marks as floating-point operations, and says nothing.
     """
 
+    def marked(network: Network) -> Apply:
+        return quantized.make_marked(network.module, network.variables, weight_bits=weight_bits)
+
     def convert(converter: Any) -> bytes:
         converter._experimental_strict_qdq = True
         return converter.convert()
 
-    return network.convert(convert)
+    return dataclasses.replace(network, bind=marked).convert(convert)

@@ -64,6 +64,7 @@ def make_apply(
     rules: Sequence[str] = KERNELS,
     observe: Observer = min_max,
     decay: float = 0.99,
+    freeze: int | None = None,
 ) -> Callable[..., Any]:
     """Returns `module.apply` with rounded weights and activations.
 
@@ -77,6 +78,7 @@ def make_apply(
       rules: regular expressions over parameter paths: which kernels are rounded.
       observe: what a batch says about a range: `min_max` or `percentile(…)`.
       decay: of the moving average, 0 for the last batch alone.
+      freeze: batches after which the ranges stay; their number is then counted in ranges["seen"], a float32 scalar.
 
     Returns:
       apply(variables, x, train=…, mutable=…, rngs=…), variables {"params": …, "ranges": …}.
@@ -87,16 +89,20 @@ def make_apply(
     if not 0 <= decay < 1:
         raise InputError(f"decay must be in [0, 1), got {decay}")
 
-    def round_here(scales: dict[int, Any], point: nn.Module, x: jax.Array) -> jax.Array:
+    def average(old: jax.Array, new: jax.Array, empty: jax.Array, moving: Any) -> jax.Array:
+        return jnp.where(empty, new, jnp.where(moving, decay * old + (1 - decay) * new, old))
+
+    def round_here(scales: dict[int, Any], moving: Any, point: nn.Module, x: jax.Array) -> jax.Array:
         low, high = _range(point)
         wide = full_precision(x)
         if point.is_mutable_collection("ranges") and not _bounds(point):
             seen_low, seen_high = (jax.lax.stop_gradient(v).astype(low.dtype) for v in observe(wide))
-            first = low > high
-            low = jnp.where(first, seen_low, decay * low + (1 - decay) * seen_low)
-            high = jnp.where(first, seen_high, decay * high + (1 - decay) * seen_high)
+            empty = low > high
+            low, high = average(low, seen_low, empty, moving), average(high, seen_high, empty, moving)
             point.put_variable("ranges", "low", low)
             point.put_variable("ranges", "high", high)
+            if freeze is not None and not point.path:
+                point.put_variable("ranges", "seen", point.get_variable("ranges", "seen") + 1)
         grid = quant.activation_grid(low, high)
         rounded = quant.fake_quant(wide, grid).astype(x.dtype)
         scales[id(rounded)] = rounded, grid.scale  # the value is held, so that no other takes its id
@@ -106,6 +112,7 @@ def make_apply(
         params = quant.fake_quant_weights(variables["params"], bits=weight_bits, rules=rules)
         chosen = traverse_util.flatten_dict(path_mask(rules, variables["params"]))
         scales: dict[int, Any] = {}
+        moving = True if freeze is None else variables["ranges"]["seen"] < freeze
 
         def round_bias(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
             y, layer = call(*args, **kwargs), context.module
@@ -119,7 +126,7 @@ def make_apply(
             moved = jax.lax.stop_gradient(jnp.round(bias / step) * step - bias)
             return y + moved.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
-        with nn.intercept_methods(_at_points(partial(round_here, scales))), nn.intercept_methods(round_bias):
+        with nn.intercept_methods(_at_points(partial(round_here, scales, moving))), nn.intercept_methods(round_bias):
             return module.apply({**variables, "params": params}, x, **options)
 
     return apply
@@ -161,8 +168,8 @@ def check_ranges(ranges: Mapping[str, Any]) -> None:
 
 def make_marked(
     module: nn.Module, variables: Mapping[str, Any], *, weight_bits: int = 8, rules: Sequence[str] = KERNELS
-) -> Callable[[jax.Array], Any]:
-    """Returns images -> logits with the variables inside and every rounding marked for a converter.
+) -> Callable[..., Any]:
+    """Returns apply(images, mutable=…) with the variables inside and every rounding marked for a converter.
 
     Args:
       module: a network, its normalisations folded.
@@ -186,10 +193,10 @@ def make_marked(
             grid = quant.weight_grid(weight, bits=weight_bits)
         return quant.mark(weight, grid)
 
-    def apply(x: jax.Array) -> Any:
+    def apply(x: jax.Array, **options: Any) -> Any:
         params = quant.fake_quant_weights(variables["params"], bits=weight_bits, rules=rules, quantizer=mark_weight)
         with nn.intercept_methods(_at_points(round_here)):
-            return module.apply({"params": params, "ranges": ranges}, x, train=False)
+            return module.apply({"params": params, "ranges": ranges}, x, train=False, **options)
 
     return apply
 

@@ -1,10 +1,11 @@
 """Structured pruning that makes networks smaller: channels and hidden units are removed, not zeroed."""
 
-from ferjax.slim.choosing import channel_scores, choose, keep_alive, macs, parameters
+from ferjax.slim.choosing import CostFn, channel_scores, choose, keep_alive, macs, parameters
 from ferjax.slim.cutting import cut, silence
 from ferjax.slim.rules import Group, find_groups
 
 __all__ = [
+    "CostFn",
     "Group",
     "channel_scores",
     "choose",

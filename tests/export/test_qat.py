@@ -129,7 +129,7 @@ def test_onnx_holds_the_same_integers_unsigned():
 def test_four_bit_weights():
     module, variables, x, apply = observed("baseline_cnn5", weight_bits=4)
     given = as_network(module, variables, x)
-    blob = qat.tflite(given, weight_bits=4)
+    blob = qat.tflite_int4(given)
     assert flatbuffer.tensor_types(blob, "CONV_2D", 1) == {"INT4"}
     assert len(blob) < 0.75 * len(qat.tflite(given))
     expected = np.asarray(apply(variables, x))

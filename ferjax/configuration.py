@@ -1,0 +1,151 @@
+"""Configurations: which function each group is for, what a run's folder remembers, and a script's flags.
+
+Each group of a configuration holds the keyword arguments of one function:
+
+    data     ferjax.data.load
+    model    ferjax.models.create
+    teacher  ferjax.teaching.load, for a run with a teacher
+    init     ferjax.starting.start
+    augment  ferjax.augment.create
+    loss     ferjax.objective.make_loss
+    quant    ferjax.quantising.prepare
+    optim    ferjax.optim.create
+    prune    ferjax.optim.prune
+    fit      ferjax.fitting.fit
+"""
+
+import inspect
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from absl import flags
+
+from ferjax import augment, checkpoint, cli, data, fitting, models, objective, optim, quantising, starting, teaching
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "data": data.load,
+    "model": models.create,
+    "teacher": teaching.load,
+    "init": starting.start,
+    "augment": augment.create,
+    "loss": objective.make_loss,
+    "quant": quantising.prepare,
+    "optim": optim.create,
+    "prune": optim.prune,
+    "fit": fitting.fit,
+}
+GROUPS = tuple(FUNCTIONS)
+
+
+def call(function: Callable[..., Any], group: str, values: Mapping[str, Any], **more: Any) -> Any:
+    """Calls a function with the values of a group, and more that the configuration does not say.
+
+    Raises:
+      InputError: for a key that the function does not take, or one that it lacks.
+    """
+    parameters = inspect.signature(function).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    accepted = [p for p in parameters if p not in more]
+    if (odd := [k for k in values if k not in accepted]) and not open_ended:
+        raise cli.unknown(f"key in config.{group}", odd[0], accepted)
+    needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in (p.VAR_KEYWORD,)]
+    if missing := [n for n in needed if n not in values and n not in more]:
+        raise cli.InputError(f"config.{group} lacks {', '.join(missing)}")
+    return function(**values, **more)
+
+
+def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Writes the configuration into a new run's folder, or checks that the folder is this experiment's.
+
+    A key that one of the two does not have counts as at its default, so that runs of an older ferjax go on.
+
+    Raises:
+      InputError: if the folder holds another experiment, naming the first difference.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    path, text = workdir / "config.json", json.dumps(config, indent=1, sort_keys=True)
+    if not path.exists():
+        if any((workdir / kind).exists() for kind in checkpoint.KINDS):
+            raise cli.InputError(f"{workdir} holds checkpoints without a config.json: choose another --workdir")
+        part = path.with_suffix(".part")
+        part.write_text(text)
+        os.replace(part, path)
+        return
+    try:
+        stored = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise cli.InputError(f"{path} is damaged ({error}): choose another --workdir") from error
+    old, new = flat(stored), flat(json.loads(text))
+    both = sorted(old.keys() | new.keys())
+    if differing := [k for k in both if old.get(k, _default(k)) != new.get(k, _default(k))]:
+        key = differing[0]
+        there, here = (str(side.get(key, _default(key) or "not set")) for side in (old, new))
+        raise cli.InputError(
+            f"{workdir} holds another experiment: {key} is {there} there and {here} here ({len(differing)} differ): "
+            "choose another --workdir or remove that one"
+        )
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns the values of a configuration by "group.key"."""
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}.{key}".lstrip(".")).items()}
+
+
+def run_name(config: str) -> str:
+    """Returns what a run of configs/best/resnet20.py:demo is called: best-resnet20-demo."""
+    path, _, arguments = config.partition(":")
+    parts = pathlib.PurePath(path).with_suffix("").parts
+    below = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]
+    return "-".join([*below, *filter(None, arguments.split(","))])
+
+
+def parse_flags(doc: str | None) -> None:
+    """Parses a script's absl flags, `--some-name` and `--some_name` alike.
+
+    Args:
+      doc: the script's docstring, shown by --help.
+
+    Raises:
+      InputError: for an unknown flag or configuration key (nearest name), or a value of the wrong type.
+    """
+    argv = [_underscored(a) for a in sys.argv]
+    if any(a in ("--help", "-h", "--helpfull") for a in argv[1:]):
+        print(f"{(doc or '').strip()}\n{flags.FLAGS.main_module_help()}")
+        sys.exit(0)
+    try:
+        rest = flags.FLAGS(argv)
+    except KeyError as error:  # ml_collections: the first part of --config.GROUP.KEY
+        raise cli.unknown("config group", error.args[0], GROUPS) from error
+    except (flags.Error, AttributeError) as error:
+        raise _plain(error) from error
+    if rest[1:]:
+        raise cli.InputError(f"unexpected argument {rest[1]!r}: options are written --name=value, see --help")
+
+
+def _plain(error: BaseException) -> cli.InputError:
+    """Returns what a configuration said was wrong: ml_collections wraps it in the text of a traceback."""
+    link: BaseException | None = error
+    innermost = cli.InputError(str(error).strip().replace("Traceback (most recent call last):", ""))
+    while link is not None:
+        innermost = link if isinstance(link, cli.InputError) else innermost
+        link = link.__context__
+    return innermost
+
+
+def _underscored(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
+
+
+def _default(key: str) -> Any:
+    """Returns the default of a configuration's key, as JSON has it; None if there is none."""
+    group, _, name = key.partition(".")
+    known = inspect.signature(FUNCTIONS[group]).parameters if group in FUNCTIONS else {}
+    value = known[name].default if name in known else None
+    return list(value) if isinstance(value, tuple) else None if value is inspect.Parameter.empty else value
