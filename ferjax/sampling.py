@@ -2,8 +2,8 @@
 
 An order is a pure function of seed and epoch, so that any process can compute its part of any batch, and a resumed run
 sees the same examples: the position is the state's step, nothing else is kept. The random numbers are those of
-`jax.random` (Threefry-2x32, Salmon et al. 2011), computed by NumPy, because the processes that read images from disk
-start without JAX.
+`jax.random` (Threefry-2x32, Salmon et al. 2011), computed by NumPy: the processes that read images from disk must not
+start JAX, which would take the accelerator from the one that trains.
 """
 
 import functools
@@ -42,6 +42,30 @@ def sampler(sampling: str, labels: np.ndarray, class_names: Sequence[str], *, se
             f"fit.sampling=balanced needs an image of each class: there is none of {', '.join(empty)} in training"
         )
     return functools.partial(_balanced, seed, labels, len(class_names))
+
+
+class BatchRows:
+    """Which examples a process brings to the batch of a step of the run; may be sent to another process."""
+
+    def __init__(self, order_of: OrderOf, *, batch_size: int, steps_per_epoch: int, own: np.ndarray):
+        """Keeps what the rows follow from.
+
+        Args:
+          order_of: epoch -> order of the examples.
+          batch_size: examples per step, of all processes.
+          steps_per_epoch: of an incomplete last batch nothing is taken.
+          own: int (n,), the places in a batch that are this process's.
+        """
+        self.order_of, self.batch_size, self.steps_per_epoch, self.own = order_of, batch_size, steps_per_epoch, own
+        self._known: tuple[int, np.ndarray] | None = None
+
+    def __call__(self, step: int) -> np.ndarray:
+        """Returns int (n,), the examples of a step, counted over all epochs."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        known = self._known  # read once: another thread may be an epoch ahead
+        if known is None or known[0] != epoch:
+            known = self._known = (epoch, np.asarray(self.order_of(epoch)))
+        return known[1][position * self.batch_size + self.own]
 
 
 def epoch_order(*, seed: int, epoch: int, count: int) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Reading prepared data back; the synthetic faces render themselves on first use."""
 
 import dataclasses
+import functools
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ferjax.cli import InputError, note, unknown
-from ferjax.data import manifest, store, synthetic
+from ferjax.data import manifest, on_disk, store, synthetic
 from ferjax.data.images import decode
+from ferjax.data.on_disk import DiskImages
 from ferjax.data.preparing import DATASETS
 from ferjax.data.sources import EMOTIONS
 from ferjax.data.store import FaceData, Split
@@ -20,7 +23,13 @@ SYNTHETIC = {"size": 48, "channels": 1, "seed": 0, "train": 3000, "validation": 
 
 
 def load(
-    name: str, data_dir: str | Path | None = None, splits: Sequence[str] = ("train", "validation"), **options: Any
+    name: str,
+    data_dir: str | Path | None = None,
+    splits: Sequence[str] = ("train", "validation"),
+    *,
+    resident_bytes: int = 2 << 30,
+    workers: int = 0,
+    **options: Any,
 ) -> FaceData:
     """Loads a prepared data set, or renders the embedded one.
 
@@ -28,10 +37,12 @@ def load(
       name: "synthetic_faces", or a name that `python -m ferjax.data prepare` has written.
       data_dir: where prepared data lie; `default_data_dir()` if None.
       splits: the splits to read, of train, validation, test and test_all (validation and test together).
+      resident_bytes: a split whose images take more stays on disk, and is read while it is used: see `DiskImages`.
+      workers: processes that read such a split while training, 0..64; 0 reads in the process that trains.
       **options: without, a class to leave out, as if nobody knew of it. Of synthetic_faces: size, channels, seed, and
         the number of images train, validation, test. Of all other sets: size, in pixels, to which the images are
-        resized as they are loaded, and channels=3, which copies grey into three colours; in memory they then take
-        that much room.
+        resized as they are loaded (those on disk as they are read), and channels=3, which copies grey into three
+        colours; they then take that much room.
 
     Returns:
       The data, with the splits asked for and no other.
@@ -39,6 +50,9 @@ def load(
     Raises:
       InputError: if the data are not prepared, or a split is missing; the message says what to do.
     """
+    for key, value, top in (("resident_bytes", resident_bytes, 1 << 60), ("workers", workers, 64)):
+        if not isinstance(value, int) or not 0 <= value <= top:
+            raise InputError(f"data.{key} must be a whole number in 0..{top}, got {value!r}")
     folder = Path(data_dir or store.default_data_dir())
     stored, absent = name, options.pop("without", "")
     if name == "synthetic_faces":
@@ -47,12 +61,14 @@ def load(
     if known is None:
         raise not_prepared(name, folder)
     try:
-        found = {split: _read(folder / stored, known, split) for split in splits}
+        shape = _shape(name, known, options) if stored == name else tuple(known["image_shape"])
+        growth = math.prod(shape) / math.prod(known["image_shape"])
+        found = {split: _read(folder / stored, known, split, int(resident_bytes / growth)) for split in splits}
         moments = tuple(known["mean"]), tuple(known["std"])
         faces = FaceData(name, tuple(known["class_names"]), found, *moments, known["sha256"], known)
-        if stored == name and options:
-            faces = _fit(faces, options)
-        return _leave_out(faces, absent) if absent else faces
+        if shape != faces.image_shape:
+            faces = _fit(faces, shape)
+        return _with_workers(_leave_out(faces, absent) if absent else faces, workers)
     except InputError:
         raise
     except (OSError, ValueError, EOFError, KeyError) as error:
@@ -67,9 +83,9 @@ def _leave_out(faces: FaceData, absent: str) -> FaceData:
 
     def keep(split: Split) -> Split:
         kept = np.flatnonzero(split.labels != gone)
-        labels = split.labels[kept]
+        labels, images = split.labels[kept], split.images
         return Split(
-            split.images[kept],
+            images.choose(kept) if isinstance(images, DiskImages) else images[kept],
             labels - (labels > gone).astype(labels.dtype),
             [split.names[i] for i in kept],
             {name: column[kept] for name, column in split.columns.items()},
@@ -80,22 +96,34 @@ def _leave_out(faces: FaceData, absent: str) -> FaceData:
     return dataclasses.replace(faces, class_names=names, splits=splits)
 
 
-def _fit(faces: FaceData, options: dict[str, Any]) -> FaceData:
-    """Returns the data at another size, or grey copied into three colours."""
+def _shape(name: str, known: dict[str, Any], options: dict[str, Any]) -> tuple[int, int, int]:
+    """Returns the shape (height, width, channels) that the options ask for."""
     for key in options:
         if key not in ("size", "channels"):
-            raise unknown(f"option of {faces.name}", key, ("size", "channels"))
-    channels = options.get("channels", len(faces.mean))
-    if channels not in (3, len(faces.mean)):
-        raise InputError(f"{faces.name} holds colour images: prepare it with --channels 1 to have them grey")
-    size = options.get("size", faces.image_shape[0])
+            raise unknown(f"option of {name}", key, ("size", "channels"))
+    height, width, stored = known["image_shape"]
+    channels = options.get("channels", stored)
+    if channels not in (3, stored):
+        raise InputError(f"{name} holds colour images: prepare it with --channels 1 to have them grey")
+    if "size" not in options:
+        return height, width, channels
+    size = options["size"]
     if not isinstance(size, int) or not 8 <= size <= 1024:
         raise InputError(f"data.size must be a whole number of pixels in 8..1024, got {size!r}")
+    return size, size, channels
+
+
+def _fit(faces: FaceData, shape: tuple[int, int, int]) -> FaceData:
+    """Returns the data at another size, or grey copied into three colours."""
+    size, _, channels = shape
+    one = functools.partial(_resized, size=size, channels=channels)
 
     def convert(split: Split) -> Split:
-        images = np.empty((len(split.labels), size, size, channels), np.uint8)
+        if isinstance(split.images, DiskImages):
+            return split._replace(images=split.images.convert(one, shape))
+        images = np.empty((len(split.labels), *shape), np.uint8)
         for i, image in enumerate(split.images):
-            images[i] = decode(np.asarray(image), size, channels).image
+            images[i] = one(image)
         return split._replace(images=images)
 
     copies = channels // len(faces.mean)
@@ -104,8 +132,22 @@ def _fit(faces: FaceData, options: dict[str, Any]) -> FaceData:
         splits={name: convert(split) for name, split in faces.splits.items()},
         mean=faces.mean * copies,
         std=faces.std * copies,
-        manifest={**faces.manifest, "image_shape": [size, size, channels]},
+        manifest={**faces.manifest, "image_shape": list(shape)},
     )
+
+
+def _resized(image: np.ndarray, *, size: int, channels: int) -> np.ndarray:
+    return decode(image, size, channels).image
+
+
+def _with_workers(faces: FaceData, workers: int) -> FaceData:
+    def replace(split: Split) -> Split:
+        images = split.images
+        if not isinstance(images, DiskImages):
+            return split
+        return split._replace(images=dataclasses.replace(images, workers=workers))
+
+    return dataclasses.replace(faces, splits={name: replace(split) for name, split in faces.splits.items()})
 
 
 def not_prepared(name: str, data_dir: Path) -> InputError:
@@ -124,16 +166,16 @@ def prepared(data_dir: str | Path | None = None) -> list[str]:
     return sorted(p.parent.name for p in folder.glob("[!.]*/manifest.json") if "synthetic_faces-" not in p.parent.name)
 
 
-def _read(folder: Path, known: dict[str, Any], split: str) -> Split:
+def _read(folder: Path, known: dict[str, Any], split: str, resident_bytes: int) -> Split:
     if split == "test_all":
-        return _join(_read(folder, known, "validation"), _read(folder, known, "test"))
+        return _join(*(_read(folder, known, part, resident_bytes) for part in ("validation", "test")))
     if split not in store.SPLITS:
         raise unknown("split", split, [*store.SPLITS, "test_all"])
     if split not in known["counts"]:
         how = known.get("missing", {}).get(split, "prepare it from a source that has it")
         have = ", ".join(known["counts"])
         raise InputError(f"{known['name']} was prepared without a {split} split (it has {have}); to get it, {how}")
-    data = store.read_split(folder / split)
+    data = store.read_split(folder / split, resident_bytes=resident_bytes)
     if len(data.labels) != sum(known["counts"][split].values()):
         raise ValueError(f"{split} holds {len(data.labels)} images, its manifest says otherwise")
     return data
@@ -141,8 +183,10 @@ def _read(folder: Path, known: dict[str, Any], split: str) -> Split:
 
 def _join(a: Split, b: Split) -> Split:
     columns = {k: np.concatenate([a.columns[k], b.columns[k]]) for k in a.columns if k in b.columns}
-    images, labels = np.concatenate([a.images, b.images]), np.concatenate([a.labels, b.labels])
-    return Split(images, labels, a.names + b.names, columns)
+    parts = [a.images, b.images]
+    unread = any(isinstance(part, DiskImages) for part in parts)
+    images = on_disk.join(parts) if unread else np.concatenate(parts)
+    return Split(images, np.concatenate([a.labels, b.labels]), a.names + b.names, columns)
 
 
 def _render(data_dir: Path, options: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from ferjax import __version__
 from ferjax.cli import InputError
 from ferjax.data import store, twins
+from ferjax.data.on_disk import DiskImages
 from ferjax.data.store import Split
 
 
@@ -71,7 +72,7 @@ def table(manifest: dict[str, Any]) -> str:
     return "\n".join((f"{r[0]:<{width}}" + "".join(f"{v:>12}" for v in r[1:])).rstrip() for r in rows)
 
 
-def _moments(images: np.ndarray) -> tuple[list[float], list[float]]:
+def _moments(images: np.ndarray | DiskImages) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel on the 0..1 scale, exactly, by counting pixel values."""
     counts = np.zeros((images.shape[-1], 256), np.int64)
     for start in range(0, len(images), 1024):

@@ -21,22 +21,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ferjax.cli import InputError
+from ferjax.data import on_disk
+from ferjax.data.on_disk import DiskImages
 
 SPLITS = ("train", "validation", "test")
-_READ_WHOLE = 1 << 30  # bytes; larger image arrays are memory-mapped
+_READ_WHOLE = 1 << 30  # bytes of images that preparing and checking a set keep in memory
 
 
 class Split(NamedTuple):
-    """One split in memory.
+    """One split.
 
     Attributes:
-      images: uint8 (N, H, W, C).
+      images: uint8 (N, H, W, C), in memory, or `DiskImages` that are read where they are indexed.
       labels: int32 (N,), index into `FaceData.class_names`.
       names: the file or row each image came from.
       columns: further arrays (N, ...) by name.
     """
 
-    images: np.ndarray
+    images: np.ndarray | DiskImages
     labels: np.ndarray
     names: list[str]
     columns: dict[str, np.ndarray]
@@ -153,10 +155,10 @@ class SplitWriter:
         np.lib.format.write_array_header_1_0(self._file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def read_split(folder: Path) -> Split:
-    """Reads one split's folder; large image arrays are memory-mapped, read-only."""
-    path = folder / "images.npy"
-    images = np.load(path, mmap_mode="r" if path.stat().st_size > _READ_WHOLE else None)
+def read_split(folder: Path, *, resident_bytes: int = _READ_WHOLE) -> Split:
+    """Reads one split's folder; images that take more than `resident_bytes` stay on disk."""
+    found = on_disk.open_array(folder / "images.npy")
+    images = found if found.nbytes > resident_bytes else np.load(folder / "images.npy")
     names = (folder / "names.txt").read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
     columns = {p.stem: np.load(p) for p in sorted(folder.glob("*.npy")) if p.stem not in ("images", "labels")}
     split = Split(images, np.load(folder / "labels.npy"), names, columns)

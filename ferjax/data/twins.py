@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ferjax.data.on_disk import DiskImages
 from ferjax.data.store import Split
 
 NEAR = 0.75
@@ -127,7 +128,7 @@ def join(pairs: list[Pair], exact: list[list[Member]]) -> list[list[Member]]:
     return sorted(groups.values(), key=lambda g: (-len(g), g))
 
 
-def _details(images: np.ndarray, side: int) -> np.ndarray:
+def _details(images: np.ndarray | DiskImages, side: int) -> np.ndarray:
     """Averages uint8 (N, H, W, C) over areas and channels to (N, side, side), and takes away the mean of 5x5.
 
     Without it, light and dark halves would make strangers alike.

@@ -8,6 +8,7 @@ from data_layouts import fer2013_files, write_zip
 from ferjax.cli import InputError
 from ferjax.data import EMOTIONS, FaceData, load
 from ferjax.data.loading import prepared
+from ferjax.data.on_disk import DiskImages
 from ferjax.data.preparing import prepare
 
 SMALL = {"train": 14, "validation": 7, "test": 8, "size": 24}
@@ -107,9 +108,36 @@ def test_only_the_splits_asked_for_are_read(fer_dir, monkeypatch):
     from ferjax.data import store
 
     read, seen = store.read_split, []
-    monkeypatch.setattr(store, "read_split", lambda folder: seen.append(folder.name) or read(folder))
+    monkeypatch.setattr(store, "read_split", lambda folder, **more: seen.append(folder.name) or read(folder, **more))
     load("fer2013", fer_dir)
     assert seen == ["train", "validation"]
+
+
+def test_data_beyond_the_budget_stay_on_disk_and_are_the_same(fer_dir):
+    for options in ({}, {"size": 24, "channels": 3}, {"without": "happy"}):
+        splits = ("train", "validation", "test_all")
+        here = load("fer2013", fer_dir, splits, **options)
+        there = load("fer2013", fer_dir, splits, resident_bytes=0, workers=3, **options)
+        assert there.class_names == here.class_names and there.image_shape == here.image_shape
+        for split in splits:
+            found, expected = there.splits[split], here.splits[split]
+            assert isinstance(found.images, DiskImages) and isinstance(expected.images, np.ndarray)
+            assert found.images.workers == 3 and found.images.shape == expected.images.shape
+            np.testing.assert_array_equal(found.images, expected.images)
+            np.testing.assert_array_equal(found.labels, expected.labels)
+
+
+def test_the_budget_counts_images_at_the_size_asked_for(fer_dir):
+    small = load("fer2013", fer_dir).splits["train"].images
+    assert isinstance(load("fer2013", fer_dir, resident_bytes=small.nbytes).splits["train"].images, np.ndarray)
+    grown = load("fer2013", fer_dir, resident_bytes=small.nbytes, channels=3).splits["train"].images
+    assert isinstance(grown, DiskImages) and grown.nbytes == 3 * small.nbytes
+
+
+@pytest.mark.parametrize("bad", [{"resident_bytes": -1}, {"resident_bytes": "2G"}, {"workers": 65}])
+def test_a_budget_that_is_no_number_is_named(fer_dir, bad):
+    with pytest.raises(InputError, match=rf"data.{next(iter(bad))} must be a whole number in 0\.\."):
+        load("fer2013", fer_dir, **bad)
 
 
 def test_data_that_are_not_prepared_say_how_and_what_runs_now(tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ferjax.cli import InputError
 from ferjax.data import class_weights, default_data_dir, store
+from ferjax.data.on_disk import DiskImages
 
 
 def write_split(folder, count, shape=(4, 4, 1), **columns):
@@ -31,10 +32,12 @@ def test_a_split_comes_back_as_it_was_written(tmp_path):
     assert split.columns["votes"].dtype == np.float32
 
 
-def test_large_images_are_mapped_not_read(tmp_path, monkeypatch):
+def test_large_images_stay_on_disk_until_they_are_asked_for(tmp_path):
     write_split(tmp_path / "train", 5)
-    monkeypatch.setattr(store, "_READ_WHOLE", 10)
-    assert isinstance(store.read_split(tmp_path / "train").images, np.memmap)
+    assert isinstance(store.read_split(tmp_path / "train", resident_bytes=5 * 16).images, np.ndarray)
+    images = store.read_split(tmp_path / "train", resident_bytes=5 * 16 - 1).images
+    assert isinstance(images, DiskImages) and images.shape == (5, 4, 4, 1) and images.nbytes == 80
+    np.testing.assert_array_equal(images[3], np.full((4, 4, 1), 3))
 
 
 def test_names_that_are_no_unicode_survive(tmp_path):

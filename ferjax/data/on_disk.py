@@ -1,0 +1,169 @@
+"""Images that stay on disk: what looks like a uint8 array (N, H, W, C) reads the rows that are asked for.
+
+Files are read by position, not mapped: the pages of a mapped file count as the process's memory until the system wants
+them back, and a mapped file that was cut short ends the process without a word.
+"""
+
+import dataclasses
+import os
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ferjax.cli import InputError
+from ferjax.data import streaming
+
+ReadRow = Callable[[int], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DiskImages:
+    """An array of images that are read when its first axis is indexed; may be sent to another process.
+
+    Attributes:
+      read: row -> uint8 (H, W, C), with nothing in it that another process could not load.
+      shape: (N, H, W, C).
+      rows: which rows of `read` these are, int64 (N,); all of them in order if None.
+      workers: processes that read while training; 0 reads in a thread of the one that trains.
+    """
+
+    read: ReadRow
+    shape: tuple[int, int, int, int]
+    rows: np.ndarray | None = None
+    workers: int = 0
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    @property
+    def nbytes(self) -> int:
+        """What all images would take in memory, in bytes."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Reads one image (H, W, C) for a number, or (n, H, W, C) for a slice, an array of numbers or of bools.
+
+        Raises:
+          InputError: if a file cannot be read, naming it.
+        """
+        chosen = self._places(index)
+        if chosen.ndim == 0:
+            return self.read(int(chosen))
+        found = np.empty((len(chosen), *self.shape[1:]), np.uint8)
+        for place, row in enumerate(chosen.tolist()):
+            found[place] = self.read(row)
+        return found
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Reads all images into memory."""
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def choose(self, rows: np.ndarray) -> "DiskImages":
+        """Returns some of the images, unread."""
+        chosen = self._places(rows)
+        return dataclasses.replace(self, shape=(len(chosen), *self.shape[1:]), rows=chosen)
+
+    def convert(self, function: Callable[[np.ndarray], np.ndarray], shape: tuple[int, int, int]) -> "DiskImages":
+        """Returns the images as `function` makes them, of another (H, W, C), each when it is read."""
+        return dataclasses.replace(self, read=_Converted(self.read, function), shape=(len(self), *shape))
+
+    def batches(self, rows: streaming.RowsOf, first: int, last: int) -> Iterator[np.ndarray]:
+        """Yields the images of rows(first), …, rows(last - 1), reading ahead; see `ferjax.data.streaming.batches`."""
+        return streaming.batches(self, rows, first, last, workers=self.workers)
+
+    def _places(self, index: Any) -> np.ndarray:
+        """Returns the rows of `read` that an index of the first axis means, int64 () or (n,)."""
+        if self.rows is not None:
+            return self.rows[index]
+        count = len(self)
+        if isinstance(index, slice):
+            return np.arange(*index.indices(count))
+        places = np.asarray(index)
+        if places.dtype == bool:
+            if places.shape != (count,):
+                raise IndexError(f"{places.shape} bools cannot choose among {count:,} images")
+            return np.flatnonzero(places)
+        if places.ndim > 1 or places.dtype.kind not in "iu":
+            raise IndexError(f"images are chosen by numbers, a slice or bools, not by {index!r}")
+        if places.size and not -count <= places.min() <= places.max() < count:
+            raise IndexError(f"there are {count:,} images, and no {index!r}")
+        return np.where(places < 0, places + count, places)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Converted:
+    read: ReadRow
+    function: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, row: int) -> np.ndarray:
+        return self.function(self.read(row))
+
+
+def join(parts: Sequence[np.ndarray | DiskImages]) -> DiskImages:
+    """Returns the images of several sources, one after the other, unread."""
+    starts = np.cumsum([0, *map(len, parts)])
+    return DiskImages(_Joined(tuple(parts), starts), (int(starts[-1]), *parts[0].shape[1:]))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Joined:
+    parts: tuple[Any, ...]
+    starts: np.ndarray
+
+    def __call__(self, row: int) -> np.ndarray:
+        part = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return self.parts[part][row - self.starts[part]]
+
+
+def open_array(path: Path) -> DiskImages:
+    """Opens an images.npy without reading its images.
+
+    Raises:
+      ValueError: if it is no uint8 (N, H, W, C), or shorter than its header says.
+    """
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(file)
+        start, size = file.tell(), os.fstat(file.fileno()).st_size
+    if dtype != np.uint8 or fortran or len(shape) != 4:
+        raise ValueError(f"{path} holds {dtype} {shape}, not uint8 (N, H, W, C)")
+    wanted = start + int(np.prod(shape, dtype=np.int64))
+    if size < wanted:
+        raise ValueError(f"{path} is cut short: {size:,} bytes instead of {wanted:,}")
+    return DiskImages(_ArrayRow(path.absolute(), start, shape[1:]), shape)
+
+
+class _ArrayRow:
+    """Reads one row of an array file, which it opens at the first one and leaves open."""
+
+    def __init__(self, path: Path, start: int, shape: tuple[int, ...]):
+        self.path, self.start, self.shape = path, start, shape
+        self._file = -1
+
+    def __call__(self, row: int) -> np.ndarray:
+        image = np.empty(self.shape, np.uint8)
+        try:
+            if self._file < 0:
+                self._file = os.open(self.path, os.O_RDONLY)
+                weakref.finalize(self, os.close, self._file)
+            count = os.preadv(self._file, [image.data], self.start + row * image.nbytes)
+        except OSError as error:
+            raise InputError(
+                f"cannot read image {row:,} of {self.path} ({error.strerror}); check the disk, or prepare it again"
+            ) from error
+        if count != image.nbytes:
+            raise InputError(f"{self.path} ends before image {row:,} does: it was cut short; prepare it again")
+        return image
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": -1}

@@ -1,0 +1,116 @@
+"""Images read while training: the batches are those of memory, by any number of workers, and say what fails."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from ferjax.cli import InputError
+from ferjax.data import on_disk, store
+from ferjax.sampling import BatchRows, sampler
+
+COUNT, BATCH = 50, 8
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    with store.SplitWriter(tmp_path / "train", (6, 5, 3)) as writer:
+        for i in range(COUNT):
+            writer.add(rng.integers(0, 256, (6, 5, 3), np.uint8), i % 3, str(i), {})
+    return tmp_path / "train"
+
+
+def on_disk_and_in_memory(folder):
+    return on_disk.open_array(folder / "images.npy"), np.load(folder / "images.npy")
+
+
+def rows(sampling="shuffled", own=None):
+    order_of = sampler(sampling, np.arange(COUNT) % 3, "abc", seed=7)
+    places = np.arange(BATCH) if own is None else own
+    return BatchRows(order_of, batch_size=BATCH, steps_per_epoch=COUNT // BATCH, own=places)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [3, -1, slice(2, 9), slice(None, None, -7), np.array([4, 4, -50]), np.arange(COUNT) % 3 == 1, np.array([], int)],
+)
+def test_reading_is_indexing(folder, index):
+    images, array = on_disk_and_in_memory(folder)
+    for found in (images, pickle.loads(pickle.dumps(images))):
+        np.testing.assert_array_equal(found[index], array[index])
+    np.testing.assert_array_equal(images, array)
+    assert images.shape == array.shape and images.nbytes == array.nbytes and len(list(images)) == COUNT
+
+
+@pytest.mark.parametrize(
+    "index", [COUNT, -COUNT - 1, np.array([0, COUNT]), 1.5, np.zeros((2, 2), int), np.ones(3, bool)]
+)
+def test_what_is_no_index_is_refused(folder, index):
+    with pytest.raises(IndexError):
+        on_disk_and_in_memory(folder)[0][index]
+
+
+def test_images_can_be_chosen_converted_and_joined_unread(folder):
+    images, array = on_disk_and_in_memory(folder)
+    some, odd = images.choose(np.array([9, 2, 4])), np.arange(COUNT) % 2 == 1
+    np.testing.assert_array_equal(some, array[[9, 2, 4]])
+    np.testing.assert_array_equal(images.choose(odd).choose(np.array([1, 0]))[:], array[[3, 1]])
+    np.testing.assert_array_equal(some.convert(np.flipud, (6, 5, 3))[1:], array[[2, 4], ::-1])
+    np.testing.assert_array_equal(on_disk.join([some, array[:2]]), array[[9, 2, 4, 0, 1]])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("sampling", ["shuffled", "balanced"])
+def test_batches_are_those_of_memory_over_epochs_and_from_any_step(folder, workers, sampling):
+    images, array = on_disk_and_in_memory(folder)
+    images, rows_of = on_disk.DiskImages(images.read, images.shape, workers=workers), rows(sampling)
+    for first, last in ((0, 14), (9, 14)):  # 6 steps an epoch
+        found = list(images.batches(rows_of, first, last))
+        assert len(found) == last - first
+        for step, batch in zip(range(first, last), found, strict=True):
+            epoch, position = divmod(step, COUNT // BATCH)
+            order = sampler(sampling, np.arange(COUNT) % 3, "abc", seed=7)(epoch)
+            np.testing.assert_array_equal(batch, array[order[position * BATCH : (position + 1) * BATCH]])
+
+
+def test_the_processes_of_a_run_bring_the_parts_of_one_batch(folder):
+    images, _ = on_disk_and_in_memory(folder)
+    (whole,) = images.batches(rows(), 8, 9)
+    parts = [next(images.batches(rows(own=own), 8, 9)) for own in (np.arange(4), np.arange(4, 8))]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_cut_short_while_training_is_named(folder, workers):
+    images = on_disk.DiskImages(
+        *[getattr(on_disk_and_in_memory(folder)[0], k) for k in ("read", "shape")], workers=workers
+    )
+    os.truncate(folder / "images.npy", 1000)
+    with pytest.raises(InputError, match=r"images\.npy ends before image \d+ does: .*prepare it again"):
+        list(images.batches(rows(), 0, 6))
+
+
+def test_a_file_that_is_gone_or_cut_short_is_named(folder):
+    images, _ = on_disk_and_in_memory(folder)
+    os.truncate(folder / "images.npy", 1000)
+    with pytest.raises(ValueError, match=r"images\.npy is cut short: 1,000 bytes instead of 4,628"):
+        on_disk.open_array(folder / "images.npy")
+    (folder / "images.npy").unlink()
+    with pytest.raises(InputError, match=r"cannot read image 3 of .*images\.npy \(No such file"):
+        images[3]
+
+
+def test_an_array_of_another_kind_is_refused(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"holds float64 \(2, 3\), not uint8"):
+        on_disk.open_array(tmp_path / "images.npy")
+
+
+def test_reading_stops_with_its_iterator(folder):
+    images, _ = on_disk_and_in_memory(folder)
+    reader = images.batches(rows(), 0, 10_000)
+    next(reader)
+    reader.close()
+    assert next(reader, None) is None
