@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from ferjax.cli import InputError, unknown
 from ferjax.models import pooling
-from ferjax.models.convolution import depthwise, pointwise
+from ferjax.models.convolution import depthwise, pointwise, windowed
 from ferjax.models.normalization import BatchNorm
 
 # He et al. 2015, eq. 14, on the outgoing connections and without truncation, as torchvision starts its ResNets.
@@ -159,7 +159,7 @@ def convolution(
       implementation: empty for a full convolution, else that of a depthwise one, see `convolution.depthwise`.
     """
     pad = (kernel_size - 1) // 2 if pad is None else pad
-    inner = depthwise(implementation) if implementation else pointwise if kernel_size == 1 and pad == 0 else None
+    full = pointwise if kernel_size == 1 and pad == 0 else windowed
     return nn.Conv(
         features,
         (kernel_size, kernel_size),
@@ -168,7 +168,7 @@ def convolution(
         feature_group_count=features if implementation else 1,
         use_bias=bias,
         kernel_init=he_normal,
-        conv_general_dilated=inner,
+        conv_general_dilated=depthwise(implementation) if implementation else full,
         dtype=dtype,
         name=name,
     )
