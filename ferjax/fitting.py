@@ -1,5 +1,6 @@
 """The training loop: feeds the steps, validates, keeps the best variables, and resumes where it was stopped."""
 
+import contextlib
 import functools
 import json
 import os
@@ -9,34 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import tqdm
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from ferjax import augment as augmentation
-from ferjax import checkpoint, cli, metrics, prune, stored_views
+from ferjax import checkpoint, cli, devices, feeding, inference, metrics, prune, stored_views
 from ferjax.freezing import Stage
 from ferjax.optim import Optimizer
+from ferjax.sampling import sampler
 from ferjax.spec import ModelSpec
-from ferjax.training import (
-    ApplyFn,
-    Arrays,
-    Sums,
-    TeacherFn,
-    TrainState,
-    balanced_order,
-    epoch_order,
-    init_state,
-    make_eval_step,
-    make_resident_steps,
-    make_train_step,
-    predict,
-    unrolled,
-)
-
-SAMPLINGS = ("shuffled", "balanced")
+from ferjax.training import ApplyFn, Arrays, Sums, TeacherFn, TrainState, init_state, make_train_step
 
 
 class Result(NamedTuple):
@@ -123,14 +108,14 @@ def fit(
     steps_per_epoch = count // max(batch_size, 1)
     if epochs < 1 or batch_size < 1 or not steps_per_epoch:
         raise cli.InputError(f"cannot train {epochs} epochs with batches of {batch_size} on {count} training images")
-    soft = _soft_targets(train, targets, spec.class_names) if targets else {}
-    order_of = _sampler(sampling, np.asarray(train["labels"][:count]), spec.class_names, seed)
+    mesh = mesh or devices.mesh(1)
+    devices.check_batch(batch_size, mesh, largest=count)
+    columns = {key: np.asarray(train[key]) for key in ("labels", "teacher_logits") if key in train}
+    columns |= _soft_targets(train, targets, spec.class_names) if targets else {}
+    order_of = sampler(sampling, columns["labels"][:count], spec.class_names, seed=seed)
+    if views > 1:
+        order_of = stored_views.chosen(order_of, views)
     workdir.mkdir(parents=True, exist_ok=True)
-    mesh = mesh or Mesh(np.array(jax.devices()[:1]), ("data",))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    chunk = steps_per_dispatch or (1 if on_cpu else 32)
-    scan = unrolled if on_cpu else jax.lax.scan
 
     make_step = functools.partial(
         make_train_step,
@@ -146,41 +131,46 @@ def fit(
         ema_decay=ema_decay,
         seed=seed,
     )
-    run_of = functools.cache(
-        lambda stage: make_resident_steps(make_step(stage=stage), batch_size=batch_size, mesh=mesh, scan=scan)
-    )
-    eval_step = make_eval_step(eval_apply_fn or apply_fn, mean=spec.mean, std=spec.std)
+    eval_step = inference.make_eval_step(eval_apply_fn or apply_fn, mean=spec.mean, std=spec.std, mesh=mesh)
     zero = functools.partial(Sums.zero, taught=teacher is not None)
-    more = () if teacher is None else (jax.device_put(teacher_variables, everywhere),)
+    more = () if teacher is None else (devices.replicate(teacher_variables, mesh),)
     book = _Book(workdir, spec, config or {}, checkpoint_minutes)
     state, sums, history = book.resume(init_state(variables, optimizer.tx, ema=bool(ema_decay)), zero())
-    state, sums = jax.device_put((state, sums), everywhere, may_alias=False)  # the steps donate them
-    keys = [key for key in ("images", "labels", "teacher_logits") if key in train]
-    data = jax.device_put({key: np.asarray(train[key]) for key in keys} | soft, everywhere)
+    state, sums = devices.replicate((state, sums), mesh, may_alias=False)  # the steps donate them
+    feed = feeding.create(
+        train,
+        columns,
+        order_of,
+        batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+        steps_per_dispatch=steps_per_dispatch,
+        mesh=mesh,
+    )
+    run_of = functools.cache(lambda stage: feed.compile(make_step(stage=stage)))
     bar = _progress_bar(epochs * steps_per_epoch * batch_size, int(state.step) * batch_size, enabled=progress)
-    with bar:
+    with bar, contextlib.closing(feed):
         while len(history) < epochs and not _exhausted(history, patience, optimizer.stages):
             epoch, start = len(history), time.perf_counter()
             stage = _stage_of(epoch, optimizer.stages)
-            run, order = run_of(stage), stored_views.order(order_of(epoch), epoch=epoch, views=views)
-            position, first, flag = int(state.step) - epoch * steps_per_epoch, int(state.step), None
-            while position < steps_per_epoch:
-                steps = min(chunk, steps_per_epoch - position)
-                at = jnp.array(position * batch_size, jnp.int32)
-                state, sums, new_flag = run(state, sums, data, order, at, *more, steps=steps)
+            run, first, flag = run_of(stage), int(state.step), None
+            step, end = first, (epoch + 1) * steps_per_epoch
+            for steps, arguments in feed.dispatches(first, end):
+                state, sums, new_flag = run(state, sums, *arguments, *more, steps=steps)
                 # Wait for the dispatch before this one: the device never idles and a bad step shows at once.
                 _stop_if_bad(flag, sums, workdir)
-                flag, position = new_flag, position + steps
+                flag, step = new_flag, step + steps
                 bar.update(steps * batch_size)
-                if position < steps_per_epoch and book.due():
+                if step < end and book.due():
                     _stop_if_bad(flag, sums, workdir)
                     book.save_last(state, sums, history)
             _stop_if_bad(flag, sums, workdir)
             seconds = time.perf_counter() - start
             speed = (int(state.step) - first) * batch_size / seconds
             row = _row(epoch, state, sums, optimizer, stage)
-            row.update(_validate(eval_step, state.variables(), validation, spec, eval_batch_size))
-            history, sums = [*history, row], jax.device_put(zero(), everywhere, may_alias=False)
+            predict = functools.partial(inference.predict, eval_step, batch_size=eval_batch_size, mesh=mesh)
+            row.update(_validate(predict, state.variables(), validation, spec))
+            history, sums = [*history, row], devices.replicate(zero(), mesh, may_alias=False)
             book.close_epoch(state, sums, history)
             book.note_time(epoch=row["epoch"], seconds=seconds, images_per_second=speed)
             bar.write(_line(row, epochs, speed))
@@ -258,10 +248,8 @@ def _stop_if_bad(flag: jax.Array | None, sums: Sums, workdir: pathlib.Path) -> N
     )
 
 
-def _validate(
-    eval_step: Callable[..., jax.Array], variables: Any, data: Arrays, spec: ModelSpec, batch_size: int
-) -> dict[str, float]:
-    logits = predict(eval_step, variables, data["images"], batch_size=batch_size).astype(np.float64)
+def _validate(predict: Callable[..., np.ndarray], variables: Any, data: Arrays, spec: ModelSpec) -> dict[str, float]:
+    logits = predict(variables, data["images"]).astype(np.float64)
     labels = np.asarray(data["labels"])
     shifted = logits - logits.max(1, keepdims=True)
     loss = np.log(np.exp(shifted).sum(1)) - np.take_along_axis(shifted, labels[:, None], 1)[:, 0]
@@ -318,27 +306,6 @@ def _exhausted(history: Sequence[dict[str, Any]], patience: int, stages: Sequenc
     if not (patience and history):
         return False
     return len(history) - max(best_row(history)["epoch"], stages[-1].first_epoch) >= patience
-
-
-def _sampler(sampling: str, labels: np.ndarray, class_names: Sequence[str], seed: int) -> Callable[[int], jax.Array]:
-    """Returns epoch -> order of the examples.
-
-    Raises:
-      InputError: for an unknown sampling, or a class without an example to balance.
-    """
-    if sampling not in SAMPLINGS:
-        raise cli.unknown("sampling", sampling, SAMPLINGS)
-    if sampling == "shuffled":
-        return lambda epoch: epoch_order(seed=seed, epoch=jnp.array(epoch, jnp.int32), count=len(labels))
-    counts = np.bincount(labels, minlength=len(class_names))
-    if empty := [name for name, n in zip(class_names, counts, strict=True) if not n]:
-        raise cli.InputError(
-            f"fit.sampling=balanced needs an image of each class: there is none of {', '.join(empty)} in training"
-        )
-    known = jnp.asarray(labels)
-    return lambda epoch: balanced_order(
-        known, seed=seed, epoch=jnp.array(epoch, jnp.int32), num_classes=len(class_names)
-    )
 
 
 def _progress_bar(total: int, initial: int, *, enabled: bool) -> tqdm.tqdm:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ferjax import checkpoint, cli, data, network, runtime, training
+from ferjax import checkpoint, cli, data, inference, network, runtime
 from ferjax.spec import ModelSpec
 
 SPLITS = ("train", "validation", "test", "test_all")
@@ -97,8 +97,8 @@ def predict(spec: ModelSpec, variables: Any, images: np.ndarray, *, batch_size: 
     Raises:
       InputError: for an empty split, or logits that are not finite.
     """
-    step = training.make_eval_step(network.create(spec).apply, mean=spec.mean, std=spec.std)
-    logits = training.predict(step, variables, images, batch_size=batch_size)
+    step = inference.make_eval_step(network.create(spec).apply, mean=spec.mean, std=spec.std)
+    logits = inference.predict(step, variables, images, batch_size=batch_size)
     if not np.isfinite(logits).all():
         bad = int((~np.isfinite(logits)).any(1).sum())
         raise cli.InputError(f"the model gives non-finite logits for {bad} of {len(logits)} images: its file is broken")

@@ -21,6 +21,7 @@ import tqdm
 
 from ferjax import augment as augmentation
 from ferjax import cli
+from ferjax.sampling import OrderOf
 from ferjax.training import Outputs, TeacherFn
 
 SEED = 0x71E3
@@ -103,6 +104,11 @@ def folder_name(**what: Any) -> str:
     return f"views-{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
-def order(shuffled: jax.Array, *, epoch: int, views: int) -> jax.Array:
+def chosen(order_of: OrderOf, views: int) -> OrderOf:
+    """Returns epoch -> places among all views, from epoch -> order of the images; see `order`."""
+    return lambda epoch: order(order_of(epoch), epoch=epoch, views=views)
+
+
+def order(shuffled: np.ndarray, *, epoch: int, views: int) -> np.ndarray:
     """Returns the places, among all views, of an epoch's examples: view (image + epoch) mod K of each image."""
     return shuffled + len(shuffled) * ((shuffled + epoch) % views)

@@ -4,7 +4,6 @@ State holds arrays only and every random key is `fold_in(key(seed), step)`, so a
 the uninterrupted one bit for bit.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ferjax import augment as augmentation
 from ferjax import cli, freezing, prune
@@ -216,127 +214,6 @@ def pick(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, jax.Array]
         have = [name for name, value in found.items() if isinstance(value, tuple)]
         raise cli.unknown("intermediate of the network", missing[0], have)
     return {name: found[name][0] for name in names}
-
-
-def make_eval_step(
-    apply_fn: ApplyFn, *, mean: Sequence[float], std: Sequence[float]
-) -> Callable[[Any, jax.Array], jax.Array]:
-    """Builds (variables, images uint8 (N, H, W, C)) -> logits float32 (N, classes), jitted."""
-
-    @jax.jit
-    def step(variables: Any, images: jax.Array) -> jax.Array:
-        inputs = augmentation.normalize(augmentation.to_float(images), mean=mean, std=std)
-        return apply_fn(variables, inputs, train=False).astype(jnp.float32)
-
-    return step
-
-
-def predict(
-    eval_step: Callable[[Any, jax.Array], jax.Array], variables: Any, images: Any, *, batch_size: int = 256
-) -> np.ndarray:
-    """Runs each image exactly once; the last batch is padded to full size and its padding dropped.
-
-    Args:
-      eval_step: from `make_eval_step`.
-      variables: the model's variables.
-      images: uint8 (N, H, W, C), N at least 1.
-      batch_size: images per call.
-
-    Returns:
-      float32 logits (N, classes).
-
-    Raises:
-      InputError: if there are no images.
-    """
-    count = len(images)
-    if not count:
-        raise cli.InputError("there is no image to evaluate: the split is empty")
-    size = min(batch_size, count)
-    logits = []
-    for start in range(0, count, size):
-        batch = np.asarray(images[start : start + size])
-        padding = [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)
-        logits.append(eval_step(variables, jnp.asarray(np.pad(batch, padding))))
-    return np.concatenate([np.asarray(l) for l in logits])[:count]
-
-
-def make_resident_steps(
-    train_step: Callable[..., tuple[TrainState, Sums]],
-    *,
-    batch_size: int,
-    mesh: Mesh,
-    scan: Callable[..., Any],
-) -> Callable[..., tuple[TrainState, Sums, jax.Array]]:
-    """Builds the dispatch that takes several steps over data resident on the device.
-
-    Args:
-      train_step: from `make_train_step`.
-      batch_size: examples per step.
-      mesh: devices, with one axis "data" over which each batch is spread.
-      scan: `jax.lax.scan`, or `unrolled` on CPU, where XLA's loop over convolutions is far too slow.
-
-    Returns:
-      run(state, sums, data, order, position, *more, steps=K) -> (state, sums, flag): batch i holds the examples
-      order[position + i · B : …]; `flag` is first_bad, cheap to wait for. State and sums are donated. `more` goes to
-      the step: the variables of a teacher.
-    """
-    spread = NamedSharding(mesh, PartitionSpec("data"))
-
-    @functools.partial(jax.jit, static_argnames="steps", donate_argnums=(0, 1))
-    def run(state: TrainState, sums: Sums, data: Arrays, order: jax.Array, position: jax.Array, *more: Any, steps: int):
-        def one(carry, index):
-            state, sums = carry
-            chosen = jax.lax.dynamic_slice_in_dim(order, position + index * batch_size, batch_size)
-            batch = {k: jax.lax.with_sharding_constraint(v[chosen], spread) for k, v in data.items()}
-            state, new = train_step(state, batch, *more)
-            return (state, sums.add(new)), None
-
-        (state, sums), _ = scan(one, (state, sums), jnp.arange(steps, dtype=jnp.int32))
-        return state, sums, sums.first_bad + 0
-
-    return run
-
-
-def unrolled(body: Callable[[Any, Any], tuple[Any, None]], carry: Any, xs: jax.Array) -> tuple[Any, None]:
-    """Does what `jax.lax.scan` does over the rows of one array, without a loop in the compiled program."""
-    for index in range(len(xs)):
-        carry, _ = body(carry, xs[index])
-    return carry, None
-
-
-@functools.partial(jax.jit, static_argnames=("seed", "count"))
-def epoch_order(*, seed: int, epoch: jax.Array, count: int) -> jax.Array:
-    """Returns the order int32 (count,) in which an epoch takes its examples."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0x5EED), epoch)
-    return jax.random.permutation(key, count).astype(jnp.int32)
-
-
-@functools.partial(jax.jit, static_argnames=("seed", "num_classes"))
-def balanced_order(labels: jax.Array, *, seed: int, epoch: jax.Array, num_classes: int) -> jax.Array:
-    """Returns an order of as many examples as there are in which all classes are equally frequent (±1 example).
-
-    A class takes its examples in turn, shuffled anew each epoch: a rare class repeats all of its examples equally often
-    (±1), a frequent one shows a part, another each epoch.
-
-    Args:
-      labels: int32 (count,), every class present.
-      seed: of the run.
-      epoch: int32 scalar.
-      num_classes: C.
-
-    Returns:
-      int32 (count,) indices into the labels.
-    """
-    count = len(labels)
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0xBA1A), epoch)
-    within, among = jax.random.split(key)
-    shuffled = jax.random.permutation(within, count).astype(jnp.int32)
-    by_class = shuffled[jnp.argsort(labels[shuffled], stable=True)]
-    sizes = jnp.bincount(labels, length=num_classes).astype(jnp.int32)
-    starts = jnp.cumsum(sizes) - sizes
-    places = jax.random.permutation(among, count).astype(jnp.int32)
-    wanted, turn = places % num_classes, places // num_classes
-    return by_class[starts[wanted] + turn % sizes[wanted]]
 
 
 def _same_answer(logits: jax.Array, others: jax.Array) -> jax.Array:

@@ -23,6 +23,7 @@ from ferjax import (
     configuration,
     data,
     experiment,
+    feeding,
     fitting,
     losses,
     models,
@@ -141,13 +142,13 @@ def test_a_run_with_a_teacher_stopped_at_any_save_resumes_to_the_bit(tmp_path, m
 
 
 def test_it_compiles_once_and_leaves_the_teacher_alone(tmp_path, monkeypatch):
-    runs, make = [], fitting.make_resident_steps
+    runs, make = [], feeding.make_resident_steps
 
     def remember(*args, **kwargs):
         runs.append(make(*args, **kwargs))
         return runs[-1]
 
-    monkeypatch.setattr(fitting, "make_resident_steps", remember)
+    monkeypatch.setattr(feeding, "make_resident_steps", remember)
     wise = jax.tree.map(jnp.array, tiny.variables(seed=9))
     before = jax.tree.map(np.array, wise)
     result = fit(tmp_path, teacher_variables=wise)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ferjax import augment, checkpoint, fitting
+from ferjax import augment, checkpoint, feeding, fitting, sampling
 from ferjax.cli import InputError
 
 
@@ -137,8 +137,8 @@ def test_the_loop_compiles_its_step_once(tmp_path, monkeypatch):
         runs.append(make(*args, **kwargs))
         return runs[-1]
 
-    make = fitting.make_resident_steps
-    monkeypatch.setattr(fitting, "make_resident_steps", remember)
+    make = feeding.make_resident_steps
+    monkeypatch.setattr(feeding, "make_resident_steps", remember)
     fit(tmp_path, epochs=3)
     assert runs[0]._cache_size() == 1
 
@@ -175,9 +175,9 @@ def test_the_variables_given_are_not_consumed(tmp_path):
 
 def test_balanced_sampling_is_what_the_steps_see_and_resumes_to_the_bit(tmp_path, monkeypatch):
     settings = {"sampling": "balanced", "epochs": 2}
-    orders, make = [], fitting.balanced_order
+    orders, make = [], sampling.balanced_order
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "balanced_order", lambda *a, **k: orders.append(make(*a, **k)) or orders[-1])
+        patch.setattr(sampling, "balanced_order", lambda *a, **k: orders.append(make(*a, **k)) or orders[-1])
         fit(tmp_path / "whole", **settings)
     shares = [np.bincount(tiny.faces(50)["labels"][np.asarray(order)]) for order in orders]
     assert len(orders) == 2 and all(np.ptp(share) <= 1 for share in shares)

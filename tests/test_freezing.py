@@ -10,7 +10,7 @@ import optax
 import pytest
 import tiny
 
-from ferjax import augment, checkpoint, fitting, freezing, models, optim, training
+from ferjax import augment, checkpoint, feeding, fitting, freezing, models, optim, training
 from ferjax.cli import InputError
 
 HEAD_FIRST = ((2, ("^head/",)), (None, (".*",)))
@@ -281,8 +281,8 @@ def test_a_run_stopped_in_any_stage_resumes_to_the_bit(tmp_path, monkeypatch, sa
 
 
 def test_each_stage_compiles_one_step_and_the_backbone_moves_in_the_second(tmp_path, monkeypatch):
-    runs, make = [], fitting.make_resident_steps
-    monkeypatch.setattr(fitting, "make_resident_steps", lambda *a, **k: runs.append(make(*a, **k)) or runs[-1])
+    runs, make = [], feeding.make_resident_steps
+    monkeypatch.setattr(feeding, "make_resident_steps", lambda *a, **k: runs.append(make(*a, **k)) or runs[-1])
     seen = []
     stages = ((2, ("^head/",)), (None, (".*",), 0.5))
     made = optimizer(stages=stages)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh
 
-from ferjax import augment, prune, training
+from ferjax import augment, feeding, inference, prune, sampling, training
 from ferjax.cli import InputError
 
 
@@ -95,14 +95,14 @@ def test_a_step_that_is_not_finite_is_counted_by_its_number():
 @pytest.mark.parametrize("batch_size", [1, 7, 50, 64])
 def test_predict_runs_each_image_exactly_once(batch_size):
     seen = []
-    eval_step = training.make_eval_step(tiny.apply_fn, mean=(0.5,), std=(0.25,))
+    eval_step = inference.make_eval_step(tiny.apply_fn, mean=(0.5,), std=(0.25,))
 
     def spy(variables, images):
         seen.append(images.shape)
         return eval_step(variables, images)
 
     images = tiny.faces(50)["images"]
-    logits = training.predict(spy, tiny.variables(), images, batch_size=batch_size)
+    logits = inference.predict(spy, tiny.variables(), images, batch_size=batch_size)
     x = (images.astype(np.float32) / 255 - 0.5) / 0.25
     np.testing.assert_allclose(logits, x.reshape(50, -1) @ tiny.variables()["params"]["kernel"], atol=1e-5)
     assert len(set(seen)) == 1  # one shape: one compilation
@@ -110,24 +110,24 @@ def test_predict_runs_each_image_exactly_once(batch_size):
 
 def test_predict_names_an_empty_split():
     with pytest.raises(InputError, match="empty"):
-        training.predict(lambda v, x: x, {}, np.zeros((0, 4, 4, 1), np.uint8))
+        inference.predict(lambda v, x: x, {}, np.zeros((0, 4, 4, 1), np.uint8))
 
 
 def test_an_epoch_takes_every_example_once_in_an_order_of_its_own():
-    orders = [np.asarray(training.epoch_order(seed=0, epoch=jnp.array(e, jnp.int32), count=50)) for e in (0, 1, 0)]
+    orders = [np.asarray(sampling.epoch_order(seed=0, epoch=e, count=50)) for e in (0, 1, 0)]
     for order in orders:
         np.testing.assert_array_equal(np.sort(order), np.arange(50))
     np.testing.assert_array_equal(orders[0], orders[2])
     assert not np.array_equal(orders[0], orders[1])
 
 
-@pytest.mark.parametrize("scan", [training.unrolled, jax.lax.scan])
+@pytest.mark.parametrize("scan", [feeding.unrolled, jax.lax.scan])
 def test_several_steps_per_dispatch_equal_single_steps(scan):
     step, _ = make_step(augment=augment.create(flip=0.5, rotate=5.0))
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
-    run = training.make_resident_steps(step, batch_size=8, mesh=mesh, scan=scan)
+    run = feeding.make_resident_steps(step, batch_size=8, mesh=mesh, scan=scan)
     data = {k: jnp.array(v) for k, v in tiny.faces().items()}
-    order = training.epoch_order(seed=0, epoch=jnp.array(0, jnp.int32), count=50)
+    order = sampling.epoch_order(seed=0, epoch=0, count=50)
 
     def through(sizes):
         state, sums, position = make_step()[1], training.Sums.zero(), 0
@@ -149,9 +149,9 @@ def test_the_steps_take_the_examples_that_the_order_names():
         return state, training.Sums.zero()
 
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
-    run = training.make_resident_steps(spy, batch_size=8, mesh=mesh, scan=training.unrolled)
+    run = feeding.make_resident_steps(spy, batch_size=8, mesh=mesh, scan=feeding.unrolled)
     data = {"images": jnp.zeros((50, 4, 4, 1), jnp.uint8), "labels": jnp.arange(50, dtype=jnp.int32)}
-    order = training.epoch_order(seed=4, epoch=jnp.array(0, jnp.int32), count=50)
+    order = sampling.epoch_order(seed=4, epoch=0, count=50)
     _, state = make_step()
     run(state, training.Sums.zero(), data, order, jnp.array(16, jnp.int32), steps=2)
     jax.effects_barrier()
@@ -159,9 +159,7 @@ def test_the_steps_take_the_examples_that_the_order_names():
 
 
 def balanced(labels, epoch=0, seed=0):
-    order = training.balanced_order(
-        jnp.array(labels, jnp.int32), seed=seed, epoch=jnp.array(epoch, jnp.int32), num_classes=max(labels) + 1
-    )
+    order = sampling.balanced_order(jnp.array(labels, jnp.int32), seed=seed, epoch=epoch, num_classes=max(labels) + 1)
     return np.asarray(order)
 
 
