@@ -79,7 +79,7 @@ def answers(name, made):
 
 def wanted(name):
     net = small(name)
-    return np.asarray(jax.jit(functools.partial(net.function, net.module))(net.variables, net.calibration))
+    return np.asarray(jax.jit(functools.partial(net.function, net.bind(net)))(net.calibration))
 
 
 def error(name, made):
