@@ -1,9 +1,11 @@
 import json
 
+import numpy as np
 import tiny_networks as tiny
 
-from benchmarks import compression_steps, tables
+from benchmarks import compression, compression_steps, tables
 from ferjax import models
+from ferjax.spec import ModelSpec
 
 
 def test_every_contender_takes_its_steps(monkeypatch):
@@ -21,3 +23,39 @@ def test_every_contender_takes_its_steps(monkeypatch):
 def how():
     machine = {"cpu": "a", "cores": 1, "system": "b"}
     return {"command": "c", "machine": machine, "versions": {"python": "3"}, "date": "2026-01-01"}
+
+
+def test_every_row_has_a_recipe_and_the_table_its_figures(tmp_path, monkeypatch):
+    spec = ModelSpec(
+        class_names=("a", "b"),
+        input_size=(8, 8),
+        color_order="gray",
+        mean=(0.5,),
+        std=(0.25,),
+        architecture="resnet20",
+        dataset="synthetic_faces",
+        dataset_args={"size": 24},
+    )
+    monkeypatch.setattr(compression.checkpoint, "load", lambda *_: (spec, {}, {}))
+    study = compression.Study(tmp_path / "run", tmp_path / "run", tmp_path, 3, 32, None, 10)
+    for row in compression.ROWS:
+        made = compression.recipe(row, 2, tmp_path / "start", study)
+        assert made["fit"]["epochs"] == 3 and made["fit"]["seed"] == 2 and made["init"]["network"]
+        assert (made["quant"]["bits"], made["prune"]["sparsity"]) == (row.bits, row.sparsity / 100)
+        assert made["prune"]["ramp_epochs"] <= 3 and made["quant"]["freeze_epochs"] <= 3
+        assert made["data"] == {"name": "synthetic_faces", "size": 24}
+    dense, pruned = compression.ROWS[:2]
+    for seed in range(2):
+        for row, answers in ((dense, [0, 1, 1, 0]), (pruned, [0, 1, 1, 1 - seed])):
+            folder = tmp_path / row.folder / f"seed{seed}"
+            folder.mkdir(parents=True)
+            share = 100 * np.mean(np.array(answers) == [0, 1, 1, 1])
+            figures = dict.fromkeys(("low", "high", "milliseconds", "speedup", "agreement"), share)
+            counts = dict.fromkeys(("parameters", "nonzeros", "macs", "bytes", "float_operations"), 9)
+            more = {"answers": answers, "labels": [0, 1, 1, 1], "classes": 2, "accuracy": share}
+            (folder / "result-none.json").write_text(json.dumps({**figures, **counts, **more}))
+    row = compression.summary(pruned, study, seeds=2)
+    # 75 % for dense; 100 and 75 % for the other, 25 and 0 points more
+    assert (row["accuracy"], row["change"], row["seeds"]) == (87.5, 12.5, 2)
+    assert row["change_low"] == 0 and 25 < row["change_high"] <= 100
+    assert json.loads(json.dumps(row))["each"][1]["accuracy"] == 75

@@ -223,3 +223,20 @@ def test_strict_dtypes(strict_dtypes):
     params = network()
     steps, state = jax.jit(tx.update)(params, tx.init(params), params)
     assert int(state.seen) == 1 and jax.tree.structure(steps) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize("structure", ["weight", "filter"])
+def test_zeros_of_before_stay_and_count(structure):
+    before, _, _ = run(prune.prune(0.4, structure=structure, keep=["^c/"]), network())
+    had = {name: np.asarray(w) == 0 for name, w in kernels(before).items()}
+    options = {"structure": structure, "keep": ["^c/"], "keep_zeros": True}
+    for sparsity in (0.0, 0.6):  # nothing more, and rising from nothing over five updates
+        ramp = {"begin": 0, "end": 5, "frequency": 1}
+        after, _, masks = run(chain(sparsity, **ramp, **options), before, updates=8)
+        assert all((np.asarray(w)[had[name]] == 0).all() for name, w in kernels(after).items())
+        share = prune.masked_share({n: m for n, m in masks[-1].items() if n.endswith("kernel")})
+        if structure == "weight":
+            assert abs(share - max(0.4, sparsity)) < 1 / (SIZES["a"] + SIZES["b"])
+        else:
+            assert share == 1 - np.mean(np.concatenate([np.ravel(kernels(after)[n]) != 0 for n in "ab"]))
+    assert prune.prunes(chain(0.5).init(before)) and not prune.prunes(optax.adam(1.0).init(before))
