@@ -12,7 +12,7 @@ def base() -> ConfigDict:
     """Returns every group with all keys that a command line may set; plain training on FER2013."""
     return ConfigDict(
         {
-            "data": {"name": "fer2013"},
+            "data": {"name": "fer2013", "resident_bytes": 2 << 30, "workers": 0},
             "model": {"name": "", "dtype": "float32"},
             "init": {"pretrained": "", "workdir": "", "network": False, "strict": True},
             "augment": {

@@ -38,7 +38,6 @@ weights are torchvision's resnet18-f37072fd.pth, for exp05 resnet50-0676ba61.pth
 --config.init.pretrained=PATH).
 """
 
-from ml_collections import ConfigDict
 
 from configs import common
 
@@ -90,7 +89,7 @@ def exp01(config):
 
 def exp02(config):
     exp01(config)
-    config.data = ConfigDict({"name": "fer2013", "channels": 3})
+    config.data.channels = 3
     config.model.name = "resnet18_imagenet"
     config.init.pretrained = "weights/resnet18-f37072fd.pth"
 
@@ -115,7 +114,7 @@ def exp05(config):
 
 def exp06(config):
     exp04(config)
-    config.data = ConfigDict({"name": "fer2013"})
+    del config.data["channels"]
     config.model.name = "resnet18"
 
 

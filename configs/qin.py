@@ -20,7 +20,6 @@ the five convolutions' widths. Weights, in weights/ (or add scratch): torchvisio
 deit_tiny_patch16_224-a1311bcf.pth. RAF-DB's 100 pixels are resized as they are loaded.
 """
 
-from ml_collections import ConfigDict
 
 from configs import common
 
@@ -44,7 +43,7 @@ def get_config(arg=None):
 
 def baseline(config):
     common.reset(config, "baseline_cnn5")
-    config.data = ConfigDict({"name": "rafdb", "size": 96, "channels": 3})
+    config.data.update(name="rafdb", size=96, channels=3)
     config.augment.flip = 0.0
     config.optim.update(name="adam", learning_rate=1e-3, schedule="step", decay_epochs=20.0, decay_rate=0.5)
     config.fit.update(epochs=90, batch_size=64)

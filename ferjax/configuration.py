@@ -61,7 +61,8 @@ def call(function: Callable[..., Any], group: str, values: Mapping[str, Any], **
 def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     """Writes the configuration into a new run's folder, or checks that the folder is this experiment's.
 
-    A key that one of the two does not have counts as at its default, so that runs of an older ferjax go on.
+    A key that one of the two does not have counts as at its default, so that runs of an older ferjax go on. How data
+    are read (`data.resident_bytes`, `data.workers`) may change from one start to the next: the batches are the same.
 
     Raises:
       InputError: if the folder holds another experiment, naming the first difference.
@@ -80,7 +81,7 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     except json.JSONDecodeError as error:
         raise cli.InputError(f"{path} is damaged ({error}): choose another --workdir") from error
     old, new = flat(stored), flat(json.loads(text))
-    both = sorted(old.keys() | new.keys())
+    both = sorted((old.keys() | new.keys()) - {f"data.{key}" for key in data.READING})
     if differing := [k for k in both if old.get(k, _default(k)) != new.get(k, _default(k))]:
         key = differing[0]
         there, here = (str(side.get(key, _default(key) or "not set")) for side in (old, new))

@@ -93,7 +93,7 @@ def _groups(faces: data.Split, predictions: np.ndarray) -> dict[str, dict[str, A
     return found
 
 
-def test_time_average(scorer: Scorer, images: np.ndarray, kind: str) -> np.ndarray:
+def test_time_average(scorer: Scorer, images: data.Images, kind: str) -> np.ndarray:
     """Returns probabilities (N, classes) averaged over views of each image, "flip" or "ten" (`augment.views`).
 
     The views are rounded to uint8, so that checkpoints and files take them alike.

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ferjax import calibration, corrupt
-from ferjax.data import synthetic
+from ferjax.data import Images, synthetic
 
 COUNT = 500
 
@@ -50,8 +50,8 @@ def drawn_faces(count: int, shape: tuple[int, int, int], *, seed: int = 0) -> np
 
 
 def measure(
-    logits: Callable[[np.ndarray], np.ndarray],
-    images: np.ndarray,
+    logits: Callable[[Images], np.ndarray],
+    images: Images,
     *,
     temperature: float,
     unknown: Mapping[str, np.ndarray] | None = None,
@@ -72,7 +72,7 @@ def measure(
       `faces`, the mean confidence over the split.
     """
 
-    def confidence(pictures: np.ndarray) -> np.ndarray:
+    def confidence(pictures: Images) -> np.ndarray:
         return calibration.softmax(logits(pictures), temperature).max(axis=1)
 
     known = confidence(images)

@@ -11,7 +11,7 @@ SUBSET = 1000
 
 
 def measure(
-    logits: Callable[[np.ndarray], np.ndarray], faces: data.Split, *, full: bool = False, seed: int = 0
+    logits: Callable[[data.Images], np.ndarray], faces: data.Split, *, full: bool = False, seed: int = 0
 ) -> dict[str, Any]:
     """Scores a model on corrupted copies of a split.
 

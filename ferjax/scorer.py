@@ -26,7 +26,7 @@ class Scorer(NamedTuple):
 
     name: str
     spec: ModelSpec
-    logits: Callable[[np.ndarray], np.ndarray]
+    logits: Callable[[data.Images], np.ndarray]
     step: int | None = None
 
 
@@ -44,7 +44,7 @@ def open_model(model: pathlib.Path | str, *, kind: str = "best", batch_size: int
     path = pathlib.Path(model)
     if path.suffix.lower() in FILES:
         loaded = runtime.load(path, threads=os.cpu_count() or 1)
-        return Scorer(str(model), loaded.spec, loaded.logits)
+        return Scorer(str(model), loaded.spec, lambda images: loaded.logits(np.asarray(images)))
     spec, variables, meta = checkpoint.load(path, kind)
     return Scorer(
         str(model), spec, lambda images: predict(spec, variables, images, batch_size=batch_size), int(meta["step"])
@@ -88,7 +88,7 @@ def left_out(
     return {absent: chosen.images[chosen.labels == faces.class_names.index(absent)]}
 
 
-def predict(spec: ModelSpec, variables: Any, images: np.ndarray, *, batch_size: int = 256) -> np.ndarray:
+def predict(spec: ModelSpec, variables: Any, images: data.Images, *, batch_size: int = 256) -> np.ndarray:
     """Runs the network that a spec describes over uint8 images (N, H, W, C), in float32.
 
     Returns:

@@ -132,6 +132,15 @@ def test_a_workdir_of_another_experiment_is_refused(trained):
         configuration.claim(folder / "odd", config())
 
 
+def test_how_images_are_read_is_no_part_of_the_experiment(trained):
+    folder, result = trained
+    elsewhere = config(data__resident_bytes=1, data__workers=0)
+    again = experiment.train(elsewhere, workdir=folder / "run", data_dir=folder / "data", progress=False)
+    assert again.history == result.history
+    spec, _, _ = checkpoint.load(folder / "run")
+    assert not {"resident_bytes", "workers"} & spec.dataset_args.keys()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

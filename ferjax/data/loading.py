@@ -21,6 +21,8 @@ from ferjax.data.store import FaceData, Split
 
 SYNTHETIC = {"size": 48, "channels": 1, "seed": 0, "train": 3000, "validation": 700, "test": 700}
 
+READING = ("resident_bytes", "workers")  # options of `load` that say how images are read, not which
+
 
 def load(
     name: str,

@@ -27,6 +27,8 @@ from ferjax.data.on_disk import DiskImages
 SPLITS = ("train", "validation", "test")
 _READ_WHOLE = 1 << 30  # bytes of images that preparing and checking a set keep in memory
 
+Images = np.ndarray | DiskImages
+
 
 class Split(NamedTuple):
     """One split.
@@ -38,7 +40,7 @@ class Split(NamedTuple):
       columns: further arrays (N, ...) by name.
     """
 
-    images: np.ndarray | DiskImages
+    images: Images
     labels: np.ndarray
     names: list[str]
     columns: dict[str, np.ndarray]
