@@ -38,7 +38,6 @@ weights are torchvision's resnet18-f37072fd.pth, for exp05 resnet50-0676ba61.pth
 --config.init.pretrained=PATH).
 """
 
-
 from configs import common
 
 PAPER = {

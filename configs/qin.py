@@ -20,7 +20,6 @@ the five convolutions' widths. Weights, in weights/ (or add scratch): torchvisio
 deit_tiny_patch16_224-a1311bcf.pth. RAF-DB's 100 pixels are resized as they are loaded.
 """
 
-
 from configs import common
 
 PAPER = {
