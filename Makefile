@@ -22,12 +22,14 @@ demo: setup
 	rm -rf $(RUN)
 	$(BIN)/python train.py --config configs/resnet20.py:demo --workdir $(RUN)/resnet20
 	$(BIN)/python distill.py --config configs/mini_xception.py:demo --teacher $(RUN)/resnet20 --workdir $(RUN)/mini_xception
-	$(BIN)/python -m ferjax.calibrate --model $(RUN)/mini_xception
-	$(BIN)/python export.py --model $(RUN)/mini_xception --out $(RUN)/files --format tflite --quantization none int8
+	$(BIN)/python distill.py --config configs/compress/qat.py:demo --config.init.network=True \
+		--config.init.workdir=$(RUN)/mini_xception --teacher $(RUN)/resnet20 --workdir $(RUN)/quantized
+	$(BIN)/python -m ferjax.calibrate --model $(RUN)/quantized
+	$(BIN)/python export.py --model $(RUN)/quantized --out $(RUN)/files --format tflite --quantization qat
 	$(BIN)/python -m ferjax.evaluate --split test --out $(RUN)/evaluation \
-		--model $(RUN)/mini_xception $(RUN)/files/mini_xception_int8.tflite
+		--model $(RUN)/mini_xception $(RUN)/files/mini_xception_qat.tflite
 	$(BIN)/python -m ferjax.data clip changing --out $(RUN)/film.mp4
-	$(BIN)/python live.py --model $(RUN)/files/mini_xception_int8.tflite --source $(RUN)/film.mp4 \
+	$(BIN)/python live.py --model $(RUN)/files/mini_xception_qat.tflite --source $(RUN)/film.mp4 \
 		--no-display --log $(RUN)/film.jsonl --record $(RUN)/film_seen.mp4
 
 test: setup
