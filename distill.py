@@ -21,8 +21,14 @@ def main() -> None:
     configuration.parse_flags(__doc__)
     config, name, workdir = train.resolve(suffix="-distilled")
     teachers = [path for text in TEACHER.value or () for path in text.split(",") if path]
-    with train.together():
-        experiment.distill(config, workdir=workdir, teachers=teachers, name=name, **train.options())
+    experiment.distill(
+        config,
+        workdir=workdir,
+        teachers=teachers,
+        data_dir=train.DATA_DIR.value,
+        name=name,
+        tensorboard=train.TENSORBOARD.value,
+    )
 
 
 if __name__ == "__main__":

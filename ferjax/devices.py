@@ -111,6 +111,17 @@ def check_batch(batch_size: int, mesh: Mesh, *, accumulate: int = 1, largest: in
     raise cli.InputError(f"a batch of {batch_size} cannot be cut evenly for {' and '.join(parts)}: {advice}")
 
 
+def peak_memory(mesh: Mesh) -> int | None:
+    """Returns the most bytes that any of this process's devices has held so far, None where a backend does not count.
+
+    GPUs and TPUs do; the CPU does not.
+    """
+    own = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in own]
+    known = [peak for peak in peaks if peak is not None]
+    return max(known) if known else None
+
+
 def describe(mesh: Mesh) -> str:
     """Returns the devices in words, such as "8 devices (cpu), 4 in each of 2 processes"."""
     first = mesh.devices.flat[0]

@@ -95,7 +95,7 @@ def test_a_run_stopped_at_any_save_resumes_to_the_bit(tmp_path, monkeypatch, sav
 def test_a_stop_before_the_first_save_starts_again(tmp_path, monkeypatch):
     fit(tmp_path / "whole", epochs=1)
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(fitting, "validate", stop_after(fitting.validate, 1))
+        patch.setattr(fitting, "_validate", stop_after(fitting._validate, 1))
         fit(tmp_path / "cut", epochs=1)
     fit(tmp_path / "cut", epochs=1)
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
