@@ -34,7 +34,7 @@ def get_config(arg=None):
     config.optim.update(name="sgd", learning_rate=0.05, weight_decay=5e-4, warmup_epochs=1.0, decay_only=("kernel",))
     config.fit.update(epochs=60, batch_size=64, ema_decay=0.999)
     arms = {"baseline": baseline, "se": se, "kd": kd, "full": full, "teacher": teacher}
-    short = common.quick if set(PAPER) & set((arg or "").split(",")) else demo
+    short = common.quick if set(PAPER) & set((arg or "").split(",")) else common.demo(epochs=6, warmup_epochs=1.0)
     return common.arguments(config, arg, **arms, scratch=common.scratch, demo=short)
 
 
@@ -71,10 +71,3 @@ def teacher(config):
     config.augment.mixup = 0.2
     config.init.pretrained = "weights/resnet50_ft_weight.pkl"
     config.fit.epochs = 50
-
-
-def demo(config):
-    common.embedded(config, train=2000, validation=500, test=500)
-    config.augment.update(rotate=0.0, translate=0.0, crop=(1.0, 1.0), erase=0.0)
-    config.optim.update(name="adamw", learning_rate=0.003, weight_decay=0.01)
-    config.fit.update(epochs=6, batch_size=32, ema_decay=0.0)

@@ -23,11 +23,4 @@ def get_config(arg=None):
         name="adamw", learning_rate=1e-3, weight_decay=0.05, warmup_epochs=10.0, decay_only=("kernel",), clip_norm=1.0
     )
     config.fit.update(epochs=300, batch_size=128, ema_decay=0.999)
-    return common.arguments(config, arg, demo=demo)
-
-
-def demo(config):
-    common.embedded(config, train=2000, validation=500, test=500)
-    config.augment.update(rotate=0.0, translate=0.0, crop=(1.0, 1.0), erase=0.0, mixup=0.0)
-    config.optim.update(name="adamw", learning_rate=0.003, weight_decay=0.01, warmup_epochs=0.2)
-    config.fit.update(epochs=8, batch_size=32, ema_decay=0.0)
+    return common.arguments(config, arg, demo=common.demo(epochs=8))

@@ -20,11 +20,6 @@ def get_config(arg=None):
     config.loss.label_smoothing = 0.1
     config.optim.update(name="sgd", learning_rate=0.1, weight_decay=5e-4, warmup_epochs=5.0, decay_only=("kernel",))
     config.fit.update(epochs=200, batch_size=128, ema_decay=0.999)
-    return common.arguments(config, arg, demo=demo)
-
-
-def demo(config):
-    common.embedded(config, train=800, validation=200, test=200)
-    config.augment.update(rotate=0.0, translate=0.0, crop=(1.0, 1.0), erase=0.0, mixup=0.0)
-    config.optim.update(name="adamw", learning_rate=0.001, weight_decay=0.01, warmup_epochs=0.2)
-    config.fit.update(epochs=1, batch_size=16, ema_decay=0.0)
+    return common.arguments(
+        config, arg, demo=common.demo(epochs=1, train=800, held=200, batch_size=16, learning_rate=0.001)
+    )
