@@ -1,4 +1,4 @@
-"""Shows who feels what, live: python live.py --model FILE --source 0.
+"""Shows who feels what, live: python live.py --source 0.
 
 docs/live.md has the Raspberry Pi, camera permissions and outputs.
 """

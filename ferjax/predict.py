@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from ferjax import cli
-from ferjax.runtime import Model, Prediction, load
+from ferjax.runtime import Model, Prediction, load, shipped
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 
@@ -71,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Names the emotion in each image of a folder. The images must be cropped faces: nothing is "
         "searched in them, the whole image is taken as one face.",
     )
-    parser.add_argument("model", metavar="FILE", help="a .tflite or .onnx file written by export.py")
+    parser.add_argument(
+        "model", metavar="FILE", help=f"a .tflite or .onnx file from export.py, or a shipped model: {shipped.choices()}"
+    )
     parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path, help="images, in subfolders too")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the CSV file to write")
     parser.add_argument("--threads", type=int, default=2)

@@ -1,6 +1,6 @@
 """The edge: exported files answer for faces, without jax and without TensorFlow.
 
-    model = ferjax.runtime.load("resnet20_int8.tflite")
+    model = ferjax.runtime.load()   # the default one that comes with ferjax; or its name, or "resnet20_int8.tflite"
     model.predict(face).label       # face: uint8, grey or BGR, of any size, as OpenCV gives it
     for result in ferjax.runtime.stream(0, model): ...      # everybody before a camera, followed
 

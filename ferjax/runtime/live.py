@@ -1,4 +1,4 @@
-"""Shows who feels what, live: python live.py --model FILE --source 0.
+"""Shows who feels what, live: python live.py --source 0.
 
 Nothing is stored unless asked for, and nothing leaves the machine. q, Ctrl-C or the end of the file ends it.
 """
@@ -15,6 +15,7 @@ import cv2
 
 from ferjax import cli
 from ferjax.cli import InputError
+from ferjax.runtime import shipped
 from ferjax.runtime.draw import Painter
 from ferjax.runtime.faces import DETECTORS
 from ferjax.runtime.frame import Source
@@ -86,7 +87,7 @@ def run() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="live.py", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
-    add("--model", required=True, help="a .tflite or .onnx file from export.py")
+    add("--model", help=f"a .tflite or .onnx file from export.py, or a shipped model: {shipped.choices()}")
     add("--source", default="0", help="camera index or device, video, picture, folder of pictures, or URL (default 0)")
     add("--detector", default="haar", choices=DETECTORS, help="face detector (default haar); none: faces already cut")
     add("--detector-model", type=pathlib.Path, help="the detector's file, where it is not fetched or built in")

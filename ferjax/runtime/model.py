@@ -12,6 +12,7 @@ import numpy as np
 
 from ferjax import spec as contract
 from ferjax.cli import InputError
+from ferjax.runtime import shipped
 from ferjax.runtime.engine import Engine, open_engine
 from ferjax.spec import ModelSpec
 
@@ -32,18 +33,20 @@ class Prediction(NamedTuple):
     probabilities: Mapping[str, float]
 
 
-def load(path: str | os.PathLike[str], *, threads: int = 2, provider: str = "cpu") -> "Model":
-    """Loads a .tflite or .onnx file written by export.py.
+def load(path: str | os.PathLike[str] | None = None, *, threads: int = 2, provider: str = "cpu") -> "Model":
+    """Loads a model that comes with the package, or a .tflite or .onnx file written by export.py.
 
     Args:
-      path: the file.
+      path: the file, or the name of a shipped model (`python -m ferjax.runtime models` lists them); the default one if
+        not given.
       threads: that one inference may use, at least 1.
       provider: "cpu", and for .onnx files also "cuda", "tensorrt" or "coreml" where onnxruntime has it.
 
     Raises:
-      InputError: if the file is missing, cut short, without contract or not what its contract says; if its
-        runtime or the provider is missing.
+      InputError: if the file is missing, cut short, without contract or not what its contract says; if no model is
+        shipped under that name; if its runtime or the provider is missing.
     """
+    path = shipped.find(path)
     return Model(contract.read(path), open_engine(path, threads=threads, provider=provider), os.fspath(path))
 
 
