@@ -144,7 +144,7 @@ def _begin(
     chosen, init = dict(groups["model"]), groups["init"]
     dtype = chosen.pop("dtype", "float32")  # of the computation: no part of what the network is
     if init.get("network"):
-        chosen = starting.network_of(init.get("workdir", ""))
+        chosen = starting.network_of(init.get("workdir") or init.get("pretrained", ""))
     module = call(models.create, "model", chosen, num_classes=len(faces.class_names))
     variables = init_variables(module, faces.image_shape, seed=groups["fit"].get("seed", 0))
     spec = make_spec(faces, chosen, variables, name=name, dataset_args=groups["data"])

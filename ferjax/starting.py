@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ferjax import checkpoint, cli
+from ferjax import checkpoint, cli, weights
 from ferjax.pretrained import HEAD, Report, adopt_variables, load_pretrained
 from ferjax.spec import ModelSpec
 from ferjax.torch_names import Preprocessing
@@ -29,11 +29,12 @@ def start(
     Args:
       variables: freshly initialised variables of the network.
       spec: the run's contract: architecture, classes, channels, and the data's mean and standard deviation.
-      pretrained: a weights file of torchvision, timm or VGGFace2, see `pretrained.load_pretrained`; its network's
-        preprocessing replaces the data's. A network that took blue, green, red takes red, green, blue here: the
-        stem's input channels are turned round, the pixels are not.
+      pretrained: a weights file. One of ferjax's own (`ferjax.weights`) is taken as a run's folder is; for those of
+        torchvision, timm or VGGFace2 see `pretrained.load_pretrained`. Its network's preprocessing replaces the data's.
+        A network that took blue, green, red takes red, green, blue here: the stem's input channels are turned round,
+        the pixels are not.
       workdir: the folder of a run of the same network. Its head is taken too if the classes are the same.
-      network: whether the network itself is that run's, widths included, see `network_of`.
+      network: whether the network itself is that run's or that file's, widths included, see `network_of`.
       strict: for `pretrained`.
 
     Returns:
@@ -44,7 +45,7 @@ def start(
     """
     if pretrained and workdir:
         raise cli.InputError("init.pretrained and init.workdir are both set: start from one of them")
-    if pretrained:
+    if pretrained and not weights.is_ours(pretrained):
         started, report = load_pretrained(pretrained, spec.architecture, variables, strict=strict)
         fed = report.preprocessing
         if fed is None:
@@ -52,31 +53,39 @@ def start(
         if fed.color_order == "bgr":
             started, report, fed = _turn_round(started, report, fed)
         return started, spec.replace(mean=fed.mean, std=fed.std), report
-    if workdir:
-        other, source, _ = checkpoint.load(workdir)
+    if source := pretrained or workdir:
+        other, theirs = _trained(source)
         if other.architecture != spec.architecture:
-            raise cli.InputError(f"{workdir} holds {other.architecture}, this configuration trains {spec.architecture}")
+            raise cli.InputError(f"{source} holds {other.architecture}, this configuration trains {spec.architecture}")
         if other.architecture_args.get("folded") and not spec.architecture_args.get("folded"):
             raise cli.InputError(
-                f"the normalisations of {workdir} are folded, this configuration's network has them: "
+                f"the normalisations of {source} are folded, this configuration's network has them: "
                 "set init.network=True to train that very network"
             )
         same_classes = other.class_names == spec.class_names
-        started, report = adopt_variables(variables, source, head_pattern="(?!)" if same_classes else HEAD)
+        started, report = adopt_variables(variables, theirs, head_pattern="(?!)" if same_classes else HEAD)
         return started, spec.replace(mean=other.mean, std=other.std, quantization=other.quantization), report
     return dict(variables), spec, None
 
 
-def network_of(workdir: str | Path) -> dict[str, Any]:
-    """Returns the name and the arguments of a run's network, for `ferjax.models.create`.
+def network_of(source: str | Path) -> dict[str, Any]:
+    """Returns the name and the arguments of the network of a run or of ferjax's own weights, for `models.create`.
+
+    Args:
+      source: the run's folder, or the file.
 
     Raises:
       InputError: if there is no such run.
     """
-    if not workdir:
+    if not source:
         raise cli.InputError("init.network takes the network of a run: set init.workdir to its folder")
-    spec, _, _ = checkpoint.load(workdir)
+    spec, _ = _trained(source)
     return {"name": spec.architecture, **{k: v for k, v in spec.architecture_args.items() if k != "dtype"}}
+
+
+def _trained(source: str | Path) -> tuple[ModelSpec, dict[str, Any]]:
+    """Returns contract and variables of a run, or of a file that `ferjax.weights` wrote."""
+    return weights.load(source) if Path(source).suffix == weights.SUFFIX else checkpoint.load(source)[:2]
 
 
 def _turn_round(

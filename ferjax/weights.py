@@ -1,0 +1,88 @@
+"""Trained weights in one file, to be trained on: `--config.init.pretrained=NAME.safetensors`.
+
+The file holds the variables in floats under their paths, such as "params/stem/conv/kernel", and in its metadata, under
+"ferjax", the contract of the run: which network they belong to, how its pixels go in, what its logits mean. It loads
+without running anything, and everything that reads safetensors reads it.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from ferjax import checkpoint, network
+from ferjax.cli import InputError
+from ferjax.spec import ModelSpec
+from ferjax.state_dict import read_state_dict
+
+SUFFIX, KEY = ".safetensors", "ferjax"
+
+
+def save(path: str | os.PathLike[str], spec: ModelSpec, variables: Mapping[str, Any]) -> None:
+    """Writes a network's variables with its contract, in one step.
+
+    Args:
+      path: a .safetensors file; it is replaced.
+      spec: the contract, of a network in floats.
+      variables: {"params": …, "batch_stats": …}, as `checkpoint.load` gives them.
+
+    Raises:
+      InputError: if the network rounds its weights, or its normalisations are folded into them: training on from such
+        weights as if they were plain ones would not give the same network.
+    """
+    from safetensors.numpy import save_file
+
+    if network.weight_bits(spec) or spec.architecture_args.get("folded"):
+        raise InputError(
+            f"{spec.source_run or spec.architecture} is a network prepared for integers (quantization "
+            f"{spec.quantization!r}): give the run in floats that it started from"
+        )
+    flat = traverse_util.flatten_dict(dict(variables), sep="/")
+    tensors = {name: np.ascontiguousarray(value, np.float32) for name, value in sorted(flat.items())}
+    target = Path(path)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, part, metadata={KEY: spec.to_json()})
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def is_ours(path: str | os.PathLike[str]) -> bool:
+    """Whether a file was written by `save`; False for what is missing, damaged or of another kind."""
+    return _contract(path) is not None
+
+
+def load(path: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
+    """Reads what `save` wrote.
+
+    Returns:
+      (spec, variables) as `checkpoint.load` gives them.
+
+    Raises:
+      InputError: if the file is missing, was not written by `save`, or its weights are not those of its contract.
+    """
+    tensors = read_state_dict(Path(path))
+    text = _contract(path)
+    if text is None:
+        raise InputError(f"{os.fspath(path)} carries no ferjax contract: it was not written by ferjax")
+    spec = ModelSpec.from_json(text)
+    variables = traverse_util.unflatten_dict(tensors, sep="/")
+    if spec.params_sha256 and checkpoint.fingerprint(variables) != spec.params_sha256:
+        raise InputError(f"{os.fspath(path)} is damaged or was changed: its weights are not those of its contract")
+    return spec, variables
+
+
+def _contract(path: str | os.PathLike[str]) -> str | None:
+    from safetensors import SafetensorError, safe_open
+
+    if Path(path).suffix != SUFFIX or not Path(path).is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return (file.metadata() or {}).get(KEY)
+    except SafetensorError:
+        return None
