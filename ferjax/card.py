@@ -30,7 +30,7 @@ Elsewhere emotion recognition is a high-risk use (Annex III), and the people in 
 USE = """```python
 import cv2, ferjax.runtime
 
-model = ferjax.runtime.load("{file}")
+model = ferjax.runtime.load("{model}")
 print(model.predict(cv2.imread("face.jpg")))  # one cropped face; label, confidence, probabilities
 ```"""
 
@@ -41,10 +41,12 @@ def write(spec: ModelSpec, out_path: str | os.PathLike[str], measured: Mapping[s
     Args:
       spec: the file's contract.
       out_path: the Markdown file to write, in one step.
-      measured: any of `file` (its name), `bytes`; `evaluation` (what `ferjax.evaluate` saves as metrics.json: accuracy,
-        macro_f1, per_class, n, split, dataset); `robustness` (kind of disturbance -> accuracy in 0..1); `benchmark`
-        (rows as in benchmark.csv). Further names with a number, a text or a flat mapping, such as those of the parity
-        check, are listed as they are; two numbers as an interval.
+      measured: any of `file` (its name), `bytes`; `model` (what `ferjax.runtime.load` takes, if not the file),
+        `weights` (the name of a file to train on from), `training` (how long, in words), `commands` (lines that make it
+        again); `evaluation` (what `ferjax.evaluate` saves as metrics.json: accuracy, macro_f1, per_class, n, split,
+        dataset); `robustness` (kind of disturbance -> accuracy in 0..1); `benchmark` (rows as in benchmark.csv).
+        Further names with a number, a text or a flat mapping, such as those of the parity check, are listed as they
+        are; two numbers as an interval.
     """
     sections = [
         _head(spec, measured),
@@ -55,8 +57,8 @@ def write(spec: ModelSpec, out_path: str | os.PathLike[str], measured: Mapping[s
         ("Speed and memory", _speed(measured)),
         ("Checks at export", _checks(measured)),
         ("Limits", _limits(spec, measured)),
-        ("Use", USE.format(file=measured.get("file", "FILE"))),
-        ("Origin", _origin(spec)),
+        ("Use", _use(measured)),
+        ("Origin", _origin(spec, measured)),
     ]
     text = "\n\n".join(
         f"{'#' if level == 0 else '##'} {title}\n\n{body}" for level, (title, body) in enumerate(sections)
@@ -108,12 +110,28 @@ def _accuracy(spec: ModelSpec, measured: Mapping[str, Any]) -> str:
         parts.append(
             f"On the {evaluation['n']:,} images of {evaluation.get('dataset', spec.dataset)}, split "
             f"{evaluation.get('split', 'not named')}: accuracy {evaluation['accuracy']:.1%}, macro-F1 "
-            f"{evaluation['macro_f1']:.3f}, weighted F1 {evaluation['weighted_f1']:.3f}."
+            f"{evaluation['macro_f1']:.3f}, weighted F1 {evaluation['weighted_f1']:.3f}.{_more(evaluation)}"
         )
         keys = ("precision", "recall", "f1")
         rows = [[n, *(f"{s[k]:.3f}" for k in keys), f"{s['support']:,}"] for n, s in evaluation["per_class"].items()]
         parts.append(_table(["class", "precision", "recall", "F1", "images"], rows))
     return "\n\n".join(parts) or "Not measured."
+
+
+def _more(evaluation: Mapping[str, Any]) -> str:
+    """Returns what else an evaluation says of its accuracy, as sentences."""
+    said = []
+    if "intervals" in evaluation:
+        _, low, high = evaluation["intervals"]["accuracy"]
+        said.append(f"The accuracy's 95 % interval is {low:.1%} to {high:.1%}.")
+    if "without_twins" in evaluation:
+        own = evaluation["without_twins"]
+        said.append(f"Without exact copies of training images ({own['n']:,} are left) it is {own['accuracy']:.1%}.")
+    if "calibration" in evaluation:
+        said.append(f"Expected calibration error: {evaluation['calibration']['ece']:.3f}.")
+    if evaluation.get("split") == "validation":
+        said.append("**The epoch was selected on this split: these are no test figures.**")
+    return "".join(f" {sentence}" for sentence in said)
 
 
 def _robustness(measured: Mapping[str, Any]) -> str:
@@ -143,7 +161,7 @@ def _speed(measured: Mapping[str, Any]) -> str:
 
 
 def _checks(measured: Mapping[str, Any]) -> str:
-    known = {"file", "bytes", "evaluation", "robustness", "benchmark"}
+    known = {"file", "bytes", "model", "weights", "training", "commands", "evaluation", "robustness", "benchmark"}
     lines = list(_listed({k: v for k, v in measured.items() if k not in known}))
     return "\n".join(lines) or "None recorded."
 
@@ -182,9 +200,23 @@ def _limits(spec: ModelSpec, measured: Mapping[str, Any]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _origin(spec: ModelSpec) -> str:
-    facts = {"run": spec.source_run, "SHA-256 of the variables": spec.params_sha256, "ferjax": spec.ferjax_version}
-    return "\n".join(f"- {name}: `{value}`" for name, value in facts.items() if value)
+def _use(measured: Mapping[str, Any]) -> str:
+    use = USE.format(model=measured.get("model") or measured.get("file", "FILE"))
+    if "weights" not in measured:
+        return use
+    return f"{use}\n\nTo train on from its weights in floats: `--config.init.pretrained={measured['weights']}`."
+
+
+def _origin(spec: ModelSpec, measured: Mapping[str, Any]) -> str:
+    facts = {
+        "run": spec.source_run,
+        "training": measured.get("training", ""),
+        "SHA-256 of the variables": spec.params_sha256,
+        "ferjax": spec.ferjax_version,
+    }
+    lines = "\n".join(f"- {name}: `{value}`" for name, value in facts.items() if value)
+    commands = "\n".join(measured.get("commands", ()))
+    return f"{lines}\n\nMade by\n\n```\n{commands}\n```" if commands else lines
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -204,19 +236,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--benchmark", type=pathlib.Path, help="benchmark.csv of python -m ferjax.benchmark")
     options = parser.parse_args(argv)
     spec, name = contract.read(options.file), options.file.name
-    measured: dict[str, Any] = {**_read_export(options.file), "file": name, "bytes": options.file.stat().st_size}
+    measured: dict[str, Any] = {**read_export(options.file), "file": name, "bytes": options.file.stat().st_size}
     if options.evaluation is not None:
         measured["evaluation"] = _read_evaluation(options.evaluation, spec)
     if options.benchmark is not None:
-        with open(options.benchmark, newline="", encoding="utf-8") as file:
-            measured["benchmark"] = [row for row in csv.DictReader(file) if pathlib.Path(row["file"]).name == name]
+        measured["benchmark"] = read_benchmark(options.benchmark, name)
     out = options.out or options.file.with_name(f"{name}.md")
     write(spec, out, measured)
     print(f"saved {out}")
 
 
-def _read_export(path: pathlib.Path) -> Mapping[str, Any]:
-    """Returns what export.py measured of a file, from the export.json beside it; nothing if there is none."""
+def read_benchmark(path: pathlib.Path, name: str) -> list[dict[str, str]]:
+    """Returns the rows of a benchmark.csv that are of the file of this name."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if pathlib.Path(row["file"]).name == name]
+
+
+def read_export(path: pathlib.Path) -> Mapping[str, Any]:
+    """Returns what export.py measured of a file, from the export.json beside it; nothing if there is none.
+
+    Raises:
+      InputError: if that is no record of an export.
+    """
     record = path.with_name("export.json")
     if not record.is_file():
         return {}

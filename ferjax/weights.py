@@ -33,7 +33,7 @@ def save(path: str | os.PathLike[str], spec: ModelSpec, variables: Mapping[str, 
       InputError: if the network rounds its weights, or its normalisations are folded into them: training on from such
         weights as if they were plain ones would not give the same network.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save as to_bytes
 
     if network.weight_bits(spec) or spec.architecture_args.get("folded"):
         raise InputError(
@@ -45,7 +45,7 @@ def save(path: str | os.PathLike[str], spec: ModelSpec, variables: Mapping[str, 
     target = Path(path)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        save_file(tensors, part, metadata={KEY: spec.to_json()})
+        part.write_bytes(to_bytes(tensors, metadata={KEY: spec.to_json()}))
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)

@@ -66,6 +66,28 @@ def test_a_card_says_what_was_not_measured(tmp_path):
     assert "does not say what data" in found["Data and licence"] and "were not tested" in found["Limits"]
 
 
+def test_a_card_says_how_sure_the_accuracy_is_and_what_selected_it(tmp_path):
+    more = {
+        "intervals": {"accuracy": [0.857, 0.571, 1.0]},
+        "without_twins": {"accuracy": 0.8, "interval": [0.5, 1.0], "n": 5},
+        "calibration": {"ece": 0.0321},
+    }
+    accuracy = page(tmp_path, evaluation={**EVALUATION, **more})["Accuracy"]
+    assert "95 % interval is 57.1% to 100.0%" in accuracy and "(5 are left) it is 80.0%" in accuracy
+    assert "calibration error: 0.032" in accuracy and "The epoch was selected on this split" in accuracy
+    assert "selected" not in page(tmp_path, evaluation={**EVALUATION, "split": "test"})["Accuracy"]
+
+
+def test_a_card_says_how_the_model_is_loaded_made_and_trained_on(tmp_path):
+    found = page(
+        tmp_path, file="m.tflite", model="m", weights="m.safetensors", training="9 epochs", commands=["a", "b"]
+    )
+    assert 'load("m")' in found["Use"] and "init.pretrained=m.safetensors" in found["Use"]
+    assert "- training: `9 epochs`" in found["Origin"] and "Made by\n\n```\na\nb\n```" in found["Origin"]
+    assert "None recorded" in found["Checks at export"]
+    assert "Made by" not in page(tmp_path)["Origin"]
+
+
 def test_every_card_says_what_the_law_says(tmp_path):
     intended = " ".join(page(tmp_path, GRAY)["Intended use"].split())
     assert "at workplaces and in education is prohibited" in intended
