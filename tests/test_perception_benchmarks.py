@@ -38,6 +38,8 @@ def test_flicker_and_lag_are_those_of_the_clip():
     assert raw["flicker"] == raw["raw"] == pytest.approx(47 / 0.2) and raw["lag"] == 0
     assert smoothed["flicker"] == 0 and smoothed["fewer"] == 47
     assert smoothed["lag"] == pytest.approx(200) and smoothed["prompt"] == 100
+    late = clip([2] * 40 + [3] * 19, [2] * 38 + [3] * 21)  # seen 0.2 s late; 4.2 - 3.8 is a little more than 0.4
+    assert smoothing.row("mean", 10, [steady], [late], 0)["prompt"] == 100
 
 
 def test_a_change_that_the_classifier_misses_is_not_charged_to_the_window():
@@ -50,6 +52,6 @@ def test_the_table_of_windows_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["smoothing", "--clips", "1", "--seconds", "6", "--results", str(tmp_path)])
     smoothing.main()
     rows = json.loads((tmp_path / "smoothing.json").read_text())["rows"]
-    assert [row["window"] for row in rows] == [1, 5, 10, 20, 10]
+    assert [row["window"] for row in rows] == [1, 5, 10, 20, 10, 10]
     assert rows[2]["flicker"] < rows[0]["flicker"] and rows[0]["lag"] < rows[3]["lag"]
     assert tables.render({"columns": smoothing.COLUMNS, "rows": rows}) in capsys.readouterr().out

@@ -36,6 +36,7 @@ def stream(
     detector_model: str | Path | None = None,
     detect_scale: float | None = None,
     smooth: int = 10,
+    smoothing: str = "adaptive",
     threshold: float | None = None,
     rate: float = RATE,
     threads: int = 1,
@@ -49,6 +50,7 @@ def stream(
       detector_model: the detector's file where it needs one.
       detect_scale: size of the searched picture relative to the frame; see `create_detector`.
       smooth: window of the mean over a person's last distributions, in frames of a thirtieth of a second.
+      smoothing: how they are averaged, see `Smoother`: "adaptive", "mean" (Paraschiv 2026) or "exponential".
       threshold: confidence below which a face is "uncertain"; the model's own if not given.
       rate: how often a second each face is classified at least, as far as frames come; in between a face keeps its
         last answer. The pictures of a folder are all classified.
@@ -72,7 +74,7 @@ def stream(
     finder = detector
     if not isinstance(finder, Detector):
         finder = create_detector(finder, scale=detect_scale, model=detector_model)
-    people = _People(classifier, smooth, threshold, rate)
+    people = _People(classifier, Smoother(smoothing, smooth), threshold, rate)
     if isinstance(source, str | int | PathLike):
         opened = open_source(source)
         return _closing(opened, _run(opened, finder, people))
@@ -105,11 +107,11 @@ def _unrelated(detector: Detector, frame: Frame, ids: Iterator[int]) -> list[Tra
 class _People:
     """What is known about everybody who is followed: last answer, smoothed distribution, label."""
 
-    def __init__(self, model: Model, smooth: int, threshold: float | None, rate: float):
+    def __init__(self, model: Model, smoother: Smoother, threshold: float | None, rate: float):
         limits = Limits()
         least = threshold if threshold is not None else model.spec.abstention_threshold or limits.confidence
         self._model, self._names = model, model.spec.class_names
-        self._smoother = Smoother("mean", smooth)
+        self._smoother = smoother
         self._labeller = Labeller(self._names, limits=Limits(confidence=least))
         self._turns = _Turns(rate)
         self._shown: dict[int, tuple[Decision, dict[str, float]]] = {}

@@ -12,8 +12,10 @@ import numpy as np
 from ferjax.cli import InputError, unknown
 from ferjax.runtime.model import UNCERTAIN
 
-METHODS = ("mean", "exponential")
+METHODS = ("adaptive", "mean", "exponential")
 _FRAME = 1 / 30  # Paraschiv's N counts frames of 30 a second
+_CHANGED, _MOST = math.log(12), math.log(4)  # odds at which a change is believed, and that one answer can give
+_APART = 0.1  # seconds; answers nearer to each other tell less than two
 
 
 class Smoother:
@@ -22,14 +24,23 @@ class Smoother:
     Paraschiv (2026, eq. 26) takes the mean of the last N = 10 distributions, which at 30 frames a second are
     those of the last third of a second. Here N / 30 seconds are what counts, so that the same N reacts as fast
     when faces are classified less often than frames come.
+
+    The adaptive mean is of up to 2N - 1 frames, but only of answers since the last change of expression, for which
+    Page's (1954) cumulative sums watch. With y the likeliest class of the mean so far, each other class c has one:
+
+      S_c <- max(0, S_c + w clip(log(p_c / p_y), -log 4, log 4)),  w = min(1, seconds since the last answer / 0.1)
+
+    Where one exceeds log 12, the odds of a change are twelve to one; it happened when that sum last left 0, older
+    answers are dropped and all sums start anew. As no answer counts for more than four to one (Huber 1965), a stray
+    one changes nothing, while two in a row that are sure of the same class do.
     """
 
-    def __init__(self, method: str = "mean", window: int = 10):
+    def __init__(self, method: str = "adaptive", window: int = 10):
         """Starts with empty buffers.
 
         Args:
-          method: "mean" of the window, or "exponential" with the time constant that has the same lag, half
-            of the window.
+          method: "adaptive"; "mean" of the window; or "exponential" with the time constant that has the same lag,
+            half of the window.
           window: N, in frames of a thirtieth of a second; 1 smooths nothing.
 
         Raises:
@@ -39,8 +50,10 @@ class Smoother:
             raise unknown("smoothing", method, METHODS)
         if window < 1:
             raise InputError(f"the smoothing window must be at least 1, got {window}")
-        self._method, self._seconds = method, window * _FRAME
+        self._method = method
+        self._seconds = (2 * window - 1 if method == "adaptive" else window) * _FRAME
         self._buffers: dict[int, deque[tuple[float, np.ndarray]]] = {}
+        self._changes: dict[int, _Change] = {}
 
     def update(self, track: int, probabilities: np.ndarray, time: float) -> np.ndarray:
         """Takes in one distribution of one person and returns the smoothed one.
@@ -61,15 +74,54 @@ class Smoother:
                 current = current + math.exp(-2 * (time - last) / self._seconds) * (mean - current)
             buffer.append((time, current))
             return current
+        start = time - self._seconds + _FRAME / 2
+        if self._method == "adaptive":
+            if buffer:
+                start = max(start, self._changes[track].update(current, _mean(buffer), time))
+            else:
+                self._changes[track] = _Change(np.zeros(len(current)), np.full(len(current), time), time)
         buffer.append((time, current))
-        while time - buffer[0][0] > self._seconds - _FRAME / 2:
+        while buffer[0][0] < start:
             buffer.popleft()
-        return np.mean([p for _, p in buffer], axis=0)
+        return _mean(buffer)
 
     def keep(self, tracks: Iterable[int]) -> None:
         """Forgets everybody but these."""
         alive = set(tracks)
         self._buffers = {track: buffer for track, buffer in self._buffers.items() if track in alive}
+        self._changes = {track: change for track, change in self._changes.items() if track in alive}
+
+
+def _mean(buffer: Iterable[tuple[float, np.ndarray]]) -> np.ndarray:
+    return np.mean([p for _, p in buffer], axis=0)
+
+
+@dataclasses.dataclass
+class _Change:
+    """Whether one person's expression has changed: the sums that `Smoother` describes.
+
+    Attributes:
+      sums: S_c of each class.
+      since: when each sum last left 0.
+      last: time of the last answer.
+    """
+
+    sums: np.ndarray
+    since: np.ndarray
+    last: float
+
+    def update(self, current: np.ndarray, mean: np.ndarray, time: float) -> float:
+        """Takes in an answer and returns when a change that is now believed began, -inf if none is."""
+        weight = min(1.0, (time - self.last) / _APART)
+        odds = np.log(np.maximum(current, 1e-9))
+        sums = self.sums + weight * np.clip(odds - odds[int(mean.argmax())], -_MOST, _MOST)
+        self.since = np.where((self.sums <= 0) & (sums > 0), time, self.since)
+        self.sums, self.last = np.maximum(sums, 0.0), time
+        likeliest = int(self.sums.argmax())
+        if self.sums[likeliest] <= _CHANGED:
+            return -math.inf
+        self.sums[:] = 0.0
+        return float(self.since[likeliest])
 
 
 class Quality(NamedTuple):

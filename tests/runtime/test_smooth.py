@@ -6,13 +6,13 @@ import pytest
 
 from ferjax.cli import InputError
 from ferjax.data.synthetic import render_faces
-from ferjax.runtime.smooth import Decision, Labeller, Limits, Smoother, quality
+from ferjax.runtime.smooth import METHODS, Decision, Labeller, Limits, Smoother, quality
 
 NAMES = ("angry", "happy", "sad")
 ANGRY, HAPPY, SAD = np.eye(3)
 
 
-def steady(method="mean", window=10, hysteresis=0.15, limits=None):
+def steady(method="adaptive", window=10, hysteresis=0.15, limits=None):
     """The way a person's answers take: (time, probabilities) -> what is shown."""
     smoother = Smoother(method, window)
     labeller = Labeller(NAMES, limits=limits or Limits(confidence=0.0), hysteresis=hysteresis)
@@ -34,7 +34,7 @@ def undecided(seed, rate, seconds=60):
 
 
 def test_the_mean_is_of_the_last_ten_at_thirty_frames_a_second():
-    smoother, rng = Smoother(), np.random.default_rng(0)
+    smoother, rng = Smoother("mean"), np.random.default_rng(0)
     given = rng.dirichlet(np.ones(3), 25)
     for k, p in enumerate(given):
         got = smoother.update(1, p, k / 30)
@@ -43,14 +43,15 @@ def test_the_mean_is_of_the_last_ten_at_thirty_frames_a_second():
 
 
 def test_the_window_is_a_time_so_that_fewer_answers_react_as_fast():
-    smoother = Smoother()
+    smoother = Smoother("mean")
     for k in range(20):
         got = smoother.update(1, np.array([k, 0.0, 0.0]), k / 10)
     assert got[0] == pytest.approx((16 + 17 + 18 + 19) / 4)  # those of the last third of a second
 
 
-def test_a_window_of_one_smooths_nothing():
-    smoother = Smoother(window=1)
+@pytest.mark.parametrize("method", ["adaptive", "mean"])
+def test_a_window_of_one_smooths_nothing(method):
+    smoother = Smoother(method, window=1)
     for k, p in enumerate((ANGRY, HAPPY, SAD)):
         np.testing.assert_array_equal(smoother.update(1, p, k / 30), p)
 
@@ -64,7 +65,41 @@ def test_the_exponential_mean_forgets_by_time(rate):
         assert got[0] == pytest.approx(np.exp(-2 * (k / rate) / (10 / 30))) and got.sum() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("method", ["mean", "exponential"])
+def test_without_a_change_the_adaptive_mean_is_of_nearly_twice_the_window():
+    smoother, rng = Smoother(), np.random.default_rng(0)
+    given = 0.8 * ANGRY + 0.2 * rng.dirichlet(np.ones(3), 40)
+    for k, p in enumerate(given):
+        np.testing.assert_allclose(smoother.update(1, p, k / 30), given[max(0, k - 18) : k + 1].mean(axis=0))
+
+
+def test_after_a_change_the_adaptive_mean_is_of_what_came_since():
+    smoother, old, new = Smoother(), np.array([0.8, 0.15, 0.05]), np.array([0.1, 0.7, 0.2])
+    for k in range(10):
+        np.testing.assert_allclose(smoother.update(1, old, k / 10), old)
+    mixed = smoother.update(1, new, 1.0)  # one answer may be a mistake: log 4 < log 12
+    np.testing.assert_allclose(mixed, (6 * old + new) / 7)
+    for k in (11, 12):
+        np.testing.assert_allclose(smoother.update(1, new, k / 10), new)  # two are a change: 2 log 4 > log 12
+
+
+def test_single_mistakes_are_no_change():
+    smoother = Smoother()
+    for k in range(60):
+        smoothed = smoother.update(1, HAPPY if k % 3 == 1 else ANGRY, k / 10)
+    assert smoothed[0] > 0.5
+
+
+def test_answers_of_one_moment_count_as_one():
+    """Ten frames that all come within a tenth of a second show one mistake ten times."""
+    smoother = Smoother()
+    for k in range(10):
+        smoother.update(1, ANGRY, k / 10)
+    for k in range(10):
+        smoothed = smoother.update(1, HAPPY, 1 + k / 100)
+    assert 0.3 < smoothed[0] < 1
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_two_people_do_not_mix(method):
     """One buffer for all faces, as the paper has it, gives both people (1/2, 1/2, 0)."""
     smoother = Smoother(method)
@@ -73,8 +108,9 @@ def test_two_people_do_not_mix(method):
         np.testing.assert_allclose(smoother.update(2, HAPPY, k / 30), HAPPY)
 
 
-def test_a_new_id_starts_empty_and_a_forgotten_one_anew():
-    smoother = Smoother()
+@pytest.mark.parametrize("method", METHODS)
+def test_a_new_id_starts_empty_and_a_forgotten_one_anew(method):
+    smoother = Smoother(method)
     for k in range(5):
         smoother.update(1, ANGRY, k / 30)
     np.testing.assert_array_equal(smoother.update(2, SAD, 5 / 30), SAD)
@@ -88,7 +124,7 @@ def test_wrong_options_are_said(options, message):
         Smoother(*options)
 
 
-@pytest.mark.parametrize("method, rate", [("mean", 10), ("mean", 15), ("mean", 30), ("exponential", 30)])
+@pytest.mark.parametrize("method, rate", [*itertools.product(("adaptive", "mean"), (10, 15, 30)), ("exponential", 30)])
 def test_labels_change_five_times_less_often(method, rate):
     for seed in range(5):
         show = steady(method)
@@ -98,7 +134,7 @@ def test_labels_change_five_times_less_often(method, rate):
         assert raw >= 20 and shown <= raw / 5, (seed, raw, shown)
 
 
-@pytest.mark.parametrize("method", ["mean", "exponential"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("rate", [10, 15, 30])
 def test_a_true_change_shows_within_two_fifths_of_a_second(method, rate):
     for shift in np.linspace(0, 1 / rate, 5):  # where between two answers the expression changes
