@@ -5,7 +5,8 @@ them back, and a mapped file that was cut short ends the process without a word.
 """
 
 import dataclasses
-import os
+import io
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from ferjax.cli import InputError
 from ferjax.data import streaming
 
-ReadRow = Callable[[int], np.ndarray]
+ReadRows = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,13 +25,13 @@ class DiskImages:
     """An array of images that are read when its first axis is indexed; may be sent to another process.
 
     Attributes:
-      read: row -> uint8 (H, W, C), with nothing in it that another process could not load.
+      read: rows int64 (n,) -> uint8 (n, H, W, C), with nothing in it that another process could not load.
       shape: (N, H, W, C).
       rows: which rows of `read` these are, int64 (N,); all of them in order if None.
       workers: processes that read while training; 0 reads in a thread of the one that trains.
     """
 
-    read: ReadRow
+    read: ReadRows
     shape: tuple[int, int, int, int]
     rows: np.ndarray | None = None
     workers: int = 0
@@ -53,12 +54,8 @@ class DiskImages:
           InputError: if a file cannot be read, naming it.
         """
         chosen = self._places(index)
-        if chosen.ndim == 0:
-            return self.read(int(chosen))
-        found = np.empty((len(chosen), *self.shape[1:]), np.uint8)
-        for place, row in enumerate(chosen.tolist()):
-            found[place] = self.read(row)
-        return found
+        found = self.read(np.atleast_1d(chosen))
+        return found if chosen.ndim else found[0]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[i] for i in range(len(self)))
@@ -74,7 +71,7 @@ class DiskImages:
 
     def convert(self, function: Callable[[np.ndarray], np.ndarray], shape: tuple[int, int, int]) -> "DiskImages":
         """Returns the images as `function` makes them, of another (H, W, C), each when it is read."""
-        return dataclasses.replace(self, read=_Converted(self.read, function), shape=(len(self), *shape))
+        return dataclasses.replace(self, read=_Converted(self.read, function, shape), shape=(len(self), *shape))
 
     def batches(self, rows: streaming.RowsOf, first: int, last: int) -> Iterator[np.ndarray]:
         """Yields the images of rows(first), …, rows(last - 1), reading ahead; see `ferjax.data.streaming.batches`."""
@@ -101,11 +98,15 @@ class DiskImages:
 
 @dataclasses.dataclass(frozen=True)
 class _Converted:
-    read: ReadRow
+    read: ReadRows
     function: Callable[[np.ndarray], np.ndarray]
+    shape: tuple[int, int, int]
 
-    def __call__(self, row: int) -> np.ndarray:
-        return self.function(self.read(row))
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        found = np.empty((len(rows), *self.shape), np.uint8)
+        for place, image in enumerate(self.read(rows)):
+            found[place] = self.function(image)
+        return found
 
 
 def join(parts: Sequence[np.ndarray | DiskImages]) -> DiskImages:
@@ -119,9 +120,13 @@ class _Joined:
     parts: tuple[Any, ...]
     starts: np.ndarray
 
-    def __call__(self, row: int) -> np.ndarray:
-        part = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return self.parts[part][row - self.starts[part]]
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        found = np.empty((len(rows), *self.parts[0].shape[1:]), np.uint8)
+        owners = np.searchsorted(self.starts, rows, side="right") - 1
+        for owner in np.unique(owners):
+            places = owners == owner
+            found[places] = self.parts[owner][rows[places] - self.starts[owner]]
+        return found
 
 
 def open_array(path: Path) -> DiskImages:
@@ -134,36 +139,43 @@ def open_array(path: Path) -> DiskImages:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = header(file)
-        start, size = file.tell(), os.fstat(file.fileno()).st_size
+        start, size = file.tell(), path.stat().st_size
     if dtype != np.uint8 or fortran or len(shape) != 4:
         raise ValueError(f"{path} holds {dtype} {shape}, not uint8 (N, H, W, C)")
     wanted = start + int(np.prod(shape, dtype=np.int64))
     if size < wanted:
         raise ValueError(f"{path} is cut short: {size:,} bytes instead of {wanted:,}")
-    return DiskImages(_ArrayRow(path.absolute(), start, shape[1:]), shape)
+    return DiskImages(_ArrayRows(path.absolute(), start, shape[1:]), shape)
 
 
-class _ArrayRow:
-    """Reads one row of an array file, which it opens at the first one and leaves open."""
+class _ArrayRows:
+    """Reads rows of an array file, which it opens at the first ones and leaves open; threads take turns."""
 
     def __init__(self, path: Path, start: int, shape: tuple[int, ...]):
         self.path, self.start, self.shape = path, start, shape
-        self._file = -1
+        self._file: io.FileIO | None = None
+        self._turn = threading.Lock()
 
-    def __call__(self, row: int) -> np.ndarray:
-        image = np.empty(self.shape, np.uint8)
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        images = np.empty((len(rows), *self.shape), np.uint8)
+        with self._turn:
+            for place, row in enumerate(rows.tolist()):
+                self._read(row, images[place])
+        return images
+
+    def _read(self, row: int, image: np.ndarray) -> None:
         try:
-            if self._file < 0:
-                self._file = os.open(self.path, os.O_RDONLY)
-                weakref.finalize(self, os.close, self._file)
-            count = os.preadv(self._file, [image.data], self.start + row * image.nbytes)
+            if self._file is None:
+                self._file = io.FileIO(self.path)
+                weakref.finalize(self, self._file.close)
+            self._file.seek(self.start + row * image.nbytes)
+            count = self._file.readinto(image.data)
         except OSError as error:
             raise InputError(
                 f"cannot read image {row:,} of {self.path} ({error.strerror}); check the disk, or prepare it again"
             ) from error
         if count != image.nbytes:
             raise InputError(f"{self.path} ends before image {row:,} does: it was cut short; prepare it again")
-        return image
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": -1}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _ArrayRows, (self.path, self.start, self.shape)

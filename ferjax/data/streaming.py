@@ -5,6 +5,7 @@ workers, and a batch crosses from a worker to the process that trains in one pie
 """
 
 import contextlib
+import gc
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -54,6 +55,8 @@ def batches(images: Any, rows: RowsOf, first: int, last: int, *, workers: int) -
             batch = _next(iterator)
     finally:
         iterator.close()
+        del iterator
+        gc.collect()  # grain leaves the last batch of each worker in a cycle, and its shared memory with it
 
 
 class _Steps:

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -114,3 +116,16 @@ def test_reading_stops_with_its_iterator(folder):
     next(reader)
     reader.close()
     assert next(reader, None) is None
+
+
+def test_reading_to_the_end_in_processes_leaves_no_shared_memory(folder):
+    code = """
+import sys
+import numpy as np
+from ferjax.data import on_disk
+images = on_disk.open_array(on_disk.Path(sys.argv[1]))
+images = on_disk.DiskImages(images.read, images.shape, workers=2)
+print(sum(len(batch) for batch in images.batches(np.atleast_1d, 0, 6)))
+"""
+    done = subprocess.run([sys.executable, "-c", code, folder / "images.npy"], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("6\n", "")
