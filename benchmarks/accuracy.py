@@ -100,7 +100,7 @@ def row(
         "bytes": file.stat().st_size if file else None,
         "epochs": epochs(runs[0]),
         "best_epoch": meta["step"] // meta["history"][0]["step"],
-        "minutes": _minutes(runs[0]),
+        "minutes": minutes(runs[0]),
         "seed": meta["config"]["fit"]["seed"],
         "confusion": scored["confusion"],
         "n": scored["n"],
@@ -140,7 +140,8 @@ def _best(run: pathlib.Path, spec: ModelSpec) -> float:
     return 100 * theirs.accuracy["validation"]
 
 
-def _minutes(run: pathlib.Path) -> float:
+def minutes(run: pathlib.Path) -> float:
+    """Returns how long a run was trained, resumed or not."""
     timing = run / "timing.jsonl"
     if not timing.exists():
         raise cli.InputError(f"{timing} is missing: the time that training took is not known")

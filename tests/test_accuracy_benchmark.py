@@ -15,11 +15,9 @@ CONFIG = {"fit": {"seed": 4, "epochs": 3}, "loss": {"alpha": 0.0}, "init": {}}
 
 
 def write(folder, faces, *, accuracy=0.5, epochs=3, **groups):
-    spec, variables = write_run(folder, faces, accuracy={"validation": accuracy})
+    history = [{"step": 10 * (n + 1), "validation_macro_f1": accuracy - 0.1} for n in range(epochs)]
     config = {**CONFIG, **groups}
-    meta = {"spec": spec.to_json(), "config": config, "history": [{"step": 10 * (n + 1)} for n in range(epochs)]}
-    for each in checkpoint.KINDS:
-        checkpoint.save(folder, each, 20, variables, meta, keep=1)
+    spec, _ = write_run(folder, faces, config=config, history=history, accuracy={"validation": accuracy})
     (folder / "timing.jsonl").write_text('{"seconds": 90}\n{"seconds": 30}\n')
     return spec
 

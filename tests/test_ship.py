@@ -15,6 +15,7 @@ from ferjax.runtime import load, shipped
 
 DATA = {"size": 24, "train": 70, "validation": 70, "test": 7}
 MODEL = {"name": "baseline_cnn5", "widths": [8, 8]}
+CONFIG = {"fit": {"seed": 5, "epochs": 3}}
 
 
 def test_what_is_shipped_is_consistent():
@@ -25,15 +26,15 @@ def test_what_is_shipped_is_consistent():
             assert spec.class_names == EMOTIONS and spec.dataset == "fer2013" and name in shipped.table()
 
 
-def write_run(folder, faces, **change):
+def write_run(folder, faces, *, config=CONFIG, history=({"step": 1},) * 3, **change):
     module = models.create(MODEL["name"], widths=MODEL["widths"])
     variables = experiment.init_variables(module, faces.image_shape, seed=0)
     variables["params"]["head"]["out"]["kernel"] = 20 * variables["params"]["head"]["out"]["kernel"]
     spec = experiment.make_spec(faces, MODEL, variables, name="test", dataset_args={"name": faces.name, **DATA})
     spec = spec.replace(params_sha256=checkpoint.fingerprint(variables), **change)
-    meta = {"spec": spec.to_json(), "config": {"fit": {"seed": 5}}, "history": [{"step": 1}] * 3}
+    meta = {"spec": spec.to_json(), "config": config, "history": list(history)}
     for kind in checkpoint.KINDS:
-        checkpoint.save(folder, kind, 1, variables, meta, keep=1)
+        checkpoint.save(folder, kind, 20, variables, meta, keep=1)
     return spec, variables
 
 

@@ -1,0 +1,111 @@
+"""Accuracy over size and over latency, from the results: python -m benchmarks.frontier writes docs/frontier.png.
+
+Every row of results/fer2013.json that has an exported file is a point, with its 95 % interval. The line joins the best:
+no other file is as small, or as fast, and more accurate.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from benchmarks import tables
+from ferjax import cli
+from ferjax.report.plots import TRAIN, VALIDATION
+
+AXES = {
+    "bytes": (1e-3, "size of the file (kB, logarithmic)"),
+    "p50": (1.0, "ms for one face, two threads (logarithmic)"),
+}
+
+
+def frontier(rows: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any]]:
+    """Returns the rows that none beats in both, by rising cost.
+
+    Args:
+      rows: with `accuracy` and the key.
+      key: what is to be small.
+    """
+    best: list[Mapping[str, Any]] = []
+    for row in sorted(rows, key=lambda row: (row[key], -row["accuracy"])):
+        if not best or row["accuracy"] > best[-1]["accuracy"]:
+            best.append(row)
+    return best
+
+
+def plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
+    """Draws the rows as a PNG file.
+
+    Args:
+      rows: as `benchmarks.accuracy` makes them; those without a file are left out.
+      path: the PNG file to write; its folder must exist.
+
+    Raises:
+      InputError: if none has a file.
+    """
+    files = [row for row in rows if all(row.get(key) is not None for key in AXES)]
+    if not files:
+        raise cli.InputError("no row has a file: python -m benchmarks.accuracy --file FILE makes one that has")
+    files.sort(key=lambda row: row["bytes"])
+    figure = Figure(figsize=(13, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, key in zip(figure.subplots(1, 2, sharey=True), AXES, strict=True):
+        _panel(axes, files, key)
+    figure.axes[0].set_ylabel("accuracy on PublicTest (%), which selected\nthe epoch; 95 % interval")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        figure.savefig(part, format="png")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _panel(axes: Axes, files: Sequence[Mapping[str, Any]], key: str) -> None:
+    factor, label = AXES[key]
+    best = frontier(files, key)
+    axes.step([factor * row[key] for row in best], [row["accuracy"] for row in best], where="post", color="0.6")
+    for number, row in enumerate(files, start=1):
+        top, cost = row["accuracy"], factor * row[key]
+        axes.errorbar(
+            cost,
+            top,
+            [[top - row["low"]], [row["high"] - top]],
+            fmt="o",
+            color=VALIDATION if row in best else TRAIN,
+            capsize=3,
+            label=f"{number}  {row['network']}, {row['how']}",
+        )
+        axes.annotate(str(number), (cost, row["high"]), (0, 4), textcoords="offset points", ha="center", fontsize=9)
+    axes.set_xscale("log")
+    axes.margins(x=0.15, y=0.15)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(label)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=pathlib.Path, default=tables.RESULTS, help="where the JSON files are")
+    parser.add_argument("--data", default="fer2013", help="the data set whose results are drawn")
+    parser.add_argument("--out", type=pathlib.Path, default=tables.ROOT / "docs" / "frontier.png")
+    options = parser.parse_args(argv)
+    path = options.results / f"{options.data}.json"
+    if not path.is_file():
+        raise cli.InputError(f"there are no results {path}: python -m benchmarks.accuracy writes them")
+    plot(json.loads(path.read_text())["rows"], options.out)
+    print(f"saved {options.out}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
