@@ -51,6 +51,7 @@ def _prepare_parser(parser: argparse.ArgumentParser) -> None:
         data_set.add_argument("--skip-bad", action="store_true", help="leave out images that do not decode")
         data_set.add_argument("--drop-leaks", action="store_true", help="remove training images with a twin elsewhere")
         data_set.add_argument("--holdout", type=float, help="part of training to take as validation, such as 0.1")
+        data_set.add_argument("--array-record", action="store_true", help="store PNG in array_record files, as TFDS")
         if name not in ("fer2013", "ferplus"):
             data_set.add_argument("--size", type=int, help="height and width in pixels")
             data_set.add_argument("--channels", type=int, choices=(1, 3), help="1 grey, 3 colour")
@@ -81,7 +82,7 @@ def _prepare(name: str, data_dir: Path | None, given: dict[str, Any]) -> None:
         facts = preparing.prepare(name, given.pop("source"), data_dir, **given)
     else:
         source, stored = given.pop("source"), given.pop("store_as")
-        keep = {k: given.pop(k) for k in ("skip_bad", "drop_leaks", "holdout") if k in given}
+        keep = {k: given.pop(k) for k in ("skip_bad", "drop_leaks", "holdout", "array_record") if k in given}
         parsed = (folder.read if name == "folder" else folder.read_table)(source, **given)
         facts = preparing.write(stored, parsed, data_dir, **keep)
     print(manifest.table(facts))

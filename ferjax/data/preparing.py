@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ferjax.cli import InputError, note, unknown
-from ferjax.data import affectnet, fer2013, ferplus, images, manifest, rafdb, store, twins
+from ferjax.data import affectnet, fer2013, ferplus, images, manifest, rafdb, records, store, twins
 from ferjax.data.sources import BadExample, Example, Source
 
 DATASETS: dict[str, ModuleType] = {"fer2013": fer2013, "ferplus": ferplus, "rafdb": rafdb, "affectnet": affectnet}
@@ -29,6 +29,7 @@ def prepare(
     skip_bad: bool = False,
     drop_leaks: bool = False,
     holdout: float = 0.0,
+    array_record: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Prepares one of the field's data sets from a user's copy.
@@ -40,6 +41,7 @@ def prepare(
       skip_bad: leave out images that do not decode and say how many, instead of failing.
       drop_leaks: remove training images that have an exact or near twin in another split.
       holdout: part of training (0..0.5) to take as validation, for a data set that has none.
+      array_record: store the images as `ferjax.data.records` instead of one array a split.
       **options: of the parser.
 
     Returns:
@@ -51,7 +53,15 @@ def prepare(
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     parsed = DATASETS[name].read(Path(source), **options)
-    return write(name, parsed, data_dir, skip_bad=skip_bad, drop_leaks=drop_leaks, holdout=holdout)
+    return write(
+        name,
+        parsed,
+        data_dir,
+        skip_bad=skip_bad,
+        drop_leaks=drop_leaks,
+        holdout=holdout,
+        array_record=array_record,
+    )
 
 
 def write(
@@ -62,6 +72,7 @@ def write(
     skip_bad: bool = False,
     drop_leaks: bool = False,
     holdout: float = 0.0,
+    array_record: bool = False,
 ) -> dict[str, Any]:
     """Decodes a parsed source and stores it as data_dir/name.
 
@@ -72,6 +83,7 @@ def write(
       skip_bad: as for `prepare`.
       drop_leaks: as for `prepare`.
       holdout: as for `prepare`.
+      array_record: as for `prepare`.
 
     Returns:
       The manifest.
@@ -83,6 +95,8 @@ def write(
         raise InputError(f"{name!r} cannot name a data set: use letters, digits, - and _, and not synthetic_faces")
     if not 0 <= holdout <= 0.5:
         raise InputError(f"holdout must be in 0..0.5, got {holdout}")
+    if array_record:
+        records.check()
     with store.staging(Path(data_dir or store.default_data_dir()), name) as staged:
         remarks, bad = write_arrays(source, staged)
         if bad and not skip_bad:
@@ -92,6 +106,8 @@ def write(
         missing = {s: t for s, t in source.missing.items() if not (staged / s).exists()}
         facts = {"remarks": remarks, "skipped": bad, "dropped_leaks": dropped, "missing": missing}
         result = manifest.complete(staged, name, source.class_names, **facts, notes=list(source.notes))
+        if array_record:
+            store.use_records(staged, source.class_names)
     said = [f"left out: {_list(bad)}"] if bad else []
     said += [f"{count:,} images {remark}" for remark, count in remarks.items()]
     said += source.notes

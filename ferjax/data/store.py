@@ -1,7 +1,7 @@
 """How prepared data lies on disk: plain arrays and one manifest, written whole or not at all.
 
 DIR/NAME/manifest.json
-DIR/NAME/<split>/images.npy    uint8 (N, H, W, C)
+DIR/NAME/<split>/images.npy    uint8 (N, H, W, C); or in its place DIR/NAME/records, see `ferjax.data.records`
 DIR/NAME/<split>/labels.npy    int32 (N,), index into the manifest's class_names
 DIR/NAME/<split>/names.txt     one name a line
 DIR/NAME/<split>/<column>.npy  (N, ...), such as votes, gender, twin_in_train
@@ -14,14 +14,14 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ferjax.cli import InputError
-from ferjax.data import on_disk
+from ferjax.data import on_disk, records
 from ferjax.data.on_disk import DiskImages
 
 SPLITS = ("train", "validation", "test")
@@ -159,8 +159,9 @@ class SplitWriter:
 
 def read_split(folder: Path, *, resident_bytes: int = _READ_WHOLE) -> Split:
     """Reads one split's folder; images that take more than `resident_bytes` stay on disk."""
-    found = on_disk.open_array(folder / "images.npy")
-    images = found if found.nbytes > resident_bytes else np.load(folder / "images.npy")
+    in_records = (folder.parent / records.FOLDER).is_dir()
+    found = records.open_split(folder.parent, folder.name) if in_records else on_disk.open_array(folder / "images.npy")
+    images = found if found.nbytes > resident_bytes else found[:]
     names = (folder / "names.txt").read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
     columns = {p.stem: np.load(p) for p in sorted(folder.glob("*.npy")) if p.stem not in ("images", "labels")}
     split = Split(images, np.load(folder / "labels.npy"), names, columns)
@@ -168,6 +169,14 @@ def read_split(folder: Path, *, resident_bytes: int = _READ_WHOLE) -> Split:
     if len(lengths) != 1:
         raise ValueError(f"arrays of different lengths {sorted(lengths)} in {folder}")
     return split
+
+
+def use_records(folder: Path, class_names: Sequence[str], *, shards: int | None = None) -> None:
+    """Puts `ferjax.data.records` in the place of the arrays of images of a prepared set's folder."""
+    splits = {s: read_split(folder / s, resident_bytes=0) for s in SPLITS if (folder / s).is_dir()}
+    records.write(folder, splits, class_names, shards=shards)
+    for split in splits:
+        (folder / split / "images.npy").unlink()
 
 
 def resplit(folder: Path, parts: Mapping[str, np.ndarray]) -> None:
