@@ -19,16 +19,21 @@ from ferjax.runtime.boxes import Face, cut, reduced
 
 Find = Callable[[np.ndarray, float, float], list[Face]]
 _EYES_AT = 200.0  # pixels; a larger face is searched for eyes at this size
+_TILE, _CLIP = 40, 2.0  # pixels a side, about the smallest face; the steepest stretch of the grey values
 
 
 def haar(path: Path | None) -> tuple[Find, Find]:
-    """Reads OpenCV's frontal cascade, or another one: scale factor 1.1; 5 neighbours, 2 as a hint."""
-    cascade = _cascade(path.absolute() if path else "haarcascade_frontalface_default.xml")
+    """Reads OpenCV's frontal cascade, or another one: scale factor 1.1; 5 neighbours, 2 as a hint.
+
+    Each picture's local contrast is equalised first, with a limit (CLAHE; Zuiderveld 1994): the cascade divides by
+    the contrast of a whole window, and dark faces in dim rooms have too little of it.
+    """
+    cascade, contrast = _cascade(path.absolute() if path else "haarcascade_frontalface_default.xml"), _contrast()
 
     def find(picture: np.ndarray, least: float, most: float, neighbours: int = 5) -> list[Face]:
         low = round(least)
         high = (0, 0) if math.isinf(most) else (max(low, round(most)),) * 2
-        gray = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+        gray = contrast(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY))
         boxes, counts = cascade.detectMultiScale2(gray, 1.1, neighbours, minSize=(low, low), maxSize=high)
         pairs = zip(np.reshape(boxes, (-1, 4)).tolist(), np.ravel(counts).tolist(), strict=True)
         return [Face((float(x), float(y), float(w), float(h)), n / (n + 5)) for (x, y, w, h), n in pairs]
@@ -141,6 +146,18 @@ def eye_finder() -> Callable[[np.ndarray, Face], Face]:
         return face._replace(landmarks=np.array(middles)) if pair else face
 
     return find
+
+
+def _contrast() -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function that equalises the local contrast of a grey picture, in tiles of about _TILE pixels."""
+    clahe = cv2.createCLAHE(_CLIP)
+
+    def equalised(gray: np.ndarray) -> np.ndarray:
+        height, width = gray.shape
+        clahe.setTilesGridSize((max(1, round(width / _TILE)), max(1, round(height / _TILE))))
+        return clahe.apply(gray)
+
+    return equalised
 
 
 def _cascade(file: str | Path) -> Any:

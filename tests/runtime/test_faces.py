@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ferjax.cli import InputError
+from ferjax.data.clips import render_clip
 from ferjax.data.synthetic import render_scene
-from ferjax.runtime import faces
+from ferjax.runtime import faces, finders
 from ferjax.runtime.faces import Face, create_detector, crop
 from ferjax.runtime.track import overlap
 from ferjax.spec import ModelSpec
@@ -39,6 +40,28 @@ def test_haar_finds_each_rendered_face_once(scale):
     for box in boxes:
         (best,) = [face for face in found if overlap(face.box, box) > 0.5]
         assert 0.5 <= best.score < 1 and best.landmarks is None
+
+
+def test_haar_finds_a_dark_face_in_a_dim_room(monkeypatch):
+    ((frame, (person,)),) = render_clip("moving", seed=7, frames=1)
+
+    def found():
+        detector = create_detector("haar")
+        return detector.hints(frame, (0, 0, 640, 480), detector.smallest_face(frame.shape), 480.0)
+
+    (face,) = found()
+    assert overlap(face.box, person.box) > 0.5
+    monkeypatch.setattr(finders, "_contrast", lambda: lambda gray: gray)
+    assert found() == []  # it is the local contrast that shows it
+
+
+def test_pictures_of_any_size_have_a_local_contrast():
+    contrast, detector = finders._contrast(), create_detector("haar")
+    for height, width in ((1, 1), (1, 300), (39, 61), (480, 640)):
+        gray = np.random.default_rng(0).integers(40, 60, (height, width), np.uint8)
+        assert contrast(gray).shape == gray.shape and contrast(gray).dtype == np.uint8
+        assert contrast(gray).std() > gray.std() or height == 1
+        assert detector(np.full((height, width, 3), 90, np.uint8)) == []
 
 
 def test_the_smallest_face_is_stated_and_found():
