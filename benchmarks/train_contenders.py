@@ -1,0 +1,128 @@
+"""What `benchmarks.train_throughput` compares: one network trained by `fit`, by its bare step, and by PyTorch."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ferjax import augment, fitting, losses, models, optim, training
+from ferjax.data import on_disk
+from ferjax.spec import ModelSpec
+
+CLASSES = 7
+LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-4
+
+Block = Callable[[int], None]  # takes so many train steps and waits for the last
+
+
+class Job:
+    """One network with its optimiser, and the ways to train it."""
+
+    def __init__(self, name: str, dtype: str, images: np.ndarray, labels: np.ndarray):
+        self.images, self.labels = images, labels
+        height, width, channels = images.shape[1:]
+        self.spec = ModelSpec(
+            class_names=tuple(str(c) for c in range(CLASSES)),
+            input_size=(height, width),
+            color_order="gray" if channels == 1 else "rgb",
+            mean=(0.5,) * channels,
+            std=(0.25,) * channels,
+            architecture=name,
+        )
+        self.module = models.create(name, num_classes=CLASSES, dtype=jnp.dtype(dtype))
+        example = np.zeros((1, height, width, channels), np.float32)
+        self.variables = jax.device_get(
+            jax.jit(functools.partial(self.module.init, train=False))(jax.random.key(0), example)
+        )
+        self.optimizer = optim.create(
+            "adam",
+            learning_rate=LEARNING_RATE,
+            weight_decay=WEIGHT_DECAY,
+            schedule="constant",
+            steps_per_epoch=1000,
+            epochs=1,
+        )
+
+    def bare_block(self, augmentation: augment.Augment | None) -> Block:
+        """Returns blocks of the bare step on one batch."""
+        train_step = training.make_train_step(
+            self.module.apply,
+            losses.cross_entropy,
+            self.optimizer.tx,
+            num_classes=CLASSES,
+            mean=self.spec.mean,
+            std=self.spec.std,
+            augment=augmentation,
+        )
+        step = jax.jit(train_step, donate_argnums=0)
+        # may_alias: the step donates its state, which must not be the memory that the other contenders start from.
+        state = jax.device_put(training.init_state(self.variables, self.optimizer.tx), may_alias=False)
+        batch = jax.device_put({"images": self.images, "labels": self.labels})
+
+        def block(steps: int) -> None:
+            nonlocal state
+            for _ in range(steps):
+                state, _ = step(state, batch)
+            jax.block_until_ready(state)
+
+        return block
+
+    def fit(self, steps: int, epochs: int, on_epoch: Callable[[Any], None], workers: int | None) -> None:
+        """Trains from memory, or from disk with so many workers."""
+        order = np.arange(steps * len(self.labels)) % len(self.labels)
+        with tempfile.TemporaryDirectory() as folder:
+            images: np.ndarray | on_disk.DiskImages = self.images[order]
+            if workers is not None:
+                path = pathlib.Path(folder) / "images.npy"
+                np.save(path, images)
+                images = dataclasses.replace(on_disk.open_array(path), workers=workers)
+            fitting.fit(
+                self.module.apply,
+                self.variables,
+                self.optimizer,
+                losses.cross_entropy,
+                train={"images": images, "labels": self.labels[order]},
+                validation={"images": self.images[:1], "labels": self.labels[:1]},
+                spec=self.spec,
+                workdir=pathlib.Path(folder),
+                epochs=epochs,
+                batch_size=len(self.labels),
+                augment=augmentation(),
+                on_epoch=on_epoch,
+                progress=False,
+            )
+
+
+def torch_block(name: str, images: np.ndarray, labels: np.ndarray) -> Block:
+    """Returns blocks of eager PyTorch steps on one batch: normalise, forward, backward, Adam."""
+    import torch
+
+    from benchmarks import torch_models
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    model = torch_models.create(name, CLASSES).train()
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    targets = torch.from_numpy(labels.astype(np.int64))
+
+    def block(steps: int) -> None:
+        for _ in range(steps):
+            inputs = (pixels.float() / 255 - 0.5) / 0.25
+            loss = torch.nn.functional.cross_entropy(model(inputs), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return block
+
+
+def augmentation() -> augment.Augment:
+    """Returns flip, rotation and translation."""
+    return augment.create(flip=0.5, rotate=10.0, translate=0.1)
