@@ -105,6 +105,18 @@ def balanced_order(labels: np.ndarray, *, seed: int, epoch: int, num_classes: in
     return by_class[starts[wanted] + turn % sizes[wanted]]
 
 
+def view_order(order_of: OrderOf, views: int, epoch: int) -> np.ndarray:
+    """Returns the places, among all stored views, of an epoch's examples: view (image + epoch) mod K of each image.
+
+    Args:
+      order_of: epoch -> order of the images.
+      views: K; they lie view after view, see `ferjax.stored_views`.
+      epoch: counted from 0.
+    """
+    order = np.asarray(order_of(epoch))
+    return order + len(order) * ((order + epoch) % views)
+
+
 def _shuffled(seed: int, count: int, epoch: int) -> np.ndarray:
     return epoch_order(seed=seed, epoch=epoch, count=count)
 

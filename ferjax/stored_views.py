@@ -5,8 +5,13 @@ and an ensemble more so, costs several times the step of a small student. So K v
 run's augmentation, rounded to 8 bits, shown to the teacher and kept with its logits in half precision; training then
 takes them in turn, view (image + epoch) mod K in each epoch, and augments no further. It is exact about these pixels,
 and it is not the same as fresh augmentation: no image is ever seen in more than K ways. All seeds share the views.
+
+A view is written as it is drawn. Where the images stay on disk, or the views together take more than 2 GiB, the views
+stay on disk too and are read while training; the logits, 2 · K · classes bytes an image, are always in memory.
 """
 
+import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -20,7 +25,9 @@ import numpy as np
 import tqdm
 
 from ferjax import augment as augmentation
-from ferjax import cli
+from ferjax import cli, sampling
+from ferjax.data import on_disk
+from ferjax.data.on_disk import DiskImages
 from ferjax.sampling import OrderOf
 from ferjax.training import Outputs, TeacherFn
 
@@ -43,7 +50,7 @@ def check(groups: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def store(
-    images: np.ndarray,
+    images: np.ndarray | DiskImages,
     *,
     views: int,
     teacher: TeacherFn,
@@ -51,20 +58,25 @@ def store(
     augment: augmentation.Augment,
     folder: pathlib.Path,
     batch_size: int = 256,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draws the views that are not in the folder yet, one file each, and returns all of them.
+    resident_bytes: int = 2 << 30,
+) -> tuple[np.ndarray | DiskImages, np.ndarray]:
+    """Draws the views that are not in the folder yet, and returns all of them.
 
     Args:
-      images: uint8 (N, H, W, C).
+      images: uint8 (N, H, W, C), in memory or on disk.
       views: K.
       teacher: see `training.make_train_step`.
       teacher_variables: its variables.
       augment: (key, batch) -> batch; draws each image by itself.
       folder: of this data, augmentation and teacher, see `folder_name`.
       batch_size: images per pass.
+      resident_bytes: views that take more stay on disk, as those of images on disk do.
 
     Returns:
       Pixels uint8 (K · N, H, W, C), view after view, and logits float16 (K · N, classes).
+
+    Raises:
+      InputError: if a file of views is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -75,23 +87,40 @@ def store(
         stored = jnp.round(255.0 * jnp.clip(drawn, 0.0, 1.0)).astype(jnp.uint8)
         return stored, teacher(variables, {"images": augmentation.to_float(stored)}).logits.astype(jnp.float16)
 
-    paths = [folder / f"view{number:03d}.npz" for number in range(views)]
+    paths = [folder / f"view{number:03d}.npy" for number in range(views)]
     for number, path in enumerate(paths):
         if path.exists():
             continue
-        pixels, logits = [], []
+        logits, part = [], _part(path)
         key = jax.random.fold_in(jax.random.key(SEED), number)
-        for start in tqdm.trange(0, len(images), batch_size, desc=f"view {number + 1} of {views}", disable=None):
-            batch = np.asarray(images[start : start + batch_size])
-            padding = [(0, min(batch_size, len(images)) - len(batch))] + [(0, 0)] * 3
-            stored, answers = draw(teacher_variables, np.pad(batch, padding), jax.random.fold_in(key, start))
-            pixels.append(np.asarray(stored)[: len(batch)])
-            logits.append(np.asarray(answers)[: len(batch)])
-        part_path = path.with_name(f".{path.name}.part{os.getpid()}.npz")
-        np.savez(part_path, images=np.concatenate(pixels), logits=np.concatenate(logits))
-        os.replace(part_path, path)
-    found = [np.load(path) for path in paths]
-    return np.concatenate([f["images"] for f in found]), np.concatenate([f["logits"] for f in found])
+        with part.open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": images.shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in tqdm.trange(0, len(images), batch_size, desc=f"view {number + 1} of {views}", disable=None):
+                batch = np.asarray(images[start : start + batch_size])
+                padding = [(0, min(batch_size, len(images)) - len(batch))] + [(0, 0)] * 3
+                stored, answers = draw(teacher_variables, np.pad(batch, padding), jax.random.fold_in(key, start))
+                file.write(np.asarray(stored)[: len(batch)].tobytes())
+                logits.append(np.asarray(answers)[: len(batch)])
+        np.save(_part(_logits(path)), np.concatenate(logits))
+        os.replace(_part(_logits(path)), _logits(path))
+        os.replace(part, path)  # last: it says that the view is whole
+    try:
+        found = on_disk.join([on_disk.open_array(path) for path in paths])
+        answers = np.concatenate([np.load(_logits(path)) for path in paths])
+    except (OSError, ValueError, EOFError) as error:
+        raise cli.InputError(f"the stored views in {folder} are damaged ({error}); remove that folder") from error
+    if isinstance(images, DiskImages):
+        return dataclasses.replace(found, workers=images.workers), answers
+    return (found if found.nbytes > resident_bytes else found[:]), answers
+
+
+def _logits(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"{path.stem}_logits.npy")
+
+
+def _part(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f".{path.stem}.part{os.getpid()}.npy")
 
 
 def answer(_: Any, example: Mapping[str, jax.Array]) -> Outputs:
@@ -105,10 +134,5 @@ def folder_name(**what: Any) -> str:
 
 
 def chosen(order_of: OrderOf, views: int) -> OrderOf:
-    """Returns epoch -> places among all views, from epoch -> order of the images; see `order`."""
-    return lambda epoch: order(order_of(epoch), epoch=epoch, views=views)
-
-
-def order(shuffled: np.ndarray, *, epoch: int, views: int) -> np.ndarray:
-    """Returns the places, among all views, of an epoch's examples: view (image + epoch) mod K of each image."""
-    return shuffled + len(shuffled) * ((shuffled + epoch) % views)
+    """Returns epoch -> places among all views, from epoch -> order of the images; see `sampling.view_order`."""
+    return functools.partial(sampling.view_order, order_of, views)

@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from ferjax import (
     training,
 )
 from ferjax.cli import InputError
+from ferjax.data import on_disk
 from ferjax.training import Outputs
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -260,15 +262,22 @@ def test_stored_views_are_answered_as_they_are_stored_and_drawn_once(teachers, t
     assert not np.array_equal(pixels[:10], pixels[10:]) and not np.array_equal(pixels[:10], images)
     answers = made.apply(made.variables, {"images": jnp.array(pixels / 255, jnp.float32)}).logits
     np.testing.assert_allclose(logits, answers, atol=2e-3)
-    first = (tmp_path / "views" / "view000.npz").stat().st_mtime_ns
+    first = (tmp_path / "views" / "view000.npy").stat().st_mtime_ns
     more, _ = store(views=3)
     np.testing.assert_array_equal(more[:20], pixels)
-    assert (tmp_path / "views" / "view000.npz").stat().st_mtime_ns == first
+    assert (tmp_path / "views" / "view000.npy").stat().st_mtime_ns == first
+    here, _ = store(views=3, resident_bytes=more.nbytes - 1)
+    assert isinstance(here, on_disk.DiskImages) and isinstance(more, np.ndarray)
+    np.testing.assert_array_equal(here, more)
+    os.truncate(tmp_path / "views" / "view001.npy", 1000)
+    with pytest.raises(InputError, match=r"stored views in .*views are damaged \(.*cut short.*\); remove that folder"):
+        store(views=2)
 
 
 def test_every_epoch_takes_one_view_of_each_image_and_in_turn_all():
-    shuffled = jnp.array([2, 0, 3, 1])
-    orders = [np.asarray(stored_views.order(shuffled, epoch=e, views=3)) for e in range(3)]
+    shuffled = np.array([2, 0, 3, 1])
+    order_of = stored_views.chosen(lambda epoch: shuffled, 3)
+    orders = [order_of(e) for e in range(3)]
     np.testing.assert_array_equal(np.sort(np.concatenate(orders)), np.arange(12))
     for order in orders:
         np.testing.assert_array_equal(order % 4, shuffled)
@@ -280,6 +289,9 @@ def test_a_run_on_stored_views_learns_from_the_stored_answers(teachers, tmp_path
     assert len(first.history) == 2 and all(0 <= r["teacher_agreement"] <= 1 for r in first.history)
     again = distill(teachers, tmp_path / "again", made)
     chex.assert_trees_all_equal(first.variables, again.variables)
+    on_disk_too = config(teacher__stored_views=2, loss__alpha=0.5, data__resident_bytes=1)
+    streamed = distill(teachers, tmp_path / "streamed", on_disk_too)
+    chex.assert_trees_all_close(first.variables, streamed.variables, rtol=1e-4, atol=1e-5)
     for bad in ({"augment__mixup": 0.2}, {"loss__features": ["stage1:stage1"], "loss__feature_weight": 1.0}):
         with pytest.raises(InputError, match=r"mixes the images|needs the teacher in the step"):
             distill(teachers, tmp_path / "bad", config(teacher__stored_views=2, **bad))
