@@ -121,7 +121,8 @@ def embedded(config: ConfigDict, **options: int) -> None:
     """
     scratch(config)
     shape = {"size": config.data.get("size", 48), "channels": config.data.get("channels", 1)}
-    config.data = ConfigDict({"name": "synthetic_faces", **shape, "seed": 0, **options})
+    reading = {key: config.data.get(key, value) for key, value in base().data.items() if key != "name"}
+    config.data = ConfigDict({"name": "synthetic_faces", **shape, "seed": 0, **options, **reading})
 
 
 def demo(
