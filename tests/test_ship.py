@@ -1,11 +1,14 @@
 """What comes with the package, and the command that puts it there and refuses what it must not."""
 
 import json
+import pathlib
 import shutil
+import tomllib
 
 import numpy as np
 import pytest
 
+import ferjax
 from benchmarks import ship
 from ferjax import checkpoint, data, experiment, export, models, starting, weights
 from ferjax import spec as contract
@@ -19,11 +22,27 @@ CONFIG = {"fit": {"seed": 5, "epochs": 3}}
 
 
 def test_what_is_shipped_is_consistent():
-    if shipped.FOLDER.is_dir():
-        assert ship.faults(shipped.FOLDER) == []
-        for name in shipped.names():
-            spec = load(name).spec
-            assert spec.class_names == EMOTIONS and spec.dataset == "fer2013" and name in shipped.table()
+    assert ship.faults(shipped.FOLDER) == []
+    assert load().spec == contract.read(shipped.find())
+    for name in shipped.names():
+        spec = load(name).spec
+        assert spec.class_names == EMOTIONS and spec.dataset == "fer2013" and name in shipped.table()
+
+
+def test_wheels_carry_what_is_shipped():
+    packages = pathlib.Path(ferjax.__file__).parent
+    settings = tomllib.loads((packages.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    carried = {path for pattern in settings["ferjax.runtime"] for path in (packages / "runtime").glob(pattern)}
+    assert carried == set(shipped.FOLDER.iterdir()) and len(carried) >= 4
+
+
+def test_the_default_model_tells_drawn_smiles_from_drawn_surprise():
+    model = load()
+    faces = data.load("synthetic_faces", size=48, train=7, validation=70, test=7).splits["validation"]
+    answers = model.logits(np.asarray(faces.images)).argmax(1)
+    for name in ("happy", "surprise"):  # a caricature suffices where labels and pixels mean what the contract says
+        chosen = faces.labels == EMOTIONS.index(name)
+        assert (answers[chosen] == EMOTIONS.index(name)).mean() > 0.6
 
 
 def write_run(folder, faces, *, config=CONFIG, history=({"step": 1},) * 3, **change):
