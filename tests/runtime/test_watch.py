@@ -90,6 +90,16 @@ def test_a_new_face_is_found_within_half_a_second(fps):
         assert found[-1] == 3
 
 
+@pytest.mark.parametrize("late", [0, 4])
+def test_a_new_dark_face_in_a_dim_room_is_found_within_half_a_second(late):
+    watcher, empty = Watcher(create_detector("haar")), np.full((480, 640, 3), 40, np.uint8)
+    for k in range(1 + late):
+        assert watcher.update(empty, k / FPS) == []
+    clip = render_clip("moving", seed=7, frames=FPS // 2)
+    found = [watcher.update(frame, (k + 1 + late) / FPS) for k, (frame, _) in enumerate(clip)]
+    assert len(found[-1]) == 1
+
+
 def searched(size, frames=25):
     """Pixels searched per frame after the first, with four faces in it."""
     picture, _, _ = render_scene(seed=5, faces=4)
