@@ -85,6 +85,20 @@ def test_a_video_is_recorded_with_what_was_seen(tmp_path, model, clip):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.csv", "out.mp4"]
 
 
+def test_answers_are_averaged_as_asked(tmp_path, model, clip):
+    logs = {}
+    asked = ["--model", str(model), "--source", str(clip), "--no-display", "--smooth", "300"]
+    for kind in ("mean", "exponential"):
+        logs[kind] = tmp_path / f"{kind}.jsonl"
+        live.main([*asked, "--smoothing", kind, "--log", str(logs[kind])])
+    lines = [line for line in lines_of(logs["mean"]) if line["track"] == 1]
+    answers = [line["raw_probabilities"] for line in lines if line["raw_probabilities"]]
+    assert len(answers) > 5
+    for label, average in lines[-1]["probabilities"].items():
+        assert average == pytest.approx(np.mean([answer[label] for answer in answers]), abs=2e-6)
+    assert lines_of(logs["exponential"])[-1]["probabilities"] != lines[-1]["probabilities"]
+
+
 def test_nothing_is_stored_unless_asked(tmp_path, model, clip):
     done = subprocess.run(command("--model", model, "--source", clip), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and list(tmp_path.iterdir()) == []

@@ -23,6 +23,7 @@ from ferjax.runtime.loop import RATE, stream
 from ferjax.runtime.model import load
 from ferjax.runtime.result import Result
 from ferjax.runtime.sink import Log, Recorder, Snapshots
+from ferjax.runtime.smooth import METHODS
 from ferjax.runtime.source import open_source
 from ferjax.runtime.window import Window
 
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             detector_model=options.detector_model,
             detect_scale=options.detect_scale,
             smooth=options.smooth,
+            smoothing=options.smoothing,
             threshold=options.threshold,
             rate=options.rate,
         )
@@ -92,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--detector", default="haar", choices=DETECTORS, help="face detector (default haar); none: faces already cut")
     add("--detector-model", type=pathlib.Path, help="the detector's file, where it is not fetched or built in")
     add("--detect-scale", type=float, help="size of the searched picture; 1 finds the smallest faces (docs/live.md)")
-    add("--smooth", type=int, default=10, help="frames of 1/30 s over which a person is averaged; 1: none (default 10)")
+    add("--smooth", type=int, default=10, help="N, in frames of 1/30 s, of a person's average; 1: none (default 10)")
+    add("--smoothing", default=METHODS[0], choices=METHODS, help=f"the kind of average (default {METHODS[0]})")
     add("--threshold", type=float, help="confidence below which a face is 'uncertain' (default: the model's)")
     add("--rate", type=float, default=RATE, help="classifications per face and second, at least (default 10)")
     add("--threads", type=int, default=1, help="of detector and classifier (default 1, which costs the least CPU)")
