@@ -1,11 +1,12 @@
 """Batches of images that are read while training, by grain, in processes of their own.
 
 One element of the pipeline is one batch, so that the order of the batches is the sampler's, whatever the number of
-workers, and a batch crosses from a worker to the process that trains in one piece of shared memory.
+workers. A batch crosses from a worker to the process that trains through a pipe. grain's default, a block of shared
+memory for each, costs the one that trains less (4 instead of 12 ms for 64 images of 224x224x3), but blocks that
+grain's threads still hold at the end are left behind with a warning, and containers have 64 MB of it.
 """
 
 import contextlib
-import gc
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ def batches(images: Any, rows: RowsOf, first: int, last: int, *, workers: int) -
     ready = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)
     pipeline = grain.MapDataset.source(_Steps(images, rows, first, last)).to_iter_dataset(ready)
     if workers:
+        no_shared_memory = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+        pipeline = grain.experimental.WithOptionsIterDataset(pipeline, no_shared_memory)
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD)
         pipeline = pipeline.mp_prefetch(options)
     iterator = iter(pipeline)
@@ -55,8 +58,6 @@ def batches(images: Any, rows: RowsOf, first: int, last: int, *, workers: int) -
             batch = _next(iterator)
     finally:
         iterator.close()
-        del iterator
-        gc.collect()  # grain leaves the last batch of each worker in a cycle, and its shared memory with it
 
 
 class _Steps:
@@ -79,19 +80,19 @@ class _Steps:
 
 
 def _next(iterator: Iterator[Any]) -> np.ndarray | None:
-    """Returns the next batch, in memory of its own; None after the last."""
+    """Returns the next batch, None after the last."""
     try:
         found = next(iterator, None)
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):
             raise
         raise InputError(
-            f"a process that reads images ended ({' '.join(str(error).split())}): is there memory left, also in "
-            "/dev/shm? Set data.workers=0 to read in the process that trains; the same command continues the run"
+            f"a process that reads images ended ({' '.join(str(error).split())}): is there memory left? "
+            "Set data.workers=0 to read in the process that trains; the same command continues the run"
         ) from error
     if isinstance(found, str):
         raise InputError(found)
-    return None if found is None else np.array(found)
+    return found
 
 
 @contextlib.contextmanager

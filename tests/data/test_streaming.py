@@ -118,14 +118,18 @@ def test_reading_stops_with_its_iterator(folder):
     assert next(reader, None) is None
 
 
-def test_reading_to_the_end_in_processes_leaves_no_shared_memory(folder):
+@pytest.mark.parametrize("taken", [6, 3])
+def test_reading_in_processes_leaves_no_shared_memory(folder, taken):
     code = """
 import sys
 import numpy as np
 from ferjax.data import on_disk
 images = on_disk.open_array(on_disk.Path(sys.argv[1]))
 images = on_disk.DiskImages(images.read, images.shape, workers=2)
-print(sum(len(batch) for batch in images.batches(np.atleast_1d, 0, 6)))
+reader = images.batches(np.atleast_1d, 0, 6)
+print(sum(len(next(reader)) for _ in range(int(sys.argv[2]))))
+reader.close()
 """
-    done = subprocess.run([sys.executable, "-c", code, folder / "images.npy"], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("6\n", "")
+    command = [sys.executable, "-c", code, folder / "images.npy", str(taken)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{taken}\n", "")
