@@ -8,6 +8,7 @@ the data_dir DIR/NAME. Writing them needs TensorFlow, reading them TensorFlow Da
 
 import contextlib
 import io
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,7 +62,7 @@ def write(folder: Path, splits: Mapping[str, Any], class_names: Sequence[str], *
         "label": tfds.features.ClassLabel(names=list(class_names)),
         "name": tfds.features.Text(),
     }
-    with contextlib.redirect_stdout(io.StringIO()):  # it says that it downloads
+    with contextlib.redirect_stdout(io.StringIO()), _unwarned():  # it says that it downloads, and finds nothing yet
         tfds.disable_progress_bar()
         tfds.dataset_builders.store_as_tfds_dataset(
             FOLDER,
@@ -97,6 +98,16 @@ def open_split(folder: Path, split: str) -> DiskImages:
     images = DiskImages(_RecordRows(folder.absolute(), split), (int(starts[-1]), *shape))
     images[starts[:-1]]
     return images
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _examples(split: Any) -> Iterator[tuple[int, dict[str, Any]]]:

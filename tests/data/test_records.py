@@ -1,5 +1,6 @@
 """Images in array_record files: the same data as in arrays, read without TensorFlow, and damage is named."""
 
+import logging
 import os
 import pickle
 import shutil
@@ -50,11 +51,12 @@ def batches(images):
     return list(images.batches(rows, 1, 7))  # into the third epoch
 
 
-def test_prepare_stores_records_in_the_place_of_the_images(arrays, tmp_path, capsys):
+def test_prepare_stores_records_in_the_place_of_the_images(arrays, tmp_path, capsys, caplog):
     source = ["fer2013", "--source", str(arrays / "fer2013.zip"), "--data-dir", str(tmp_path)]
     main(["prepare", *source, "--array-record"])
     written = capsys.readouterr()
     assert "prepared fer2013" in written.out and "Downloading" not in written.out + written.err
+    assert not caplog.records and logging.root.manager.disable == 0
     assert (tmp_path / "fer2013" / TRAIN.format(0, 1)).is_file() and not list(tmp_path.rglob("images.npy"))
     assert {p.name for p in (tmp_path / "fer2013").iterdir()} == {*SPLITS, "manifest.json", "records"}
     expected, found = (load("fer2013", d, SPLITS).manifest for d in (arrays, tmp_path))
