@@ -6,9 +6,10 @@ Depthwise: XLA has no fast depthwise convolution on CPUs. As shifted copies of t
 weight per channel, the same sum runs ten to fifty times faster there, forwards and backwards. GPUs, TPUs and
 exported files take the plain convolution.
 
-Pointwise (1x1) and windowed (3x3 and larger): the forward pass is the plain convolution; the gradient of the kernel is
-a matrix product, which XLA's convolution with a window as large as the map only imitates (two to six times slower on
-CPUs).
+Pointwise (1x1): a matrix product and, as gradients, two more. Without a gradient it is the plain convolution.
+
+Windowed (3x3 and larger): the forward pass is the plain convolution; the gradient of the kernel is a matrix product,
+which XLA's convolution with a window as large as the map only imitates (two to six times slower on CPUs).
 """
 
 import math
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ferjax.cli import unknown
+from ferjax.models.normalization import channel_sums
 
 DEPTHWISE = ("auto", "conv", "shifts")
 _NHWC = ("NHWC", "HWIO", "NHWC")
@@ -43,27 +45,34 @@ def depthwise(implementation: str) -> Callable[..., jax.Array]:
 
 
 def pointwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_: Any) -> jax.Array:
-    """Returns the unpadded convolution of x (N, H, W, I) with kernel (1, 1, I, O)."""
-    return _pointwise(x, kernel, tuple(strides))
+    """Returns the unpadded convolution of x (N, H, W, I) with kernel (1, 1, I, O), equal strides."""
+    return _pointwise(x, kernel, strides[0])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _pointwise(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
-    return lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=_NHWC)
+def _pointwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    return _plain(x, kernel, stride, 0)
 
 
-def _pointwise_forward(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> tuple[jax.Array, Any]:
-    return _pointwise(x, kernel, strides), (x, kernel)
+def _pointwise_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Any]:
+    if jax.default_backend() != "cpu":
+        return _pointwise(x, kernel, stride), (x, kernel)
+    seen = x[:, ::stride, ::stride]
+    y = _product(_rows(seen), kernel[0, 0], 1, 0)
+    return y.reshape(*seen.shape[:3], -1).astype(x.dtype), (x, kernel)
 
 
-def _pointwise_backward(strides: tuple[int, int], saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _pointwise_backward(stride: int, saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """On CPUs both gradients read the same rows of dy: for a convolution and a product XLA computes dy twice."""
     x, kernel = saved
-    plain = partial(lax.conv_general_dilated, window_strides=strides, padding="VALID", dimension_numbers=_NHWC)
-    (dx,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(dy)
-    seen = x[:, :: strides[0], :: strides[1]].reshape(-1, x.shape[-1])
-    rows = (((0,), (0,)), ((), ()))
-    dk = lax.dot_general(seen, dy.reshape(-1, dy.shape[-1]), rows, preferred_element_type=_wide(dy).dtype)
-    return dx, dk.reshape(kernel.shape).astype(kernel.dtype)
+    seen, rows = x[:, ::stride, ::stride], _rows(dy)
+    dk = _product(_rows(seen), rows, 0, 0).reshape(kernel.shape).astype(kernel.dtype)
+    if jax.default_backend() != "cpu":
+        (dx,) = jax.linear_transpose(lambda x: _plain(x, kernel, stride, 0), x)(dy)
+        return dx, dk
+    dx = _product(rows, kernel[0, 0], 1, 1).reshape(seen.shape).astype(x.dtype)
+    gaps = [(0, (size - 1) % stride, stride - 1) for size in x.shape[1:3]]
+    return lax.pad(dx, jnp.zeros((), x.dtype), ((0, 0, 0), *gaps, (0, 0, 0))), dk
 
 
 _pointwise.defvjp(_pointwise_forward, _pointwise_backward)
@@ -196,10 +205,9 @@ def _input_gradient(dy: jax.Array, kernel: jax.Array, stride: int, size: tuple[i
 def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """For each tap the sum of x * dy over images and positions, per channel.
 
-    XLA's CPU reduction over all leading axes runs one channel at a time when anything is fused into it
-    (measured 20 times slower). So a loop over the kernel's rows first adds up the batch in eight parts by
-    element-wise operations, and what is left is reduced outside of it. The loop also keeps XLA from
-    computing x and dy anew for every tap, and halves the time to compile.
+    A loop over the kernel's rows first adds up the batch in eight parts by element-wise operations, and what is left
+    by a matrix product. The loop also keeps XLA from computing x and dy anew for every tap, and halves the time to
+    compile.
     """
     (kh, kw), size = kernel.shape[:2], dy.shape[1:3]
     parts = min(_PARTS, len(x))
@@ -213,10 +221,9 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel: jax.Array, stride: int
         band = lax.dynamic_slice_in_dim(padded, i, reach, axis=1)
         windows = [seen_by_tap(band, 0, j, size, stride) for j in range(kw)]
         products = [[_wide(window[part]) * _wide(dy[part]) for part in images] for window in windows]
-        return jnp.stack([reduce(jnp.add, parts) for parts in products])
+        return jnp.stack([channel_sums(reduce(jnp.add, parts)) for parts in products])
 
-    sums = lax.map(row, jnp.arange(kh))
-    return jnp.sum(sums.reshape(kh * kw, -1, sums.shape[-1]), axis=1).reshape(kernel.shape)
+    return lax.map(row, jnp.arange(kh)).reshape(kernel.shape)
 
 
 def seen_by_tap(padded: jax.Array, i: int, j: int, size: tuple[int, ...], stride: int) -> jax.Array:
@@ -228,6 +235,15 @@ def seen_by_tap(padded: jax.Array, i: int, j: int, size: tuple[int, ...], stride
 
 def _weighted_sum(taps: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
     return reduce(jnp.add, (_wide(window) * _wide(weight).reshape(1, 1, 1, -1) for window, weight in taps))
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _product(a: jax.Array, b: jax.Array, i: int, j: int) -> jax.Array:
+    """The matrix product over axis i of a and axis j of b."""
+    return lax.dot_general(a, b, (((i,), (j,)), ((), ())), preferred_element_type=_wide(a).dtype)
 
 
 def _pad(x: jax.Array, rows: int, columns: int) -> jax.Array:

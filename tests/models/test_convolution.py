@@ -40,12 +40,45 @@ def test_shifts_are_the_convolution_and_so_are_their_gradients(side, stride, siz
         )
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_the_pointwise_kernel_gradient_is_the_convolution_s(stride):
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [(7, 6), (8, 5), (1, 2)])
+def test_pointwise_products_are_the_convolution_and_so_are_their_gradients(monkeypatch, backend, stride, size):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     with jax.enable_x64(True):
-        shapes = (5, 7, 6, 4), (1, 1, 4, 3)
+        shapes = (5, *size, 4), (1, 1, 4, 3)
         product = values_and_gradients(lambda x, k: convolution.pointwise(x, k, (stride, stride), "VALID"), *shapes)
         chex.assert_trees_all_close(product, values_and_gradients(plain(stride, 0, 1), *shapes), rtol=1e-9, atol=1e-10)
+
+
+def test_a_pointwise_convolution_without_a_gradient_stays_one():
+    arrays = jnp.ones((2, 6, 6, 4)), jnp.ones((1, 1, 4, 3))
+    program = jax.jit(lambda x, k: convolution.pointwise(x, k, (2, 2), "VALID")).lower(*arrays).as_text()
+    assert program.count("stablehlo.convolution") == 1
+    assert "dot_general" not in program and "stablehlo.slice" not in program
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    ("function", "kernel"),
+    [
+        (lambda x, k, s: convolution.pointwise(x, k, (s, s), "VALID"), (1, 1, 16, 8)),
+        (convolution.depthwise_shifts, (5, 5, 1, 16)),
+    ],
+)
+def test_half_precision_stays_and_is_summed_in_float32(function, kernel, stride):
+    rng = np.random.default_rng(0)
+    half = [jnp.array(rng.normal(size=shape), jnp.bfloat16) for shape in ((16, 11, 10, 16), kernel)]
+    exact = [a.astype(jnp.float32) for a in half]
+
+    def answer(arrays):
+        y, gradients = jax.vjp(lambda x, k: function(x, k, stride), *arrays)
+        return y, *gradients(jnp.ones_like(y))
+
+    for ours, right in zip(answer(half), answer(exact), strict=True):
+        assert ours.dtype == jnp.bfloat16
+        scale = np.abs(right).max()
+        np.testing.assert_allclose(ours.astype(jnp.float32), right, rtol=2**-7, atol=2**-8 * scale)
 
 
 @pytest.mark.parametrize("side", [3, 5])

@@ -63,6 +63,15 @@ def test_running_averages_are_used_and_kept():
     chex.assert_trees_all_equal(ours[0][1][1]["batch_stats"], values[2])
 
 
+@pytest.mark.parametrize("shape", [(3, 5, 4, 7), (2, 130), (1, 1, 1, 1)])
+def test_channel_sums_are_sums(shape):
+    with jax.enable_x64(True):
+        x = jnp.array(np.random.default_rng(0).normal(size=shape))
+        np.testing.assert_allclose(
+            normalization.channel_sums(x), x.sum(tuple(range(x.ndim - 1))), rtol=1e-12, atol=1e-13
+        )
+
+
 def test_variables_start_as_flax_s():
     x = jnp.ones((8, 2, 2, 3))
     ours, flax_s = (norm.init(jax.random.key(0), x, use_running_average=False) for norm in ours_and_flax())
