@@ -63,6 +63,7 @@ COLUMNS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet20"], help="names of the registry")
+    parser.add_argument("--size", type=int, default=0, help="side of the images; the network's own if not given")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="ferjax computes in it")
     parser.add_argument("--workers", type=int, default=0, help="processes that read for the fit from disk")
@@ -75,7 +76,8 @@ def main() -> None:
     memory.keep_freed()
     with tempfile.TemporaryDirectory() as scratch:
         for name in args.models:  # each is kept as soon as it is there
-            row = measure(name, args.batch_size, args.dtype, args.rounds, args.block_seconds, workers=args.workers)
+            work = {"workers": args.workers, "size": args.size}
+            row = measure(name, args.batch_size, args.dtype, args.rounds, args.block_seconds, **work)
             result = tables.save(
                 "train_throughput",
                 COLUMNS,
@@ -88,12 +90,14 @@ def main() -> None:
 
 
 def measure(
-    name: str, batch_size: int, dtype: str, rounds: int, block_seconds: float, *, workers: int = 0
+    name: str, batch_size: int, dtype: str, rounds: int, block_seconds: float, *, workers: int = 0, size: int = 0
 ) -> dict[str, Any]:
     """Returns one row: images per second of every contender for one network."""
-    if rounds < 1 or batch_size < 1:
-        raise cli.InputError(f"rounds and batch size must be positive, got {rounds} and {batch_size}")
+    if rounds < 1 or batch_size < 1 or size < 0:
+        raise cli.InputError(f"rounds, batch size and size must be positive, got {rounds}, {batch_size} and {size}")
     shape = models.default_input_shape(name)
+    if size:
+        shape = (size, size, shape[-1])
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size, *shape), np.uint8)
     labels = rng.integers(0, train_contenders.CLASSES, batch_size).astype(np.int32)
@@ -115,7 +119,7 @@ def measure(
         k: statistics.median(speed[k]) if k in speed else None for k in ("fit", "disk", "step", "ferjax", "torch")
     }
     return {
-        "name": name if dtype == "float32" else f"{name}, {dtype}",
+        "name": ", ".join([name, *([f"{size}×{size}"] if size else []), *([dtype] if dtype != "float32" else [])]),
         "input": "×".join(map(str, shape)),
         "batch": batch_size,
         "steps": steps,

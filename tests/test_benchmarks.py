@@ -96,15 +96,16 @@ class Tiny(nn.Module):
         return nn.Dense(train_contenders.CLASSES)(x.reshape(len(x), -1))
 
 
-def test_throughput_measures_every_contender_in_every_round(monkeypatch):
+@pytest.mark.parametrize(("size", "name", "shape"), [(0, "resnet20", "48×48×1"), (16, "resnet20, 16×16", "16×16×1")])
+def test_throughput_measures_every_contender_in_every_round(monkeypatch, size, name, shape):
     monkeypatch.setattr(models, "create", lambda name, **kwargs: Tiny())
     monkeypatch.setattr(train_throughput, "_torch_is_here", lambda: False)
-    row = train_throughput.measure("resnet20", 4, "float32", rounds=3, block_seconds=0.01)
+    row = train_throughput.measure("resnet20", 4, "float32", rounds=3, block_seconds=0.01, size=size)
     assert {k: len(v) for k, v in row["all"].items()} == {"fit": 3, "disk": 3, "step": 3, "ferjax": 3}
     assert row["disk"] > 0 and row["disk_over_fit"] > 0 and row["workers"] == 0
     assert row["fit"] > 0 and row["step"] > 0 and row["ferjax"] > 0
     assert row["torch"] is None and row["ferjax_over_torch"] is None
-    assert row["steps"] >= 2 and row["input"] == "48×48×1"
+    assert row["steps"] >= 2 and row["name"] == name and row["input"] == shape
     json.dumps(row)
 
 
