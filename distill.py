@@ -21,14 +21,8 @@ def main() -> None:
     configuration.parse_flags(__doc__)
     config, name, workdir = train.resolve(suffix="-distilled")
     teachers = [path for text in TEACHER.value or () for path in text.split(",") if path]
-    experiment.distill(
-        config,
-        workdir=workdir,
-        teachers=teachers,
-        data_dir=train.DATA_DIR.value,
-        name=name,
-        tensorboard=train.TENSORBOARD.value,
-    )
+    with train.together():
+        experiment.distill(config, workdir=workdir, teachers=teachers, name=name, **train.options())
 
 
 if __name__ == "__main__":

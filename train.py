@@ -3,21 +3,33 @@
     python train.py --config configs/resnet18.py
     python train.py --config configs/resnet20.py:demo --workdir runs/try --config.fit.epochs=3
 
+It uses every device that it sees; docs/scale.md says how several machines train together.
 The same command continues a run that was stopped.
 """
 
+import contextlib
 import pathlib
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ferjax import cli, configuration, experiment, memory
+from ferjax import cli, configuration, experiment, memory, processes
+
+TRACED = 5  # dispatches, with --profile
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration, such as configs/resnet18.py[:demo].")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; runs/NAME for configs/NAME.py if not given.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where prepared data lies; $FERJAX_DATA or the cache if not given.")
 TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Also write TensorBoard events to WORKDIR/events.")
+DEVICES = flags.DEFINE_integer("devices", 0, "How many devices share each batch; 0 for all that are visible.")
+PROFILE = flags.DEFINE_bool("profile", False, "Trace a few steps, into WORKDIR/profile.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, for several processes; not needed under Slurm and on TPU pods."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "The number of this one, from 0.")
+JOIN_SECONDS = flags.DEFINE_float("join_seconds", 300.0, "How long the processes wait for each other at the start.")
 
 
 def main() -> None:
@@ -25,7 +37,25 @@ def main() -> None:
     memory.keep_freed()
     configuration.parse_flags(__doc__)
     config, name, workdir = resolve()
-    experiment.train(config, workdir=workdir, data_dir=DATA_DIR.value, name=name, tensorboard=TENSORBOARD.value)
+    with together():
+        experiment.train(config, workdir=workdir, name=name, **options())
+
+
+def together() -> contextlib.AbstractContextManager[None]:
+    """Returns the context in which this process trains with those that the flags or the environment name."""
+    seconds = JOIN_SECONDS.value
+    place = processes.find_place(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, seconds=seconds)
+    return processes.joined(place, seconds=seconds)
+
+
+def options() -> dict[str, Any]:
+    """Returns what the flags say beside the configuration, see `ferjax.experiment.train`."""
+    return {
+        "data_dir": DATA_DIR.value,
+        "tensorboard": TENSORBOARD.value,
+        "device_count": DEVICES.value,
+        "profile": TRACED if PROFILE.value else 0,
+    }
 
 
 def resolve(suffix: str = "") -> tuple[dict[str, Any], str, pathlib.Path]:

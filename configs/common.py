@@ -80,6 +80,7 @@ def base() -> ConfigDict:
                 "sampling": "shuffled",
                 "targets": "",
                 "eval_batch_size": 256,
+                "accumulate": 1,
                 "steps_per_dispatch": 0,
                 "checkpoint_minutes": 5.0,
             },

@@ -5,6 +5,9 @@
 
 Arrays are stored under their dotted paths and come back as numpy arrays, so that a run made on a GPU opens on a laptop.
 A fingerprint of the arrays is stored with them: a damaged file is noticed, not used.
+
+A state is replicated over the devices of a run, so that one process has all of it: of several that train together the
+first writes, see `ferjax.run_folder`, and what was saved on eight devices goes on on two.
 """
 
 import contextlib
@@ -51,7 +54,7 @@ def save(workdir: pathlib.Path, kind: str, step: int, tree: Any, meta: Mapping[s
     with _without_echoes() as failed:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            with _checkpointer() as checkpointer:
                 checkpointer.save(
                     folder / f"{step:09d}",
                     ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)),
@@ -185,7 +188,7 @@ def _good(workdir: pathlib.Path, kind: str) -> Iterator[tuple[int, dict[str, np.
         path = workdir.absolute() / kind / f"{step:09d}"
         with _without_echoes() as failed:
             try:
-                with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+                with _checkpointer() as checkpointer:
                     found = checkpointer.restore(
                         path, ocp.args.Composite(arrays=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
                     )
@@ -198,6 +201,16 @@ def _good(workdir: pathlib.Path, kind: str) -> Iterator[tuple[int, dict[str, np.
             cli.note(f"the checkpoint {path} is damaged ({failed[0]}); trying the one before it")
             continue
         yield step, arrays, found.meta
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """Returns orbax's, for this process alone: by default it waits for all that train together to save alike."""
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+    )
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _steps(workdir: pathlib.Path, kind: str) -> list[int]:

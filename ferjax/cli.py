@@ -45,17 +45,24 @@ def run(main: Callable[[], object]) -> None:
         main()
         sys.stdout.flush()
     except InputError as error:
-        sys.exit(_fail(" ".join(str(error).split())))
+        sys.exit(_fail(explain(error)))
     except BrokenPipeError:
         # The reader of our output went away, as `head` does: nothing is left to say, now or when Python flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_fail(f"{where}{error.strerror or error}"))
+        sys.exit(_fail(explain(error)))
     except KeyboardInterrupt:
         print("ferjax: interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
+
+
+def explain(error: InputError | OSError) -> str:
+    """Returns what is wrong, in one line."""
+    if isinstance(error, InputError):
+        return " ".join(str(error).split())
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
 
 
 def _fail(message: str) -> int:

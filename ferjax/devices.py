@@ -100,6 +100,8 @@ def check_batch(batch_size: int, mesh: Mesh, *, accumulate: int = 1, largest: in
     Raises:
       InputError: naming the nearest sizes that can.
     """
+    if accumulate < 1:
+        raise cli.InputError(f"fit.accumulate is the number of micro-batches in a batch, 1 or more, got {accumulate}")
     unit = mesh.size * accumulate
     if batch_size % unit == 0:
         return
@@ -108,18 +110,10 @@ def check_batch(batch_size: int, mesh: Mesh, *, accumulate: int = 1, largest: in
     parts = [f"{mesh.size} devices"] if mesh.size > 1 else []
     parts += [f"fit.accumulate={accumulate} micro-batches"] if accumulate > 1 else []
     advice = f"set fit.batch_size to {_either(near)}" if near else "the training set is too small for so many"
+    fewer = [n for n in range(1, mesh.size) if batch_size % (n * accumulate) == 0]
+    if fewer and jax.process_count() == 1:
+        advice += f", or use --devices {fewer[-1]}"
     raise cli.InputError(f"a batch of {batch_size} cannot be cut evenly for {' and '.join(parts)}: {advice}")
-
-
-def peak_memory(mesh: Mesh) -> int | None:
-    """Returns the most bytes that any of this process's devices has held so far, None where a backend does not count.
-
-    GPUs and TPUs do; the CPU does not.
-    """
-    own = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
-    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in own]
-    known = [peak for peak in peaks if peak is not None]
-    return max(known) if known else None
 
 
 def describe(mesh: Mesh) -> str:

@@ -14,11 +14,14 @@ from ferjax import (
     augment,
     cli,
     data,
+    devices,
     fitting,
     models,
     network,
     objective,
     optim,
+    processes,
+    profiling,
     quantising,
     report,
     starting,
@@ -41,7 +44,8 @@ def train(config: Mapping[str, Any], *, workdir: pathlib.Path | str, **options: 
       **options: of both `train` and `distill`:
         data_dir, where prepared data sets lie, see `ferjax.data.default_data_dir`;
         name, what the run is called in the model's spec, such as "configs/resnet20.py:demo";
-        tensorboard, whether to write event files too; progress, whether to show a bar on a terminal.
+        tensorboard, whether to write event files too; progress, whether to show a bar on a terminal;
+        device_count, how many devices share a batch, 0 for all; profile, how many dispatches to trace, see `fit`.
 
     Returns:
       The history, the best row and the best variables.
@@ -91,10 +95,13 @@ def _run(
     name: str = "",
     tensorboard: bool = False,
     progress: bool = True,
+    device_count: int = 0,
+    profile: int = 0,
 ) -> fitting.Result:
     if odd := sorted(set(config) - set(GROUPS)):
         raise cli.unknown("config group", odd[0], GROUPS)
     groups = {group: dict(config.get(group, {})) for group in GROUPS}
+    mesh = devices.mesh(device_count)
     faces = call(data.load, "data", groups["data"], data_dir=data_dir)
     train_split, validation = faces.splits["train"], faces.splits["validation"]
     steps = max(1, len(train_split.labels) // groups["fit"].get("batch_size", 1))
@@ -106,11 +113,15 @@ def _run(
         more |= _lesson(teacher, groups, begun.module, faces)
     else:
         more["loss_fn"] = call(objective.make_loss, "loss", groups["loss"], faces=faces)
-    claim(workdir, config)
+    processes.agree("configuration", {**config, "found": {"data": faces.sha256, "jax": jax.__version__}})
+    if processes.is_first():
+        claim(workdir, config)
     if taught and teacher.stored_views:
         more |= _stored(teacher, groups, more, faces, pathlib.Path(data_dir or data.default_data_dir()))
     if adopted is not None:
-        print(f"start: {adopted}")
+        processes.say(f"start: {adopted}")
+    if mesh.size > 1:
+        processes.say(f"devices: {devices.describe(mesh)}")
     started = time.perf_counter()
     result = call(
         fitting.fit,
@@ -124,13 +135,19 @@ def _run(
         workdir=workdir,
         eval_apply_fn=network.create(begun.spec).apply,
         config=config,
-        on_epoch=_reporter(workdir, tensorboard=tensorboard),
+        mesh=mesh,
+        on_epoch=_reporter(workdir, tensorboard=tensorboard and processes.is_first()),
         progress=progress,
+        profile=profile,
         **more,
     )
-    report.plot_curves(result.history, workdir / "curves.png")
+    if processes.is_first():
+        report.plot_curves(result.history, workdir / "curves.png")
+    if peak := profiling.peak_memory(mesh):
+        holder = "this process" if devices.on_cpu(mesh) else "a device"
+        processes.say(f"peak memory of {holder}: {peak / 1e9:.2f} GB")
     best = result.best
-    print(
+    processes.say(
         f"best validation accuracy {best['validation_accuracy']:.4f}, macro-F1 {best['validation_macro_f1']:.4f}, "
         f"epoch {best['epoch']} of {len(result.history)}, {time.perf_counter() - started:.0f} s; {workdir}"
     )
@@ -180,7 +197,7 @@ def _teacher(
     teacher = call(teaching.load, "teacher", groups["teacher"], spec=spec, taps=theirs, dtype=dtype)
     for path, each in zip(groups["teacher"]["workdirs"], teacher.specs, strict=True):
         scores = ", ".join(f"{100 * value:.1f} % on {split}" for split, value in each.accuracy.items())
-        print(f"teacher: {each.architecture}, {scores or 'never scored'}; {path}")
+        processes.say(f"teacher: {each.architecture}, {scores or 'never scored'}; {path}")
     hashes = [each.params_sha256 for each in teacher.specs]
     return teacher, {**config, "teacher": {**groups["teacher"], "sha256": hashes}}
 

@@ -6,7 +6,7 @@ knows which rows of a batch are its own.
 """
 
 import functools
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ferjax import devices
+from ferjax import cli, devices
 from ferjax.sampling import BatchRows, OrderOf
 from ferjax.training import Arrays, Sums, TrainState
 
@@ -188,6 +188,25 @@ class Streamed:
         if isinstance(self._reader, Generator):
             self._reader.close()
         self._reader = None
+
+
+def soft_targets(train: Arrays, column: str, class_names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns {"targets": float32 (N, classes)} from a column of the training split.
+
+    Raises:
+      InputError: if there is no such column, or it holds no probabilities of the classes.
+    """
+    columns = train.get("columns", {})
+    if column not in columns:
+        raise cli.unknown("column in fit.targets", column, sorted(columns) or ["none: the data has no columns"])
+    values = np.asarray(columns[column], np.float32)
+    shape = (len(train["labels"]), len(class_names))
+    if values.shape != shape or (values < 0).any() or not np.allclose(values.sum(-1), 1.0, atol=1e-3):
+        raise cli.InputError(
+            f"fit.targets: the column {column!r} of shape {values.shape} does not hold a probability for each of the "
+            f"{shape[1]} classes that sum to 1 for each image"
+        )
+    return {"targets": values}
 
 
 def make_resident_steps(train_step: TrainStep, *, batch_size: int, mesh: Mesh, scan: Callable[..., Any]) -> Run:

@@ -1,7 +1,10 @@
-"""What a training process asks of the allocator."""
+"""The memory of a process: what it asks of the allocator, and the most that it has held."""
 
 import ctypes
+import pathlib
 import platform
+import re
+import sys
 
 # <malloc.h>; what each does is in mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
@@ -23,3 +26,18 @@ def keep_freed() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     # One heap for all threads, blocks of every size in it, its end never given back.
     return all([mallopt(_M_ARENA_MAX, 1), mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, -1)])
+
+
+def peak() -> int | None:
+    """Returns the most bytes of memory that this process has held; None on Windows."""
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():  # getrusage would count the parent's memory before exec
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if found:
+            return 1024 * int(found[1])
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -14,6 +14,7 @@ import optax
 
 from ferjax import augment as augmentation
 from ferjax import cli, freezing, prune
+from ferjax.accumulation import Learned, Loop, learn_in_parts
 from ferjax.freezing import WHOLE, Stage
 
 ApplyFn = Callable[..., Any]
@@ -82,7 +83,7 @@ class Sums(NamedTuple):
     @classmethod
     def zero(cls, *, taught: bool = False) -> "Sums":
         """Returns empty sums, of a run with or without a teacher."""
-        real, whole = jnp.float32, jnp.int32
+        real, whole = jnp.result_type(float), jnp.int32
         zeros = [jnp.zeros((), t) for t in (real, whole, whole, whole, real, real, whole)]  # one buffer each: donated
         first_bad = jnp.array(np.iinfo(np.int32).max, whole)
         return cls._make([*zeros, first_bad, jnp.zeros((), whole) if taught else ()])
@@ -121,6 +122,8 @@ def make_train_step(
     ema_decay: float = 0.0,
     seed: int = 0,
     stage: Stage = WHOLE,
+    accumulate: int = 1,
+    loop: Loop = jax.lax.scan,
 ) -> Callable[..., tuple[TrainState, Sums]]:
     """Builds the one pure train step.
 
@@ -142,6 +145,8 @@ def make_train_step(
       seed: of dropout and augmentation.
       stage: which parameters are trained. The others, and the statistics of their modules, stay as they are to the
         bit, and no gradient is computed for them.
+      accumulate: micro-batches in which a batch, augmented as a whole, is learned from, see `ferjax.accumulation`.
+      loop: over the micro-batches, `jax.lax.scan` or what does the same.
 
     Returns:
       step(state, {"images": uint8 (N, H, W, C), "labels": int32 (N,)}) -> (state, sums over the batch), to be jitted;
@@ -149,54 +154,65 @@ def make_train_step(
       A batch may have "targets" float32 (N, C) in the place of one-hot labels, such as the votes of FER+.
     """
     update = optax.with_extra_args_support(tx).update
+    real = jnp.result_type(float)  # float32; float64 where JAX is told to compute in it
 
     def step(state: TrainState, batch: Arrays, teacher_variables: Any = None) -> tuple[TrainState, Sums]:
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
         mask, statistics = freezing.trained(stage, state.params, state.collections)
-        targets = batch.get("targets", jax.nn.one_hot(batch["labels"], num_classes, dtype=jnp.float32))
-        example = {**batch, "images": augmentation.to_float(batch["images"]), "targets": targets}
+        targets = batch.get("targets", jax.nn.one_hot(batch["labels"], num_classes, dtype=jnp.float32)).astype(real)
+        example = {**batch, "images": augmentation.to_float(batch["images"]).astype(real), "targets": targets}
         if augment is not None:
             example = augment(augment_key, example)
-        inputs = augmentation.normalize(example["images"], mean=mean, std=std)
-        taught = None if teacher is None else teacher(teacher_variables, example)
-
         resting = freezing.frozen_modules(statistics)
         extra = {"frozen": resting} if resting else {}
 
-        def mean_loss(params):
-            params = freezing.select(mask, params, jax.lax.stop_gradient(params))
-            logits, changed = apply_fn(
-                {"params": params, **state.collections, **extra},
-                inputs,
-                train=True,
-                mutable=[*state.collections, *(["intermediates"] if taps else [])],
-                rngs={"dropout": dropout_key},
-            )
-            if taught is None:
-                losses = loss_fn(logits, example["targets"])
-            else:
-                losses = loss_fn(Outputs(logits, pick(changed, taps)), example["targets"], taught)
-            return losses.mean(), (losses.sum(), logits, {k: changed[k] for k in state.collections})
+        def learn(collections: Any, example: Arrays, key: jax.Array) -> Learned:
+            inputs = augmentation.normalize(example["images"], mean=mean, std=std)
+            taught = None if teacher is None else teacher(teacher_variables, example)
 
-        (loss, (total, logits, changed)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+            def mean_loss(params):
+                params = freezing.select(mask, params, jax.lax.stop_gradient(params))
+                logits, changed = apply_fn(
+                    {"params": params, **collections, **extra},
+                    inputs,
+                    train=True,
+                    mutable=[*collections, *(["intermediates"] if taps else [])],
+                    rngs={"dropout": key},
+                )
+                if taught is None:
+                    losses = loss_fn(logits, example["targets"])
+                else:
+                    losses = loss_fn(Outputs(logits, pick(changed, taps)), example["targets"], taught)
+                return losses.mean(), (losses.sum(), logits, {k: changed[k] for k in collections})
+
+            (loss, (total, logits, changed)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+            correct = _same_answer(logits, example["targets"])
+            agreed = () if taught is None else _same_answer(logits, taught.logits)
+            return Learned(grads, changed, loss, total, correct, agreed)
+
+        if accumulate == 1:
+            learned = learn(state.collections, example, dropout_key)
+        else:
+            learned = learn_in_parts(learn, state.collections, example, dropout_key, parts=accumulate, loop=loop)
+        grads = learned.grads
         updates, opt_state = update(grads, state.opt_state, state.params, stage=stage, gradients=grads)
         params = freezing.select(mask, optax.apply_updates(state.params, updates), state.params)
-        collections = freezing.select(statistics, {**state.collections, **changed}, state.collections)
+        collections = freezing.select(statistics, {**state.collections, **learned.changed}, state.collections)
         ema = _average(state.ema, {"params": params, **collections}, ema_decay, state.step)
         if ema and prune.prunes(opt_state):  # in an average, pruned weights only fade
             ema = {**ema, "params": prune.apply_masks(ema["params"], prune.find_masks(opt_state))}
         grad_norm = optax.tree.norm(grads)
-        bad = ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))
+        bad = ~(jnp.isfinite(learned.loss) & jnp.isfinite(grad_norm))
         sums = Sums(
-            loss=total.astype(jnp.float32),
-            correct=_same_answer(logits, example["targets"]),
-            examples=jnp.array(logits.shape[0], jnp.int32),
+            loss=learned.total.astype(real),
+            correct=learned.correct,
+            examples=jnp.array(len(targets), jnp.int32),
             steps=jnp.array(1, jnp.int32),
-            grad_norm=grad_norm.astype(jnp.float32),
-            update_norm=optax.tree.norm(updates).astype(jnp.float32),
+            grad_norm=grad_norm.astype(real),
+            update_norm=optax.tree.norm(updates).astype(real),
             bad=bad.astype(jnp.int32),
             first_bad=jnp.where(bad, state.step, np.iinfo(np.int32).max).astype(jnp.int32),
-            agreed=() if taught is None else _same_answer(logits, taught.logits),
+            agreed=learned.agreed,
         )
         return TrainState(state.step + 1, params, collections, opt_state, ema), sums
 

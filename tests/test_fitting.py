@@ -10,6 +10,7 @@ import tiny
 
 from ferjax import augment, checkpoint, feeding, fitting, sampling
 from ferjax.cli import InputError
+from ferjax.history import best_row
 
 
 def fit(workdir, *, optimizer=None, train=None, **more):
@@ -78,7 +79,7 @@ def test_the_kept_variables_are_those_that_the_best_row_scored(tmp_path):
 
 def test_the_earliest_of_equals_is_best():
     rows = [{"epoch": i + 1, "validation_accuracy": a} for i, a in enumerate((0.2, 0.5, 0.5, 0.4))]
-    assert fitting.best_row(rows)["epoch"] == 2
+    assert best_row(rows)["epoch"] == 2
 
 
 @pytest.mark.parametrize(("saves", "ema_decay"), [(1, 0.0), (2, 0.9), (7, 0.0), (19, 0.9)])
@@ -95,7 +96,7 @@ def test_a_run_stopped_at_any_save_resumes_to_the_bit(tmp_path, monkeypatch, sav
 def test_a_stop_before_the_first_save_starts_again(tmp_path, monkeypatch):
     fit(tmp_path / "whole", epochs=1)
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(fitting, "_validate", stop_after(fitting._validate, 1))
+        patch.setattr(fitting, "validate", stop_after(fitting.validate, 1))
         fit(tmp_path / "cut", epochs=1)
     fit(tmp_path / "cut", epochs=1)
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
@@ -112,7 +113,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
 def test_patience_stops_after_so_many_epochs_without_a_better_one(tmp_path):
     still = tiny.optimizer(learning_rate=1e-12)  # nothing changes but the running mean
     history = fit(tmp_path, optimizer=still, epochs=30, patience=3).history
-    assert len(history) == fitting.best_row(history)["epoch"] + 3 < 30
+    assert len(history) == best_row(history)["epoch"] + 3 < 30
     assert fit(tmp_path, optimizer=still, epochs=30, patience=3).history == history
 
 

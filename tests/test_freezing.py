@@ -12,6 +12,7 @@ import tiny
 
 from ferjax import augment, checkpoint, feeding, fitting, freezing, models, optim, training
 from ferjax.cli import InputError
+from ferjax.history import best_row
 
 HEAD_FIRST = ((2, ("^head/",)), (None, (".*",)))
 PIXELS = tiny.SIDE * tiny.SIDE
@@ -300,4 +301,4 @@ def test_each_stage_compiles_one_step_and_the_backbone_moves_in_the_second(tmp_p
 def test_patience_waits_for_the_last_stage(tmp_path):
     made = optimizer(epochs=20, learning_rate=1e-12, stages=((8, ("^head/",)), (None, ("^head/",))))
     history = fit(tmp_path, made=made, epochs=20, patience=3).history
-    assert fitting.best_row(history)["epoch"] == 1 and len(history) == 8 + 3
+    assert best_row(history)["epoch"] == 1 and len(history) == 8 + 3

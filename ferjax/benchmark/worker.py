@@ -8,12 +8,12 @@ import contextlib
 import importlib
 import json
 import pathlib
-import re
 import sys
 import time
 
 import numpy as np
 
+from ferjax import memory
 from ferjax.cli import InputError
 from ferjax.runtime.engine import Engine, MissingProvider, open_engine
 
@@ -37,7 +37,7 @@ def main() -> None:
         return
     run(engine, batch, int(warmup) - 1)
     report = {"runtime": engine.runtime, "load_ms": 1e3 * (loaded - started), "first_ms": first}
-    print(json.dumps(report | {"memory": peak_memory()}), flush=True)
+    print(json.dumps(report | {"memory": memory.peak()}), flush=True)
     for line in sys.stdin:
         print(json.dumps(run(engine, batch, int(line))), flush=True)
 
@@ -61,21 +61,6 @@ def example(engine: Engine, name: str) -> np.ndarray:
     if dtype.kind == "f":
         return ((ramp / 255 - 0.5) / 0.25).astype(dtype)
     return (ramp + min(0, np.iinfo(dtype).min)).clip(np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
-
-
-def peak_memory() -> int | None:
-    """Returns the most bytes of memory that this process has held; None on Windows."""
-    status = pathlib.Path("/proc/self/status")
-    if status.exists():  # getrusage would count the parent's memory before exec
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
-        if found:
-            return 1024 * int(found[1])
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

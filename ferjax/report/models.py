@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ferjax import calibration, checkpoint, cli, data, evaluate, explain, fitting, robustness
+from ferjax import calibration, checkpoint, cli, data, evaluate, explain, robustness
 from ferjax.benchmark import tables
 from ferjax.data.show import Tile, contact_sheet
+from ferjax.history import best_row
 from ferjax.report import plots
 from ferjax.report.page import Block, Code, Figure, Heading, Table, Text
 from ferjax.scorer import Scorer
@@ -166,7 +167,7 @@ def _training(scorer: Scorer, curves: pathlib.Path) -> list[Block]:
     plots.plot_curves(history, curves)
     spec, config = scorer.spec, meta["config"]
     seed = config.get("fit", {}).get("seed", 0)
-    best = fitting.best_row(history)["epoch"]
+    best = best_row(history)["epoch"]
     facts = [
         ["epochs", f"{len(history)}, of which the {best}. was the best on validation"],
         ["configuration", spec.source_run],

@@ -1,0 +1,93 @@
+"""What a run writes down: checkpoints, metrics, times. In the process that writes, of several the first."""
+
+import json
+import os
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from ferjax import checkpoint, cli, processes
+from ferjax.history import best_row
+from ferjax.spec import ModelSpec
+from ferjax.training import Sums, TrainState
+
+
+class RunFolder:
+    """Keeps a run's files: metrics.jsonl mirrors the history that the checkpoint holds, so neither runs ahead.
+
+    Of several processes all call it alike, and the first alone reads and writes: the folder need not be shared. That
+    is enough because the state is replicated, each process has all of it; for the same reason a run that was saved on
+    some devices goes on on any other number.
+    """
+
+    def __init__(self, workdir: pathlib.Path, spec: ModelSpec, config: Mapping[str, Any], minutes: float):
+        self.workdir, self.spec, self.config, self.seconds = workdir, spec, config, 60 * minutes
+        self.saved, self.writes = time.monotonic(), processes.is_first()
+        if self.writes:
+            workdir.mkdir(parents=True, exist_ok=True)
+
+    def resume(self, state: TrainState, sums: Sums) -> tuple[TrainState, Sums, list[dict[str, Any]]]:
+        """Returns where the run stopped, or the given start of a new one: of the first process, in all."""
+        history: list[dict[str, Any]] = []
+        if self.writes:
+            state, sums, history = self._restore(state, sums)
+        state, sums = processes.arrays_of_first((state, sums))
+        return state, sums, processes.value_of_first(history)
+
+    def due(self) -> bool:
+        """Returns whether it is time to save the state, in the process that writes."""
+        return self.writes and time.monotonic() - self.saved > self.seconds
+
+    def close_epoch(self, state: TrainState, sums: Sums, history: list[dict[str, Any]]) -> None:
+        """Writes best, then last, then the metrics: a kill between any two is mended by repeating the epoch."""
+        if not self.writes:
+            return
+        row = history[-1]
+        if best_row(history) is row:
+            variables = jax.device_get(state.variables())
+            spec = self.spec.replace(
+                accuracy={"validation": row["validation_accuracy"]}, params_sha256=checkpoint.fingerprint(variables)
+            )
+            meta = {"spec": spec.to_json(), "config": self.config, "history": history}
+            checkpoint.save(self.workdir, "best", row["step"], variables, meta, keep=1)
+        self.save_last(state, sums, history)
+        self._write_metrics(history)
+
+    def save_last(self, state: TrainState, sums: Sums, history: list[dict[str, Any]]) -> None:
+        """Writes what a killed run needs to go on."""
+        tree = jax.device_get({**state._asdict(), "sums": sums._asdict()})
+        meta = {"spec": self.spec.to_json(), "config": self.config, "history": history}
+        checkpoint.save(self.workdir, "last", int(tree["step"]), tree, meta, keep=2)
+        self.saved = time.monotonic()
+
+    def best_variables(self, like: Any) -> Any:
+        """Returns the best epoch's variables as numpy arrays, in every process; `like` has their structure."""
+        return processes.arrays_of_first(checkpoint.load(self.workdir)[1] if self.writes else like)
+
+    def note_time(self, **values: float | None) -> None:
+        """Appends to timing.jsonl, apart from the metrics because machines differ: an epoch's time since this start."""
+        if self.writes:
+            known = {k: round(v, 3) for k, v in values.items() if v is not None}
+            with open(self.workdir / "timing.jsonl", "a") as file:
+                file.write(json.dumps(known) + "\n")
+
+    def _restore(self, state: TrainState, sums: Sums) -> tuple[TrainState, Sums, list[dict[str, Any]]]:
+        checkpoint.remove_unfinished(self.workdir)
+        found = checkpoint.restore(self.workdir, {**state._asdict(), "sums": sums._asdict()})
+        history: list[dict[str, Any]] = []
+        if found is not None:
+            arrays, meta = found
+            sums, history = Sums(**arrays.pop("sums")), meta["history"]
+            state = TrainState(**arrays)
+            cli.note(f"continuing {self.workdir} after step {int(state.step)}")
+        self._write_metrics(history)
+        return state, sums, history
+
+    def _write_metrics(self, history: list[dict[str, Any]]) -> None:
+        path = self.workdir / "metrics.jsonl"
+        part = path.with_suffix(".part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in history))
+        os.replace(part, path)
