@@ -35,7 +35,7 @@ def one_step(apply_fn, *, batch, variables=None, teacher=None, **more):
     return jax.jit(step)(state, batch, None)
 
 
-def close(one, other):
+def assert_close(one, other):
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
 
@@ -46,7 +46,7 @@ def test_micro_batches_add_up_to_the_batch(parts, loop):
     with jax.enable_x64(True):
         variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), tiny.variables())
         run = functools.partial(one_step, plain_apply, batch=tiny.faces(12), variables=variables)
-        close(run(accumulate=parts, loop=LOOPS[loop]), run())
+        assert_close(run(accumulate=parts, loop=LOOPS[loop]), run())
 
 
 def test_a_teacher_answers_the_same():

@@ -25,10 +25,14 @@ def cut_out(image, box, size):
 
 
 def test_the_largest_face_of_a_scene_is_the_one_cut_out():
-    image, boxes = picture(seed=3, people=2)
-    got = np.asarray(detect.largest_face(48, 1)(image), float)
-    likeness = [np.corrcoef(got.ravel(), cut_out(image, box, 48).ravel())[0, 1] for box in boxes]
-    assert got.shape == (48, 48) and np.argmax(likeness) == np.argmax(boxes[:, 2]) and max(likeness) > 0.7
+    likenesses = []
+    for seed in range(3, 15):
+        image, boxes = picture(seed=seed, people=2)
+        got = np.asarray(detect.largest_face(48, 1)(image), float)
+        likeness = [np.corrcoef(got.ravel(), cut_out(image, box, 48).ravel())[0, 1] for box in boxes]
+        assert got.shape == (48, 48) and np.argmax(likeness) == np.argmax(boxes[:, 2])
+        likenesses.append(max(likeness))
+    assert np.median(likenesses) > 0.8  # Haar's box is not the renderer's
 
 
 @pytest.mark.parametrize("channels, color_order, mode", [(1, "gray", "L"), (3, "rgb", "RGB")])
