@@ -241,6 +241,7 @@ def _stored(
         teacher_variables=teacher.variables,
         augment=given["augment"],
         folder=data_dir / name,
+        resident_bytes=groups["data"].get("resident_bytes", data.RESIDENT_BYTES),
     )
     train = {"images": pixels, "labels": np.tile(train_split["labels"], views), "teacher_logits": logits}
     answers = {"teacher": stored_views.answer, "teacher_variables": ()}

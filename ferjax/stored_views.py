@@ -58,7 +58,7 @@ def store(
     augment: augmentation.Augment,
     folder: pathlib.Path,
     batch_size: int = 256,
-    resident_bytes: int = 2 << 30,
+    resident_bytes: int,
 ) -> tuple[np.ndarray | DiskImages, np.ndarray]:
     """Draws the views that are not in the folder yet, and returns all of them.
 

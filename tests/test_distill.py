@@ -256,6 +256,7 @@ def test_stored_views_are_answered_as_they_are_stored_and_drawn_once(teachers, t
         augment=augment.create(flip=0.5, rotate=20.0),
         folder=tmp_path / "views",
         batch_size=4,
+        resident_bytes=data.RESIDENT_BYTES,
     )
     pixels, logits = store(views=2)
     assert pixels.shape == (20, 24, 24, 1) and pixels.dtype == np.uint8 and logits.dtype == np.float16
@@ -295,6 +296,15 @@ def test_a_run_on_stored_views_learns_from_the_stored_answers(teachers, tmp_path
     for bad in ({"augment__mixup": 0.2}, {"loss__features": ["stage1:stage1"], "loss__feature_weight": 1.0}):
         with pytest.raises(InputError, match=r"mixes the images|needs the teacher in the step"):
             distill(teachers, tmp_path / "bad", config(teacher__stored_views=2, **bad))
+
+
+def test_views_that_take_more_than_was_asked_stay_on_disk(teachers, tmp_path, monkeypatch):
+    images = data.load(data_dir=teachers / "data", **SMALL["data"]).splits["train"].images
+    store, given = stored_views.store, []
+    monkeypatch.setattr(stored_views, "store", lambda *a, **k: given.append(store(*a, **k)) or given[-1])
+    distill(teachers, tmp_path, config(teacher__stored_views=2, loss__alpha=0.5, data__resident_bytes=images.nbytes))
+    ((views, _),) = given
+    assert isinstance(images, np.ndarray) and isinstance(views, on_disk.DiskImages)
 
 
 # -- the loss ---------------------------------------------------------------------------------------------------------

@@ -1,8 +1,19 @@
 """Labelled faces: preparing a user's copy of a data set, and loading it as arrays."""
 
-from ferjax.data.loading import READING, load
+from ferjax.data.loading import READING, RESIDENT_BYTES, load
 from ferjax.data.preparing import prepare
 from ferjax.data.sources import EMOTIONS
 from ferjax.data.store import FaceData, Images, Split, class_weights, default_data_dir
 
-__all__ = ["EMOTIONS", "READING", "FaceData", "Images", "Split", "class_weights", "default_data_dir", "load", "prepare"]
+__all__ = [
+    "EMOTIONS",
+    "READING",
+    "RESIDENT_BYTES",
+    "FaceData",
+    "Images",
+    "Split",
+    "class_weights",
+    "default_data_dir",
+    "load",
+    "prepare",
+]

@@ -21,6 +21,7 @@ from ferjax.data.store import FaceData, Split
 
 SYNTHETIC = {"size": 48, "channels": 1, "seed": 0, "train": 3000, "validation": 700, "test": 700}
 
+RESIDENT_BYTES = 2 << 30  # of a split whose images are kept in memory, if nothing else is asked for
 READING = ("resident_bytes", "workers")  # options of `load` that say how images are read, not which
 
 
@@ -29,7 +30,7 @@ def load(
     data_dir: str | Path | None = None,
     splits: Sequence[str] = ("train", "validation"),
     *,
-    resident_bytes: int = 2 << 30,
+    resident_bytes: int = RESIDENT_BYTES,
     workers: int = 0,
     **options: Any,
 ) -> FaceData:
