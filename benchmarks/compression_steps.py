@@ -23,11 +23,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 
-from benchmarks import tables
+from benchmarks import tables, train_contenders
 from ferjax import cli, experiment, losses, models, optim, prune, training
 from ferjax.models import quantized
 
@@ -43,8 +42,6 @@ COLUMNS = (
     ("a look at the scores, ms", "{look_ms:.1f}"),
     ("pruning every 100 steps, ratio", "{prune_ratio:.3f}"),
 )
-
-Block = Callable[[int], None]  # takes so many train steps and waits for the last
 
 
 def main() -> None:
@@ -97,7 +94,7 @@ def measure(name: str, batch_size: int, rounds: int, steps: int) -> dict[str, An
     }
 
 
-def contenders(name: str, batch_size: int) -> dict[str, Block]:
+def contenders(name: str, batch_size: int) -> dict[str, train_contenders.Block]:
     """Returns blocks of steps of the plain, the quantised and the pruned training, and of one that always looks."""
     shape = models.default_input_shape(name)
     module = models.create(name, num_classes=CLASSES)
@@ -113,9 +110,9 @@ def contenders(name: str, batch_size: int) -> dict[str, Block]:
     )
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (batch_size, *shape), np.uint8)
-    batch = jax.device_put({"images": pixels, "labels": rng.integers(0, CLASSES, batch_size).astype(np.int32)})
+    batch = {"images": pixels, "labels": rng.integers(0, CLASSES, batch_size).astype(np.int32)}
 
-    def block(apply_fn: Callable[..., Any], start: Any, tx: optax.GradientTransformation) -> Block:
+    def block(apply_fn: Callable[..., Any], start: Any, tx: optax.GradientTransformation) -> train_contenders.Block:
         step = training.make_train_step(
             apply_fn,
             losses.cross_entropy,
@@ -124,17 +121,7 @@ def contenders(name: str, batch_size: int) -> dict[str, Block]:
             mean=(0.5,) * shape[2],
             std=(0.25,) * shape[2],
         )
-        compiled = jax.jit(step, donate_argnums=0)
-        # may_alias: the step donates its state, which must not be the memory that the other contenders start from
-        state = jax.device_put(training.init_state(start, tx), may_alias=False)
-
-        def take(steps: int) -> None:
-            nonlocal state
-            for _ in range(steps):
-                state, _ = compiled(state, batch)
-            jax.block_until_ready(state)
-
-        return take
+        return train_contenders.repeated(step, training.init_state(start, tx), batch)
 
     return {
         "step": block(module.apply, variables, adam),

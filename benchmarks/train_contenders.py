@@ -61,18 +61,8 @@ class Job:
             std=self.spec.std,
             augment=augmentation,
         )
-        step = jax.jit(train_step, donate_argnums=0)
-        # may_alias: the step donates its state, which must not be the memory that the other contenders start from.
-        state = jax.device_put(training.init_state(self.variables, self.optimizer.tx), may_alias=False)
-        batch = jax.device_put({"images": self.images, "labels": self.labels})
-
-        def block(steps: int) -> None:
-            nonlocal state
-            for _ in range(steps):
-                state, _ = step(state, batch)
-            jax.block_until_ready(state)
-
-        return block
+        batch = {"images": self.images, "labels": self.labels}
+        return repeated(train_step, training.init_state(self.variables, self.optimizer.tx), batch)
 
     def fit(self, steps: int, epochs: int, on_epoch: Callable[[Any], None], workers: int | None) -> None:
         """Trains from memory, or from disk with so many workers."""
@@ -98,6 +88,22 @@ class Job:
                 on_epoch=on_epoch,
                 progress=False,
             )
+
+
+def repeated(train_step: Callable[..., Any], state: Any, batch: dict[str, np.ndarray]) -> Block:
+    """Returns blocks of a compiled train step on one batch."""
+    step = jax.jit(train_step, donate_argnums=0)
+    # may_alias: the step donates its state, which must not be the memory that the other contenders start from.
+    state = jax.device_put(state, may_alias=False)
+    batch = jax.device_put(batch)
+
+    def block(steps: int) -> None:
+        nonlocal state
+        for _ in range(steps):
+            state, _ = step(state, batch)
+        jax.block_until_ready(state)
+
+    return block
 
 
 def torch_block(name: str, images: np.ndarray, labels: np.ndarray) -> Block:
