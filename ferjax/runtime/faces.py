@@ -188,7 +188,7 @@ _CREATE: dict[str, Callable[[Path | None, float | None], Detector]] = {
         "haar", *finders.haar(path), sure=0.5, smallest=30, known=40, longest=320, scale=scale, span=1.55, tile=27_000
     ),
     "yunet": lambda path, scale: Detector(
-        "yunet", *finders.yunet(path), sure=0.7, smallest=16, known=37, longest=320, scale=scale, span=16, tile=90_000
+        "yunet", *finders.yunet(path), sure=0.7, smallest=16, known=37, longest=320, scale=scale, span=4, tile=45_000
     ),
     "dlib": lambda path, scale: Detector(
         "dlib", *finders.dlib_hog(path), sure=0, smallest=80, known=110, longest=640, scale=scale, span=8, tile=400_000
