@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from ferjax import card, checkpoint, cli, evaluate, weights
+from ferjax import card, checkpoint, cli, evaluate, robustness, scorer, weights
 from ferjax import spec as contract
 from ferjax.data.fer2013 import CLASSES
 from ferjax.runtime import shipped
@@ -63,7 +63,10 @@ def ship(
     others = sum(path.stat().st_size for path in _files() if path.stem != name)
     if (size := others + file.stat().st_size) > FILES_BYTES:
         raise cli.InputError(f"with {file} the shipped files take {size:,} bytes, more than {FILES_BYTES:,}")
-    evaluation = evaluate.evaluate(file, data_dir=data_dir)
+    scored = scorer.open_model(file)
+    evaluation = evaluate.evaluate(scored, data_dir=data_dir)
+    faces = scorer.load_split(spec, "validation", data_dir=data_dir)
+    evaluation["robustness"] = robustness.measure(scored.logits, faces)
     said = spec.accuracy["validation"]
     if abs(evaluation["accuracy"] - said) > 0.5 / evaluation["n"]:
         raise cli.InputError(f"{file} scores {evaluation['accuracy']:.4f} here, its contract says {said:.4f}")

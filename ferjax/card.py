@@ -9,6 +9,7 @@ import csv
 import json
 import os
 import pathlib
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def write(spec: ModelSpec, out_path: str | os.PathLike[str], measured: Mapping[s
       measured: any of `file` (its name), `bytes`; `model` (what `ferjax.runtime.load` takes, if not the file),
         `weights` (the name of a file to train on from), `training` (how long, in words), `commands` (lines that make it
         again); `evaluation` (what `ferjax.evaluate` saves as metrics.json: accuracy, macro_f1, per_class, n, split,
-        dataset); `robustness` (kind of disturbance -> accuracy in 0..1); `benchmark` (rows as in benchmark.csv).
+        dataset, robustness where it was measured); `benchmark` (rows as in benchmark.csv).
         Further names with a number, a text or a flat mapping, such as those of the parity check, are listed as they
         are; two numbers as an interval.
     """
@@ -135,8 +136,19 @@ def _more(evaluation: Mapping[str, Any]) -> str:
 
 
 def _robustness(measured: Mapping[str, Any]) -> str:
-    rows = [[name, f"{value:.1%}"] for name, value in measured.get("robustness", {}).items()]
-    return _table(["disturbance", "accuracy"], rows) if rows else "Not measured."
+    found = measured.get("evaluation", {}).get("robustness")
+    if not found:
+        return "Not measured."
+    severities = range(1, 1 + max(map(len, found["accuracy"].values())))
+    rows = [
+        [kind, *(f"{value:.1%}" for value in values), f"{statistics.mean(values):.1%}"]
+        for kind, values in found["accuracy"].items()
+    ]
+    said = (
+        f"Accuracy on {found['n']:,} images, disturbed by severity: {found['mean']:.1%} over all, {found['clean']:.1%} "
+        f"undisturbed, {found['qin']:.1%} under the perturbation of Qin (2025)."
+    )
+    return f"{said}\n\n{_table(['disturbance', *map(str, severities), 'mean'], rows)}"
 
 
 def _speed(measured: Mapping[str, Any]) -> str:
@@ -161,7 +173,7 @@ def _speed(measured: Mapping[str, Any]) -> str:
 
 
 def _checks(measured: Mapping[str, Any]) -> str:
-    known = {"file", "bytes", "model", "weights", "training", "commands", "evaluation", "robustness", "benchmark"}
+    known = {"file", "bytes", "model", "weights", "training", "commands", "evaluation", "benchmark"}
     lines = list(_listed({k: v for k, v in measured.items() if k not in known}))
     return "\n".join(lines) or "None recorded."
 
@@ -195,8 +207,10 @@ def _limits(spec: ModelSpec, measured: Mapping[str, Any]) -> str:
     if scores:
         worst = min(scores, key=lambda name: scores[name]["f1"])
         lines.append(f"Weakest class: {worst}, recall {scores[worst]['recall']:.1%}, F1 {scores[worst]['f1']:.3f}.")
-    if not measured.get("robustness"):
+    if not measured.get("evaluation", {}).get("robustness"):
         lines.append("Noise, blur, darkness, masks and turned heads were not tested.")
+    else:
+        lines.append("Noise, blur and darkness were made by a program, not by a camera; turned heads were not tested.")
     return "\n".join(f"- {line}" for line in lines)
 
 

@@ -24,6 +24,8 @@ EVALUATION = {
     "dataset": "fer2013",
     "split": "validation",
 }
+ACCURACIES = {"noise": [0.5, 0.524], "fog": [0.4, 0.4]}
+ROBUSTNESS = {"n": 1000, "clean": 0.6, "qin": 0.55, "mean": 0.456, "accuracy": ACCURACIES}
 TIMING = {"runtime": "LiteRT", "provider": "cpu", "threads": 2, "load_ms": 3.456, "p50_ms": 0.789, "memory_opencv": 7e7}
 
 
@@ -40,8 +42,7 @@ def test_a_card_says_what_was_measured(tmp_path):
         tmp_path,
         file="m.tflite",
         bytes=331_234,
-        evaluation=EVALUATION,
-        robustness={"noise": 0.512},
+        evaluation={**EVALUATION, "robustness": ROBUSTNESS},
         benchmark=[TIMING],
         parity={"images": 512, "top1_agreement": 0.98765, "by_layer": [1, 2]},
     )
@@ -52,11 +53,12 @@ def test_a_card_says_what_was_measured(tmp_path):
     accuracy = found["Accuracy"]
     assert "validation: 63.9%" in accuracy and "accuracy 85.7%" in accuracy
     assert "| happy | 1.000 | 0.500 | 0.667 | 2 |" in accuracy
-    assert "| noise | 51.2% |" in found["Robustness"]
+    assert "45.6% over all, 60.0% undisturbed, 55.0% under" in found["Robustness"]
+    assert "| noise | 50.0% | 52.4% | 51.2% |" in found["Robustness"] and "not by a camera" in found["Limits"]
     assert "| LiteRT | cpu | 2 | 3.46 | 0.79 | – | – | 70 |" in found["Speed and memory"]
     assert "- parity, images: 512\n- parity, top1 agreement: 0.9877" in found["Checks at export"]
     assert "Weakest class: happy, recall 50.0%" in found["Limits"]
-    assert "not tested" not in found["Limits"]
+    assert "masks and turned heads were not tested" not in found["Limits"]
 
 
 def test_a_card_says_what_was_not_measured(tmp_path):

@@ -87,6 +87,7 @@ def test_a_model_is_put_into_the_package(made, folder, capsys):
     assert load().spec == contract.read(made / "files" / "baseline_cnn5.tflite")
     card = (folder / "small.md").read_text()
     assert "python train.py\npython export.py\n" in card and "- training: `3 epochs, seed 5`" in card
+    assert "| low_light |" in card and "Not measured.\n\n## Speed" not in card
     assert 'load("small")' in card and "init.pretrained=small.safetensors" in card
     spec, variables, _ = checkpoint.load(made / "run")
     assert weights.load(folder / "small.safetensors")[0] == spec

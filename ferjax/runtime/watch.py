@@ -26,9 +26,7 @@ class _Piece(NamedTuple):
 class Watcher:
     """Follows faces through a video: `update(frame, time)` returns everybody in the frame."""
 
-    def __init__(
-        self, detector: Detector, *, search_seconds: float = 0.3, time_to_live: float = 1.5, confirm: int = 3
-    ):
+    def __init__(self, detector: Detector, *, search_seconds: float = 0.3, time_to_live: float = 1.5, confirm: int = 3):
         """Starts without faces.
 
         Args:
