@@ -84,7 +84,7 @@ def test_half_precision_stays_and_is_summed_in_float32(function, kernel, stride)
 @pytest.mark.parametrize("side", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("pad", [0, 1, 2])
-@pytest.mark.parametrize("size", [(26, 25), (10, 11), (6, 7)])  # the last by XLA's own gradient
+@pytest.mark.parametrize("size", [(26, 25), (10, 11), (6, 7), (5, 5)])  # then XLA's own gradient, unfolded windows
 def test_the_windowed_kernel_gradient_is_the_convolution_s(side, stride, pad, size):
     with jax.enable_x64(True):
         shapes = (6, *size, 16), (side, side, 16, 3)
