@@ -33,8 +33,8 @@ def keep_alive(groups: Sequence[Group], variables: Mapping[str, Any], *, multipl
     Args:
       groups: from `find_groups`.
       variables: {"params": …, "batch_stats": …}.
-      multiple: of which the new widths are, where the old width allows; of twice as much in groups of at least four times
-        as many channels.
+      multiple: of which the new widths are, where the old width allows; twice as much in groups of at least
+        four times as many channels.
 
     Returns:
       Ascending indices for each group that can shrink.
@@ -98,8 +98,8 @@ def choose(
       scores: from `channel_scores`; groups without scores keep their width.
       cost_of: module -> cost: `parameters(…)`, `macs(…)`, or a measurement such as a latency.
       target: largest cost allowed, in units of `cost_of`.
-      multiple: of which the new widths are, where the old width allows; of twice as much in groups of at least four times
-        as many channels.
+      multiple: of which the new widths are, where the old width allows; twice as much in groups of at least
+        four times as many channels.
       num_classes: number of logits.
 
     Returns:
