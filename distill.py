@@ -2,6 +2,7 @@
 
     python distill.py --config configs/resnet20.py:demo --teacher runs/resnet18
     python distill.py --config configs/mini_xception.py --teacher runs/a --teacher runs/b    the mean of two
+    python distill.py --config configs/mini_xception.py --teacher ferjax/runtime/models/resnet20.safetensors
 
 The same command continues a run that was stopped.
 """
@@ -11,7 +12,7 @@ from absl import flags
 import train
 from ferjax import cli, configuration, experiment, memory
 
-TEACHER = flags.DEFINE_multi_string("teacher", None, "The --workdir of a trained run; repeated or a,b for an ensemble.")
+TEACHER = flags.DEFINE_multi_string("teacher", None, "The --workdir of a trained run, or its .safetensors; repeated or a,b for an ensemble.")
 flags.adopt_module_key_flags(train)
 
 

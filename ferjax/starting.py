@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ferjax import checkpoint, cli, weights
+from ferjax import cli, weights
 from ferjax.pretrained import HEAD, Report, adopt_variables, load_pretrained
 from ferjax.spec import ModelSpec
 from ferjax.torch_names import Preprocessing
@@ -54,7 +54,7 @@ def start(
             started, report, fed = _turn_round(started, report, fed)
         return started, spec.replace(mean=fed.mean, std=fed.std), report
     if source := pretrained or workdir:
-        other, theirs = _trained(source)
+        other, theirs = weights.trained(source)
         if other.architecture != spec.architecture:
             raise cli.InputError(f"{source} holds {other.architecture}, this configuration trains {spec.architecture}")
         if other.architecture_args.get("folded") and not spec.architecture_args.get("folded"):
@@ -79,13 +79,8 @@ def network_of(source: str | Path) -> dict[str, Any]:
     """
     if not source:
         raise cli.InputError("init.network takes the network of a run: set init.workdir to its folder")
-    spec, _ = _trained(source)
+    spec, _ = weights.trained(source)
     return {"name": spec.architecture, **{k: v for k, v in spec.architecture_args.items() if k != "dtype"}}
-
-
-def _trained(source: str | Path) -> tuple[ModelSpec, dict[str, Any]]:
-    """Returns contract and variables of a run, or of a file that `ferjax.weights` wrote."""
-    return weights.load(source) if Path(source).suffix == weights.SUFFIX else checkpoint.load(source)[:2]
 
 
 def _turn_round(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ferjax import augment, checkpoint, cli, network
+from ferjax import augment, cli, network, weights
 from ferjax.spec import ModelSpec
 from ferjax.training import Outputs, TeacherFn, pick
 
@@ -46,7 +46,8 @@ def load(
     """Reads trained runs, to teach a student.
 
     Args:
-      workdirs: folders of training runs, one or more; their best checkpoints are used.
+      workdirs: folders of training runs, of which the best checkpoints are used, or files of `ferjax.weights`; one or
+        more.
       spec: the student's contract. A teacher has the same classes, in any order, and normalises the images its own way.
       resize: whether a teacher that takes images of another size or colour is given them resized (bilinear,
         antialiased), grey copied to three channels, colour turned to grey as Rec. 601 weighs it.
@@ -65,10 +66,10 @@ def load(
         raise cli.InputError(f"teacher.stored_views must be a whole number, 0 or more, got {stored_views!r}")
     parts, variables, specs = [], [], []
     for workdir in workdirs:
-        own, weights, _ = checkpoint.load(workdir)
+        own, arrays = weights.trained(workdir)
         _check(own, spec, workdir, resize=resize)
         parts.append(functools.partial(_answer, own, network.create(own, dtype=dtype), spec=spec, taps=taps))
-        variables.append(jax.tree.map(jnp.asarray, weights))
+        variables.append(jax.tree.map(jnp.asarray, arrays))
         specs.append(own)
 
     def apply(variables: Sequence[Any], example: Mapping[str, jax.Array]) -> Outputs:
@@ -95,8 +96,8 @@ def _fitted(images: jax.Array, own: ModelSpec) -> jax.Array:
     if images.shape[1:3] != own.input_size:
         images = jax.image.resize(images, (count, *own.input_size, channels), "linear")
     if channels == 3 and own.channels == 1:
-        weights = jnp.array([0.299, 0.587, 0.114], images.dtype)
-        return jnp.tensordot(images, weights, axes=1)[..., None]
+        luma = jnp.array([0.299, 0.587, 0.114], images.dtype)
+        return jnp.tensordot(images, luma, axes=1)[..., None]
     if channels == 1 and own.channels == 3:
         return jnp.repeat(images, 3, axis=-1)
     return images[..., ::-1] if own.color_order == "bgr" else images

@@ -76,6 +76,18 @@ def load(path: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
     return spec, variables
 
 
+def trained(source: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
+    """Reads a trained network from either form in which one is kept: a run's folder, or a file that `save` wrote.
+
+    Returns:
+      (spec, variables), of a run those of its best checkpoint.
+
+    Raises:
+      InputError: as `load` and `checkpoint.load` do.
+    """
+    return load(source) if Path(source).suffix == SUFFIX else checkpoint.load(Path(source))[:2]
+
+
 def _contract(path: str | os.PathLike[str]) -> str | None:
     from safetensors import SafetensorError, safe_open
 

@@ -32,6 +32,7 @@ from ferjax import (
     stored_views,
     teaching,
     training,
+    weights,
 )
 from ferjax.cli import InputError
 from ferjax.data import on_disk
@@ -64,6 +65,18 @@ def teachers(tmp_path_factory):
 def distill(folder, workdir, made, names=("a",)):
     chosen = [folder / n for n in names]
     return experiment.distill(made, workdir=workdir, teachers=chosen, data_dir=folder / "data", progress=False)
+
+
+def test_a_file_of_weights_teaches_as_its_run_does(teachers, tmp_path):
+    spec, variables, _ = checkpoint.load(teachers / "a")
+    weights.save(tmp_path / "a.safetensors", spec, variables)
+    images = np.random.default_rng(0).random((4, *spec.input_shape), np.float32)
+    answers = []
+    for source in (teachers / "a", tmp_path / "a.safetensors"):
+        teacher = teaching.load([source], spec=spec)
+        answers.append(np.asarray(teacher.apply(teacher.variables, {"images": images}).logits))
+    assert np.ptp(answers[0]) > 0
+    np.testing.assert_array_equal(*answers)
 
 
 # -- the step ---------------------------------------------------------------------------------------------------------
