@@ -12,7 +12,9 @@ from absl import flags
 import train
 from ferjax import cli, configuration, experiment, memory
 
-TEACHER = flags.DEFINE_multi_string("teacher", None, "The --workdir of a trained run, or its .safetensors; repeated or a,b for an ensemble.")
+TEACHER = flags.DEFINE_multi_string(
+    "teacher", None, "The --workdir of a trained run, or its .safetensors; repeated or a,b for an ensemble."
+)
 flags.adopt_module_key_flags(train)
 
 

@@ -54,7 +54,7 @@ def start(
             started, report, fed = _turn_round(started, report, fed)
         return started, spec.replace(mean=fed.mean, std=fed.std), report
     if source := pretrained or workdir:
-        other, theirs = weights.trained(source)
+        other, theirs, _ = weights.trained(source)
         if other.architecture != spec.architecture:
             raise cli.InputError(f"{source} holds {other.architecture}, this configuration trains {spec.architecture}")
         if other.architecture_args.get("folded") and not spec.architecture_args.get("folded"):
@@ -79,7 +79,7 @@ def network_of(source: str | Path) -> dict[str, Any]:
     """
     if not source:
         raise cli.InputError("init.network takes the network of a run: set init.workdir to its folder")
-    spec, _ = weights.trained(source)
+    spec, *_ = weights.trained(source)
     return {"name": spec.architecture, **{k: v for k, v in spec.architecture_args.items() if k != "dtype"}}
 
 

@@ -66,7 +66,7 @@ def load(
         raise cli.InputError(f"teacher.stored_views must be a whole number, 0 or more, got {stored_views!r}")
     parts, variables, specs = [], [], []
     for workdir in workdirs:
-        own, arrays = weights.trained(workdir)
+        own, arrays, _ = weights.trained(workdir)
         _check(own, spec, workdir, resize=resize)
         parts.append(functools.partial(_answer, own, network.create(own, dtype=dtype), spec=spec, taps=taps))
         variables.append(jax.tree.map(jnp.asarray, arrays))

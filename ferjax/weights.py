@@ -76,16 +76,18 @@ def load(path: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
     return spec, variables
 
 
-def trained(source: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
+def trained(source: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any], dict[str, Any]]:
     """Reads a trained network from either form in which one is kept: a run's folder, or a file that `save` wrote.
 
     Returns:
-      (spec, variables), of a run those of its best checkpoint.
+      (spec, variables, meta) as `checkpoint.load` gives them; a file knows no configuration, history or step.
 
     Raises:
       InputError: as `load` and `checkpoint.load` do.
     """
-    return load(source) if Path(source).suffix == SUFFIX else checkpoint.load(Path(source))[:2]
+    if Path(source).suffix != SUFFIX:
+        return checkpoint.load(Path(source))
+    return *load(source), {"config": {}, "history": [], "step": 0}
 
 
 def _contract(path: str | os.PathLike[str]) -> str | None:

@@ -2,11 +2,12 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 import export as export_script
-from ferjax import checkpoint, compress, data, evaluate, experiment, models, network, runtime, scorer, slim
+from ferjax import checkpoint, compress, data, evaluate, experiment, models, network, runtime, scorer, slim, weights
 from ferjax.cli import InputError
 from ferjax.compress import budget
 from ferjax.compress.__main__ import main
@@ -44,6 +45,15 @@ def export(run, model, out, *arguments):
 def rounded(run):
     command(run, run / "rounded", "--bits", "8")
     return run / "rounded"
+
+
+def test_a_file_of_weights_is_compressed_as_its_run_is(run, tmp_path):
+    spec, variables, _ = checkpoint.load(run / "run")
+    weights.save(run / "w.safetensors", spec, variables)
+    results = [command(run, tmp_path / name, "--parameters", "0.6", model=name) for name in ("run", "w.safetensors")]
+    (small, arrays, _), (same, again, _) = results
+    assert same == small and small.parameters < spec.parameters
+    jax.tree.map(np.testing.assert_array_equal, again, arrays)
 
 
 def test_what_is_rounded_exports_as_integers_alone(run, rounded, tmp_path):

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m ferjax.compress", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="the --workdir of a training run")
+    parser.add_argument("--model", required=True, help="the --workdir of a training run, or its .safetensors")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the new workdir")
     parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
     parser.add_argument("--sparsity", type=float, default=0.0, help="share of units to prune, below 1")

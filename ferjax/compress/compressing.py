@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ferjax import checkpoint, cli, data, metrics, network, prune, quantising, scorer, slim
+from ferjax import checkpoint, cli, data, metrics, network, prune, quantising, scorer, slim, weights
 from ferjax.compress import budget
 from ferjax.compress.model import Model, gradients, refreshed, report
 
@@ -60,7 +60,7 @@ def compress(
     """Writes a smaller network into a folder of its own.
 
     Args:
-      model: the --workdir of a training run.
+      model: the --workdir of a training run, or its weights, see `ferjax.weights`.
       out: a folder that is not there, or empty.
       wish: what is to be done.
       data_dir: where the data set lies that the network was trained on.
@@ -75,7 +75,7 @@ def compress(
     _check(wish)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise cli.InputError(f"{out} is there: choose another --out")
-    spec, variables, meta = checkpoint.load(model)
+    spec, variables, meta = weights.trained(model)
     faces = data.load(spec.dataset, data_dir=data_dir, **spec.dataset_args)
     places = scorer.check_fit(spec, faces)
     # How confidences are to be read was fitted to the network as it was.
