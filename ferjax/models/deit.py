@@ -8,16 +8,28 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.cli import InputError
+from ferjax.models import tokens
 from ferjax.models.layers import PROBABILITY, Head, QuantPoint, activate, activation, full_precision, tap
 
 TEACHER_HEADS = ("class_logits", "distillation_logits")
 small_normal = nn.initializers.truncated_normal(0.02)
 
 
-def layer_norm(x: jax.Array, name: str) -> jax.Array:
-    """Normalises over the last axis in at least float32, the variance computed from the centred values."""
-    wide = full_precision(x)
-    return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=wide.dtype, name=name)(wide).astype(x.dtype)
+class LayerNorm(nn.Module):
+    """Normalises over the last axis in at least float32, with flax's parameters `scale` and `bias`."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (..., D) to the same shape."""
+        width = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, width, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, width, jnp.float32)
+        return tokens.normalize(full_precision(x), scale, bias, 1e-6).astype(x.dtype)
+
+
+def dense(features: int, dtype: Any, name: str) -> nn.Dense:
+    """Returns a linear layer with the transformers' start."""
+    return nn.Dense(features, kernel_init=small_normal, dtype=dtype, dot_general=tokens.linear, name=name)
 
 
 class Patches(nn.Module):
@@ -85,16 +97,15 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps tokens (N, T, D) to (N, T, D)."""
         n, t, d = x.shape
-        dense = partial(nn.Dense, kernel_init=small_normal, dtype=self.dtype)
         q, k, v = (
             part.reshape(n, t, self.heads, d // self.heads).transpose(0, 2, 1, 3)
-            for part in jnp.split(QuantPoint(name="q_qkv")(dense(3 * d, name="qkv")(x)), 3, axis=-1)
+            for part in jnp.split(QuantPoint(name="q_qkv")(dense(3 * d, self.dtype, "qkv")(x)), 3, axis=-1)
         )
         q = QuantPoint(name="q_scaled")(q * (d // self.heads) ** -0.5)
         scores = QuantPoint(name="q_scores")(jnp.matmul(q, k.transpose(0, 1, 3, 2)))
         weights = QuantPoint(PROBABILITY, name="q_weights")(nn.softmax(full_precision(scores)).astype(scores.dtype))
         y = QuantPoint(name="q_values")(jnp.matmul(weights, v)).transpose(0, 2, 1, 3).reshape(n, t, d)
-        return QuantPoint(name="q")(dense(d, name="proj")(y))
+        return QuantPoint(name="q")(dense(d, self.dtype, "proj")(y))
 
 
 class Block(nn.Module):
@@ -115,13 +126,12 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps tokens (N, T, D) to (N, T, D)."""
-        dense = partial(nn.Dense, kernel_init=small_normal, dtype=self.dtype)
-        y = QuantPoint(name="q_norm1")(layer_norm(x, "norm1"))
-        x = QuantPoint(name="q_attn")(x + Attention(self.heads, self.dtype, name="attn")(y))
-        y = QuantPoint(name="q_norm2")(layer_norm(x, "norm2"))
-        y = activate(dense(self.hidden, name="fc1")(y), self.act)
-        y = QuantPoint(name="q_fc2")(dense(x.shape[-1], name="fc2")(y))
-        return QuantPoint(name="q_sum")(x + y)
+        y = QuantPoint(name="q_norm1")(LayerNorm(name="norm1")(x))
+        x = tokens.stored(QuantPoint(name="q_attn")(x + Attention(self.heads, self.dtype, name="attn")(y)))
+        y = QuantPoint(name="q_norm2")(LayerNorm(name="norm2")(x))
+        y = activate(dense(self.hidden, self.dtype, "fc1")(y), self.act)
+        y = QuantPoint(name="q_fc2")(dense(x.shape[-1], self.dtype, "fc2")(y))
+        return tokens.stored(QuantPoint(name="q_sum")(x + y))
 
 
 class DeiT(nn.Module):
@@ -176,13 +186,13 @@ class DeiT(nn.Module):
             x = Block(self.heads, inner, self.act, self.dtype, name=f"block{i}")(x)
             x = tap(self, f"stage{i + 1}", x)
         # Only the prefix is read from here on.
-        prefix = layer_norm(x[:, : self.prefix_tokens], "norm")
+        prefix = LayerNorm(name="norm")(x[:, : self.prefix_tokens])
         head = partial(Head, self.num_classes, dropout=(self.head_dropout,), dtype=self.dtype)
-        tokens = [t.reshape(-1, self.width) for t in jnp.split(prefix, self.prefix_tokens, axis=1)]
-        logits = head(name="head")(tap(self, "embedding", tokens[0]), train)
+        read = [t.reshape(-1, self.width) for t in jnp.split(prefix, self.prefix_tokens, axis=1)]
+        logits = head(name="head")(tap(self, "embedding", read[0]), train)
         if self.distilled:
             labels, teacher = TEACHER_HEADS
-            of_teacher = tap(self, teacher, head(name="head_dist")(tokens[1], train))
+            of_teacher = tap(self, teacher, head(name="head_dist")(read[1], train))
             logits = 0.5 * (tap(self, labels, logits) + of_teacher)
         return logits
 
@@ -190,12 +200,12 @@ class DeiT(nn.Module):
         x, grid = Patches(self.width, self.patch, self.dtype, name="patch")(image)
         rows, columns = self.grid
         names = ("cls_token", "dist_token")[: self.prefix_tokens]
-        tokens = [self.param(name, small_normal, (1, 1, self.width)) for name in names]
+        first = [self.param(name, small_normal, (1, 1, self.width)) for name in names]
         count = self.prefix_tokens + rows * columns
         positions = self.param("pos_embed", small_normal, (1, count, self.width))
-        prefix = [jnp.broadcast_to(t.astype(self.dtype), (len(x), 1, self.width)) for t in tokens]
+        prefix = [jnp.broadcast_to(t.astype(self.dtype), (len(x), 1, self.width)) for t in first]
         x = jnp.concatenate([*prefix, x], axis=1) + resize_positions(positions, self.grid, grid).astype(self.dtype)
-        return QuantPoint(name="q_embed")(x)
+        return tokens.stored(QuantPoint(name="q_embed")(x))
 
 
 class AttentionFreeDeiT(nn.Module):
@@ -235,14 +245,16 @@ class AttentionFreeDeiT(nn.Module):
         """Maps images (N, H, W, 1 or 3), whole patches high and wide, to float32 logits (N, num_classes)."""
         x, grid = Patches(self.width, self.patch, self.dtype, name="patch")(x)
         positions = self.param("pos_embed", small_normal, (1, self.grid[0] * self.grid[1], self.width))
-        x = QuantPoint(name="q_embed")(x + resize_positions(positions, self.grid, grid).astype(self.dtype))
+        x = tokens.stored(
+            QuantPoint(name="q_embed")(x + resize_positions(positions, self.grid, grid).astype(self.dtype))
+        )
         for i in range(self.depth):
-            dense = nn.Dense(self.width, kernel_init=small_normal, dtype=self.dtype, name=f"fc{i}")
-            y = QuantPoint(name=f"q_norm{i}")(layer_norm(x, f"norm{i}"))
-            y = QuantPoint(name=f"q_act{i}")(activation(self.act)(QuantPoint(name=f"q_fc{i}")(dense(y))))
-            x = tap(self, f"stage{i + 1}", QuantPoint(name=f"q_sum{i}")(x + y))
+            y = QuantPoint(name=f"q_norm{i}")(LayerNorm(name=f"norm{i}")(x))
+            y = QuantPoint(name=f"q_fc{i}")(dense(self.width, self.dtype, f"fc{i}")(y))
+            y = QuantPoint(name=f"q_act{i}")(activation(self.act)(y))
+            x = tap(self, f"stage{i + 1}", tokens.stored(QuantPoint(name=f"q_sum{i}")(x + y)))
         x = tap(self, "features", x)
-        x = tap(self, "embedding", jnp.mean(layer_norm(x, "norm"), axis=1))
+        x = tap(self, "embedding", jnp.mean(LayerNorm(name="norm")(x), axis=1))
         return Head(self.num_classes, dropout=(self.head_dropout,), dtype=self.dtype, name="head")(x, train)
 
 
