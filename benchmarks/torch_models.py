@@ -154,7 +154,7 @@ class DeiT(nn.Module):
         self.position = nn.Parameter(0.02 * torch.randn(1, (size // patch) ** 2 + 1, width))
         blocks = []
         for _ in range(depth):
-            mlp = [norm(), nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width)]
+            mlp = [norm(), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)]
             blocks += [Residual(nn.Sequential(norm(), Attention(width, heads)), act=False)]
             blocks += [Residual(nn.Sequential(*mlp), act=False)]
         self.blocks = nn.Sequential(*blocks, norm())
