@@ -59,19 +59,19 @@ def _pointwise_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[ja
     if jax.default_backend() != "cpu":
         return _pointwise(x, kernel, stride), (x, kernel)
     seen = x[:, ::stride, ::stride]
-    y = _product(_rows(seen), kernel[0, 0], 1, 0)
+    y = matrix_product(as_rows(seen), kernel[0, 0], 1, 0)
     return y.reshape(*seen.shape[:3], -1).astype(x.dtype), (x, kernel)
 
 
 def _pointwise_backward(stride: int, saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     """On CPUs both gradients read the same rows of dy: for a convolution and a product XLA computes dy twice."""
     x, kernel = saved
-    seen, rows = x[:, ::stride, ::stride], _rows(dy)
-    dk = _product(_rows(seen), rows, 0, 0).reshape(kernel.shape).astype(kernel.dtype)
+    seen, rows = x[:, ::stride, ::stride], as_rows(dy)
+    dk = matrix_product(as_rows(seen), rows, 0, 0).reshape(kernel.shape).astype(kernel.dtype)
     if jax.default_backend() != "cpu":
         (dx,) = jax.linear_transpose(lambda x: _plain(x, kernel, stride, 0), x)(dy)
         return dx, dk
-    dx = _product(rows, kernel[0, 0], 1, 1).reshape(seen.shape).astype(x.dtype)
+    dx = matrix_product(rows, kernel[0, 0], 1, 1).reshape(seen.shape).astype(x.dtype)
     gaps = [(0, (size - 1) % stride, stride - 1) for size in x.shape[1:3]]
     return lax.pad(dx, jnp.zeros((), x.dtype), ((0, 0, 0), *gaps, (0, 0, 0))), dk
 
@@ -130,7 +130,7 @@ def _unfolded(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Arr
     places, (kh, kw, _, outputs) = _places(x, kernel, stride, pad), kernel.shape
     padded = _pad(x, pad, pad)
     taps = [seen_by_tap(padded, i, j, places, stride) for i in range(kh) for j in range(kw)]
-    y = _product(_rows(jnp.concatenate(taps, -1)), kernel.reshape(-1, outputs), 1, 0)
+    y = matrix_product(as_rows(jnp.concatenate(taps, -1)), kernel.reshape(-1, outputs), 1, 0)
     return y.reshape(-1, *places, outputs).astype(x.dtype)
 
 
@@ -277,12 +277,13 @@ def _weighted_sum(taps: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
     return reduce(jnp.add, (_wide(window) * _wide(weight).reshape(1, 1, 1, -1) for window, weight in taps))
 
 
-def _rows(x: jax.Array) -> jax.Array:
+def as_rows(x: jax.Array) -> jax.Array:
+    """Returns x (..., C) as a matrix with C columns."""
     return x.reshape(-1, x.shape[-1])
 
 
-def _product(a: jax.Array, b: jax.Array, i: int, j: int) -> jax.Array:
-    """The matrix product over axis i of a and axis j of b."""
+def matrix_product(a: jax.Array, b: jax.Array, i: int, j: int) -> jax.Array:
+    """Returns the matrix product over axis i of a and axis j of b, summed and given in at least float32."""
     return lax.dot_general(a, b, (((i,), (j,)), ((), ())), preferred_element_type=_wide(a).dtype)
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ferjax.models.convolution import as_rows, matrix_product
 from ferjax.models.normalization import channel_sums
 
 
@@ -33,8 +34,9 @@ def _linear_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
 def _linear_backward(saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Products of rows: of several leading axes XLA first makes a transposed copy, 4 to 8 ms a layer."""
     x, kernel = saved
-    rows = _rows(dy)
-    return _product(rows, kernel, 1, 1).reshape(x.shape), _product(_rows(x), rows, 0, 0)
+    rows = as_rows(dy)
+    dx, dk = matrix_product(rows, kernel, 1, 1).reshape(x.shape), matrix_product(as_rows(x), rows, 0, 0)
+    return dx.astype(x.dtype), dk.astype(kernel.dtype)
 
 
 _linear = jax.custom_vjp(_plain_linear)
@@ -92,13 +94,3 @@ def _computed_once(x: jax.Array) -> jax.Array:
 
 
 stored.defvjp(lambda x: (_computed_once(x), None), lambda _, dx: (_computed_once(dx),))
-
-
-def _rows(x: jax.Array) -> jax.Array:
-    return x.reshape(-1, x.shape[-1])
-
-
-def _product(a: jax.Array, b: jax.Array, i: int, j: int) -> jax.Array:
-    """The matrix product over axis i of a and axis j of b, summed in at least float32."""
-    wide = a.dtype if a.dtype == jnp.float64 else jnp.float32
-    return lax.dot_general(a, b, (((i,), (j,)), ((), ())), preferred_element_type=wide).astype(a.dtype)
