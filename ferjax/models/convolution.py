@@ -95,7 +95,7 @@ def _plain(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
 
 
 def _windowed_forward(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> tuple[jax.Array, Any]:
-    x = _computed_once(x, kernel)
+    x = computed_once(x)
     run = _unfolded if _tiny(x, kernel, stride, pad) else _windowed
     return run(x, kernel, stride, pad), (x, kernel)
 
@@ -104,7 +104,7 @@ def _windowed_backward(stride: int, pad: int, saved: Any, dy: jax.Array) -> tupl
     x, kernel = saved
     if _tiny(x, kernel, stride, pad):
         return jax.vjp(partial(_unfolded, stride=stride, pad=pad), x, kernel)[1](dy)
-    dy = _computed_once(dy, kernel)
+    dy = computed_once(dy)
     (dx,) = jax.linear_transpose(lambda x: _plain(x, kernel, stride, pad), x)(dy)
     _, rows, columns, _ = dy.shape
     if jax.default_backend() == "cpu" and x.shape[-1] >= 16 and rows * columns >= 100:  # as measured
@@ -132,19 +132,6 @@ def _unfolded(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Arr
     taps = [seen_by_tap(padded, i, j, places, stride) for i in range(kh) for j in range(kw)]
     y = matrix_product(as_rows(jnp.concatenate(taps, -1)), kernel.reshape(-1, outputs), 1, 0)
     return y.reshape(-1, *places, outputs).astype(x.dtype)
-
-
-def _computed_once(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns x, which XLA on CPUs then stores instead of computing it again for each of its readers.
-
-    It copies what it thinks cheap, sums and products, into every reader: of a residual network's third block, each of
-    the three shifted reads in `_kernel_product` would compute the blocks before it once more. It dislikes to copy
-    divisions, and drops `lax.optimization_barrier` too early. The divisor is one, unless the kernel is not a number.
-    """
-    if jax.default_backend() != "cpu":
-        return x
-    first = kernel[0, 0, 0, 0]
-    return x / jnp.where(jnp.isnan(first), first, 1).astype(x.dtype)
 
 
 _windowed.defvjp(_windowed_forward, _windowed_backward)
@@ -275,6 +262,19 @@ def seen_by_tap(padded: jax.Array, i: int, j: int, size: tuple[int, ...], stride
 
 def _weighted_sum(taps: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
     return reduce(jnp.add, (_wide(window) * _wide(weight).reshape(1, 1, 1, -1) for window, weight in taps))
+
+
+def computed_once(x: jax.Array) -> jax.Array:
+    """Returns x (..., C), which XLA on CPUs then stores instead of computing it again for each of its readers.
+
+    It copies what it thinks cheap, sums and products, into every reader: of a residual network's third block, each of
+    the three shifted reads in `_kernel_product` would compute the blocks before it once more. It dislikes to copy
+    divisions, and drops `lax.optimization_barrier` too early. The divisor is one because nothing exceeds infinity: XLA
+    does not use this, and LLVM, later, drops the division.
+    """
+    if jax.default_backend() != "cpu":
+        return x
+    return x / jnp.where(x[..., :1] > jnp.inf, 2, 1).astype(x.dtype)
 
 
 def as_rows(x: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ferjax.models.convolution import as_rows, matrix_product
+from ferjax.models.convolution import as_rows, computed_once, matrix_product
 from ferjax.models.normalization import channel_sums
 
 
@@ -83,14 +83,4 @@ def stored(x: jax.Array) -> jax.Array:
     return x
 
 
-def _computed_once(x: jax.Array) -> jax.Array:
-    """Divides by one: XLA thinks quotients too dear to compute twice, see also `convolution`.
-
-    The divisor is one because nothing exceeds infinity. XLA does not use this, and LLVM, later, drops the division.
-    """
-    if jax.default_backend() != "cpu":
-        return x
-    return x / jnp.where(x[..., :1] > jnp.inf, 2, 1).astype(x.dtype)
-
-
-stored.defvjp(lambda x: (_computed_once(x), None), lambda _, dx: (_computed_once(dx),))
+stored.defvjp(lambda x: (computed_once(x), None), lambda _, dx: (computed_once(dx),))
