@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="the --workdir of a training run")
+    parser.add_argument("--model", required=True, help="the --workdir of a training run, or its .safetensors")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the files and export.json")
     parser.add_argument(
         "--format", nargs="+", metavar="NAME", help=f"{', '.join(export.list_formats())}; all if not given"

@@ -115,11 +115,12 @@ def kind(config: Mapping[str, Any], spec: ModelSpec) -> str:
 
 
 def epochs(run: pathlib.Path) -> str:
-    """Returns the epochs of a run, those of the runs that it started from before them, such as "60 + 30"."""
+    """Returns the epochs of a run, those of its start before them, such as "60 + 30"; a file does not know its own."""
     _, _, meta = checkpoint.load(run, "last")
     asked, done = meta["config"]["fit"]["epochs"], len(meta["history"])
     text = f"{done}" if done == asked else f"{done} of {asked}"
-    start = meta["config"].get("init", {}).get("workdir")
+    init = meta["config"].get("init", {})
+    start = init.get("workdir") or init.get("pretrained")
     if not start:
         return text
     before = pathlib.Path(start)

@@ -2,9 +2,11 @@
 
     python -m benchmarks.compression --model runs/resnet20 --epochs 15 --seeds 3
     python -m benchmarks.compression --model runs/resnet20 --rows dense "int8, trained"
+    python -m benchmarks.compression --model ferjax/runtime/models/resnet20.safetensors --epochs 1
 
-Every row starts from the same run and is trained on for the same number of epochs; what is said to be "after training"
-is the dense row's network. Accuracy is that of the TFLite file on the validation split (FER2013's PublicTest), with its
+Every row starts from the same run and is trained on for the same number of epochs, with `--distil` all of them with the
+teacher: a distilled network that goes on without one gets worse. What is said to be "after training" is the dense row's
+network. Accuracy is that of the TFLite file on the validation split (FER2013's PublicTest), with its
 95 % interval; with several seeds, the mean of the seeds' figures. The difference is paired with the dense file of the
 same seed, image by image; its interval is the widest that the seeds' intervals span. Milliseconds are medians of one
 thread, the file taking turns with the dense one.
@@ -25,7 +27,7 @@ import numpy as np
 
 from benchmarks import tables
 from configs.compress import finetune, prune, qat
-from ferjax import checkpoint, cli, compress, experiment, export, intervals, runtime, scorer
+from ferjax import checkpoint, cli, compress, experiment, export, intervals, runtime, scorer, weights
 from ferjax import spec as contract
 from ferjax.benchmark import measuring
 
@@ -33,6 +35,7 @@ PACKAGES = ("jax", "flax", "optax", "tensorflow-cpu", "ai-edge-litert")
 COLUMNS = [
     ("network", "{network}"),
     ("row", "{row}"),
+    ("trained on", "{training}"),
     ("accuracy % (95 %)", "{accuracy:.2f} ({low:.2f} … {high:.2f})"),
     ("against dense, points (95 %)", "{change:+.2f} ({change_low:+.2f} … {change_high:+.2f})"),
     ("seeds", "{seeds}"),
@@ -93,8 +96,9 @@ class Study(NamedTuple):
     """What all rows share.
 
     Attributes:
-      model: the run to start from.
+      model: the run, or the .safetensors file, to start from.
       teacher: of the rows with one.
+      distil: whether all rows have one.
       runs: folder of the rows' runs.
       epochs: of each row's training.
       batch_size: of it.
@@ -104,18 +108,25 @@ class Study(NamedTuple):
 
     model: pathlib.Path
     teacher: pathlib.Path
+    distil: bool
     runs: pathlib.Path
     epochs: int
     batch_size: int
     data_dir: str | None
     passes: int
 
+    @property
+    def training(self) -> str:
+        """What each row gets, in words."""
+        return f"{self.epochs} {'epoch' if self.epochs == 1 else 'epochs'}{', distilled' if self.distil else ''}"
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=pathlib.Path, required=True, help="the --workdir of a training run, in floats")
+    parser.add_argument("--model", type=pathlib.Path, required=True, help="a training run in floats, or .safetensors")
     parser.add_argument("--teacher", type=pathlib.Path, help="of the rows with one; the run itself if not given")
-    parser.add_argument("--runs", type=pathlib.Path, help="folder of the rows; runs/compression-NETWORK if not given")
+    parser.add_argument("--distil", action="store_true", help="train all rows with the teacher")
+    parser.add_argument("--runs", type=pathlib.Path, help="folder of the rows; one of runs/ if not given")
     parser.add_argument("--epochs", type=int, default=15, help="of each row")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=1, help="runs of each row")
@@ -130,11 +141,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in options.rows or ():
         if name not in names:
             raise cli.unknown("row", name, names)
-    network = checkpoint.load(options.model)[0].architecture
+    network = weights.trained(options.model)[0].architecture
     study = Study(
         options.model,
         options.teacher or options.model,
-        options.runs or pathlib.Path("runs") / f"compression-{network}",
+        options.distil,
+        options.runs or pathlib.Path("runs") / f"compression-{network}-{options.epochs}{'-distilled' * options.distil}",
         options.epochs,
         options.batch_size,
         options.data_dir,
@@ -150,7 +162,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             except cli.InputError as error:  # a file that fails the gate is a result, too
                 cli.note(f"{row.name}, seed {seed}: {error}")
                 continue
-            found = summary(row, study, seeds=seed + 1) | {"network": network, "name": f"{network}: {row.name}"}
+            found = summary(row, study, seeds=seed + 1) | {
+                "network": network,
+                "training": study.training,
+                "name": f"{network}, {study.training}: {row.name}",
+            }
             result = tables.save(
                 "compression", COLUMNS, [found], command=command, packages=PACKAGES, results=options.results
             )
@@ -214,7 +230,7 @@ def train(row: Row, seed: int, workdir: pathlib.Path, study: Study) -> None:
             compress.compress(study.model, start, compress.Wish(macs=row.macs), data_dir=study.data_dir)
     config = recipe(row, seed, start, study)
     options = {"workdir": workdir, "data_dir": study.data_dir, "name": f"benchmarks/compression.py, {row.name}"}
-    if row.taught:
+    if row.taught or study.distil:
         experiment.distill(config, teachers=[study.teacher], **options)
     else:
         experiment.train(config, **options)
@@ -228,15 +244,15 @@ def recipe(row: Row, seed: int, start: pathlib.Path, study: Study) -> dict[str, 
         config = prune.get_config(f"s{row.sparsity}")
     else:
         config = finetune.get_config()
-    spec = checkpoint.load(study.model)[0]
+    spec = weights.trained(study.model)[0]
     made = config.to_dict()
     made["data"] = {"name": spec.dataset, **spec.dataset_args}
-    made["init"]["workdir"] = str(start)
+    made["init"]["pretrained" if start.suffix == weights.SUFFIX else "workdir"] = str(start)
     share = study.epochs / made["fit"]["epochs"]
     for group, key in (("optim", "warmup_epochs"), ("prune", "ramp_epochs"), ("quant", "freeze_epochs")):
         made[group][key] *= share
     made["fit"].update(epochs=study.epochs, batch_size=study.batch_size, seed=seed)
-    if row.taught:
+    if row.taught or study.distil:
         made["loss"].update(label_smoothing=0.0, alpha=0.7, temperature=4.0)
     return made
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ferjax import calibration, checkpoint, cli, report, spec
+from ferjax import calibration, checkpoint, cli, report, spec, weights
 from ferjax.scorer import FILES, load_split, open_model
 
 
@@ -93,6 +93,9 @@ def store(model: pathlib.Path | str, *, temperature: float, threshold: float) ->
     if path.suffix.lower() in FILES:
         contract = spec.read(path)
         spec.embed(path, contract.replace(temperature=temperature, abstention_threshold=threshold))
+    elif path.suffix == weights.SUFFIX:
+        contract, variables = weights.load(path)
+        weights.save(path, contract.replace(temperature=temperature, abstention_threshold=threshold), variables)
     else:
         checkpoint.calibrate(path, temperature=temperature, abstention_threshold=threshold)
 
@@ -100,7 +103,7 @@ def store(model: pathlib.Path | str, *, temperature: float, threshold: float) ->
 def main(argv: Sequence[str] | None = None) -> None:
     """Calibrates models, prints what it changed, and draws the reliability diagram."""
     parser = argparse.ArgumentParser(prog="python -m ferjax.calibrate", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", required=True, nargs="+", help="workdirs of training runs, .tflite or .onnx files")
+    parser.add_argument("--model", required=True, nargs="+", help="workdirs, .safetensors, .tflite or .onnx")
     parser.add_argument("--data", help="a prepared data set; the one the model was trained on if not given")
     parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
     parser.add_argument(

@@ -183,7 +183,7 @@ def _text(result: Mapping[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Scores models, prints and saves the results."""
     parser = argparse.ArgumentParser(prog="python -m ferjax.evaluate", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", required=True, nargs="+", help="workdirs of training runs, .tflite or .onnx files")
+    parser.add_argument("--model", required=True, nargs="+", help="workdirs, .safetensors, .tflite or .onnx")
     parser.add_argument("--data", help="a prepared data set; the one the first model was trained on if not given")
     parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
     parser.add_argument("--split", default="validation", help=", ".join(SPLITS))

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib import colormaps
 
-from ferjax import augment, checkpoint, cli, corrupt, data, models, network, scorer
+from ferjax import augment, cli, corrupt, data, models, network, scorer, weights
 from ferjax.data.show import Tile, contact_sheet
 from ferjax.spec import ModelSpec
 
@@ -215,7 +215,7 @@ def _sample(labels: np.ndarray, predictions: np.ndarray, num_classes: int, count
 def main(argv: Sequence[str] | None = None) -> None:
     """Draws the sheets and measures the regions."""
     parser = argparse.ArgumentParser(prog="python -m ferjax.explain", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", required=True, help="the --workdir of a training run")
+    parser.add_argument("--model", required=True, help="the --workdir of a training run, or .safetensors")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the sheets and regions.json")
     parser.add_argument("--data", help="a prepared data set; the one the model was trained on if not given")
     parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
@@ -225,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.samples < 1:
         raise cli.InputError(f"--samples must be at least 1, got {options.samples}")
-    spec, variables, _ = checkpoint.load(options.model)
+    spec, variables, _ = weights.trained(options.model)
     chosen = scorer.load_split(spec, options.split, dataset=options.data, data_dir=options.data_dir)
     predictions = scorer.predict(spec, variables, chosen.images).argmax(1)
     found = write_sheets(spec, variables, chosen, predictions, options.out, samples=options.samples, seed=options.seed)

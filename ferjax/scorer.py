@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ferjax import checkpoint, cli, data, inference, network, runtime
+from ferjax import cli, data, inference, network, runtime, weights
 from ferjax.spec import ModelSpec
 
 SPLITS = ("train", "validation", "test", "test_all")
@@ -31,10 +31,10 @@ class Scorer(NamedTuple):
 
 
 def open_model(model: pathlib.Path | str, *, kind: str = "best", batch_size: int = 256) -> Scorer:
-    """Opens the --workdir of a training run or an exported file.
+    """Opens the --workdir of a training run, trained weights or an exported file.
 
     Args:
-      model: the folder, or a .tflite or .onnx file.
+      model: the folder, or a .safetensors, .tflite or .onnx file.
       kind: "best" or "last" checkpoint of a run.
       batch_size: images per forward pass of a checkpoint.
 
@@ -45,10 +45,9 @@ def open_model(model: pathlib.Path | str, *, kind: str = "best", batch_size: int
     if path.suffix.lower() in FILES:
         loaded = runtime.load(path, threads=os.cpu_count() or 1)
         return Scorer(str(model), loaded.spec, lambda images: loaded.logits(np.asarray(images)))
-    spec, variables, meta = checkpoint.load(path, kind)
-    return Scorer(
-        str(model), spec, lambda images: predict(spec, variables, images, batch_size=batch_size), int(meta["step"])
-    )
+    spec, variables, meta = weights.trained(path, kind)
+    step = int(meta["step"]) if path.is_dir() else None
+    return Scorer(str(model), spec, lambda images: predict(spec, variables, images, batch_size=batch_size), step)
 
 
 def load_split(

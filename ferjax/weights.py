@@ -76,8 +76,12 @@ def load(path: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
     return spec, variables
 
 
-def trained(source: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any], dict[str, Any]]:
+def trained(source: str | os.PathLike[str], kind: str = "best") -> tuple[ModelSpec, dict[str, Any], dict[str, Any]]:
     """Reads a trained network from either form in which one is kept: a run's folder, or a file that `save` wrote.
+
+    Args:
+      source: the folder or the file.
+      kind: "best" or "last" checkpoint of a run; a file holds one.
 
     Returns:
       (spec, variables, meta) as `checkpoint.load` gives them; a file knows no configuration, history or step.
@@ -86,7 +90,7 @@ def trained(source: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any], 
       InputError: as `load` and `checkpoint.load` do.
     """
     if Path(source).suffix != SUFFIX:
-        return checkpoint.load(Path(source))
+        return checkpoint.load(Path(source), kind)
     return *load(source), {"config": {}, "history": [], "step": 0}
 
 

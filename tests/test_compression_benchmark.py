@@ -36,10 +36,15 @@ def test_every_row_has_a_recipe_and_the_table_its_figures(tmp_path, monkeypatch)
         dataset="synthetic_faces",
         dataset_args={"size": 24},
     )
-    monkeypatch.setattr(compression.checkpoint, "load", lambda *_: (spec, {}, {}))
-    study = compression.Study(tmp_path / "run", tmp_path / "run", tmp_path, 3, 32, None, 10)
+    monkeypatch.setattr(compression.weights, "trained", lambda *_: (spec, {}, {}))
+    study = compression.Study(tmp_path / "run", tmp_path / "run", False, tmp_path, 3, 32, None, 10)
+    assert (study.training, study._replace(epochs=1, distil=True).training) == ("3 epochs", "1 epoch, distilled")
     for row in compression.ROWS:
         made = compression.recipe(row, 2, tmp_path / "start", study)
+        assert (made["init"]["workdir"], made["init"]["pretrained"]) == (str(tmp_path / "start"), "")
+        file = compression.recipe(row, 2, tmp_path / "start.safetensors", study)["init"]
+        assert (file["workdir"], file["pretrained"]) == ("", str(tmp_path / "start.safetensors"))
+        assert compression.recipe(row, 2, tmp_path, study._replace(distil=True))["loss"]["alpha"] == 0.7
         assert made["fit"]["epochs"] == 3 and made["fit"]["seed"] == 2 and made["init"]["network"]
         assert (made["quant"]["bits"], made["prune"]["sparsity"]) == (row.bits, row.sparsity / 100)
         assert made["prune"]["ramp_epochs"] <= 3 and made["quant"]["freeze_epochs"] <= 3

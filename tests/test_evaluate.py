@@ -9,6 +9,7 @@ import small_files
 from test_experiment import config
 
 from ferjax import (
+    calibrate,
     checkpoint,
     corrupt,
     data,
@@ -21,6 +22,7 @@ from ferjax import (
     openset,
     robustness,
     scorer,
+    weights,
 )
 from ferjax.cli import InputError
 from ferjax.spec import ModelSpec
@@ -54,6 +56,24 @@ def test_a_file_and_a_checkpoint_take_the_same_path(run, tmp_path):
     assert result["step"] is None and result["n"] == 42
     low, high = result["intervals"]["accuracy"][1:]
     assert low <= result["accuracy"] <= high and set(result["calibration"]) >= {"ece", "brier", "nll"}
+
+
+def test_weights_in_a_file_are_scored_explained_and_calibrated_as_their_run(run, tmp_path):
+    spec, variables, _ = checkpoint.load(run / "run")
+    path = tmp_path / "w.safetensors"
+    weights.save(path, spec, variables)
+    ours, theirs = (evaluate.evaluate(model, data_dir=run / "data") for model in (path, run / "run"))
+    assert ours.pop("step") is None and theirs.pop("step") > 0
+    assert {**ours, "model": ""} == {**theirs, "model": ""}
+    for model, out in ((path, tmp_path / "ours"), (run / "run", tmp_path / "theirs")):
+        explain.main(["--model", str(model), "--data-dir", str(run / "data"), "--out", str(out), "--samples", "2"])
+    assert (tmp_path / "ours" / "regions.json").read_text() == (tmp_path / "theirs" / "regions.json").read_text()
+    calibrate.main(["--model", str(path), "--data-dir", str(run / "data")])
+    found, kept = weights.load(path)
+    assert found.temperature != 1 and found == spec.replace(
+        temperature=found.temperature, abstention_threshold=found.abstention_threshold
+    )
+    jax.tree.map(np.testing.assert_array_equal, kept, variables)
 
 
 def test_classes_are_matched_by_name(run, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import export as script
-from ferjax import checkpoint, cli, data, experiment, models, runtime
+from ferjax import checkpoint, cli, data, experiment, models, runtime, weights
 from ferjax.export import exporting, formats, tflite
 from ferjax.export.network import Network
 
@@ -43,6 +43,14 @@ def main(run, *arguments):
 def exported(run):
     main(run, "--out", run / "out", "--quantization", "none", "weight-only")
     return run / "out"
+
+
+def test_weights_in_a_file_are_exported_as_their_run(run, exported):
+    weights.save(run / "w.safetensors", *checkpoint.load(run / "run")[:2])
+    arguments = ["--model", run / "w.safetensors", "--data-dir", run / "data", "--out", run / "from_file"]
+    script.main([str(a) for a in [*arguments, "--format", "tflite", "--quantization", "none"]])
+    ours, theirs = ((folder / "baseline_cnn5.tflite").read_bytes() for folder in (run / "from_file", exported))
+    assert ours == theirs
 
 
 def test_files_carry_their_contract_and_answer(run, exported):

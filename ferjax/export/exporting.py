@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ferjax import card, checkpoint, cli, data, metrics, runtime, scorer
+from ferjax import card, cli, data, metrics, runtime, scorer, weights
 from ferjax import spec as contract
 from ferjax.data import FaceData
 from ferjax.export import counting, departure, examples, formats, parity
@@ -63,7 +63,7 @@ def export(
     """Exports a trained network and compares every file with it; files that fail are removed.
 
     Args:
-      model: the --workdir of a training run.
+      model: the --workdir of a training run, or its weights as .safetensors.
       out: folder of the files; made whole or not at all.
       wanted_formats: of `formats.list_formats()`; all if not given.
       wanted_quantizations: of `formats.list_quantizations()`; all that suit the network if not given.
@@ -77,7 +77,7 @@ def export(
     Raises:
       InputError: if the checkpoint, its data or the folder cannot be used, or no file passes.
     """
-    spec, variables, _ = checkpoint.load(model)
+    spec, variables, _ = weights.trained(model)
     rows = formats.choose(spec, wanted_formats, wanted_quantizations)
     with _whole_folder(pathlib.Path(out), overwrite) as folder:
         faces = data.load(spec.dataset, data_dir=data_dir, **spec.dataset_args)
