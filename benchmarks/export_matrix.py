@@ -71,7 +71,8 @@ def recipe(name: str) -> dict[str, Any]:
     config.fit.epochs = 1 if heavy else _EPOCHS.get(name, config.fit.epochs)
     if name in _EPOCHS:
         config.data.train = _FACES
-    config.optim.learning_rate = 0.001 if heavy or name.startswith("deit") else config.optim.learning_rate
+    gently = heavy or name.startswith("deit") or name in ("microexpnet", "mobilenetv3_small")
+    config.optim.learning_rate = 0.001 if gently else config.optim.learning_rate
     return config.to_dict()
 
 

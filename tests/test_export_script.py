@@ -110,7 +110,7 @@ def spoiled(network):
     kernel[..., 0] *= -3
     params["conv2"]["conv"] = {**params["conv2"]["conv"], "kernel": kernel}
     wrong = {**network.variables, "params": params}
-    return tflite.float32(Network(network.spec, network.module, wrong, network.calibration, network.function))
+    return tflite.float32(Network(network.spec, network.module, wrong, network.examples, network.function))
 
 
 def test_a_file_that_fails_is_removed_and_the_report_says_where(run, tmp_path, monkeypatch):

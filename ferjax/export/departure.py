@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from ferjax import spec as contract
-from ferjax.export.network import Apply, Network, normalize
+from ferjax.export.examples import normalize
+from ferjax.export.network import Apply, Network
 from ferjax.export.onnx_graph import number
 from ferjax.export.parity import Reference
 

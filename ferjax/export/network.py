@@ -15,6 +15,7 @@ import numpy as np
 
 from ferjax import cli, models
 from ferjax import network as trained
+from ferjax.export.examples import typical
 from ferjax.spec import ModelSpec
 
 Apply = Callable[..., Any]
@@ -33,7 +34,7 @@ class Network:
       spec: its contract.
       module: the Flax network, see `ferjax.models.for_export`.
       variables: {"params": …, other collections}.
-      calibration: float32 (N, height, width, channels), normalised training images that show ranges of activations.
+      examples: float32 (N, height, width, channels), normalised training images.
       function: (apply, image (1, height, width, channels)) -> logits (1, classes); a tuple of arrays that begins with
         the logits where layers are compared.
       bind: network -> apply(image, mutable=…), the variables inside.
@@ -42,14 +43,19 @@ class Network:
     spec: ModelSpec
     module: Any
     variables: Any
-    calibration: np.ndarray
+    examples: np.ndarray
     function: Callable[[Apply, jax.Array], Any]
     bind: Callable[["Network"], Apply] = as_trained
 
     @classmethod
-    def of(cls, spec: ModelSpec, variables: Any, calibration: np.ndarray) -> "Network":
+    def of(cls, spec: ModelSpec, variables: Any, examples: np.ndarray) -> "Network":
         """Returns the network that a spec describes, computing logits in float32."""
-        return cls(spec, models.for_export(trained.create(spec).module), variables, calibration, logits)
+        return cls(spec, models.for_export(trained.create(spec).module), variables, examples, logits)
+
+    @cached_property
+    def calibration(self) -> np.ndarray:
+        """Those examples that show integers the ranges of activations, see `examples.typical`."""
+        return typical(self.bind(self), self.examples)
 
     @cached_property
     def traced(self) -> tuple[Any, Any]:
@@ -82,12 +88,6 @@ class Network:
         concrete, holder = self.traced
         with quiet():
             return run(tensorflow.lite.TFLiteConverter.from_concrete_functions([concrete], holder))
-
-
-def normalize(spec: ModelSpec, images: np.ndarray) -> np.ndarray:
-    """Turns uint8 images (N, H, W, C) into a network's float32 input."""
-    mean, std = (np.array(values, np.float32) for values in (spec.mean, spec.std))
-    return (images.astype(np.float32) / np.float32(255) - mean) / std
 
 
 def logits(apply: Apply, image: jax.Array) -> jax.Array:

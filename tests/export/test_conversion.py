@@ -12,6 +12,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from ferjax import export, models
 from ferjax.export import departure, flatbuffer, formats, network, onnx_graph, tflite
+from ferjax.export.examples import normalize
 from ferjax.spec import ModelSpec
 
 SMALL = {
@@ -39,7 +40,7 @@ def small(name):
     )
     images = np.random.default_rng(0).integers(0, 256, (8, *spec.input_shape)).astype(np.uint8)
     module = models.create(name, num_classes=3, **SMALL[name])
-    inputs = network.normalize(spec, images)
+    inputs = normalize(spec, images)
     variables = jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), inputs)
     rng = np.random.default_rng(1)
 
@@ -204,7 +205,7 @@ def test_the_first_layer_that_departs_is_named():
         """The second stage's convolution loses a channel."""
         variables = jax.tree.map(np.copy, net.variables)
         variables["params"]["layer2_0"]["conv1"]["conv"]["kernel"][..., 0] = 0
-        return tflite.float32(network.Network(net.spec, net.module, variables, net.calibration, net.function))
+        return tflite.float32(network.Network(net.spec, net.module, variables, net.examples, net.function))
 
     images = np.random.default_rng(2).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
     found = departure.layers(spoil, small("resnet20"), images)

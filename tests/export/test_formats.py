@@ -1,11 +1,16 @@
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ferjax import export, models
 from ferjax.cli import InputError
 from ferjax.data import Split
-from ferjax.export import formats
-from ferjax.export.examples import balanced, calibration_images
+from ferjax.export import formats, tflite
+from ferjax.export.examples import balanced, calibration_images, typical
+from ferjax.export.network import Network
 from ferjax.spec import ModelSpec
 
 
@@ -87,3 +92,34 @@ def test_calibration_images_are_normalised_and_of_the_right_size():
     np.testing.assert_allclose(found, (1 - 0.5) / 0.25)
     with pytest.raises(InputError, match=r"calibration images are of shape \(7, 5, 1\), the network takes \(6, 5, 1\)"):
         calibration_images(spec(), Split(np.zeros((4, 7, 5, 1), np.uint8), np.arange(4) % 3, [], {}))
+
+
+def test_images_at_which_a_network_runs_away_show_no_ranges():
+    """Three of a hundred reach 50 times the others' maximum, in one of two named places; a wide spread is no flight."""
+    images = np.random.default_rng(0).uniform(0.5, 2.5, (100, 3, 3, 1)).astype(np.float32)
+    images[[7, 40, 99]] *= 50
+
+    def apply(x, mutable):
+        assert mutable == ["intermediates"]
+        named = {"stage0": (jnp.tanh(x),), "features": (-x,), "se": {"fc": (x**9,)}}
+        return x.sum((1, 2)), {"intermediates": named}
+
+    np.testing.assert_array_equal(typical(apply, images), np.delete(images, [7, 40, 99], 0))
+    calm = np.delete(images, [7, 40, 99], 0)
+    np.testing.assert_array_equal(typical(apply, calm), calm)
+    images[:20] *= np.arange(1, 21)[:, None, None, None]  # whatever the network does, 95 % show theirs
+    assert len(typical(apply, images)) == 95
+
+
+def test_a_runaway_image_does_not_spoil_an_integer_file():
+    """The rest are answered by the int8 file as without it."""
+    module = models.create("baseline_cnn3", num_classes=3, widths=[8, 8])
+    small = spec().replace(architecture="baseline_cnn3", architecture_args={"widths": [8, 8]}, input_size=(16, 16))
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(40, 16, 16, 1)).astype(np.float32)
+    variables = jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), images)
+    variables["params"]["head"]["out"]["kernel"] = rng.normal(size=variables["params"]["head"]["out"]["kernel"].shape)
+    wild = np.concatenate([images, 1000 * images[:1]])
+    networks = [Network.of(small, jax.tree.map(np.float32, variables), examples) for examples in (images, wild)]
+    assert [len(network.calibration) for network in networks] == [40, 40]
+    assert tflite.static_int8(networks[0]) == tflite.static_int8(networks[1])
