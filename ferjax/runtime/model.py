@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ferjax import spec as contract
-from ferjax.cli import InputError
+from ferjax.cli import InputError, note
 from ferjax.runtime import shipped
-from ferjax.runtime.engine import Engine, open_engine
+from ferjax.runtime.engine import Engine, open_engine, saturates
 from ferjax.spec import ModelSpec
 
 UNCERTAIN = "uncertain"
@@ -47,7 +47,14 @@ def load(path: str | os.PathLike[str] | None = None, *, threads: int = 2, provid
         shipped under that name; if its runtime or the provider is missing.
     """
     path = shipped.find(path)
-    return Model(contract.read(path), open_engine(path, threads=threads, provider=provider), os.fspath(path))
+    spec = contract.read(path)
+    engine = open_engine(path, threads=threads, provider=provider)
+    if engine.runtime == "ONNX Runtime" and provider == "cpu" and spec.quantization == "qat" and saturates():
+        note(
+            f"{os.fspath(path)} has 8-bit weights, whose products saturate in ONNX Runtime on this processor (it lacks "
+            "VNNI): expect other answers than the network's, and take the .tflite file"
+        )
+    return Model(spec, engine, os.fspath(path))
 
 
 class Model:

@@ -160,6 +160,15 @@ def test_int8_files_multiply_integers():
     assert found["QuantizeLinear"] >= found["Conv"] and not found["Relu"]
 
 
+@pytest.mark.parametrize(("name", "quantization"), [("resnet20", "int8"), ("deit_tiny", "dynamic")])
+def test_onnx_products_do_not_saturate_without_vnni(name, quantization):
+    """Two products of a byte and a weight must fit into 16 bits, with sign: 2 * 255 * 64 = 32640."""
+    model = onnx.load_from_string(blob(name, "onnx", quantization))
+    stored = [onnx.numpy_helper.to_array(constant) for constant in model.graph.initializer]
+    weights = [values for values in stored if values.dtype == np.int8 and values.ndim > 1]
+    assert len(weights) > 3 and max(np.abs(values.astype(int)).max() for values in weights) == 64
+
+
 def test_hard_swish_stays_float_among_integers():
     made = blob("microexpnet", "tflite", "int8")
     assert flatbuffer.tensor_types(made, "HARD_SWISH", 0) == {"FLOAT32"}

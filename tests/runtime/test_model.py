@@ -9,6 +9,7 @@ from small_files import GRAY, RGB
 from ferjax import spec as contract
 from ferjax.cli import InputError
 from ferjax.runtime import UNCERTAIN, load
+from ferjax.runtime import engine as engines
 from ferjax.runtime.engine import open_engine
 
 
@@ -229,3 +230,26 @@ def test_provider_and_threads_are_checked(tmp_path):
         load(small_files.tflite_file(tmp_path / "m.tflite"), provider="cuda")
     with pytest.raises(InputError, match="threads must be at least 1"):
         load(onnx_path, threads=0)
+
+
+@pytest.mark.parametrize(
+    ("processor", "quantization", "said"),
+    [
+        ("flags\t\t: fpu avx avx2 fma", "qat", True),
+        ("flags\t\t: fpu avx avx2 avx512f avx512_vnni", "qat", False),
+        ("flags\t\t: fpu avx avx2 avx_vnni", "qat", False),
+        ("Features\t: fp asimd asimddp", "qat", False),
+        ("flags\t\t: fpu avx avx2 fma", "int8", False),
+        (None, "qat", False),
+    ],
+)
+def test_eight_bit_weights_that_saturate_here_are_said(tmp_path, monkeypatch, capsys, processor, quantization, said):
+    """onnxruntime's own kernels: without VNNI, products of 8-bit weights are added in 16 bits. int8 files have 7 bits."""
+    monkeypatch.setattr(engines, "_PROCESSOR", tmp_path / "cpuinfo")
+    if processor is not None:
+        (tmp_path / "cpuinfo").write_text(processor + "\n")
+    spec = GRAY.replace(quantization=quantization)
+    load(small_files.tflite_file(tmp_path / "m.tflite", spec))
+    assert "VNNI" not in capsys.readouterr().err
+    load(small_files.onnx_file(tmp_path / "m.onnx", spec))
+    assert ("saturate in ONNX Runtime on this processor" in capsys.readouterr().err) == said
