@@ -3,8 +3,9 @@
 They stand in for `lax.conv_general_dilated` inside a `flax.linen.Conv`, so that parameters do not change.
 
 Depthwise: XLA has no fast depthwise convolution on CPUs. As shifted copies of the input, each times one
-weight per channel, the same sum runs ten to fifty times faster there, forwards and backwards. GPUs, TPUs and
-exported files take the plain convolution.
+weight per channel, the same sum runs ten to fifty times faster there, forwards and backwards. Where the map is smaller
+than the window, each output is a weighted sum of all inputs, as fast and quicker to compile. GPUs, TPUs and exported
+files take the plain convolution.
 
 Pointwise (1x1): a matrix product and, as gradients, two more. Without a gradient it is the plain convolution.
 
@@ -20,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ferjax.cli import unknown
@@ -180,7 +182,46 @@ def depthwise_shifts(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """
     side = kernel.shape[0]
     rows, columns = (max(0, side // 2 - (length - 1)) for length in x.shape[1:3])
-    return _shifts(x, kernel[rows : side - rows, columns : side - columns], stride)
+    used = kernel[rows : side - rows, columns : side - columns]
+    small = math.prod(x.shape[1:3]) < math.prod(used.shape[:2])
+    return (_all_to_all if small else _shifts)(x, used, stride)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _all_to_all(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Few sums instead of one for each weight: MobileNetV3-Small's first step at 48 pixels fell from 39 to 31 s."""
+    n, height, width, channels = x.shape
+    weights, inputs = _between_places(kernel, (height, width), stride), _wide(x.reshape(n, -1, channels))
+    y = reduce(jnp.add, (inputs[:, q : q + 1] * weights[None, :, q] for q in range(height * width)))
+    return y.reshape(n, -(-height // stride), -(-width // stride), channels).astype(x.dtype)
+
+
+def _all_to_all_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Any]:
+    return _all_to_all(x, kernel, stride), (x, kernel)
+
+
+def _all_to_all_backward(stride: int, saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    n, height, width, channels = x.shape
+    weights, transposed = jax.vjp(partial(_between_places, size=(height, width), stride=stride), kernel)
+    inputs, given = (_wide(part.reshape(n, -1, channels)) for part in (x, dy))
+    dx = reduce(jnp.add, (given[:, p : p + 1] * weights[None, p] for p in range(len(weights))))
+    (dk,) = transposed(channel_sums((given[:, :, None] * inputs[:, None]).reshape(n, -1)).reshape(weights.shape))
+    return dx.reshape(x.shape).astype(x.dtype), dk
+
+
+_all_to_all.defvjp(_all_to_all_forward, _all_to_all_backward)
+
+
+def _between_places(kernel: jax.Array, size: tuple[int, int], stride: int) -> jax.Array:
+    """Returns each input's weight in each output of a depthwise convolution, (outputs, inputs, C)."""
+    outputs = np.indices([-(-length // stride) for length in size]).reshape(2, -1, 1, 1)
+    inputs = np.indices(size).reshape(2, 1, -1, 1)
+    taps = np.indices(kernel.shape[:2]).reshape(2, 1, 1, -1)
+    middle = np.array(kernel.shape[:2]).reshape(2, 1, 1, 1) // 2
+    met = (outputs * stride + taps - middle == inputs).all(0)  # (outputs, inputs, taps)
+    wide = as_rows(_wide(kernel))
+    return matrix_product(jnp.asarray(met.reshape(-1, len(wide)), wide.dtype), wide, 1, 0).reshape(*met.shape[:2], -1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -30,7 +30,7 @@ def plain(stride, pad, groups):
 
 @pytest.mark.parametrize("side", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [(6, 6), (7, 5), (2, 3), (1, 1)])
+@pytest.mark.parametrize("size", [(6, 6), (7, 5), (4, 5), (3, 3), (2, 3), (1, 1)])
 def test_shifts_are_the_convolution_and_so_are_their_gradients(side, stride, size):
     with jax.enable_x64(True):
         shapes = (11, *size, 3), (side, side, 1, 3)
@@ -60,15 +60,16 @@ def test_a_pointwise_convolution_without_a_gradient_stays_one():
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(
-    ("function", "kernel"),
+    ("function", "size", "kernel"),
     [
-        (lambda x, k, s: convolution.pointwise(x, k, (s, s), "VALID"), (1, 1, 16, 8)),
-        (convolution.depthwise_shifts, (5, 5, 1, 16)),
+        (lambda x, k, s: convolution.pointwise(x, k, (s, s), "VALID"), (11, 10), (1, 1, 16, 8)),
+        (convolution.depthwise_shifts, (11, 10), (5, 5, 1, 16)),
+        (convolution.depthwise_shifts, (3, 4), (5, 5, 1, 16)),
     ],
 )
-def test_half_precision_stays_and_is_summed_in_float32(function, kernel, stride):
+def test_half_precision_stays_and_is_summed_in_float32(function, size, kernel, stride):
     rng = np.random.default_rng(0)
-    half = [jnp.array(rng.normal(size=shape), jnp.bfloat16) for shape in ((16, 11, 10, 16), kernel)]
+    half = [jnp.array(rng.normal(size=shape), jnp.bfloat16) for shape in ((16, *size, 16), kernel)]
     exact = [a.astype(jnp.float32) for a in half]
 
     def answer(arrays):
