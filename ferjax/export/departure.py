@@ -72,7 +72,9 @@ def layers(convert: Callable[[Network], bytes], network: Network, images: np.nda
     inputs = normalize(network.spec, images)
     reference = jax.jit(partial(open_ended.function, network.bind(network)))
     wanted = [[np.asarray(part) for part in reference(image[None])] for image in inputs]
-    found = _run(convert(open_ended), inputs)
+    # TensorFlow sorts outputs by name, "output_10" before "output_2".
+    places = np.argsort(sorted(range(len(names) + 1), key=str))
+    found = [[parts[place] for place in places] for parts in _run(convert(open_ended), inputs)]
     errors = [_error(np.stack(w), np.stack(f)) for w, f in zip(_columns(wanted), _columns(found), strict=True)]
     return [*(Layer(*pair) for pair in zip(names, errors[1:], strict=True)), Layer("logits", errors[0])]
 

@@ -201,6 +201,21 @@ def test_names_are_short():
 
 
 @pytest.mark.parametrize("kind", ["tflite", "onnx"])
+def test_more_than_ten_layers_are_compared_in_their_order(kind):
+    arguments = {**SMALL["deit_tiny"], "depth": 10}
+    spec = small("deit_tiny").spec.replace(architecture="deit_tiny_distilled", architecture_args=arguments)
+    module = models.create(spec.architecture, num_classes=3, **arguments)
+    image = np.zeros((1, *spec.input_shape), np.float32)
+    variables = jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), image)
+    row = next(r for r in export.FORMATS if (r.format, r.quantization) == (kind, "none"))
+    images = np.random.default_rng(2).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    net = network.Network.of(spec, variables, image)
+    found = departure.layers(row.convert[formats.TRANSFORMER], net, images)
+    assert [layer.name for layer in found[2:-1]] == [*(f"stage{i}" for i in range(1, 11)), "embedding"]
+    assert max(layer.error for layer in found) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["tflite", "onnx"])
 def test_layers_are_compared_in_their_order(kind):
     row = next(r for r in export.FORMATS if (r.format, r.quantization) == (kind, "none"))
     images = np.random.default_rng(2).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
