@@ -244,7 +244,7 @@ def test_provider_and_threads_are_checked(tmp_path):
     ],
 )
 def test_eight_bit_weights_that_saturate_here_are_said(tmp_path, monkeypatch, capsys, processor, quantization, said):
-    """onnxruntime's own kernels: without VNNI, products of 8-bit weights are added in 16 bits. int8 files have 7 bits."""
+    """Without VNNI, onnxruntime adds products of 8-bit weights in 16 bits; int8 files have 7 bits."""
     monkeypatch.setattr(engines, "_PROCESSOR", tmp_path / "cpuinfo")
     if processor is not None:
         (tmp_path / "cpuinfo").write_text(processor + "\n")
