@@ -17,6 +17,7 @@ Rows that are there are taken as they are, one that was stopped goes on; the res
 import argparse
 import json
 import pathlib
+import shlex
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -152,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.data_dir,
         options.passes,
     )
-    command = " ".join(["python -m benchmarks.compression", *(argv if argv is not None else sys.argv[1:])])
+    command = f"python -m benchmarks.compression {shlex.join(argv if argv is not None else sys.argv[1:])}"
     for seed in range(options.seeds):
         for row in ROWS:
             if row.name not in (options.rows or names) and row.name != "dense":
