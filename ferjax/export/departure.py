@@ -14,6 +14,7 @@ from ferjax.export.examples import normalize
 from ferjax.export.network import Apply, Network
 from ferjax.export.onnx_graph import number
 from ferjax.export.parity import Reference
+from ferjax.models.layers import tapped
 
 _FIELDS = ("input_size", "color_order", "mean", "std", "class_names", "temperature")
 _IMAGES = 4
@@ -93,7 +94,7 @@ def intermediates(network: Network) -> list[str]:
 
     def run(image: jax.Array) -> jax.Array:
         logits, state = network.bind(network)(image, mutable=["intermediates"])
-        found = {name: value[0] for name, value in state["intermediates"].items() if isinstance(value, tuple)}
+        found = tapped(state)
         ends = {"features": 1000, "embedding": 1001}
         ordered = sorted(found, key=lambda name: ends.get(name, number(name)))
         names.extend(name for i, name in enumerate(ordered) if all(found[name] is not found[n] for n in ordered[:i]))

@@ -9,6 +9,7 @@ import numpy as np
 
 from ferjax import cli
 from ferjax.data import Split
+from ferjax.models.layers import tapped
 from ferjax.spec import ModelSpec
 
 IMAGES = 256
@@ -58,9 +59,7 @@ def typical(apply: Callable[..., Any], images: np.ndarray) -> np.ndarray:
     @jax.jit
     def maxima(images: jax.Array) -> dict[str, jax.Array]:
         _, state = apply(images, mutable=["intermediates"])
-        # of the network itself, not of a module in it
-        named = {name: value[0] for name, value in state["intermediates"].items() if isinstance(value, tuple)}
-        return {name: jnp.abs(value.reshape(len(images), -1)).max(1) for name, value in named.items()}
+        return {name: jnp.abs(value.reshape(len(images), -1)).max(1) for name, value in tapped(state).items()}
 
     parts = [maxima(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
     largest = np.stack([np.concatenate([part[name] for part in parts]) for name in parts[0]]).astype(np.float32)

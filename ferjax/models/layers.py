@@ -5,7 +5,7 @@ every network names its classifier `head`: rules over parameters (freezing, prun
 short patterns, the same for all families.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -100,6 +100,12 @@ def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
         x = x + module.get_variable("perturbations", name)
     module.sow("intermediates", name, x)
     return x
+
+
+def tapped(state: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Returns what the network itself named by `tap`, not a module in it, from the state that `apply` returned."""
+    found = state.get("intermediates", {})
+    return {name: value[0] for name, value in found.items() if isinstance(value, tuple)}
 
 
 class QuantPoint(nn.Module):

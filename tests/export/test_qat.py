@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_files
 import tiny_networks as tiny
 
 from ferjax import models, quant
@@ -52,16 +53,6 @@ def run_tflite(blob, x):
         interpreter.invoke()
         logits.append(interpreter.get_tensor(target["index"]))
     return np.concatenate(logits)
-
-
-def run_onnx(blob, x):
-    """The graph as it is written, not fused into integer kernels: those saturate on processors without VNNI."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, {"image": i[None].transpose(0, 3, 1, 2)})[0] for i in np.asarray(x)])
 
 
 def on_the_biases_grid(variables, layers):
@@ -126,7 +117,7 @@ def test_onnx_holds_the_same_integers_unsigned():
     weights = {stored[n.input[0]].dtype for n in rounding if n.input[0] in stored and stored[n.input[0]].ndim > 1}
     assert activations == {np.dtype(np.uint8)} and weights == {np.dtype(np.int8)}
     step = float(quant.activation_grid(**variables["ranges"]["head"]["q"]).scale)
-    assert np.abs(run_onnx(blob, x) - run_tflite(qat.tflite(given), x)).max() <= 1.01 * step
+    assert np.abs(small_files.run_onnx_as_written(blob, x) - run_tflite(qat.tflite(given), x)).max() <= 1.01 * step
 
 
 def test_four_bit_weights():
