@@ -1,10 +1,12 @@
 import json
 
 import numpy as np
+import pytest
 import tiny_networks as tiny
 
 from benchmarks import compression, compression_steps, tables
 from ferjax import models
+from ferjax.cli import InputError
 from ferjax.spec import ModelSpec
 
 
@@ -64,3 +66,25 @@ def test_every_row_has_a_recipe_and_the_table_its_figures(tmp_path, monkeypatch)
     assert (row["accuracy"], row["change"], row["seeds"]) == (87.5, 12.5, 2)
     assert row["change_low"] == 0 and 25 < row["change_high"] <= 100
     assert json.loads(json.dumps(row))["each"][1]["accuracy"] == 75
+
+
+def test_what_was_slimmed_is_trained_in_floats_before_integers(tmp_path, monkeypatch):
+    done = []
+
+    def train(row, seed, start, workdir, study):
+        done.append((row.bits, start.name, workdir.name, study.epochs))
+
+    monkeypatch.setattr(compression, "_train", train)
+    monkeypatch.setattr(compression.compress, "compress", lambda *_, **__: None)
+    study = compression.Study(tmp_path / "run", tmp_path / "run", False, tmp_path, 5, 32, None, 10)
+    rows = {row.name: row for row in compression.ROWS}
+    for name in ("int8, trained", "50 % of MACs removed", "50 % of MACs removed, int8 trained"):
+        compression.train(rows[name], 0, tmp_path / "trained", study)
+    assert done == [
+        (8, "run", "trained", 5),
+        (0, "slim-0.5", "trained", 5),
+        (0, "slim-0.5", "floats", 3),
+        (8, "floats", "trained", 2),
+    ]
+    with pytest.raises(InputError, match="it needs 2 epochs"):
+        compression.train(rows["50 % of MACs removed, int8 trained"], 0, tmp_path, study._replace(epochs=1))

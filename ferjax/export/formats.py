@@ -33,6 +33,9 @@ EXACT = Tolerance(1e-4, 0.998, 1.0)
 HALF = Tolerance(1e-2, 0.998, 1.0)
 INTEGER = Tolerance(1.0, 0.97, 1.0)
 TRAINED = Tolerance(1.0, 0.995, 0.5)  # against the network that rounds as the file does
+# LiteRT hands 4-bit convolutions to kernels that rescale in fixed point, not to XNNPACK, which does it in floats: of a
+# ResNet-20's answers 98.9 % agree, as do its 8-bit file's without XNNPACK (99.1 %; 99.7 % with it).
+FIXED_POINT = Tolerance(1.0, 0.985, 0.5)
 
 
 class Format(NamedTuple):
@@ -89,7 +92,7 @@ FORMATS: tuple[Format, ...] = (
     Format("onnx", "weight-only", _all(onnx_file.weight_only), INTEGER),
     # Of networks that were trained with rounding, and no others; onnxruntime has no 4-bit convolution.
     Format("tflite", "qat", _all(qat.tflite), TRAINED),
-    Format("tflite", "int4", _all(qat.tflite_int4), TRAINED),
+    Format("tflite", "int4", _all(qat.tflite_int4), FIXED_POINT),
     Format("onnx", "qat", _all(qat.onnx), TRAINED),
 )
 
