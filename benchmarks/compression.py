@@ -236,9 +236,9 @@ def train(row: Row, seed: int, workdir: pathlib.Path, study: Study) -> None:
     if row.macs < 1 and row.bits:
         if study.epochs < 2:
             raise cli.InputError("it needs 2 epochs: one in floats, one in integers")
-        floats, integers = study.epochs - study.epochs // 2, study.epochs // 2
-        _train(row._replace(bits=0), seed, start, workdir.with_name("floats"), study._replace(epochs=floats))
-        start, study = workdir.with_name("floats"), study._replace(epochs=integers)
+        floats, integers = workdir.with_name("floats"), study.epochs // 2
+        _train(row._replace(bits=0), seed, start, floats, study._replace(epochs=study.epochs - integers))
+        start, study = floats, study._replace(epochs=integers)
     _train(row, seed, start, workdir, study)
 
 

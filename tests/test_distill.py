@@ -1,4 +1,4 @@
-"""Teachers: the same images, evaluation mode, own contract; students that learn from them; resume to the bit."""
+"""Teachers from runs: same images, evaluation mode, own contract; students that learn from them and stored views."""
 
 import copy
 import functools
@@ -12,10 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-import test_fitting
-import tiny
 from test_experiment import SMALL
 
 from ferjax import (
@@ -24,19 +21,13 @@ from ferjax import (
     configuration,
     data,
     experiment,
-    feeding,
-    fitting,
-    losses,
     models,
-    objective,
     stored_views,
     teaching,
-    training,
     weights,
 )
 from ferjax.cli import InputError
 from ferjax.data import on_disk
-from ferjax.training import Outputs
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -77,101 +68,6 @@ def test_a_file_of_weights_teaches_as_its_run_does(teachers, tmp_path):
         answers.append(np.asarray(teacher.apply(teacher.variables, {"images": images}).logits))
     assert np.ptp(answers[0]) > 0
     np.testing.assert_array_equal(*answers)
-
-
-# -- the step ---------------------------------------------------------------------------------------------------------
-
-
-def tiny_teacher(variables, example):
-    """Sees the images in 0..1 as augmented, and normalises its own way."""
-    x = example["images"] * 4.0 - 1.0
-    return Outputs(tiny.apply_fn(variables, x, train=False), {})
-
-
-def taught_loss(student, targets, taught):
-    return losses.distillation(student.logits, targets, taught.logits, alpha=0.6, temperature=2.0)
-
-
-def make_step(**more):
-    tx = optax.sgd(0.5)
-    step = training.make_train_step(
-        tiny.apply_fn, taught_loss, tx, num_classes=3, mean=(0.5,), std=(0.25,), teacher=tiny_teacher, **more
-    )
-    return jax.jit(step), training.init_state(tiny.variables(), tx)
-
-
-def test_the_teacher_sees_the_augmented_images_and_the_gradient_is_that_of_the_written_loss(strict_dtypes):
-    step, state = make_step(augment=augment.create(flip=1.0))
-    batch, wise = tiny.faces(8), tiny.variables(seed=9)
-    new, sums = step(state, batch, wise)
-    mirrored = (batch["images"][:, :, ::-1] / 255).astype(np.float32)
-    taught = np.asarray(tiny.apply_fn(wise, mirrored * 4 - 1, train=False))
-    _, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))
-    targets = np.eye(3, dtype=np.float32)[batch["labels"]]
-
-    def written(params):
-        logits, _ = tiny.apply_fn(
-            {"params": params, **state.collections},
-            jnp.array((mirrored - 0.5) / 0.25),
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
-        )
-        log_p, log_q = jax.nn.log_softmax(taught / 2), jax.nn.log_softmax(logits / 2)
-        soft = 4 * (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
-        hard = -(targets * jax.nn.log_softmax(logits)).sum(-1)
-        return (0.4 * hard + 0.6 * soft).mean(), logits
-
-    (loss, logits), grads = jax.value_and_grad(written, has_aux=True)(state.params)
-    chex.assert_trees_all_close(
-        new.params, optax.apply_updates(state.params, jax.tree.map(lambda g: -0.5 * g, grads)), atol=1e-6
-    )
-    np.testing.assert_allclose(float(sums.loss) / 8, float(loss), rtol=1e-5)
-    assert int(sums.agreed) == (np.asarray(logits).argmax(1) == taught.argmax(1)).sum()
-
-
-def fit(workdir, **more):
-    return fitting.fit(
-        tiny.apply_fn,
-        tiny.variables(),
-        tiny.optimizer(),
-        taught_loss,
-        train=tiny.faces(50),
-        validation=tiny.faces(33, seed=2),
-        spec=tiny.SPEC,
-        workdir=workdir,
-        teacher=tiny_teacher,
-        **{"teacher_variables": tiny.variables(seed=9), "epochs": 3, "batch_size": 8, "progress": False, **more},
-    )
-
-
-@pytest.mark.parametrize("saves", [2, 9])
-def test_a_run_with_a_teacher_stopped_at_any_save_resumes_to_the_bit(tmp_path, monkeypatch, saves):
-    settings = {"augment": augment.create(flip=0.5, erase=0.5)}
-    fit(tmp_path / "whole", **settings)
-    with monkeypatch.context() as patch, pytest.raises(test_fitting.Stop):
-        patch.setattr(checkpoint, "save", test_fitting.stop_after(checkpoint.save, saves))
-        fit(tmp_path / "cut", checkpoint_minutes=0.0, **settings)
-    fit(tmp_path / "cut", **settings)
-    assert test_fitting.files(tmp_path / "cut") == test_fitting.files(tmp_path / "whole")
-
-
-def test_it_compiles_once_and_leaves_the_teacher_alone(tmp_path, monkeypatch):
-    runs, make = [], feeding.make_resident_steps
-
-    def remember(*args, **kwargs):
-        runs.append(make(*args, **kwargs))
-        return runs[-1]
-
-    monkeypatch.setattr(feeding, "make_resident_steps", remember)
-    wise = jax.tree.map(jnp.array, tiny.variables(seed=9))
-    before = jax.tree.map(np.array, wise)
-    result = fit(tmp_path, teacher_variables=wise)
-    assert runs[0]._cache_size() == 1
-    chex.assert_trees_all_equal(jax.tree.map(np.array, wise), before)
-    assert all(0 <= row["teacher_agreement"] <= 1 for row in result.history)
-    _, arrays, _ = next(checkpoint._good(tmp_path, "last"))
-    assert not [name for name in arrays if "teacher" in name]
 
 
 # -- teachers from runs -----------------------------------------------------------------------------------------------
@@ -254,6 +150,17 @@ def test_features_of_named_intermediates_come_together(teachers, tmp_path):
         distill(teachers, tmp_path / "other", made)
 
 
+def test_a_network_with_a_distillation_token_trains_both_heads(teachers, tmp_path):
+    made = config(fit__epochs=1)
+    made["model"] = {"name": "deit_tiny_distilled", "depth": 1, "width": 8, "heads": 1, "patch": 8, "grid": [3, 3]}
+    made["loss"] |= {"method": "hard", "alpha": 0.5}
+    result = distill(teachers, tmp_path / "run", made)
+    start = experiment.init_variables(models.create(**made["model"]), (24, 24, 1), seed=1)
+    for head in ("head", "head_dist"):
+        moved = result.variables["params"][head]["out"]["kernel"] - start["params"][head]["out"]["kernel"]
+        assert np.abs(moved).max() > 1e-4, head
+
+
 # -- stored views ------------------------------------------------------------------------------------------------------
 
 
@@ -318,74 +225,6 @@ def test_views_that_take_more_than_was_asked_stay_on_disk(teachers, tmp_path, mo
     distill(teachers, tmp_path, config(teacher__stored_views=2, loss__alpha=0.5, data__resident_bytes=images.nbytes))
     ((views, _),) = given
     assert isinstance(images, np.ndarray) and isinstance(views, on_disk.DiskImages)
-
-
-# -- the loss ---------------------------------------------------------------------------------------------------------
-
-LOGITS = np.array([[2.0, 0.0, -1.0], [0.5, 0.1, 0.0]], np.float32)
-TAUGHT = np.array([[0.0, 3.0, 0.0], [1.0, -2.0, 0.0]], np.float32)
-TARGETS = np.eye(3, dtype=np.float32)[:2]
-
-
-def three_classes():
-    return data.FaceData("x", ("a", "b", "c"), {}, (0.5,), (0.25,), "", {})
-
-
-@pytest.mark.parametrize("method", ["soft", "hard"])
-def test_with_two_heads_labels_and_teacher_have_one_each(method):
-    """Touvron et al. 2021, eq. 2 (soft) and 3 (hard), on the heads of section 4."""
-    heads = models.teacher_heads(models.create("deit_tiny_distilled"))
-    assert heads and not models.teacher_heads(models.create("deit_tiny"))
-    loss = objective.make_loss(
-        faces=three_classes(), teachers=1, heads=heads, method=method, alpha=0.25, temperature=3.0
-    )
-    own, distilled = LOGITS, LOGITS[:, ::-1]
-    student = Outputs((own + distilled) / 2, dict(zip(heads, (own, distilled), strict=True)))
-    labels = -jax.nn.log_softmax(own)[[0, 1], [0, 1]]
-    if method == "soft":
-        p = jax.nn.softmax(TAUGHT / 3)
-        teacher = 9 * (p * (jnp.log(p) - jax.nn.log_softmax(distilled / 3))).sum(-1)
-    else:
-        teacher = -jax.nn.log_softmax(distilled)[[0, 1], [1, 0]]
-    expected = 0.75 * labels + 0.25 * teacher
-    np.testing.assert_allclose(loss(student, TARGETS, Outputs(TAUGHT, {})), expected, rtol=1e-5)
-
-
-def test_a_network_with_a_distillation_token_trains_both_heads(teachers, tmp_path):
-    made = config(fit__epochs=1)
-    made["model"] = {"name": "deit_tiny_distilled", "depth": 1, "width": 8, "heads": 1, "patch": 8, "grid": [3, 3]}
-    made["loss"] |= {"method": "hard", "alpha": 0.5}
-    result = distill(teachers, tmp_path / "run", made)
-    start = experiment.init_variables(models.create(**made["model"]), (24, 24, 1), seed=1)
-    for head in ("head", "head_dist"):
-        moved = result.variables["params"][head]["out"]["kernel"] - start["params"][head]["out"]["kernel"]
-        assert np.abs(moved).max() > 1e-4, head
-
-
-def test_the_decoupled_loss_is_the_one_of_its_name():
-    loss = objective.make_loss(faces=three_classes(), teachers=1, method="decoupled", alpha=1.5, beta=2.0)
-    expected = losses.decoupled_distillation(LOGITS, TARGETS, TAUGHT, alpha=1.5, beta=2.0)
-    np.testing.assert_allclose(loss(Outputs(LOGITS, {}), TARGETS, Outputs(TAUGHT, {})), expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"alpha": 1.5}, r"alpha must be in \[0, 1\], got 1\.5"),
-        ({"alpha": -0.1}, r"alpha must be in \[0, 1\], got -0\.1"),
-        ({"temperature": 0.0}, "temperature must be greater than 0, got 0"),
-        ({"method": "decoupled", "temperature": -1.0}, "temperature must be greater than 0"),
-        ({"method": "sft"}, "Did you mean 'soft'"),
-        ({"method": "decoupled", "heads": ("class_logits", "distillation_logits")}, "takes one head"),
-        ({"focal_gamma": 2.0}, "do not combine"),
-        ({"features": ["stage1"], "feature_weight": 1.0}, "STUDENT:TEACHER"),
-        ({"features": ["stage1:stage1"]}, "belong together"),
-        ({"teachers": 0, "alpha": 0.5}, "there is no teacher: run distill.py"),
-    ],
-)
-def test_a_loss_that_makes_no_sense_is_named(values, message):
-    with pytest.raises(InputError, match=message):
-        objective.make_loss(faces=three_classes(), **{"teachers": 1, **values})
 
 
 # -- the front door ---------------------------------------------------------------------------------------------------
