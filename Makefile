@@ -24,7 +24,8 @@ demo: setup
 	$(BIN)/python distill.py --config configs/mini_xception.py:demo --teacher $(RUN)/resnet20 \
 		--config.teacher.stored_views=2 --workdir $(RUN)/mini_xception
 	$(BIN)/python distill.py --config configs/compress/qat.py:demo --config.init.network=True \
-		--config.init.workdir=$(RUN)/mini_xception --teacher $(RUN)/resnet20 --workdir $(RUN)/quantized
+		--config.init.workdir=$(RUN)/mini_xception --teacher $(RUN)/resnet20 \
+		--config.teacher.stored_views=2 --workdir $(RUN)/quantized
 	$(BIN)/python -m ferjax.calibrate --model $(RUN)/quantized
 	$(BIN)/python export.py --model $(RUN)/quantized --out $(RUN)/files --format tflite --quantization qat
 	$(BIN)/python -m ferjax.evaluate --split test --out $(RUN)/evaluation \

@@ -121,7 +121,7 @@ def contenders(name: str, batch_size: int) -> dict[str, train_contenders.Block]:
             mean=(0.5,) * shape[2],
             std=(0.25,) * shape[2],
         )
-        return train_contenders.repeated(step, training.init_state(start, tx), batch)
+        return train_contenders.repeated(step, training.init_state(start, tx), batch, module)
 
     return {
         "step": block(module.apply, variables, adam),

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import tables
+from benchmarks import tables, train_contenders
 from ferjax import augment, checkpoint, cli, experiment, losses, models, optim, teaching, training
 from ferjax.spec import ModelSpec
 
@@ -111,17 +111,8 @@ def contenders(student: str, teacher: str, batch_size: int) -> dict[str, Callabl
         **common,
     )
 
-    def train_block(step: Callable[..., Any], *more: Any) -> Callable[[int], None]:
-        compiled = jax.jit(step, donate_argnums=0)
-        state = jax.device_put(training.init_state(variables, optimizer.tx), may_alias=False)
-
-        def block(steps: int) -> None:
-            nonlocal state
-            for _ in range(steps):
-                state, _ = compiled(state, batch, *more)
-            jax.block_until_ready(state)
-
-        return block
+    def train_block(step: Callable[..., Any], *more: Any) -> train_contenders.Block:
+        return train_contenders.repeated(step, training.init_state(variables, optimizer.tx), batch, module, *more)
 
     images = jax.device_put(pixels)
     passes = jax.jit(lambda v, x: wise.apply(v, {"images": augment.to_float(x)}).logits)

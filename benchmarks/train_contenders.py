@@ -62,7 +62,7 @@ class Job:
             augment=augmentation,
         )
         batch = {"images": self.images, "labels": self.labels}
-        return repeated(train_step, training.init_state(self.variables, self.optimizer.tx), batch)
+        return repeated(train_step, training.init_state(self.variables, self.optimizer.tx), batch, self.module)
 
     def fit(self, steps: int, epochs: int, on_epoch: Callable[[Any], None], workers: int | None) -> None:
         """Trains from memory, or from disk with so many workers."""
@@ -85,14 +85,17 @@ class Job:
                 epochs=epochs,
                 batch_size=len(self.labels),
                 augment=augmentation(),
+                compiler_options=models.compiler_options(self.module),
                 on_epoch=on_epoch,
                 progress=False,
             )
 
 
-def repeated(train_step: Callable[..., Any], state: Any, batch: dict[str, np.ndarray]) -> Block:
-    """Returns blocks of a compiled train step on one batch."""
-    step = jax.jit(train_step, donate_argnums=0)
+def repeated(
+    train_step: Callable[..., Any], state: Any, batch: dict[str, np.ndarray], module: Any, *more: Any
+) -> Block:
+    """Returns blocks of a train step on one batch, compiled as `fit` compiles that of this network."""
+    step = jax.jit(train_step, donate_argnums=0, compiler_options=models.compiler_options(module) or None)
     # may_alias: the step donates its state, which must not be the memory that the other contenders start from.
     state = jax.device_put(state, may_alias=False)
     batch = jax.device_put(batch)
@@ -100,7 +103,7 @@ def repeated(train_step: Callable[..., Any], state: Any, batch: dict[str, np.nda
     def block(steps: int) -> None:
         nonlocal state
         for _ in range(steps):
-            state, _ = step(state, batch)
+            state, _ = step(state, batch, *more)
         jax.block_until_ready(state)
 
     return block

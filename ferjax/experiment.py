@@ -136,6 +136,7 @@ def _run(
         eval_apply_fn=network.create(begun.spec).apply,
         config=config,
         mesh=mesh,
+        compiler_options=models.compiler_options(begun.module),
         on_epoch=_reporter(workdir, tensorboard=tensorboard and processes.is_first()),
         progress=progress,
         profile=profile,

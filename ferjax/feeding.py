@@ -25,11 +25,15 @@ Run = Callable[..., tuple[TrainState, Sums, jax.Array]]
 class Feed(Protocol):
     """What gives `fit` its batches."""
 
-    def compile(self, train_step: TrainStep) -> Run:
+    def compile(self, train_step: TrainStep, options: Mapping[str, Any] | None = None) -> Run:
         """Builds the dispatch: run(state, sums, *arguments, *more, steps=K) -> (state, sums, flag), K steps.
 
         State and sums are donated; `more` goes to the step (a teacher's variables); `flag` is `first_bad`, cheap to
         wait for.
+
+        Args:
+          train_step: from `make_train_step`.
+          options: XLA's, by name.
         """
 
     def dispatches(self, first: int, last: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
@@ -122,9 +126,10 @@ class Resident:
         self._batch_size, self._steps_per_epoch = batch_size, steps_per_epoch
         self._chunk, self._scan = steps_per_dispatch, scan
 
-    def compile(self, train_step: TrainStep) -> Run:
+    def compile(self, train_step: TrainStep, options: Mapping[str, Any] | None = None) -> Run:
         """See `Feed`."""
-        return make_resident_steps(train_step, batch_size=self._batch_size, mesh=self._mesh, scan=self._scan)
+        how: dict[str, Any] = {"batch_size": self._batch_size, "mesh": self._mesh, "scan": self._scan}
+        return make_resident_steps(train_step, **how, options=options)
 
     def dispatches(self, first: int, last: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """See `Feed`."""
@@ -161,11 +166,10 @@ class Streamed:
         self._reader: Iterator[np.ndarray] | None = None
         self._next = -1
 
-    def compile(self, train_step: TrainStep) -> Run:
+    def compile(self, train_step: TrainStep, options: Mapping[str, Any] | None = None) -> Run:
         """See `Feed`."""
-        whole = devices.whole(self._mesh)
 
-        @functools.partial(jax.jit, static_argnames="steps", donate_argnums=(0, 1), out_shardings=whole)
+        @_compiled(self._mesh, options)
         def run(state: TrainState, sums: Sums, batch: Arrays, *more: Any, steps: int):
             state, new = train_step(state, batch, *more)
             sums = sums.add(new)
@@ -209,7 +213,14 @@ def soft_targets(train: Arrays, column: str, class_names: Sequence[str]) -> dict
     return {"targets": values}
 
 
-def make_resident_steps(train_step: TrainStep, *, batch_size: int, mesh: Mesh, scan: Callable[..., Any]) -> Run:
+def make_resident_steps(
+    train_step: TrainStep,
+    *,
+    batch_size: int,
+    mesh: Mesh,
+    scan: Callable[..., Any],
+    options: Mapping[str, Any] | None = None,
+) -> Run:
     """Builds the dispatch that takes several steps over data resident on the devices.
 
     Args:
@@ -217,14 +228,15 @@ def make_resident_steps(train_step: TrainStep, *, batch_size: int, mesh: Mesh, s
       batch_size: examples per step.
       mesh: devices, with one axis "data" over which each batch is spread.
       scan: `jax.lax.scan`, or `unrolled` on CPU, where XLA's loop over convolutions is far too slow.
+      options: XLA's, by name.
 
     Returns:
       run(state, sums, data, order, position, *more, steps=K) -> (state, sums, flag), see `Feed.compile`: batch i
       holds the examples order[position + i · B : …].
     """
-    spread, whole = devices.spread(mesh), devices.whole(mesh)
+    spread = devices.spread(mesh)
 
-    @functools.partial(jax.jit, static_argnames="steps", donate_argnums=(0, 1), out_shardings=whole)
+    @_compiled(mesh, options)
     def run(state: TrainState, sums: Sums, data: Arrays, order: jax.Array, position: jax.Array, *more: Any, steps: int):
         def one(carry, index):
             state, sums = carry
@@ -237,6 +249,16 @@ def make_resident_steps(train_step: TrainStep, *, batch_size: int, mesh: Mesh, s
         return state, sums, sums.first_bad + 0
 
     return run
+
+
+def _compiled(mesh: Mesh, options: Mapping[str, Any] | None) -> Callable[[Run], Run]:
+    return functools.partial(
+        jax.jit,
+        static_argnames="steps",
+        donate_argnums=(0, 1),
+        out_shardings=devices.whole(mesh),
+        compiler_options=dict(options or {}) or None,
+    )
 
 
 def loop_for(mesh: Mesh) -> Callable[..., Any]:

@@ -60,6 +60,7 @@ def fit(
     checkpoint_minutes: float = 5.0,
     config: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
+    compiler_options: Mapping[str, Any] | None = None,
     on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
     progress: bool = True,
     profile: int = 0,
@@ -98,6 +99,7 @@ def fit(
       config: the resolved configuration, stored beside the arrays.
       mesh: devices, with one axis "data" over which each batch is spread, see `ferjax.devices.mesh`; the first device
         if not given.
+      compiler_options: XLA's for the train step, by name, see `ferjax.models.compiler_options`.
       on_epoch: called with the history after each epoch; of several processes, in the first.
       progress: whether to show a bar on a terminal.
       profile: dispatches to trace, into WORKDIR/profile; 0 for none.
@@ -152,7 +154,7 @@ def fit(
         steps_per_dispatch=steps_per_dispatch,
         mesh=mesh,
     )
-    run_of = functools.cache(lambda stage: feed.compile(make_step(stage=stage)))
+    run_of = functools.cache(lambda stage: feed.compile(make_step(stage=stage), compiler_options))
     shown = progress and folder.writes
     bar = _progress_bar(epochs * steps_per_epoch * batch_size, int(state.step) * batch_size, enabled=shown)
     trace = profiling.Trace(workdir / "profile", dispatches=profile if folder.writes else 0)

@@ -3,11 +3,12 @@
 import copy
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from ferjax import checkpoint, configuration, data, evaluate, experiment, objective, scorer
+from ferjax import checkpoint, configuration, data, evaluate, experiment, models, objective, scorer
 from ferjax.cli import InputError
 from ferjax.data.__main__ import main as data_command
 from ferjax.data.synthetic import render_faces
@@ -139,6 +140,14 @@ def test_how_images_are_read_is_no_part_of_the_experiment(trained):
     assert again.history == result.history
     spec, _, _ = checkpoint.load(folder / "run")
     assert not {"resident_bytes", "workers"} & spec.dataset_args.keys()
+
+
+def test_the_step_is_compiled_as_the_network_asks(trained, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(models, "compiler_options", lambda module: asked.append(module) or {"xla_faster": True})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_faster"):
+        experiment.train(config(), workdir=tmp_path / "run", data_dir=trained[0] / "data", progress=False)
+    assert [type(module).__name__ for module in asked] == ["ResNet"]
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,13 @@ def test_the_step_is_given_the_same_batches_from_disk_as_from_memory(stored, sam
     assert any((a["images"] != b["images"]).any() for a, b in zip(streamed, other, strict=True))
 
 
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_the_step_is_compiled_with_the_options(stored, tmp_path, where):
+    train = stored() if where == "disk" else tiny.faces(COUNT)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option: 'xla_faster'"):
+        fit(tmp_path, train=train, compiler_options={"xla_faster": True})
+
+
 @pytest.mark.parametrize(("sampling", "ema_decay", "workers"), [("shuffled", 0.0, 0), ("balanced", 0.9, 1)])
 def test_a_streamed_run_has_the_losses_and_the_parameters_of_the_resident_one(
     stored, tmp_path, sampling, ema_decay, workers

@@ -10,9 +10,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.cli import unknown
-from ferjax.models import baseline, deit, mobilenet, resemotenet, resnet, xception
+from ferjax.models import baseline, convolution, deit, mobilenet, resemotenet, resnet, xception
 
-__all__ = ["create", "default_input_shape", "feature_map", "for_export", "list_models", "teacher_heads"]
+__all__ = [
+    "compiler_options",
+    "create",
+    "default_input_shape",
+    "feature_map",
+    "for_export",
+    "list_models",
+    "teacher_heads",
+]
 
 
 class _Entry(NamedTuple):
@@ -88,6 +96,18 @@ def for_export(module: nn.Module) -> nn.Module:
     operations are counted, it has to be a convolution. Parameters and outputs are the same.
     """
     return module.clone(depthwise="conv") if hasattr(module, "depthwise") else module
+
+
+def compiler_options(module: nn.Module) -> dict[str, bool | int]:
+    """Returns XLA's options with which to compile a train step of this network, {} for its defaults.
+
+    XLA on CPUs has two code generators. Of a network whose depthwise convolutions are shifts and multiplications, a
+    thousand small loops, the older one, with fewer of LLVM's passes, makes faster steps in less time; what is mostly
+    matrix products runs as fast with either, and a transformer compiles more slowly with the older one.
+    """
+    if jax.default_backend() == "cpu" and convolution.are_shifts(getattr(module, "depthwise", "conv")):
+        return {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+    return {}
 
 
 def teacher_heads(module: nn.Module) -> tuple[str, ...]:

@@ -40,11 +40,18 @@ def depthwise(implementation: str) -> Callable[..., jax.Array]:
     Raises:
       InputError: if there is no such implementation.
     """
+    return _injected_shifts if are_shifts(implementation) else lax.conv_general_dilated
+
+
+def are_shifts(implementation: str) -> bool:
+    """Returns whether a depthwise convolution of this implementation is shifts and multiplications, see `depthwise`.
+
+    Raises:
+      InputError: if there is no such implementation.
+    """
     if implementation not in DEPTHWISE:
         raise unknown("depthwise implementation", implementation, DEPTHWISE)
-    if implementation == "shifts" or (implementation == "auto" and jax.default_backend() == "cpu"):
-        return _injected_shifts
-    return lax.conv_general_dilated
+    return implementation == "shifts" or (implementation == "auto" and jax.default_backend() == "cpu")
 
 
 def pointwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_: Any) -> jax.Array:

@@ -155,3 +155,14 @@ def test_a_wrong_argument_or_name_is_answered_with_the_nearest():
         models.create("resnet21")
     with pytest.raises(InputError, match="width"):
         models.create("microexpnet", widht=2)
+
+
+def test_networks_of_shifts_take_the_older_code_generator():
+    named = [name for name in models.list_models() if models.compiler_options(models.create(name))]
+    assert named == ["mobilenetv3_small", "microexpnet", "mini_xception"]
+    module = models.create("mini_xception")
+    options = models.compiler_options(module)
+    assert models.compiler_options(models.for_export(module)) == {}
+    jax.jit(jnp.sin, compiler_options=options).lower(1.0).compile()  # XLA knows them
+    with pytest.raises(InputError, match="Did you mean 'shifts'"):
+        models.compiler_options(models.create("mini_xception", depthwise="shift"))
