@@ -237,9 +237,7 @@ def _without_echoes() -> Iterator[list[str]]:
             gc.collect()
     finally:
         sys.unraisablehook = hook
-        if (
-            failed
-        ):  # tensorstore's threads may answer orbax's event loop after it was closed, and print that they failed
+        if failed:  # tensorstore's threads may answer orbax's closed event loop, and print that they failed
             sys.unraisablehook = lambda it: None if _is_late(it.exc_value) else hook(it)
             other = sys.excepthook
             sys.excepthook = lambda kind, error, trace: None if _is_late(error) else other(kind, error, trace)
