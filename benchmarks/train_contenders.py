@@ -95,7 +95,7 @@ def repeated(
     train_step: Callable[..., Any], state: Any, batch: dict[str, np.ndarray], module: Any, *more: Any
 ) -> Block:
     """Returns blocks of a train step on one batch, compiled as `fit` compiles that of this network."""
-    step = jax.jit(train_step, donate_argnums=0, compiler_options=models.compiler_options(module) or None)
+    step = jax.jit(train_step, donate_argnums=0, compiler_options=models.compiler_options(module))
     # may_alias: the step donates its state, which must not be the memory that the other contenders start from.
     state = jax.device_put(state, may_alias=False)
     batch = jax.device_put(batch)

@@ -11,14 +11,16 @@ first writes, see `ferjax.run_folder`, and what was saved on eight devices goes 
 """
 
 import contextlib
+import dataclasses
 import gc
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -234,17 +236,27 @@ def _without_echoes() -> Iterator[list[str]]:
     try:
         yield failed
         if failed:
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it reports futures that are collected unread
             gc.collect()
     finally:
         sys.unraisablehook = hook
-        if failed:  # tensorstore's threads may answer orbax's closed event loop, and print that they failed
-            sys.unraisablehook = lambda it: None if _is_late(it.exc_value) else hook(it)
-            other = sys.excepthook
-            sys.excepthook = lambda kind, error, trace: None if _is_late(error) else other(kind, error, trace)
+        if failed and not isinstance(hook, _WithoutLate):
+            sys.unraisablehook = _WithoutLate(hook)
 
 
-def _is_late(error: BaseException | None) -> bool:
-    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+@dataclasses.dataclass(frozen=True)
+class _WithoutLate:
+    """A hook that leaves out what tensorstore's threads print when they answer orbax's event loop after it was closed.
+
+    They do so whenever they are done, up to the end of the program.
+    """
+
+    hook: Callable[[Any], None]
+
+    def __call__(self, unraisable: Any) -> None:
+        late = isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"
+        if not late:
+            self.hook(unraisable)
 
 
 def _reason(error: Exception) -> str:

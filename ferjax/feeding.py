@@ -25,7 +25,7 @@ Run = Callable[..., tuple[TrainState, Sums, jax.Array]]
 class Feed(Protocol):
     """What gives `fit` its batches."""
 
-    def compile(self, train_step: TrainStep, options: Mapping[str, Any] | None = None) -> Run:
+    def compile(self, train_step: TrainStep, options: dict[str, Any] | None = None) -> Run:
         """Builds the dispatch: run(state, sums, *arguments, *more, steps=K) -> (state, sums, flag), K steps.
 
         State and sums are donated; `more` goes to the step (a teacher's variables); `flag` is `first_bad`, cheap to
@@ -126,10 +126,11 @@ class Resident:
         self._batch_size, self._steps_per_epoch = batch_size, steps_per_epoch
         self._chunk, self._scan = steps_per_dispatch, scan
 
-    def compile(self, train_step: TrainStep, options: Mapping[str, Any] | None = None) -> Run:
+    def compile(self, train_step: TrainStep, options: dict[str, Any] | None = None) -> Run:
         """See `Feed`."""
-        how: dict[str, Any] = {"batch_size": self._batch_size, "mesh": self._mesh, "scan": self._scan}
-        return make_resident_steps(train_step, **how, options=options)
+        return make_resident_steps(
+            train_step, batch_size=self._batch_size, mesh=self._mesh, scan=self._scan, options=options
+        )
 
     def dispatches(self, first: int, last: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """See `Feed`."""
@@ -166,7 +167,7 @@ class Streamed:
         self._reader: Iterator[np.ndarray] | None = None
         self._next = -1
 
-    def compile(self, train_step: TrainStep, options: Mapping[str, Any] | None = None) -> Run:
+    def compile(self, train_step: TrainStep, options: dict[str, Any] | None = None) -> Run:
         """See `Feed`."""
 
         @_compiled(self._mesh, options)
@@ -219,7 +220,7 @@ def make_resident_steps(
     batch_size: int,
     mesh: Mesh,
     scan: Callable[..., Any],
-    options: Mapping[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
 ) -> Run:
     """Builds the dispatch that takes several steps over data resident on the devices.
 
@@ -251,13 +252,13 @@ def make_resident_steps(
     return run
 
 
-def _compiled(mesh: Mesh, options: Mapping[str, Any] | None) -> Callable[[Run], Run]:
+def _compiled(mesh: Mesh, options: dict[str, Any] | None) -> Callable[[Run], Run]:
     return functools.partial(
         jax.jit,
         static_argnames="steps",
         donate_argnums=(0, 1),
         out_shardings=devices.whole(mesh),
-        compiler_options=dict(options or {}) or None,
+        compiler_options=options,
     )
 
 

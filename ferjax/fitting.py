@@ -60,7 +60,7 @@ def fit(
     checkpoint_minutes: float = 5.0,
     config: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
-    compiler_options: Mapping[str, Any] | None = None,
+    compiler_options: dict[str, Any] | None = None,
     on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
     progress: bool = True,
     profile: int = 0,

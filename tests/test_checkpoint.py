@@ -2,6 +2,8 @@
 
 import errno
 import pathlib
+import sys
+import types
 
 import chex
 import jax.numpy as jnp
@@ -63,6 +65,23 @@ def damage(path: pathlib.Path, how: str) -> None:
         for each in path.rglob("*"):
             if each.is_file():
                 each.unlink()
+
+
+def test_answers_to_a_closed_loop_after_a_damaged_checkpoint_are_not_printed(tmp_path, monkeypatch):
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(unraisable.exc_value))
+    closed, other = RuntimeError("Event loop is closed"), RuntimeError("another")
+    save(tmp_path, 2)
+    sys.unraisablehook(types.SimpleNamespace(exc_value=closed))
+    assert printed == [closed]
+    damage(tmp_path / "last" / "000000002", "truncated")
+    for _ in range(2):
+        assert checkpoint.restore(tmp_path, tree()) is None
+    hook = sys.unraisablehook
+    for error in (closed, other):
+        hook(types.SimpleNamespace(exc_value=error))
+    assert printed == [closed, other]
+    assert checkpoint.restore(tmp_path, tree()) is None and sys.unraisablehook is hook
 
 
 @pytest.mark.parametrize("how", ["truncated", "flipped", "metadata", "emptied"])
