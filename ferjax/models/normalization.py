@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 _PARTS = 8
+_LARGE = 2**18  # values from which on parts pay; each costs a copy of the arithmetic, and compiling small maps took longer
 
 Normalized = tuple[jax.Array, jax.Array, jax.Array]
 
@@ -92,7 +93,7 @@ in_parts.defvjp(_forward, _backward)
 
 def _totals(terms: Callable[..., tuple[jax.Array, ...]], *arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Returns the sums over all axes but the last of element-wise terms of the arrays."""
-    parts = math.gcd(len(arrays[0]), _PARTS)
+    parts = math.gcd(len(arrays[0]), _PARTS) if arrays[0].size >= _LARGE else 1
     length = len(arrays[0]) // parts
     each = [terms(*(a[p * length : (p + 1) * length] for a in arrays)) for p in range(parts)]
     return tuple(channel_sums(reduce(jnp.add, term)) for term in zip(*each, strict=True))

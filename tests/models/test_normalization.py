@@ -11,7 +11,8 @@ from jax.test_util import check_grads
 from ferjax.models import normalization
 
 BOTH = [normalization.at_once, normalization.in_parts]
-SHAPES = [(16, 5, 4, 3), (12, 3, 3, 2), (7, 2, 3, 4), (1, 4, 4, 2), (24, 6)]
+SHAPES = [(16, 5, 4, 3), (12, 3, 3, 2), (7, 2, 3, 4), (1, 4, 4, 2), (24, 6)]  # the last ones are as large as parts pay for
+SHAPES += [(16, 32, 32, 16), (20, 64, 32, 7)]
 
 
 def ours_and_flax(dtype=jnp.float32):
@@ -35,7 +36,7 @@ def answer(norm, x, params, stats, resting=False):
         y, changed = norm.apply(variables, x, use_running_average=resting, mutable=["batch_stats"])
         return jnp.sin(y).sum(), (y, changed)
 
-    return jax.value_and_grad(objective, (0, 1), has_aux=True)(x, params)
+    return jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))(x, params)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
