@@ -253,7 +253,10 @@ def init_variables(module: Any, image_shape: tuple[int, int, int], *, seed: int)
     """Returns freshly initialised variables of a network for images (height, width, channels)."""
     key = jax.random.fold_in(jax.random.key(seed), 0x1417)
     example = np.zeros((1, *image_shape), np.float32)
-    return dict(jax.jit(functools.partial(module.init, train=False))(key, example))
+    # It runs once, and on CPUs LLVM's passes over it take longer than all else that comes before the first step.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    init = jax.jit(functools.partial(module.init, train=False), compiler_options=options)
+    return dict(init(key, example))
 
 
 def make_spec(
