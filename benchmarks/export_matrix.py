@@ -23,9 +23,9 @@ PACKAGES = ("jax", "flax", "tensorflow-cpu", "tf2onnx", "onnxruntime", "ai-edge-
 _HEAVY = 100_000_000  # multiplications of one image, above which one epoch has to do
 # Depthwise networks and transformers learn little from the demo's 2,000 faces, and answers that are nearly ties flip
 # with any rounding; and 500 faces seldom tell a change of accuracy by one point from none.
-_EPOCHS = {"mini_xception": 10, "microexpnet": 15, "mobilenetv3_small": 15, "deit_tiny_distilled": 15}
 _FACES, _HELD = 12_000, 2_000
-_GENTLY = ("deit", "microexpnet", "mobilenetv3_small")  # at a higher rate, they do not learn or run away at some faces
+# Epochs and learning rate: at a higher one, transformers learn nothing and the others run away at some faces.
+_LONGER = {"mini_xception": (10, 0.003), "microexpnet": (25, 0.001), "mobilenetv3_small": (15, 0.001), "deit": (15, 0.0002)}
 COLUMNS = [
     ("network", "{network}"),
     ("format", "{format}"),
@@ -70,10 +70,11 @@ def recipe(name: str) -> dict[str, Any]:
     config.model.name = name
     shape = (config.data.size, config.data.size, config.data.channels)
     heavy = cost(models.for_export(models.create(name)), shape).macs > _HEAVY
-    config.fit.epochs = 1 if heavy else _EPOCHS.get(name, config.fit.epochs)
-    if name in _EPOCHS:
+    if heavy:
+        config.fit.epochs, config.optim.learning_rate = 1, 0.001
+    elif longer := [given for start, given in _LONGER.items() if name.startswith(start)]:
         config.data.update(train=_FACES, validation=_HELD)
-    config.optim.learning_rate = 0.001 if heavy or name.startswith(_GENTLY) else config.optim.learning_rate
+        config.fit.epochs, config.optim.learning_rate = longer[0]
     return config.to_dict()
 
 
