@@ -1,5 +1,6 @@
 """Every configuration resolves and fits the functions it is for; each experiment changes what its paper changed."""
 
+import functools
 import importlib.util
 import inspect
 import json
@@ -34,6 +35,14 @@ def flat(config):
     return configuration.flat(config)
 
 
+@functools.cache
+def parameters(model, shape):
+    """The shapes of a network's parameters; most configurations have a network in common."""
+    module = models.create(**json.loads(model), num_classes=7)
+    image = np.zeros((1, *shape), np.float32)
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), image, train=False))["params"]
+
+
 def arms():
     """Every configuration, and every experiment of a paper."""
     for path in FILES:
@@ -61,13 +70,11 @@ def test_a_configuration_fits_its_functions(path, arg, demo):
     augment.create(**groups["augment"])
     optimizer = optim.create(**groups["optim"], steps_per_epoch=10, epochs=groups["fit"]["epochs"])
     size, channels = groups["data"].get("size", 48), groups["data"].get("channels", 1)
-    module = models.create(**groups["model"], num_classes=7)
-    image = np.zeros((1, size, size, channels), np.float32)
-    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), image, train=False))
+    params = parameters(json.dumps(groups["model"], sort_keys=True), (size, size, channels))
     # Rules that choose what decays or what is trained find something in this network.
-    paths.path_mask(groups["optim"]["decay_only"], variables["params"])
+    paths.path_mask(groups["optim"]["decay_only"], params)
     for stage in optimizer.stages:
-        trained(stage, variables["params"], {})
+        trained(stage, params, {})
     assert (groups["data"]["name"] == "synthetic_faces") == demo
     assert not (demo and groups["init"]["pretrained"]) and groups["fit"]["epochs"] <= (8 if demo else 400)
     objective.taps(groups["loss"]["features"])

@@ -15,7 +15,7 @@ from ferjax.data.synthetic import render_faces
 
 SMALL = {
     "data": {"name": "synthetic_faces", "size": 24, "train": 48, "validation": 21, "test": 14},
-    "model": {"name": "resnet20", "depths": [1, 1, 1], "widths": [4, 8, 8], "stem_width": 4},
+    "model": {"name": "resnet20", "depths": [1, 1], "widths": [4, 8], "stem_width": 4},
     "augment": {"flip": 0.5},
     "loss": {"label_smoothing": 0.1, "class_weighted": True},
     "optim": {"name": "adam", "learning_rate": 1e-2},
@@ -45,7 +45,7 @@ def test_a_run_leaves_checkpoints_configuration_curves_and_contract(trained):
     assert (folder / "run" / "curves.png").stat().st_size > 5000
     spec, variables, meta = checkpoint.load(folder / "run")
     assert spec.class_names == data.EMOTIONS and spec.input_shape == (24, 24, 1)
-    assert spec.architecture == "resnet20" and spec.architecture_args["widths"] == [4, 8, 8]
+    assert spec.architecture == "resnet20" and spec.architecture_args["widths"] == [4, 8]
     assert spec.dataset == "synthetic_faces" and spec.dataset_args["train"] == 48 and len(spec.dataset_sha256) == 64
     assert spec.source_run == "small" and meta["config"] == config()
     assert spec.parameters == sum(leaf.size for leaf in _leaves(variables["params"]))

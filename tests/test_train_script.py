@@ -16,6 +16,7 @@ from ferjax import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
 DEMO = ["--config", "configs/resnet20.py:demo"]
+QUICK = ["--config", "configs/baseline_cnn3.py:demo"]  # its step is traced and compiled in seconds
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_help_says_how_to_use_it(environment):
 
 
 SMALL = [
-    *DEMO,
+    *QUICK,
     *("--config.data.size=24", "--config.data.train=320", "--config.data.validation=70", "--config.data.test=7"),
     *("--config.fit.epochs=24", "--config.fit.checkpoint_minutes=0.01"),
 ]

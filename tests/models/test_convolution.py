@@ -14,7 +14,7 @@ from ferjax.models import convolution
 def values_and_gradients(function, *shapes):
     rng = np.random.default_rng(0)
     arrays = [jnp.array(rng.normal(size=shape)) for shape in shapes]
-    return jax.value_and_grad(lambda x, k: jnp.sin(function(x, k)).sum(), (0, 1))(*arrays)
+    return jax.jit(jax.value_and_grad(lambda x, k: jnp.sin(function(x, k)).sum(), (0, 1)))(*arrays)
 
 
 def plain(stride, pad, groups):
@@ -72,6 +72,7 @@ def test_half_precision_stays_and_is_summed_in_float32(function, size, kernel, s
     half = [jnp.array(rng.normal(size=shape), jnp.bfloat16) for shape in ((16, *size, 16), kernel)]
     exact = [a.astype(jnp.float32) for a in half]
 
+    @jax.jit
     def answer(arrays):
         y, gradients = jax.vjp(lambda x, k: function(x, k, stride), *arrays)
         return y, *gradients(jnp.ones_like(y))

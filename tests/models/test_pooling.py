@@ -23,7 +23,7 @@ def test_values_and_gradients_are_flax_s_and_the_first_of_equals_takes_them(wind
                 weights = jnp.arange(1.0, y.size + 1).reshape(y.shape)
                 return (y * weights).sum(), y
 
-            return jax.grad(objective, has_aux=True)(x)
+            return jax.jit(jax.grad(objective, has_aux=True))(x)
 
         chex.assert_trees_all_equal(both(pooling.by_shifts), both(pooling.at_once))
 

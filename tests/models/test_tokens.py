@@ -20,7 +20,7 @@ def arrays(*shapes, dtype=float):
 
 def values_and_gradients(function, inputs):
     places = tuple(range(len(inputs)))
-    return jax.value_and_grad(lambda *inputs: jnp.sin(function(*inputs)).sum(), places)(*inputs)
+    return jax.jit(jax.value_and_grad(lambda *inputs: jnp.sin(function(*inputs)).sum(), places))(*inputs)
 
 
 def flax_normalize(x, scale, bias):
@@ -81,7 +81,8 @@ def test_a_transformer_has_the_gradients_of_the_plain_form(monkeypatch, name):
     with jax.enable_x64(True):
         module = module.clone(dtype=jnp.float64)
         (x,) = arrays((3, 24, 16, 1))
-        variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), module.init(jax.random.key(0), x, train=False))
+        variables = jax.jit(lambda x: module.init(jax.random.key(0), x, train=False))(x)
+        variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
 
         def gradients():
             return jax.jit(jax.grad(lambda v: jnp.sin(3 * module.apply(v, x, train=True)).sum()))(variables)
