@@ -25,7 +25,12 @@ _HEAVY = 100_000_000  # multiplications of one image, above which one epoch has 
 # with any rounding; and 500 faces seldom tell a change of accuracy by one point from none.
 _FACES, _HELD = 12_000, 2_000
 # Epochs and learning rate: at a higher one, transformers learn nothing and the others run away at some faces.
-_LONGER = {"mini_xception": (10, 0.003), "microexpnet": (25, 0.001), "mobilenetv3_small": (15, 0.001), "deit": (15, 0.0002)}
+_LONGER = {
+    "mini_xception": (10, 0.003),
+    "microexpnet": (25, 0.001),
+    "mobilenetv3_small": (15, 0.001),
+    "deit": (15, 0.0002),
+}
 COLUMNS = [
     ("network", "{network}"),
     ("format", "{format}"),

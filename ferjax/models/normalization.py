@@ -2,7 +2,8 @@
 
 XLA's CPU reduction over all leading axes runs one channel at a time when anything is fused into it, and flax's form,
 differentiated, is made of such reductions: forwards and backwards over (64, 48, 48, 16) took 12 ms, and 5 ms where
-the batch is first added up in eight parts by element-wise operations (2 cores, jax 0.10).
+the batch is first added up in eight parts by element-wise operations (2 cores, jax 0.10). Small maps are summed at
+once, as fast and quicker to compile: a fifth of MobileNetV3-Small's first step.
 """
 
 import math
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 _PARTS = 8
-_LARGE = 2**18  # values from which on parts pay; each costs a copy of the arithmetic, and compiling small maps took longer
+_LARGE = 2**18  # values from which on parts pay: each is a copy of the arithmetic to compile
 
 Normalized = tuple[jax.Array, jax.Array, jax.Array]
 

@@ -11,8 +11,8 @@ from jax.test_util import check_grads
 from ferjax.models import normalization
 
 BOTH = [normalization.at_once, normalization.in_parts]
-SHAPES = [(16, 5, 4, 3), (12, 3, 3, 2), (7, 2, 3, 4), (1, 4, 4, 2), (24, 6)]  # the last ones are as large as parts pay for
-SHAPES += [(16, 32, 32, 16), (20, 64, 32, 7)]
+SHAPES = [(16, 5, 4, 3), (12, 3, 3, 2), (7, 2, 3, 4), (1, 4, 4, 2), (24, 6)]
+SHAPES += [(16, 32, 32, 16), (20, 64, 32, 7)]  # as large as parts pay for
 
 
 def ours_and_flax(dtype=jnp.float32):
