@@ -112,7 +112,9 @@ def contenders(name: str, batch_size: int) -> dict[str, train_contenders.Block]:
     pixels = rng.integers(0, 256, (batch_size, *shape), np.uint8)
     batch = {"images": pixels, "labels": rng.integers(0, CLASSES, batch_size).astype(np.int32)}
 
-    def block(apply_fn: Callable[..., Any], start: Any, tx: optax.GradientTransformation) -> train_contenders.Block:
+    def block(
+        apply_fn: Callable[..., Any], start: Any, tx: optax.GradientTransformation, compiled_as: Any = module
+    ) -> train_contenders.Block:
         step = training.make_train_step(
             apply_fn,
             losses.cross_entropy,
@@ -121,11 +123,11 @@ def contenders(name: str, batch_size: int) -> dict[str, train_contenders.Block]:
             mean=(0.5,) * shape[2],
             std=(0.25,) * shape[2],
         )
-        return train_contenders.repeated(step, training.init_state(start, tx), batch, module)
+        return train_contenders.repeated(step, training.init_state(start, tx), batch, compiled_as)
 
     return {
         "step": block(module.apply, variables, adam),
-        "qat": block(quantized.make_apply(folded), rounded, adam),
+        "qat": block(quantized.make_apply(folded), rounded, adam, folded),
         "prune": block(module.apply, variables, never),
         "look": block(module.apply, variables, always),
     }
