@@ -103,8 +103,8 @@ def compiler_options(module: nn.Module) -> dict[str, bool | int]:
 
     XLA on CPUs has two code generators. Of a network whose depthwise convolutions are shifts and multiplications, a
     thousand small loops, the older one, with fewer of LLVM's passes, makes faster steps in less time; what is mostly
-    matrix products runs as fast with either, and a transformer compiles more slowly with the older one. Folded networks,
-    which round, are faster with the default (mini-Xception's step 299 ms for 306, MicroExpNet's 106 for 121).
+    matrix products runs as fast with either, and a transformer compiles more slowly with the older one. Folded
+    networks, which round, are faster with the default (mini-Xception's step 299 ms for 306, MicroExpNet's 106 for 121).
     """
     shifts = convolution.are_shifts(getattr(module, "depthwise", "conv"))
     if jax.default_backend() == "cpu" and shifts and not getattr(module, "folded", False):
