@@ -1,7 +1,6 @@
 """What `benchmarks.train_throughput` compares: one network trained by `fit`, by its bare step, and by PyTorch."""
 
 import dataclasses
-import functools
 import os
 import pathlib
 import tempfile
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax import augment, fitting, losses, models, optim, training
+from ferjax import augment, experiment, fitting, losses, models, optim, training
 from ferjax.data import on_disk
 from ferjax.spec import ModelSpec
 
@@ -37,10 +36,7 @@ class Job:
             architecture=name,
         )
         self.module = models.create(name, num_classes=CLASSES, dtype=jnp.dtype(dtype))
-        example = np.zeros((1, height, width, channels), np.float32)
-        self.variables = jax.device_get(
-            jax.jit(functools.partial(self.module.init, train=False))(jax.random.key(0), example)
-        )
+        self.variables = jax.device_get(experiment.init_variables(self.module, (height, width, channels), seed=0))
         self.optimizer = optim.create(
             "adam",
             learning_rate=LEARNING_RATE,
