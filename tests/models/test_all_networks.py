@@ -163,7 +163,8 @@ def test_networks_of_shifts_take_the_older_code_generator():
     module = models.create("mini_xception")
     options = models.compiler_options(module)
     assert models.compiler_options(models.for_export(module)) == {}
-    assert models.compiler_options(module.clone(folded=True)) == {}  # it rounds
+    rounding = models.compiler_options(module.clone(folded=True))
+    assert rounding and rounding.items() < options.items()  # all but the generator
     jax.jit(jnp.sin, compiler_options=options).lower(1.0).compile()  # XLA knows them
     with pytest.raises(InputError, match="Did you mean 'shifts'"):
         models.compiler_options(models.create("mini_xception", depthwise="shift"))
