@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import quick
 import small_files
 from test_experiment import config
 
@@ -141,7 +142,7 @@ def test_intervals_narrow_with_the_number_of_images():
 def test_grad_cam_is_its_definition(name, kwargs):
     module = models.create(name, num_classes=3, **kwargs)
     x = np.random.default_rng(0).normal(size=(2, 24, 24, 1)).astype(np.float32)
-    variables = jax.jit(lambda x: module.init(jax.random.key(0), x, train=False))(x)
+    variables = quick.jit(lambda x: module.init(jax.random.key(0), x, train=False))(x)
     kernel = np.random.default_rng(1).normal(size=variables["params"]["head"]["out"]["kernel"].shape)
     variables["params"]["head"]["out"]["kernel"] = kernel.astype(np.float32)
     maps, logits = explain.make_grad_cam(module, (24, 24, 1))(variables, x, np.array([2, 0]))
@@ -162,7 +163,7 @@ def test_grad_cam_is_its_definition(name, kwargs):
             step = np.zeros(features.shape, np.float32)
             step.flat[at] = 1e-2
             slopes.flat[at] = (float(score(step)) - float(score(-step))) / 2e-2
-        exact = jax.jit(jax.grad(score))(np.zeros(features.shape, np.float32))
+        exact = quick.jit(jax.grad(score))(np.zeros(features.shape, np.float32))
         np.testing.assert_allclose(np.asarray(exact).flat[picked], slopes.flat[picked], atol=2e-3)
         side = 6 if name == "resnet20" else 3
         grid = (1, side, side, features.shape[-1])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import quick
 import tiny
 
 from ferjax import augment, checkpoint, feeding, fitting, freezing, models, optim, training
@@ -204,7 +205,7 @@ def _backbone(tree):
 def network():
     module = models.create("resnet20", num_classes=3, depths=(1, 1), widths=(4, 8), stem_width=4, head_hidden=(6,))
     x = jax.random.normal(jax.random.key(1), (8, 12, 12, 1))
-    made = jax.jit(lambda: module.init(jax.random.key(0), x, train=False))()
+    made = quick.jit(lambda: module.init(jax.random.key(0), x, train=False))()
     noise = jax.random.normal(jax.random.key(2), (8,))
     made["batch_stats"] = jax.tree.map(lambda leaf: leaf + 0.1 * noise[: len(leaf)] ** 2, made["batch_stats"])
     return module, made, x

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 from flax import traverse_util
 from golden import seeded
 from safetensors.numpy import save_file
@@ -47,7 +48,7 @@ def logits_of(name, tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(weights(name), path)
     variables, report = load_pretrained(path, facts["architecture"], empty)
-    apply = jax.jit(lambda v, x: models.for_export(module).apply(v, x, train=False))
+    apply = quick.jit(lambda v, x: models.for_export(module).apply(v, x, train=False))
     return apply, variables, seeded.images(facts["images"]), report
 
 

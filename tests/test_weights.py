@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import quick
 from safetensors.numpy import load_file, save_file
 from test_pretrained import network
 from test_starting import SMALL, write_run
@@ -29,7 +30,7 @@ def test_a_round_trip_gives_equal_logits(run):
     started, begun, report = starting.start(empty, spec=RESNET.replace(mean=(0.5,), std=(0.2,)), pretrained=path)
     assert (begun.mean, begun.std) == (spec.mean, spec.std) and not report.missing and not report.skipped
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
-    apply = jax.jit(lambda v: module.apply(v, images, train=False))
+    apply = quick.jit(lambda v: module.apply(v, images, train=False))
     logits = np.asarray(apply(variables))
     assert np.ptp(logits) > 0
     np.testing.assert_array_equal(apply(started), logits)

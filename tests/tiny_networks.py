@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import quick
 
 from ferjax import models
 
@@ -59,4 +60,4 @@ def images(shape, count=4, seed=1, dtype=np.float32):
 
 
 def logits(module, values, x):
-    return np.asarray(jax.jit(functools.partial(module.apply, train=False))(values, x))
+    return np.asarray(quick.jit(functools.partial(module.apply, train=False))(values, x))

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import quick
 from ai_edge_litert.interpreter import Interpreter
 
 from ferjax import export, models
@@ -41,7 +42,7 @@ def small(name):
     images = np.random.default_rng(0).integers(0, 256, (8, *spec.input_shape)).astype(np.uint8)
     module = models.create(name, num_classes=3, **SMALL[name])
     inputs = normalize(spec, images)
-    variables = jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), inputs)
+    variables = quick.jit(functools.partial(module.init, train=False))(jax.random.key(0), inputs)
     rng = np.random.default_rng(1)
 
     def stirred(path, value):
@@ -80,7 +81,7 @@ def answers(name, made):
 
 def wanted(name):
     net = small(name)
-    return np.asarray(jax.jit(functools.partial(net.function, net.bind(net)))(net.calibration))
+    return np.asarray(quick.jit(functools.partial(net.function, net.bind(net)))(net.calibration))
 
 
 def error(name, made):
@@ -205,7 +206,7 @@ def test_more_than_ten_layers_are_compared_in_their_order(kind):
     spec = small("deit_tiny").spec.replace(architecture="deit_tiny_distilled", architecture_args=arguments)
     module = models.create(spec.architecture, num_classes=3, **arguments)
     image = np.zeros((1, *spec.input_shape), np.float32)
-    variables = jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), image)
+    variables = quick.jit(functools.partial(module.init, train=False))(jax.random.key(0), image)
     row = next(r for r in export.FORMATS if (r.format, r.quantization) == (kind, "none"))
     images = np.random.default_rng(2).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
     net = network.Network.of(spec, variables, image)

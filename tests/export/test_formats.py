@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 
 from ferjax import export, models
 from ferjax.cli import InputError
@@ -117,7 +118,7 @@ def test_a_runaway_image_does_not_spoil_an_integer_file():
     small = spec().replace(architecture="baseline_cnn3", architecture_args={"widths": [8, 8]}, input_size=(16, 16))
     rng = np.random.default_rng(0)
     images = rng.normal(size=(40, 16, 16, 1)).astype(np.float32)
-    variables = jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), images)
+    variables = quick.jit(functools.partial(module.init, train=False))(jax.random.key(0), images)
     variables["params"]["head"]["out"]["kernel"] = rng.normal(size=variables["params"]["head"]["out"]["kernel"].shape)
     wild = np.concatenate([images, 1000 * images[:1]])
     networks = [Network.of(small, jax.tree.map(np.float32, variables), examples) for examples in (images, wild)]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 import small_files
 import tiny_networks as tiny
 
@@ -25,8 +26,8 @@ def observed(name, weight_bits=8):
     x = tiny.images(shape, 32)
     apply = quantized.make_apply(folded, weight_bits=weight_bits)
     variables["ranges"] = quantized.initial_ranges(folded, shape)
-    _, ranges = jax.jit(functools.partial(apply, train=False, mutable=["ranges"]))(variables, x)
-    return folded, {**variables, **ranges}, x, jax.jit(functools.partial(apply, train=False))
+    _, ranges = quick.jit(functools.partial(apply, train=False, mutable=["ranges"]))(variables, x)
+    return folded, {**variables, **ranges}, x, quick.jit(functools.partial(apply, train=False))
 
 
 def as_network(module, variables, x):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import quick
 
 from ferjax import losses, models, training
 from ferjax.cli import InputError
@@ -65,7 +66,7 @@ def test_steps_on_embedded_faces_move_every_parameter(name, kwargs):
     module, variables, batch = prepare(name, kwargs)
     channels = batch["images"].shape[-1]
     tx = optax.adam(1e-3)
-    step = jax.jit(
+    step = quick.jit(
         training.make_train_step(
             module.apply, losses.cross_entropy, tx, num_classes=7, mean=(0.5,) * channels, std=(0.25,) * channels
         )
@@ -120,7 +121,9 @@ def test_bfloat16_computes_near_float32_from_the_same_parameters(name, kwargs):
     module, variables, batch = prepare(name, kwargs)
     half, _, _ = prepare(name, kwargs, dtype=jnp.bfloat16)
     x = jnp.array(batch["images"], jnp.float32) / 255 - 0.5
-    exact, rough = (np.asarray(jax.jit(functools.partial(m.apply, train=False))(variables, x)) for m in (module, half))
+    exact, rough = (
+        np.asarray(quick.jit(functools.partial(m.apply, train=False))(variables, x)) for m in (module, half)
+    )
     assert rough.dtype == np.float32 and np.isfinite(rough).all()
     assert np.abs(exact - rough).max() <= 0.05 * max(1.0, np.abs(exact).max())
     assert jax.tree.all(jax.tree.map(lambda v: v.dtype == jnp.float32, variables))

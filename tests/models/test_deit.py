@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 
 from ferjax import models
 from ferjax.cli import InputError
@@ -15,7 +16,7 @@ SMALL = {"depth": 1, "width": 12, "heads": 3, "patch": 8, "grid": (2, 3)}
 def prepare(name, shape, **kwargs):
     module = models.create(name, **kwargs)
     x = jnp.array(np.random.default_rng(0).normal(size=(2, *shape)), jnp.float32)
-    variables = jax.jit(lambda x: module.init(jax.random.key(0), x, train=False))(x)
+    variables = quick.jit(lambda x: module.init(jax.random.key(0), x, train=False))(x)
     return module, variables, x
 
 

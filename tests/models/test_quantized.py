@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import quick
 import tiny_networks as tiny
 from flax import traverse_util
 
@@ -29,7 +30,7 @@ def prepared(name="baseline_cnn3"):
 
 
 def run(apply, variables, x, **options):
-    return jax.jit(functools.partial(apply, train=False, **options))(variables, x)
+    return quick.jit(functools.partial(apply, train=False, **options))(variables, x)
 
 
 @pytest.mark.parametrize("name", QUICK_FIRST)

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 
 from ferjax import models
 from ferjax.cli import InputError
@@ -12,7 +13,7 @@ def count(tree):
 
 
 def init(module, x):
-    return jax.jit(lambda x: module.init(jax.random.key(0), x, train=False))(x)
+    return quick.jit(lambda x: module.init(jax.random.key(0), x, train=False))(x)
 
 
 def shapes(name, image=None, **kwargs):
@@ -75,7 +76,7 @@ def test_stage_by_stage_resolution_and_pooling():
     module = models.create("resnet18_imagenet", widths=[8, 8, 8, 8], stem_width=8)
     x = jnp.ones((1, 64, 64, 3))
     variables = init(module, x)
-    _, state = jax.jit(lambda v, x: module.apply(v, x, train=False, mutable=["intermediates"]))(variables, x)
+    _, state = quick.jit(lambda v, x: module.apply(v, x, train=False, mutable=["intermediates"]))(variables, x)
     maps = {k: v[0].shape for k, v in state["intermediates"].items()}
     assert maps == {
         "stage0": (1, 16, 16, 8),
@@ -100,5 +101,5 @@ def test_dropout_acts_in_training_only():
     a, b = train(0)[0], train(1)[0]
     assert float(jnp.abs(a - b).max()) > 1e-3
     again = [models.create("resnet20", head_dropout=[rate]) for rate in (0.0, 0.5)]
-    a, b = (jax.jit(lambda x, m=m: m.apply(variables, x, train=False))(x) for m in again)
+    a, b = (quick.jit(lambda x, m=m: m.apply(variables, x, train=False))(x) for m in again)
     np.testing.assert_array_equal(a, b)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 from flax import linen as nn
 
 from ferjax import models
@@ -81,11 +82,11 @@ def test_a_transformer_has_the_gradients_of_the_plain_form(monkeypatch, name):
     with jax.enable_x64(True):
         module = module.clone(dtype=jnp.float64)
         (x,) = arrays((3, 24, 16, 1))
-        variables = jax.jit(lambda x: module.init(jax.random.key(0), x, train=False))(x)
+        variables = quick.jit(lambda x: module.init(jax.random.key(0), x, train=False))(x)
         variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
 
         def gradients():
-            return jax.jit(jax.grad(lambda v: jnp.sin(3 * module.apply(v, x, train=True)).sum()))(variables)
+            return quick.jit(jax.grad(lambda v: jnp.sin(3 * module.apply(v, x, train=True)).sum()))(variables)
 
         ours = gradients()
         monkeypatch.setattr(tokens, "linear", lambda x, kernel, *_, **__: x @ kernel)
