@@ -147,22 +147,24 @@ def write_sheets(
       InputError: if no face is recognised.
     """
     picked = _sample(faces.labels, predictions, len(spec.class_names), samples, seed)
+    if not sum(map(len, picked)):
+        raise cli.InputError("the model recognises no face of the split: there is nothing to explain")
     out.mkdir(parents=True, exist_ok=True)
+    every = np.concatenate(picked)
+    heat, _ = explain(spec, variables, faces.images[every], predictions[every])  # in one go: it is compiled once
     shares: dict[str, dict[str, float]] = {}
     sheets, before = [], []
-    for name, numbers in zip(spec.class_names, picked, strict=True):
+    parts = np.split(heat, np.cumsum([len(numbers) for numbers in picked[:-1]]))
+    for name, numbers, maps in zip(spec.class_names, picked, parts, strict=True):
         if not len(numbers):
             cli.note(f"no {name} face is recognised: it has no sheet")
             continue
-        maps, _ = explain(spec, variables, faces.images[numbers])
         tiles = [Tile(picture) for picture in overlay(faces.images[numbers], maps)]
         rows = [("", tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
         sheets.append(out / f"gradcam_{name}.png")
         contact_sheet(f"Grad-CAM: {name}, {len(tiles)} recognised faces", rows).save(sheets[-1])
         shares[name] = dict(zip(REGIONS, region_shares(maps).mean(0).tolist(), strict=True))
         before.append(numbers[:2])
-    if not before:
-        raise cli.InputError("the model recognises no face of the split: there is nothing to explain")
     sheets.append(_before_and_after(spec, variables, faces, np.concatenate(before), seed, out))
     counts = {name: len(numbers) for name, numbers in zip(spec.class_names, picked, strict=True)}
     part = out / "regions.json.part"
@@ -238,15 +240,17 @@ def _before_and_after(
 ) -> pathlib.Path:
     """Draws some faces as they are and after Qin's perturbation, each with its answer and its map."""
     images = faces.images[numbers]
+    both = np.concatenate([images, corrupt.qin(images, seed=seed, indices=numbers.tolist())])
+    maps, logits = explain(spec, variables, both)
+    names = [spec.class_names[i] for i in logits.argmax(1)]
+    tiles = [Tile(picture, name) for picture, name in zip(overlay(both, maps), names, strict=True)]
     rows = []
-    for caption, pictures in (
-        ("as they are", images),
-        ("after Qin's perturbation", corrupt.qin(images, seed=seed, indices=numbers.tolist())),
+    for caption, half in (
+        ("as they are", slice(len(images))),
+        ("after Qin's perturbation", slice(len(images), None)),
     ):
-        maps, logits = explain(spec, variables, pictures)
-        names = [spec.class_names[i] for i in logits.argmax(1)]
-        rows.append((caption, [Tile(p) for p in _colored(pictures)]))
-        rows.append(("", [Tile(p, name) for p, name in zip(overlay(pictures, maps), names, strict=True)]))
+        rows.append((caption, [Tile(picture) for picture in _colored(both[half])]))
+        rows.append(("", tiles[half]))
     contact_sheet("What is seen, before and after a perturbation", rows).save(out / "perturbed.png")
     return out / "perturbed.png"
 

@@ -47,7 +47,7 @@ def open_model(model: pathlib.Path | str, *, kind: str = "best", batch_size: int
         return Scorer(str(model), loaded.spec, lambda images: loaded.logits(np.asarray(images)))
     spec, variables, meta = weights.trained(path, kind)
     step = int(meta["step"]) if path.is_dir() else None
-    return Scorer(str(model), spec, lambda images: predict(spec, variables, images, batch_size=batch_size), step)
+    return Scorer(str(model), spec, make_predict(spec, variables, batch_size=batch_size), step)
 
 
 def load_split(
@@ -87,21 +87,35 @@ def left_out(
     return {absent: chosen.images[chosen.labels == faces.class_names.index(absent)]}
 
 
-def predict(spec: ModelSpec, variables: Any, images: data.Images, *, batch_size: int = 256) -> np.ndarray:
-    """Runs the network that a spec describes over uint8 images (N, H, W, C), in float32.
+def make_predict(spec: ModelSpec, variables: Any, *, batch_size: int = 256) -> Callable[[data.Images], np.ndarray]:
+    """Returns the network that a spec describes as a function, in float32, traced once for all calls of one size.
+
+    Args:
+      spec: the model's contract.
+      variables: its variables.
+      batch_size: images per forward pass.
 
     Returns:
-      float32 logits (N, classes), each image once.
-
-    Raises:
-      InputError: for an empty split, or logits that are not finite.
+      uint8 images (N, H, W, C) -> float32 logits (N, classes), each image once. It raises InputError for an empty
+      split, or logits that are not finite.
     """
     step = inference.make_eval_step(network.create(spec).apply, mean=spec.mean, std=spec.std)
-    logits = inference.predict(step, variables, images, batch_size=batch_size)
-    if not np.isfinite(logits).all():
-        bad = int((~np.isfinite(logits)).any(1).sum())
-        raise cli.InputError(f"the model gives non-finite logits for {bad} of {len(logits)} images: its file is broken")
-    return logits
+
+    def predict(images: data.Images) -> np.ndarray:
+        logits = inference.predict(step, variables, images, batch_size=batch_size)
+        if not np.isfinite(logits).all():
+            bad = int((~np.isfinite(logits)).any(1).sum())
+            raise cli.InputError(
+                f"the model gives non-finite logits for {bad} of {len(logits)} images: its file is broken"
+            )
+        return logits
+
+    return predict
+
+
+def predict(spec: ModelSpec, variables: Any, images: data.Images, *, batch_size: int = 256) -> np.ndarray:
+    """Runs the network that a spec describes over uint8 images once, see `make_predict`."""
+    return make_predict(spec, variables, batch_size=batch_size)(images)
 
 
 def check_fit(spec: ModelSpec, faces: data.FaceData) -> np.ndarray:

@@ -127,15 +127,15 @@ def test_without_a_share_for_the_teacher_it_is_plain_training_to_the_bit(teacher
 
 def test_a_student_learns_from_a_teacher_alone(tmp_path):
     """The labels have no share: what the student knows of the validation faces, it has from the teacher."""
-    made = config(data__train=1050, data__validation=140, fit__epochs=4, fit__batch_size=32, loss__label_smoothing=0.0)
-    made["model"] = {"name": "resnet20", "depths": [1, 1, 1], "widths": [8, 16, 32], "stem_width": 8}
+    made = config(data__train=1050, data__validation=140, fit__epochs=12, fit__batch_size=32, loss__label_smoothing=0.0)
+    made["model"] = {"name": "baseline_cnn5", "widths": [8, 16, 32], "head_dropout": 0.0}
     made["optim"] = {"name": "adamw", "learning_rate": 5e-3, "weight_decay": 0.01}
     experiment.train(made, workdir=tmp_path / "teacher", data_dir=tmp_path / "data", progress=False)
     made["model"]["widths"] = [8, 16, 24]
     made["loss"] = {"alpha": 1.0, "temperature": 2.0}
-    made["fit"]["epochs"] = 8
+    made["fit"]["epochs"] = 12
     result = distill(tmp_path, tmp_path / "student", made, ["teacher"])
-    assert result.best["validation_accuracy"] > 0.22  # 0.14 by chance
+    assert result.best["validation_accuracy"] > 0.35  # 0.14 by chance
     assert result.history[-1]["teacher_agreement"] > result.history[0]["teacher_agreement"] + 0.1
     spec, variables, meta = checkpoint.load(tmp_path / "student")
     assert spec.params_sha256 == checkpoint.fingerprint(variables)

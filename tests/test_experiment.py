@@ -15,7 +15,7 @@ from ferjax.data.synthetic import render_faces
 
 SMALL = {
     "data": {"name": "synthetic_faces", "size": 24, "train": 48, "validation": 21, "test": 14},
-    "model": {"name": "resnet20", "depths": [1, 1], "widths": [4, 8], "stem_width": 4},
+    "model": {"name": "baseline_cnn5", "widths": [4, 8]},
     "augment": {"flip": 0.5},
     "loss": {"label_smoothing": 0.1, "class_weighted": True},
     "optim": {"name": "adam", "learning_rate": 1e-2},
@@ -45,7 +45,7 @@ def test_a_run_leaves_checkpoints_configuration_curves_and_contract(trained):
     assert (folder / "run" / "curves.png").stat().st_size > 5000
     spec, variables, meta = checkpoint.load(folder / "run")
     assert spec.class_names == data.EMOTIONS and spec.input_shape == (24, 24, 1)
-    assert spec.architecture == "resnet20" and spec.architecture_args["widths"] == [4, 8]
+    assert spec.architecture == "baseline_cnn5" and spec.architecture_args["widths"] == [4, 8]
     assert spec.dataset == "synthetic_faces" and spec.dataset_args["train"] == 48 and len(spec.dataset_sha256) == 64
     assert spec.source_run == "small" and meta["config"] == config()
     assert spec.parameters == sum(leaf.size for leaf in _leaves(variables["params"]))
@@ -147,7 +147,7 @@ def test_the_step_is_compiled_as_the_network_asks(trained, tmp_path, monkeypatch
     monkeypatch.setattr(models, "compiler_options", lambda module: asked.append(module) or {"xla_faster": True})
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_faster"):
         experiment.train(config(), workdir=tmp_path / "run", data_dir=trained[0] / "data", progress=False)
-    assert [type(module).__name__ for module in asked] == ["ResNet"]
+    assert [type(module).__name__ for module in asked] == ["BaselineCNN"]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_the_step_is_compiled_as_the_network_asks(trained, tmp_path, monkeypatch
         ({"fit__epoch": 3}, r"key in config\.fit 'epoch'. Did you mean 'epochs'"),
         ({"augment__flipp": 1}, "Did you mean 'flip'"),
         ({"model__name": "resnet2"}, "Did you mean 'resnet20'"),
-        ({"model__depth": [1]}, "Did you mean 'depths'"),
+        ({"model__width": [4]}, "Did you mean 'widths'"),
         ({"data__name": "synthetic_face"}, "synthetic_face"),
         ({"fit__batch_size": 49}, "batches of 49 on 48 training images"),
     ],
