@@ -20,9 +20,9 @@ setup: .venv/ready
 
 demo: setup
 	rm -rf $(RUN)
-	$(BIN)/python train.py --config configs/resnet20.py:demo --workdir $(RUN)/resnet20
+	$(BIN)/python train.py --config configs/resnet20.py:demo --config.fit.epochs=3 --workdir $(RUN)/resnet20
 	$(BIN)/python distill.py --config configs/mini_xception.py:demo --teacher $(RUN)/resnet20 \
-		--config.teacher.stored_views=2 --workdir $(RUN)/mini_xception
+		--config.fit.epochs=6 --config.teacher.stored_views=2 --workdir $(RUN)/mini_xception
 	$(BIN)/python distill.py --config configs/compress/qat.py:demo --config.init.network=True \
 		--config.init.workdir=$(RUN)/mini_xception --teacher $(RUN)/resnet20 \
 		--config.teacher.stored_views=2 --workdir $(RUN)/quantized
