@@ -20,9 +20,10 @@ setup: .venv/ready
 
 demo: setup
 	rm -rf $(RUN)
-	$(BIN)/python train.py --config configs/resnet20.py:demo --config.fit.epochs=3 --workdir $(RUN)/resnet20
+	$(BIN)/python train.py --config configs/resnet20.py:demo --config.fit.epochs=3 \
+		--config.optim.learning_rate=0.008 --workdir $(RUN)/resnet20
 	$(BIN)/python distill.py --config configs/mini_xception.py:demo --teacher $(RUN)/resnet20 \
-		--config.fit.epochs=6 --config.teacher.stored_views=2 --workdir $(RUN)/mini_xception
+		--config.teacher.stored_views=2 --workdir $(RUN)/mini_xception
 	$(BIN)/python distill.py --config configs/compress/qat.py:demo --config.init.network=True \
 		--config.init.workdir=$(RUN)/mini_xception --teacher $(RUN)/resnet20 \
 		--config.teacher.stored_views=2 --workdir $(RUN)/quantized
@@ -30,7 +31,7 @@ demo: setup
 	$(BIN)/python export.py --model $(RUN)/quantized --out $(RUN)/files --format tflite --quantization qat
 	$(BIN)/python -m ferjax.evaluate --split test --out $(RUN)/evaluation \
 		--model $(RUN)/mini_xception $(RUN)/files/mini_xception_qat.tflite
-	$(BIN)/python -m ferjax.data clip changing --out $(RUN)/film.mp4
+	$(BIN)/python -m ferjax.data clip changing --seconds 8 --out $(RUN)/film.mp4
 	$(BIN)/python live.py --model $(RUN)/files/mini_xception_qat.tflite --source $(RUN)/film.mp4 \
 		--no-display --log $(RUN)/film.jsonl --record $(RUN)/film_seen.mp4
 

@@ -108,6 +108,11 @@ def test_a_tie_may_fall_either_way_in_float32():
     assert parity.faults(parity.measure(*answers(1000, 1, margin=5e-5)), formats.EXACT) == []
 
 
+def test_on_a_grid_of_integers_either_of_two_equal_answers_agrees():
+    assert parity.measure(*answers(100, 5, margin=2e-6)).agreement == 1.0
+    assert parity.measure(*answers(100, 5, margin=2e-4)).agreement == 0.95
+
+
 def test_what_is_no_number_is_refused():
     found, wanted, labels = answers(10, 0)
     found[3] = np.nan
