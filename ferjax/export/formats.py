@@ -34,8 +34,9 @@ HALF = Tolerance(1e-2, 0.998, 1.0)
 INTEGER = Tolerance(1.0, 0.97, 1.0)
 TRAINED = Tolerance(1.0, 0.995, 0.5)  # against the network that rounds as the file does
 # LiteRT hands 4-bit convolutions to kernels that rescale in fixed point, not to XNNPACK, which does it in floats: of a
-# ResNet-20's answers 98.9 % agree, as do its 8-bit file's without XNNPACK (99.1 %; 99.7 % with it).
-FIXED_POINT = Tolerance(1.0, 0.985, 0.5)
+# ResNet-20's answers 98.9 % agree, of a mini-Xception's 97.9 %, as do their 8-bit files' without XNNPACK (99.1 % and
+# 98.3 %; with it 99.7 % and 99.9 %). So it keeps to what integers found after training keep to.
+FIXED_POINT = Tolerance(1.0, 0.97, 0.5)
 
 
 class Format(NamedTuple):
