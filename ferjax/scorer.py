@@ -114,7 +114,14 @@ def make_predict(spec: ModelSpec, variables: Any, *, batch_size: int = 256) -> C
 
 
 def predict(spec: ModelSpec, variables: Any, images: data.Images, *, batch_size: int = 256) -> np.ndarray:
-    """Runs the network that a spec describes over uint8 images once, see `make_predict`."""
+    """Runs the network that a spec describes over uint8 images (N, H, W, C) once, see `make_predict`.
+
+    Returns:
+      float32 logits (N, classes).
+
+    Raises:
+      InputError: for an empty split, or logits that are not finite.
+    """
     return make_predict(spec, variables, batch_size=batch_size)(images)
 
 

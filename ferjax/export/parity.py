@@ -43,7 +43,7 @@ class Comparison(NamedTuple):
       max_difference: of any probability of any image, made ones included; NaN where there is none.
       agreement: share of real images with the same answer, or another that the network gives the same probability
         to within 1e-5, in 0..1.
-      flips: real images with another answer although the network's two best differ by more than 1e-4.
+      flips: real images whose answer the network holds less probable than its own by more than 1e-4.
       accuracy: of the file on the real images, in 0..1.
       accuracy_interval: 95 % bootstrap interval.
       accuracy_difference: the file's accuracy minus the network's, in points of 100.
@@ -117,9 +117,7 @@ def measure(found: np.ndarray, wanted: np.ndarray, labels: np.ndarray) -> Compar
     """Compares probabilities (N + made, classes) of a file and of its network; labels are those of the first N."""
     count, classes = len(labels), wanted.shape[1]
     ours, theirs = found[:count].argmax(1), wanted[:count].argmax(1)
-    best = np.sort(wanted[:count], axis=1)
-    clear = best[:, -1] - best[:, -2] > 1e-4
-    agree = wanted[np.arange(count), ours] >= best[:, -1] - TIE
+    behind = wanted[np.arange(count), theirs] - wanted[np.arange(count), ours]  # of the file's answer, for the network
     counts = metrics.confusion(labels, ours, classes)
     accuracy = intervals.bootstrap(counts)["accuracy"]
     change = intervals.paired_bootstrap(labels, theirs, ours, classes)["accuracy"]
@@ -127,8 +125,8 @@ def measure(found: np.ndarray, wanted: np.ndarray, labels: np.ndarray) -> Compar
     return Comparison(
         images=count,
         max_difference=float(difference.max()) if np.isfinite(difference).all() else math.nan,
-        agreement=float(agree.mean()),
-        flips=int(((ours != theirs) & clear).sum()),
+        agreement=float((behind <= TIE).mean()),
+        flips=int((behind > 1e-4).sum()),
         accuracy=float(accuracy.value),
         accuracy_interval=(float(accuracy.low), float(accuracy.high)),
         accuracy_difference=100 * float(change.value),

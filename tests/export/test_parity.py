@@ -108,6 +108,13 @@ def test_a_tie_may_fall_either_way_in_float32():
     assert parity.faults(parity.measure(*answers(1000, 1, margin=5e-5)), formats.EXACT) == []
 
 
+def test_an_answer_behind_two_that_tie_is_a_flip():
+    wanted = np.tile([0.45, 0.45, 0.1], (10, 1))
+    found = wanted.copy()
+    found[:2] = wanted[:2, ::-1] + [0.0, 0.0, 0.1]
+    assert parity.measure(found, wanted, np.zeros(10, int)).flips == 2
+
+
 def test_on_a_grid_of_integers_either_of_two_equal_answers_agrees():
     assert parity.measure(*answers(100, 5, margin=2e-6)).agreement == 1.0
     assert parity.measure(*answers(100, 5, margin=2e-4)).agreement == 0.95
