@@ -20,12 +20,11 @@ setup: .venv/ready
 
 demo: setup
 	rm -rf $(RUN)
-	$(BIN)/python train.py --config configs/resnet20.py:demo --config.fit.epochs=3 \
-		--config.optim.learning_rate=0.008 --workdir $(RUN)/resnet20
-	$(BIN)/python distill.py --config configs/mini_xception.py:demo --teacher $(RUN)/resnet20 \
+	$(BIN)/python train.py --config configs/baseline_cnn5.py:demo --workdir $(RUN)/teacher
+	$(BIN)/python distill.py --config configs/mini_xception.py:demo --teacher $(RUN)/teacher \
 		--config.teacher.stored_views=2 --workdir $(RUN)/mini_xception
 	$(BIN)/python distill.py --config configs/compress/qat.py:demo --config.init.network=True \
-		--config.init.workdir=$(RUN)/mini_xception --teacher $(RUN)/resnet20 \
+		--config.init.workdir=$(RUN)/mini_xception --teacher $(RUN)/teacher \
 		--config.teacher.stored_views=2 --workdir $(RUN)/quantized
 	$(BIN)/python -m ferjax.calibrate --model $(RUN)/quantized
 	$(BIN)/python export.py --model $(RUN)/quantized --out $(RUN)/files --format tflite --quantization qat
