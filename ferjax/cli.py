@@ -48,13 +48,18 @@ def run(main: Callable[[], object]) -> None:
         sys.exit(_fail(explain(error)))
     except BrokenPipeError:
         # The reader of our output went away, as `head` does: nothing is left to say, now or when Python flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_output()
         sys.exit(1)
     except OSError as error:
         sys.exit(_fail(explain(error)))
     except KeyboardInterrupt:
         print("ferjax: interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
+
+
+def abandon_output() -> None:
+    """Lets what standard output still holds, and gets from now on, go nowhere: it takes no more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def explain(error: InputError | OSError) -> str:

@@ -17,6 +17,8 @@ from ferjax.cli import InputError
 from ferjax.data.clips import render_clip
 from ferjax.data.synthetic import render_scene
 from ferjax.runtime import live, window
+from ferjax.runtime.frame import Frame
+from ferjax.runtime.result import FaceResult, Latency, Result
 
 ROOT = pathlib.Path(__file__).parent.parent
 SPEC = small_files.GRAY.replace(input_size=(48, 48), std=(12.0,))
@@ -104,6 +106,45 @@ def test_nothing_is_stored_unless_asked(tmp_path, model, clip):
     assert done.returncode == 0 and list(tmp_path.iterdir()) == []
 
 
+def test_pictures_are_not_replaced_by_their_snapshots(tmp_path, model, capfd):
+    picture = tmp_path / "scene.png"
+    cv2.imwrite(str(picture), render_scene(seed=3, faces=1, size=(240, 320))[0][..., ::-1])
+    before = picture.read_bytes()
+    for source in (tmp_path, picture):
+        with pytest.raises(InputError, match=r"--snapshot .* would replace it"):
+            live.main(["--model", str(model), "--source", str(source), "--snapshot", str(tmp_path), "--no-display"])
+    assert picture.read_bytes() == before
+
+
+@pytest.mark.parametrize("output", ["--record", "--log"])
+def test_a_film_is_not_replaced_by_what_is_made_of_it(tmp_path, model, clip, output):
+    film = tmp_path / ("film.avi" if output == "--record" else "film.csv")
+    film.write_bytes(clip.read_bytes())
+    with pytest.raises(InputError, match=f"{output} .* is where the source is"):
+        live.main(["--model", str(model), "--source", str(film), output, str(film), "--no-display"])
+    assert film.read_bytes() == clip.read_bytes()
+
+
+def test_a_log_outlives_a_command_that_is_refused(tmp_path, model, clip):
+    log = tmp_path / "out.jsonl"
+    log.write_text("of yesterday\n")
+    with pytest.raises(InputError, match="kind of video"):
+        live.main(
+            ["--model", str(model), "--source", str(clip), "--log", str(log), "--record", "x.foo", "--no-display"]
+        )
+    assert log.read_text() == "of yesterday\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_standard_output_ends_the_log_and_not_the_loop(model, clip):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command("--model", model, "--source", clip, "--log", "-"), stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    said, summary = done.stderr.splitlines()
+    assert done.returncode == 0 and "the log - ends here: No space left" in said and "30 frames" in summary
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_its_files_closed(tmp_path, model, number):
     long, record = tmp_path / "long.avi", tmp_path / "out.mp4"
@@ -123,6 +164,14 @@ def test_a_signal_ends_it_with_its_files_closed(tmp_path, model, number):
     assert 1 <= video.get(cv2.CAP_PROP_FRAME_COUNT) < 20000
     video.release()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["long.avi", "out.mp4"]
+
+
+def test_the_summary_counts_those_who_were_shown(model):
+    shown = [FaceResult(track, (0, 0, 9, 9), "happy", 1.0, {"happy": 1.0}, None) for track in (6, 6, 9)]
+    summary = live._Summary()
+    for face in shown:  # a find by chance takes a number, too
+        summary.add(Result(Frame(np.zeros((9, 9, 3), np.uint8), 0.0, 0, 0), 0.0, [face], Latency(0.0, 0.0, 0.0)))
+    assert "3 frames, " in summary.line() and " 2 faces, " in summary.line()
 
 
 def test_a_reader_of_the_log_may_go_away(model, clip):
@@ -214,6 +263,15 @@ def test_keys_quit_and_save_a_picture(tmp_path, monkeypatch, model, clip, capfd)
     first, last = sorted(tmp_path.iterdir())
     assert (first.name, last.name) == ("frame-000002.png", "frame-000005.png")
     np.testing.assert_array_equal(cv2.imread(str(first)), screen.shown[2])  # as drawn
+
+
+def test_a_signal_ends_it_while_a_picture_is_shown(tmp_path, monkeypatch, model, capfd):
+    cv2.imwrite(str(tmp_path / "scene.png"), render_scene(seed=3, faces=1, size=(240, 320))[0][..., ::-1])
+    screen = Screen({})
+    screen.install(monkeypatch)
+    monkeypatch.setattr(window.cv2, "waitKey", lambda _: (signal.raise_signal(signal.SIGTERM), -1)[1])
+    live.main(["--model", str(model), "--source", str(tmp_path)])
+    assert "1 frames" in capfd.readouterr().err
 
 
 def test_closing_the_window_ends_it(monkeypatch, model, clip, capfd):

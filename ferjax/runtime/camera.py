@@ -20,6 +20,7 @@ from ferjax.runtime.frame import DEFAULT_FPS, Frame, Source, quiet, read
 SILENCE = 2.0  # seconds without a frame that are worth a message
 _SLICE = 0.05  # seconds between looks at the stop flag while waiting
 _BAD_READS = 5  # a webcam may fail to decode a frame or two without being gone
+_LARGEST = 2**31 - 1  # index that OpenCV can be asked for
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
 
 
@@ -34,7 +35,7 @@ def open_camera(
 
     def open_capture() -> cv2.VideoCapture:
         with quiet():
-            capture = cv2.VideoCapture(int(text) if text.isdigit() else text)
+            capture = cv2.VideoCapture(int(text) if text.isdecimal() else text)
             if capture.isOpened():
                 capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
                 if size:
@@ -42,6 +43,8 @@ def open_camera(
                     capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
         return capture
 
+    if text.isdecimal() and int(text) > _LARGEST:
+        raise InputError(f"there is no camera {text}: the first has the index 0")
     capture = open_capture()
     if not capture.isOpened():
         capture.release()

@@ -1,5 +1,6 @@
 """Frames of files: every frame of a video, every picture of a folder."""
 
+import contextlib
 import pathlib
 import re
 import threading
@@ -28,13 +29,14 @@ def pictures_in(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _natural(path: pathlib.Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name.lower())]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name.lower())]
 
 
 def _decode(path: pathlib.Path) -> np.ndarray | None:
     data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every path on Windows
-    with quiet():
+    with quiet(), contextlib.suppress(cv2.error):  # more pixels than it takes
         return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    return None
 
 
 def open_pictures(paths: list[pathlib.Path], name: str, stop: threading.Event) -> Source:

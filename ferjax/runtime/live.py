@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 
@@ -23,7 +24,7 @@ from ferjax.runtime.loop import RATE, stream
 from ferjax.runtime.model import load
 from ferjax.runtime.result import Result
 from ferjax.runtime.sink import Log, Recorder, Snapshots
-from ferjax.runtime.smooth import METHODS
+from ferjax.runtime.smooth import METHODS, Limits
 from ferjax.runtime.source import open_source
 from ferjax.runtime.window import Window
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = load(options.model, threads=options.threads)
     cv2.setNumThreads(options.threads)
     window = None if options.no_display else Window()
-    asked = {"quit": False, "snapshot": False}
+    asked = {"quit": False, "stop": False, "snapshot": False}
 
     def pressed(key: str) -> None:
         asked["quit"] |= key == "q"
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 result = outputs.draw(result) if window is not None or outputs.need_drawing else result
                 if window is not None:
                     window.show(result.frame.image)
-                    pressed(window.key(_pause(source, result, summary)))
+                    pressed(window.key(_pause(source, result, summary), until=lambda: asked["stop"]))
                 outputs.write(result, picture=asked["snapshot"])
                 asked["snapshot"] = False
                 summary.add(result)
@@ -96,7 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--detect-scale", type=float, help="size of the searched picture; 1 finds the smallest faces (docs/live.md)")
     add("--smooth", type=int, default=10, help="N, in frames of 1/30 s, of a person's average; 1: none (default 10)")
     add("--smoothing", default=METHODS[0], choices=METHODS, help=f"the kind of average (default {METHODS[0]})")
-    add("--threshold", type=float, help="confidence below which a face is 'uncertain' (default: the model's)")
+    add(
+        "--threshold",
+        type=float,
+        help=f"confidence below which a face is 'uncertain' (default: the model's, or {Limits().confidence})",
+    )
     add("--rate", type=float, default=RATE, help="classifications per face and second, at least (default 10)")
     add("--threads", type=int, default=1, help="of detector and classifier (default 1, which costs the least CPU)")
     add("--camera-size", help="WIDTHxHEIGHT to ask the camera for")
@@ -112,7 +117,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise InputError(f"--camera-size must be WIDTHxHEIGHT such as 640x480, got {text!r}")
     return int(width), int(height)
 
@@ -128,9 +133,10 @@ class _Outputs:
     """What the user asked to keep, behind one write."""
 
     def __init__(self, options: argparse.Namespace, source: Source, class_names: Sequence[str]):
-        self._log = Log(options.log, class_names) if options.log else None
+        _spare(options, stills=source.stills)
         self._recorder = Recorder(options.record, source.fps) if options.record else None
         self._snapshots = Snapshots(options.snapshot) if options.snapshot else None
+        self._log = Log(options.log, class_names) if options.log else None  # last: it replaces an older one
         self._painter, self._stills = Painter(class_names), source.stills
         self._last: Result | None = None
         self.need_drawing = bool(options.record or options.snapshot)
@@ -159,11 +165,26 @@ class _Outputs:
             self._log.close()
 
 
+def _spare(options: argparse.Namespace, *, stills: bool) -> None:
+    """Refuses outputs that would replace what is shown; snapshots have the names of the pictures of a folder."""
+    shown = pathlib.Path(options.source).expanduser()
+    folder = shown if shown.is_dir() else shown.parent
+    outputs = {"log": shown, "record": shown, "snapshot": folder if stills else None}
+    for name, source in outputs.items():
+        target = getattr(options, name)
+        if target and source is not None and pathlib.Path(target).expanduser().resolve() == source.resolve():
+            raise InputError(f"--{name} {target} is where the source is, and would replace it: take another place")
+
+
 class _Signals:
     """Ctrl-C and SIGTERM end the loop after its frame, so that files are closed; SIGUSR1 asks for a picture."""
 
     def __init__(self, source: Source, asked: dict[str, bool]):
-        self._handlers = {signal.SIGINT: lambda *_: source.stop(), signal.SIGTERM: lambda *_: source.stop()}
+        def stop(*_: object) -> None:
+            asked["stop"] = True
+            source.stop()
+
+        self._handlers: dict[int, Any] = {signal.SIGINT: stop, signal.SIGTERM: stop}
         if sys.platform != "win32":
             self._handlers[signal.SIGUSR1] = lambda *_: asked.update(snapshot=True)
 
@@ -179,7 +200,7 @@ class _Summary:
     """What the run was: frames, rate, people, load."""
 
     def __init__(self) -> None:
-        self.frames, self._people, self._dropped = 0, 0, 0
+        self.frames, self._dropped, self._people = 0, 0, set[int]()
         self._start, self._cpu = time.monotonic(), time.process_time()
 
     def elapsed(self) -> float:
@@ -188,14 +209,14 @@ class _Summary:
     def add(self, result: Result) -> None:
         self.frames += 1
         self._dropped = result.frame.dropped
-        self._people = max([self._people, *(face.track for face in result.faces)])
+        self._people.update(face.track for face in result.faces)
 
     def line(self) -> str:
         seconds = max(self.elapsed(), 1e-9)
         cpu = 100 * (time.process_time() - self._cpu) / seconds
         dropped = f" ({self._dropped} dropped)" if self._dropped else ""
         return (
-            f"{self.frames} frames{dropped}, {self.frames / seconds:.1f} fps, {self._people} faces, "
+            f"{self.frames} frames{dropped}, {self.frames / seconds:.1f} fps, {len(self._people)} faces, "
             f"CPU {cpu:.0f} % of one core, memory {_memory()}"
         )
 

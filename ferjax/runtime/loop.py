@@ -51,7 +51,8 @@ def stream(
       detect_scale: size of the searched picture relative to the frame; see `create_detector`.
       smooth: window of the mean over a person's last distributions, in frames of a thirtieth of a second.
       smoothing: how they are averaged, see `Smoother`: "adaptive", "mean" (Paraschiv 2026) or "exponential".
-      threshold: confidence below which a face is "uncertain"; the model's own if not given.
+      threshold: confidence below which a face is "uncertain"; the model's own if not given, and that of `Limits` for a
+        model that has none.
       rate: how often a second each face is classified at least, as far as frames come; in between a face keeps its
         last answer. The pictures of a folder are all classified.
       threads: for the classifier, where a file is given.
@@ -68,8 +69,8 @@ def stream(
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"threshold must be within 0..1, got {threshold}")
-    if not rate > 0:
-        raise InputError(f"rate must be greater than 0 classifications a second, got {rate}")
+    if not 0 < rate < math.inf:
+        raise InputError(f"rate must be a number of classifications a second greater than 0, got {rate}")
     classifier = model if isinstance(model, Model) else load(model, threads=threads)
     finder = detector
     if not isinstance(finder, Detector):

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import cv2
 import numpy as np
 
-from ferjax.cli import InputError, note, unknown
+from ferjax.cli import InputError, abandon_output, note, unknown
 from ferjax.runtime.result import FaceResult, Latency, Result
 
 LOGS = (".jsonl", ".csv")
@@ -68,7 +68,9 @@ class Log:
     def _drop(self) -> None:
         file, self._file = self._file, None
         with contextlib.suppress(OSError):  # what is left in the buffer does not fit either; this was said
-            if file is not None:
+            if file is sys.stdout:
+                abandon_output()
+            elif file is not None:
                 file.close()
 
     def _json(self, result: Result, face: FaceResult) -> None:
@@ -168,8 +170,8 @@ class Snapshots:
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, result: Result) -> None:
-        """Saves a frame as PNG, named after its number or, from a folder, its picture."""
-        stem = pathlib.Path(result.frame.name).stem or f"frame-{result.frame.index:06d}"
+        """Saves a frame as PNG, named after its number or, from a folder, its picture: me.png, me.jpg.png."""
+        stem = result.frame.name.removesuffix(".png") or f"frame-{result.frame.index:06d}"
         path, part = self._folder / f"{stem}.png", self._folder / f".{stem}.part"
         try:
             part.write_bytes(cv2.imencode(".png", result.frame.image)[1].tobytes())

@@ -159,7 +159,7 @@ class Decision(NamedTuple):
 
     Attributes:
       label: a class name, or "uncertain".
-      confidence: the smoothed probability of the likeliest class, 0..1.
+      confidence: the smoothed probability of the class that is shown, of the likeliest where it is uncertain, 0..1.
       reason: why it is uncertain: "confidence", "size", "blur", "dark", "bright", or "" if it is not.
     """
 

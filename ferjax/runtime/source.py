@@ -31,7 +31,7 @@ def open_source(
     """
     text = str(source)
     stop = threading.Event()
-    if text.isdigit() or text.startswith("/dev/video"):
+    if text.isdecimal() or text.startswith("/dev/video"):
         return camera.open_camera(text, size, stop, on_wait)
     if "://" in text:
         return camera.open_url(text, stop, on_wait)

@@ -1,4 +1,4 @@
-"""Who is who from frame to frame: identities by overlap and motion, with a time to live."""
+"""Who is who from frame to frame: identities by place, size and motion, with a time to live."""
 
 import dataclasses
 import itertools
@@ -179,7 +179,7 @@ def distinct(faces: Sequence[Face], most: float = 0.3) -> list[Face]:
 
 
 def _cost(expected: np.ndarray, measured: np.ndarray, unseen: float) -> float:
-    """How ill a face fits a person, below 1 if it can be them: 1 - IoU, or the distance where a gap was long."""
+    """How ill a face fits a person, below 1 if it can be them: distance in widths of a face, and growth."""
     side = math.exp(expected[2])
     apart = math.hypot(*(measured[:2] - expected[:2])) / side
     growth = abs(measured[2] - expected[2])

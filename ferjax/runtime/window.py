@@ -4,6 +4,7 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -59,11 +60,12 @@ class Window:
             self._shown = True
         cv2.imshow(TITLE, image)
 
-    def key(self, wait: float) -> str:
+    def key(self, wait: float, until: Callable[[], bool] = lambda: False) -> str:
         """Returns the key pressed within `wait` seconds, "q" if the window was closed, "" if none.
 
         Args:
           wait: in seconds; infinity waits for a key.
+          until: asked ten times a second whether to wait no longer.
         """
         while True:
             pressed = cv2.waitKey(100 if wait == float("inf") else max(1, round(wait * 1e3)))
@@ -71,7 +73,7 @@ class Window:
                 return "q"
             if pressed >= 0:
                 return "q" if pressed & 0xFF == 27 else chr(pressed & 0xFF)
-            if wait != float("inf"):
+            if wait != float("inf") or until():
                 return ""
 
     def close(self) -> None:

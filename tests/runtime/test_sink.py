@@ -161,8 +161,9 @@ def test_snapshots_are_pictures_of_the_frame(tmp_path, capfd):
     pictures = Snapshots(str(tmp_path / "new" / "folder"))
     pictures.write(result(of=frame(12, value=33)))
     pictures.write(result(of=frame(13)._replace(name="me.jpg")))
+    pictures.write(result(of=frame(13)._replace(name="me.png")))
     names = sorted(p.name for p in (tmp_path / "new" / "folder").iterdir())
-    assert names == ["frame-000012.png", "me.png"]
+    assert names == ["frame-000012.png", "me.jpg.png", "me.png"]
     assert (cv2.imread(str(tmp_path / "new" / "folder" / names[0])) == 33).all()
     (tmp_path / "new" / "folder" / ".frame-000014.part").mkdir()  # in the way
     pictures.write(result(of=frame(14)))

@@ -3,6 +3,7 @@ import itertools
 import os
 import threading
 import time
+import zlib
 
 import cv2
 import numpy as np
@@ -132,6 +133,22 @@ def test_a_folder_without_a_readable_picture_is_an_error(tmp_path):
         (tmp_path / f"a{name}").write_bytes(b"x")
     with pytest.raises(InputError, match="none of the 2 pictures"):
         list(open_source(tmp_path))
+
+
+def test_a_picture_too_large_for_opencv_is_no_picture(tmp_path):
+    path = tmp_path / "huge.png"
+    size = np.array([60000, 60000], ">u4").tobytes()
+    header = b"IHDR" + size + bytes([8, 2, 0, 0, 0])
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big") + bytes(64)
+    )
+    with pytest.raises(InputError, match=r"huge\.png is no picture that OpenCV can read"):
+        open_source(path)
+
+
+def test_an_index_beyond_all_cameras_is_refused():
+    with pytest.raises(InputError, match="there is no camera 99999999999: the first has the index 0"):
+        open_source("99999999999")
 
 
 def test_what_does_not_exist_is_named_with_what_is_accepted():
