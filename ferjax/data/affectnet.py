@@ -84,7 +84,7 @@ def _from_arrays(tree: Tree) -> Iterator[Example]:
             yield bad_example(image, f"{image} is annotated but missing", split)
         else:
             extra = {"valence": f"{stem}_val.npy", "arousal": f"{stem}_aro.npy"}
-            columns = {k: _number(_scalar(tree, p)) for k, p in extra.items() if p in files}
+            columns = {k: _number(_scalar(tree, p) if p in files else "") for k, p in extra.items()}
             yield Example(split, name, label, tree.reader(image), columns)
 
 

@@ -97,6 +97,8 @@ def write_clip(kind: str, path: str | Path, *, seed: int = 0, seconds: float = 1
     """
     import cv2
 
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"a clip lasts a number of seconds greater than 0, got {seconds}")
     path, count = Path(path), round(seconds * fps)
     if path.suffix.lower() != ".mp4" or not path.parent.is_dir():
         raise InputError(f"a clip is written to an .mp4 file in an existing folder, got {path}")

@@ -14,7 +14,10 @@ ALIASES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 FRACTIONS = (0.8, 0.1, 0.1)
-_MISSING = dict.fromkeys(("validation", "test"), "add its folder or rows, or prepare undivided data with --fractions")
+_MISSING = {
+    "validation": "add its folder or rows, hold a part of train out with --holdout, or prepare undivided data",
+    "test": "add its folder or rows, or prepare undivided data",
+}
 
 
 def read(
@@ -22,7 +25,7 @@ def read(
     *,
     size: int = 48,
     channels: int = 1,
-    fractions: Sequence[float] = FRACTIONS,
+    fractions: Sequence[float] | None = None,
     find_faces: bool = False,
 ) -> Source:
     """Reads a folder (or zip file) with one folder of pictures for each class.
@@ -33,19 +36,27 @@ def read(
       source: the folder.
       size: height and width of the prepared images.
       channels: 1 for grey, 3 for RGB.
-      fractions: parts of train, validation and test, each 0..1, together 1.
+      fractions: parts of train, validation and test, each 0..1, together 1; FRACTIONS if not given.
       find_faces: cut out the largest face, upright by its eyes; pictures without a face count as bad.
 
     Returns:
       The examples by split, then class and file name; the class names in alphabetical order.
 
     Raises:
-      InputError: if there are fewer than two classes, or one without pictures.
+      InputError: if there are fewer than two classes, or one without pictures; for fractions of what is divided
+        already, or folders of splits beside others.
     """
     tree = Tree(source)
     top = _top(tree)
     folders = [f.removeprefix(top) for f in tree.folders if f.startswith(top)]
-    divided = {PurePosixPath(f).parts[0] for f in folders} <= ALIASES.keys()
+    above = {PurePosixPath(f).parts[0] for f in folders}
+    splits = {name for name in above if name.lower() in ALIASES}
+    divided = bool(above) and above == splits
+    if splits and not divided and len({ALIASES[name.lower()] for name in splits}) > 1:
+        raise InputError(
+            f"{source} has the folders {', '.join(sorted(splits))}, and beside them "
+            f"{', '.join(sorted(above - splits))}: divide all of it or nothing"
+        )
     depth = 2 if divided else 1
     classes = tuple(
         sorted({PurePosixPath(f).parts[depth - 1] for f in folders if len(PurePosixPath(f).parts) >= depth})
@@ -54,11 +65,11 @@ def read(
     for path in tree.files:
         parts = PurePosixPath(path.removeprefix(top)).parts
         if len(parts) > depth and is_picture(path):
-            split = ALIASES[parts[0]] if divided else "train"
+            split = ALIASES[parts[0].lower()] if divided else "train"
             examples.append(Example(split, "/".join(parts), classes.index(parts[depth - 1]), tree.reader(path)))
-    undivided = None if divided else fractions
     ignored = len(tree.files) - len(examples)
-    return _source(source, classes, by_split(examples), size, channels, undivided, find_faces, ignored)
+    shares = _shares(source, fractions, divided=divided)
+    return _source(source, classes, by_split(examples), size, channels, shares, find_faces, ignored)
 
 
 def read_table(
@@ -66,7 +77,7 @@ def read_table(
     *,
     size: int = 48,
     channels: int = 1,
-    fractions: Sequence[float] = FRACTIONS,
+    fractions: Sequence[float] | None = None,
     find_faces: bool = False,
 ) -> Source:
     """Reads a CSV file with the columns path and label and, if the division is to be kept, split.
@@ -77,14 +88,14 @@ def read_table(
       source: the CSV file.
       size: height and width of the prepared images.
       channels: 1 for grey, 3 for RGB.
-      fractions: parts of train, validation and test, used if there is no column split.
+      fractions: parts of train, validation and test where there is no column split; FRACTIONS if not given.
       find_faces: cut out the largest face, upright by its eyes; pictures without a face count as bad.
 
     Returns:
       The examples by split, then row; the class names in alphabetical order.
 
     Raises:
-      InputError: if a column is missing, or there are fewer than two classes.
+      InputError: if a column is missing, or there are fewer than two classes; for fractions beside a column split.
     """
     if source.is_dir() or source.suffix.lower() != ".csv":
         raise InputError(f"{source} is no .csv file with the columns path, label and, if you like, split")
@@ -103,7 +114,14 @@ def read_table(
         else:
             where = ALIASES[split.lower()] if divided else "train"
             examples.append(Example(where, path, classes.index(label), (source.parent / path).read_bytes))
-    return _source(source, classes, by_split(examples), size, channels, None if divided else fractions, find_faces)
+    shares = _shares(source, fractions, divided=divided)
+    return _source(source, classes, by_split(examples), size, channels, shares, find_faces)
+
+
+def _shares(source: Path, fractions: Sequence[float] | None, *, divided: bool) -> Sequence[float] | None:
+    if divided and fractions is not None:
+        raise InputError(f"{source} is divided already: leave out --fractions; --holdout takes validation from train")
+    return None if divided else fractions or FRACTIONS
 
 
 def _top(tree: Tree) -> str:
@@ -114,7 +132,7 @@ def _top(tree: Tree) -> str:
         inner = [f for f in tree.folders if f.startswith(top) and f != top.rstrip("/")]
         tops = {f.removeprefix(top).split("/")[0] for f in inner}
         deeper = any("/" in f.removeprefix(top) for f in inner)
-        if len(below) != 1 or len(tops) != 1 or not deeper or tops <= ALIASES.keys():
+        if len(below) != 1 or len(tops) != 1 or not deeper or {t.lower() for t in tops} <= ALIASES.keys():
             return top
         top += f"{tops.pop()}/"
 

@@ -89,10 +89,13 @@ def write(
       The manifest.
 
     Raises:
-      InputError: naming the images that do not decode, or the class without training images.
+      InputError: naming the images that do not decode, or the class without training images; if the folder holds
+        something else.
     """
     if not re.fullmatch(r"\w[\w.-]*", name) or name == "synthetic_faces":
         raise InputError(f"{name!r} cannot name a data set: use letters, digits, - and _, and not synthetic_faces")
+    if source.size < 1:
+        raise InputError(f"the images' size must be 1 or more pixels, got {source.size}")
     if not 0 <= holdout <= 0.5:
         raise InputError(f"holdout must be in 0..0.5, got {holdout}")
     if array_record:

@@ -5,9 +5,10 @@ import dataclasses
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -93,6 +94,9 @@ class Row(NamedTuple):
         return bad_example(self.where, f"{self.where}: {reason}", split)
 
 
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # the last where a password is wanted
+
+
 class Tree:
     """A folder, a zip archive or a single table, read alike: posix paths, hidden files left out."""
 
@@ -121,12 +125,30 @@ class Tree:
         self.folders = sorted(folders | {str(q) for p in self.files for q in PurePosixPath(p).parents if q.name})
 
     def read(self, path: str) -> bytes:
-        """Returns the content of one file."""
-        return (self._root / path).read_bytes() if self._zip is None else self._zip.read(path)
+        """Returns the content of one file.
+
+        Raises:
+          InputError: if it is damaged or encrypted.
+        """
+        if self._zip is None:
+            return (self._root / path).read_bytes()
+        try:
+            return self._zip.read(path)
+        except _DAMAGE as error:
+            raise InputError(f"{path} in {self.source} cannot be read ({error}): {_mend(error)}") from error
 
     def reader(self, path: str) -> Callable[[], bytes]:
-        """Returns a function that reads one file later."""
-        return lambda: self.read(path)
+        """Returns a function that reads one file later; one that is damaged is a BadExample."""
+
+        def read() -> bytes:
+            try:
+                return self.read(path)
+            except InputError as error:
+                if isinstance(error.__cause__, RuntimeError):  # encrypted: no file of it can be read
+                    raise
+                raise BadExample(f"{path} does not decode: the archive is damaged there") from error
+
+        return read
 
     def find(self, *names: str) -> str | None:
         """Returns the path of the first file with one of these names (case ignored), wherever it lies."""
@@ -139,7 +161,7 @@ class Tree:
           InputError: if a needed column is missing or the file is no CSV.
         """
         name = PurePosixPath(path).name
-        with (self._root / path).open("rb") if self._zip is None else self._zip.open(path) as raw:
+        with self._open(path) as raw:
             reader = csv.reader(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline=""))
             try:
                 header = [c.strip().lower() for c in next(reader, [])]
@@ -151,8 +173,21 @@ class Tree:
                     where = f"{name} row {number} (line {reader.line_num})"
                     padded = [v.strip() for v in values] + [""] * (len(header) - len(values))
                     yield Row(where, dict(zip(header, padded, strict=False)))
-            except (csv.Error, zipfile.BadZipFile) as error:
+            except (csv.Error, *_DAMAGE) as error:
                 raise InputError(f"{name} is damaged at line {reader.line_num}: {error}") from error
+
+    def _open(self, path: str) -> IO[bytes]:
+        if self._zip is None:
+            return (self._root / path).open("rb")
+        try:
+            return self._zip.open(path)
+        except _DAMAGE as error:
+            raise InputError(f"{path} in {self.source} cannot be read ({error}): {_mend(error)}") from error
+
+
+def _mend(error: Exception) -> str:
+    encrypted = isinstance(error, RuntimeError) and "encrypted" in str(error)
+    return "unpack it with its password first" if encrypted else "download it again"
 
 
 def _walk(source: Path) -> Iterator[str]:

@@ -74,11 +74,6 @@ class FaceData:
         height, width, channels = self.manifest["image_shape"]
         return height, width, channels
 
-    @property
-    def class_weights(self) -> np.ndarray:
-        """float64 (C,): w_c = N / (C * N_c) of the training split, in the order of `class_names`."""
-        return np.array([self.manifest["class_weights"][c] for c in self.class_names])
-
     def class_counts(self, split: str) -> np.ndarray:
         """Returns int64 (C,): the number of images of each class in a loaded split."""
         return np.bincount(self.splits[split].labels, minlength=len(self.class_names))
@@ -211,9 +206,15 @@ def staging(data_dir: Path, name: str, *, keep_existing: bool = False) -> Iterat
       data_dir: folder of all data sets.
       name: name of the data set.
       keep_existing: leave a data_dir/name that another process finished meanwhile.
+
+    Raises:
+      InputError: if data_dir/name is no data set.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     _tidy(data_dir, name)
+    final = data_dir / name
+    if final.exists() and not (final / "manifest.json").exists():
+        raise InputError(f"{final} is there and holds no data set: take another name, or remove it")
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}.new-", dir=data_dir))
     temporary.chmod(0o755)
     try:

@@ -65,7 +65,7 @@ def builder_class(name: str) -> type:
     import tensorflow_datasets as tfds
 
     def info(self: Any) -> Any:
-        options = _defaults(name) | self.builder_config.options
+        options = {"size": 48, "channels": 1} | _defaults(name) | self.builder_config.options
         classes = _class_names(name)[: options.get("classes")]
         shape = (options["size"], options["size"], options["channels"])
         features = {
@@ -129,11 +129,11 @@ def _instructions(name: str) -> str | None:
 
 
 def _defaults(name: str) -> dict[str, Any]:
-    """Accepted options and their defaults; size and channels are always among the values that `info` reads."""
+    """Accepted options and their defaults."""
     if name == "synthetic_faces":
         return dict(loading.SYNTHETIC)
     parameters = inspect.signature(DATASETS[name].read).parameters.values()
-    return {"size": 48, "channels": 1} | {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def _class_names(name: str) -> tuple[str, ...]:

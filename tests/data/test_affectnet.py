@@ -21,6 +21,15 @@ def test_the_numbers_of_the_arrays_land_on_the_right_names(tmp_path):
     np.testing.assert_allclose(columns["arousal"], -np.arange(8) / 10, rtol=1e-6)
 
 
+def test_a_missing_number_is_unknown(tmp_path):
+    files, _ = affectnet_files()
+    gone = next(name for name in files if name.endswith("_val.npy") and "train_set" in name)
+    del files[gone]
+    prepare("affectnet", write_zip(tmp_path / "a.zip", files), tmp_path, size=32)
+    valence = load("affectnet", tmp_path).splits["train"].columns["valence"]
+    assert (valence == -2).sum() == 1
+
+
 def test_seven_classes_leave_contempt_out(tmp_path, capsys):
     manifest = prepare("affectnet", write(tmp_path / "a", affectnet_files()[0]), tmp_path, classes=7, size=32)
     assert len(manifest["class_names"]) == 7 and "contempt" not in manifest["class_names"]

@@ -104,6 +104,13 @@ def test_a_wrong_clip_is_said_at_once(change, message):
         render_clip(arguments.pop("kind"), **arguments)
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_a_film_of_no_length_is_refused(tmp_path, seconds):
+    with pytest.raises(InputError, match="seconds greater than 0"):
+        clips.write_clip("moving", tmp_path / "film.mp4", seconds=seconds)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_frame_rate_changes_how_often_not_what_is_seen():
     assert truth("moving", seconds=1, fps=5) == truth("moving", seconds=1, fps=10)[::2]
 

@@ -51,6 +51,24 @@ def test_a_division_that_is_there_is_kept(tmp_path):
     assert "test" in manifest["missing"]
 
 
+def test_folders_of_splits_may_be_capitalised(tmp_path):
+    files = {f"Train/{p}": c for p, c in album(5).items()} | {f"Test/{p}": c for p, c in album(2).items()}
+    source = folder.read(write(tmp_path / "album", files))
+    assert source.class_names == ("cat", "dog") and {e.split for e in source.examples} == {"train", "test"}
+
+
+def test_splits_beside_other_folders_are_refused(tmp_path):
+    files = {f"{split}/{p}": c for split in ("train", "test", "notes") for p, c in album(1).items()}
+    with pytest.raises(InputError, match=r"has the folders test, train, and beside them notes: divide all of it or"):
+        folder.read(write(tmp_path / "album", files))
+
+
+def test_what_is_divided_takes_no_fractions(tmp_path):
+    files = {f"{split}/{p}": c for split in ("train", "test") for p, c in album(1).items()}
+    with pytest.raises(InputError, match="is divided already: leave out --fractions; --holdout"):
+        folder.read(write(tmp_path / "album", files), fractions=(0.5, 0.3, 0.2))
+
+
 def test_a_zip_that_wraps_everything_in_one_folder_is_opened(tmp_path):
     files = {f"my album/faces/{p}": c for p, c in album(3).items()}
     source = folder.read(write_zip(tmp_path / "a.zip", files))

@@ -122,6 +122,25 @@ def test_an_empty_class_or_no_training_split_is_one_line(tmp_path):
         prepare("fer2013", write_zip(tmp_path / "b.zip", fer2013_files(("test",))), tmp_path)
 
 
+def test_a_folder_that_is_no_data_set_is_left_alone(archive, tmp_path):
+    (tmp_path / "fer2013").mkdir()
+    (tmp_path / "fer2013" / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="fer2013 is there and holds no data set: take another name"):
+        prepare("fer2013", archive, tmp_path)
+    assert (tmp_path / "fer2013" / "thesis.tex").read_text() == "years of work"
+
+
+def test_an_encrypted_archive_is_one_line(archive, tmp_path):
+    data = bytearray(archive.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # of each member, and in the list at the end
+        place = -1
+        while (place := data.find(signature, place + 1)) >= 0:
+            data[place + flags] |= 1
+    archive.write_bytes(data)
+    with pytest.raises(InputError, match=r"cannot be read \(.*encrypted.*\): unpack it with its password first"):
+        prepare("fer2013", archive, tmp_path)
+
+
 def test_names_and_fractions_are_checked(archive, tmp_path):
     with pytest.raises(InputError, match=r"unknown data set 'fer2014'\. Did you mean 'fer2013'"):
         prepare("fer2014", archive, tmp_path)

@@ -82,6 +82,15 @@ def test_what_is_no_csv_is_one_line_with_its_place(tmp_path):
         rows(tmp_path, "a,b\n1," + "9" * 200_000)
 
 
+def test_a_table_that_is_damaged_in_its_archive_is_one_line(tmp_path):
+    path = write_zip(tmp_path / "a.zip", {"table.csv": "a,b\n" + "".join(f"{i * i},{i**3}\n" for i in range(9000))})
+    data = bytearray(path.read_bytes())
+    data[200:260] = bytes(60)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"table\.csv is damaged at line \d+"):
+        list(Tree(path).rows("table.csv", ("a", "b")))
+
+
 def test_a_bad_example_fails_when_it_is_read():
     with pytest.raises(BadExample, match="because"):
         bad_example("name", "because").read()

@@ -67,3 +67,5 @@ def test_unknown_names_and_options_are_one_line(tmp_path):
         tfds_builders.builder("raf-db", tmp_path)
     with pytest.raises(InputError, match=r"unknown option of rafdb 'sise'\. Did you mean 'size'"):
         tfds_builders.builder("rafdb", tmp_path, sise=3)
+    with pytest.raises(InputError, match=r"unknown option of fer2013 'size'"):
+        tfds_builders.builder("fer2013", tmp_path, size=64)
