@@ -18,7 +18,13 @@ from ferjax import cli, configuration, experiment, memory, processes
 
 TRACED = 5  # dispatches, with --profile
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration, such as configs/resnet18.py[:demo].")
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "The configuration, such as configs/resnet18.py[:demo].",
+    lock_config=False,
+    accept_new_attributes=True,  # where the configuration is not locked: data sets and networks have their own options
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; runs/NAME for configs/NAME.py if not given.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where prepared data lies; $FERJAX_DATA or the cache if not given.")
 TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Also write TensorBoard events to WORKDIR/events.")

@@ -92,6 +92,8 @@ def base() -> ConfigDict:
 def arguments(config: ConfigDict, text: str | None, **known: Callable[[ConfigDict], None]) -> ConfigDict:
     """Applies the comma-separated arguments of `configs/name.py:a,b`, in order.
 
+    From then on the groups take no new keys, but for `data` and `model`: data sets and networks have their own options.
+
     Raises:
       InputError: for an argument that is none of the known ones.
     """
@@ -100,6 +102,9 @@ def arguments(config: ConfigDict, text: str | None, **known: Callable[[ConfigDic
             raise cli.unknown("config argument", name, known)
         if name:
             known[name](config)
+    config.lock()
+    for open_ended in (config.data, config.model):
+        open_ended.unlock()
     return config
 
 

@@ -11,7 +11,8 @@ Test accuracy on PublicTest and PrivateTest together (python -m ferjax.evaluate 
 Left open by the paper, our choice: the loss (cross-entropy), a constant learning rate, 3 of the 10 epochs for the head
 alone, rotation of 10 degrees, crops of 0.9 to 1 of the side, brightness ± 0.1. "The last two residual blocks" are both
 blocks of the last stage, with their BatchNorm. ImageNet weights: torchvision's resnet18-f37072fd.pth in weights/ (or
-add scratch to the arguments). At 224 pixels in three colours FER2013 takes 4.8 GB of memory.
+add scratch to the arguments). At 224 pixels in three colours FER2013's training images would take 4.3 GB: more than
+data.resident_bytes, so that they stay on disk and are resized as they are read.
 """
 
 from configs import common

@@ -18,6 +18,7 @@ import inspect
 import json
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -61,6 +62,8 @@ def call(function: Callable[..., Any], group: str, values: Mapping[str, Any], **
 def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     """Writes the configuration into a new run's folder, or checks that the folder is this experiment's.
 
+    A folder without checkpoints is new: a start that failed there has left nothing to go on with.
+
     A key that one of the two does not have counts as at its default, so that runs of an older ferjax go on. How data
     are read (`data.resident_bytes`, `data.workers`) may change from one start to the next: the batches are the same.
 
@@ -69,8 +72,9 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     """
     workdir.mkdir(parents=True, exist_ok=True)
     path, text = workdir / "config.json", json.dumps(config, indent=1, sort_keys=True)
-    if not path.exists():
-        if any((workdir / kind).exists() for kind in checkpoint.KINDS):
+    begun = any((workdir / kind).exists() for kind in checkpoint.KINDS)
+    if not (begun and path.exists()):
+        if begun:
             raise cli.InputError(f"{workdir} holds checkpoints without a config.json: choose another --workdir")
         part = path.with_suffix(".part")
         part.write_text(text)
@@ -121,12 +125,19 @@ def parse_flags(doc: str | None) -> None:
         sys.exit(0)
     try:
         rest = flags.FLAGS(argv)
-    except KeyError as error:  # ml_collections: the first part of --config.GROUP.KEY
-        raise cli.unknown("config group", error.args[0], GROUPS) from error
+    except KeyError as error:
+        raise _unknown(str(error.args[0])) from error
     except (flags.Error, AttributeError) as error:
         raise _plain(error) from error
     if rest[1:]:
         raise cli.InputError(f"unexpected argument {rest[1]!r}: options are written --name=value, see --help")
+
+
+def _unknown(said: str) -> cli.InputError:
+    """Returns what is wrong with --config.GROUP.KEY: ml_collections names the group, or the key and those it has."""
+    if key := re.match(r'Key "(.+?)" does not exist', said):
+        return cli.unknown("config key", key[1], re.findall(r"'(\w+)': ", said))
+    return cli.unknown("config group", said.strip("'"), GROUPS)
 
 
 def _plain(error: BaseException) -> cli.InputError:

@@ -32,6 +32,7 @@ from ferjax.configuration import GROUPS, call, claim
 from ferjax.pretrained import Report
 from ferjax.spec import ModelSpec
 
+DTYPES = ("float32", "bfloat16", "float16")  # of the computation
 LICENSE = "Weights carry the terms of the data they were trained on; the code is Apache-2.0."
 
 
@@ -101,6 +102,7 @@ def _run(
     if odd := sorted(set(config) - set(GROUPS)):
         raise cli.unknown("config group", odd[0], GROUPS)
     groups = {group: dict(config.get(group, {})) for group in GROUPS}
+    fitting.check_sizes(groups["fit"])
     mesh = devices.mesh(device_count)
     faces = call(data.load, "data", groups["data"], data_dir=data_dir)
     train_split, validation = faces.splits["train"], faces.splits["validation"]
@@ -113,6 +115,10 @@ def _run(
         more |= _lesson(teacher, groups, begun.module, faces)
     else:
         more["loss_fn"] = call(objective.make_loss, "loss", groups["loss"], faces=faces)
+        if groups["teacher"].get("stored_views"):
+            processes.say(
+                "teacher.stored_views is for a teacher's answers: without one, views are drawn anew each epoch"
+            )
     processes.agree("configuration", {**config, "found": {"data": faces.sha256, "jax": jax.__version__}})
     if processes.is_first():
         claim(workdir, config)
@@ -161,6 +167,8 @@ def _begin(
     """Returns the network to train, and what a start that is not fresh gave it."""
     chosen, init = dict(groups["model"]), groups["init"]
     dtype = chosen.pop("dtype", "float32")  # of the computation: no part of what the network is
+    if dtype not in DTYPES:
+        raise cli.unknown("model.dtype", dtype, DTYPES)
     if init.get("network"):
         chosen = starting.network_of(init.get("workdir") or init.get("pretrained", ""))
     module = call(models.create, "model", chosen, num_classes=len(faces.class_names))
@@ -184,7 +192,10 @@ def _optimizer(groups: Mapping[str, dict[str, Any]], params: Any, *, steps_per_e
     """Returns the optimiser, pruning last; a rule that finds no parameter is said."""
     length = {"steps_per_epoch": steps_per_epoch, "epochs": groups["fit"].get("epochs", 1)}
     plain = call(optim.create, "optim", groups["optim"], **length)
-    optimizer = call(optim.prune, "prune", groups["prune"], optimizer=plain, **length)
+    pruned = groups["prune"]
+    if pruned.get("structure") == "filter":  # a class is no channel to remove
+        pruned = {**pruned, "keep": (*pruned.get("keep", ()), models.OUTPUTS)}
+    optimizer = call(optim.prune, "prune", pruned, optimizer=plain, **length)
     jax.eval_shape(optimizer.tx.init, params)
     return optimizer
 

@@ -31,6 +31,25 @@ class Result(NamedTuple):
     variables: Any
 
 
+def check_sizes(sizes: Mapping[str, int]) -> None:
+    """Checks arguments of `fit` by name, those that there are.
+
+    Raises:
+      InputError: for one below its least.
+    """
+    least = {
+        "epochs": 1,
+        "batch_size": 1,
+        "eval_batch_size": 1,
+        "accumulate": 1,
+        "steps_per_dispatch": 0,
+        "patience": 0,
+    }
+    for key, lowest in least.items():
+        if not (value := sizes.get(key, lowest)) >= lowest:
+            raise cli.InputError(f"fit.{key} must be {lowest} or more, got {value}")
+
+
 def fit(
     apply_fn: ApplyFn,
     variables: Mapping[str, Any],
@@ -110,6 +129,7 @@ def fit(
     Raises:
       InputError: for sizes that do not fit, a non-finite loss, or a checkpoint that cannot be written.
     """
+    check_sizes({"eval_batch_size": eval_batch_size, "steps_per_dispatch": steps_per_dispatch, "patience": patience})
     count = len(train["labels"]) // views
     steps_per_epoch = count // max(batch_size, 1)
     if epochs < 1 or batch_size < 1 or not steps_per_epoch:

@@ -44,10 +44,11 @@ def create_stages(entries: Sequence[Sequence[Any]], *, epochs: float) -> tuple[S
     plan: list[Stage] = []
     done: float = 0
     for number, entry in enumerate(entries):
-        if len(entry) not in (2, 3) or isinstance(entry[1], str) or not entry[1]:
+        parts = entry if isinstance(entry, list | tuple) else ()
+        if len(parts) not in (2, 3) or isinstance(parts[1], str) or not parts[1]:
             raise cli.InputError(
                 f"optim.stages[{number}] must be (epochs, rules) or (epochs, rules, factor), such as (5, ('^head/',)), "
-                f"got {tuple(entry)}"
+                f"got {entry!r}"
             )
         length, rules, factor = (*entry, 1.0)[:3]
         if length is None and number + 1 == len(entries):

@@ -268,6 +268,8 @@ def test_normalize_and_to_float(strict_dtypes):
         ({"rotate": 200}, "rotate"),
         ({"crop": (1.2, 0.8)}, "crop"),
         ({"erase_area": (0.0, 0.1)}, "erase_area"),
+        ({"crop": (0.9,)}, "crop must be two numbers"),
+        ({"crop": ("a", "b")}, "crop must be two numbers"),
         ({"translate": 2}, "translate"),
         ({"saturation": 1.5}, "saturation"),
         ({"hue": 0.6}, "hue"),

@@ -158,6 +158,11 @@ def test_the_step_is_compiled_as_the_network_asks(trained, tmp_path, monkeypatch
         ({"model__name": "resnet2"}, "Did you mean 'resnet20'"),
         ({"model__width": [4]}, "Did you mean 'widths'"),
         ({"data__name": "synthetic_face"}, "synthetic_face"),
+        ({"model__dtype": "float23"}, r"unknown model\.dtype 'float23'. Did you mean 'float32'"),
+        ({"fit__batch_size": 0}, r"fit\.batch_size must be 1 or more, got 0"),
+        ({"fit__eval_batch_size": 0}, r"fit\.eval_batch_size must be 1 or more, got 0"),
+        ({"fit__steps_per_dispatch": -1}, r"fit\.steps_per_dispatch must be 0 or more, got -1"),
+        ({"fit__patience": -1}, r"fit\.patience must be 0 or more"),
         ({"fit__batch_size": 49}, "batches of 49 on 48 training images"),
     ],
 )
@@ -165,6 +170,15 @@ def test_mistakes_in_a_configuration_are_named(trained, tmp_path, changes, messa
     folder, _ = trained
     with pytest.raises(InputError, match=message):
         experiment.train(config(**changes), workdir=tmp_path / "run", data_dir=folder / "data", progress=False)
+
+
+def test_a_start_that_fails_leaves_its_folder_free(trained, tmp_path, capsys):
+    options = {"workdir": tmp_path / "run", "data_dir": trained[0] / "data", "progress": False}
+    with pytest.raises(InputError, match="batches of 49"):
+        experiment.train(config(fit__batch_size=49), **options)
+    result = experiment.train({**config(fit__epochs=1), "teacher": {"stored_views": 4}}, **options)
+    assert len(result.history) == 1
+    assert "stored_views is for a teacher's answers: without one" in capsys.readouterr().out
 
 
 def test_what_cannot_be_evaluated_is_named(trained):

@@ -77,6 +77,7 @@ def test_stages_read_from_plain_values():
     [
         (((5,),), r"stages\[0\] must be \(epochs, rules\)"),
         (((5, "head"),), r"stages\[0\] must be"),
+        ((5,), r"stages\[0\] must be .*got 5"),
         (((5, ()),), r"stages\[0\] must be"),
         (((None, (".*",)), (5, (".*",))), r"stages\[0\] needs 1 epoch.*None is for the last"),
         (((0, (".*",)), (None, (".*",))), r"stages\[0\] needs 1 epoch"),

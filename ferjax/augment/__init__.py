@@ -89,9 +89,10 @@ def create(
             raise cli.InputError(f"augment.{name} must be 0 or more, got {alpha}; 0 switches it off")
     if not 0 <= rotate <= 180:
         raise cli.InputError(f"augment.rotate is in degrees, 0 to 180, got {rotate}")
-    for name, (low, high), most in (("crop", tuple(crop), 4.0), ("erase_area", tuple(erase_area), 1.0)):
-        if not 0 < low <= high <= most:
-            raise cli.InputError(f"augment.{name} must be two numbers, 0 < low <= high <= {most}, got {(low, high)}")
+    for name, ends, most in (("crop", tuple(crop), 4.0), ("erase_area", tuple(erase_area), 1.0)):
+        numbers = len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
+        if not numbers or not 0 < ends[0] <= ends[1] <= most:
+            raise cli.InputError(f"augment.{name} must be two numbers, 0 < low <= high <= {most}, got {ends}")
     steps: list[Callable[[jax.Array, jax.Array], jax.Array]] = []
     if flip:
         steps.append(lambda key, x: random_flip(key, x, probability=flip))

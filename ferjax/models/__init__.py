@@ -13,6 +13,7 @@ from ferjax.cli import unknown
 from ferjax.models import baseline, convolution, deit, mobilenet, resemotenet, resnet, xception
 
 __all__ = [
+    "OUTPUTS",
     "compiler_options",
     "create",
     "default_input_shape",
@@ -21,6 +22,9 @@ __all__ = [
     "list_models",
     "teacher_heads",
 ]
+
+
+OUTPUTS = r"^head\w*/(out|conv)/"  # regular expression over parameter paths: the layers whose channels are classes
 
 
 class _Entry(NamedTuple):

@@ -57,7 +57,7 @@ def prune(
       begin: first update that prunes.
       end: update at which s is reached; `begin` if not given.
       frequency: updates from one look at the scores to the next.
-      score: "magnitude", |w|, or "gradient_weight", |w · g|, for which `update` takes `gradients=…`. Filters and blocks
+      score: "magnitude", |w|, or "gradient_weight", |w · g|, for which `update` takes `gradients=…`. Filters
         are scored by the root of their mean square.
       distribution: "global" prunes the lowest scores wherever they are but leaves each layer its best unit; "uniform"
         prunes the same share of each layer; "erdos_renyi_kernel" prunes large layers more, the density of a layer
