@@ -10,7 +10,7 @@ from small_files import run_onnx_as_written
 import export as export_script
 from ferjax import checkpoint, compress, data, evaluate, experiment, models, network, runtime, scorer, slim, weights
 from ferjax.cli import InputError
-from ferjax.compress import budget
+from ferjax.compress import budget, compressing
 from ferjax.compress.__main__ import main
 from ferjax.export.examples import normalize
 
@@ -116,6 +116,48 @@ def test_channels_that_were_pruned_are_removed_and_every_command_takes_the_rest(
     assert checkpoint.load(tmp_path / "on")[0].architecture_args == slimmed[0].architecture_args
 
 
+def test_whole_filters_leave_the_classes_alone(run, tmp_path):
+    _, variables, _ = command(run, tmp_path / "p", "--sparsity", "0.5", "--structure", "filter")
+    head = variables["params"]["head"]["out"]["kernel"]
+    assert (head != 0).any(0).all() and (variables["params"]["conv1"]["conv"]["kernel"] == 0).all((0, 1, 2)).any()
+
+
+def test_channels_are_scored_by_the_networks_own_order_of_classes(run, tmp_path, monkeypatch):
+    spec, variables, _ = checkpoint.load(run / "run")
+    weights.save(tmp_path / "w.safetensors", spec.replace(class_names=spec.class_names[::-1]), variables)
+    seen = []
+    monkeypatch.setattr(compressing, "gradients", lambda model, images, labels: seen.append((images, labels)))
+    command(run, tmp_path / "out", "--macs", "0.6", "--score", "gradient_weight", model=tmp_path / "w.safetensors")
+    train = data.load("synthetic_faces", data_dir=run / "data", **DATA).splits["train"]
+    ((images, labels),) = seen
+    np.testing.assert_array_equal(images, train.images)
+    np.testing.assert_array_equal(labels, 6 - train.labels)
+
+
+def test_what_cannot_be_written_whole_is_not_there(run, tmp_path, monkeypatch):
+    save = checkpoint.save
+
+    def fails(workdir, kind, *arguments, **more):
+        if kind == "best":
+            raise InputError("the disk is full")
+        save(workdir, kind, *arguments, **more)
+
+    monkeypatch.setattr(checkpoint, "save", fails)
+    with pytest.raises(InputError, match="the disk is full"):
+        command(run, tmp_path / "out", "--macs", "0.6", "--score", "magnitude")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_size_and_folding_go_together(run, tmp_path):
+    spec, variables, _ = command(run, tmp_path / "out", "--target-bytes", "1000000", "--fold")
+    assert spec.architecture_args["folded"] and "batch_stats" not in variables
+
+
+def test_a_network_that_rounds_has_a_latency(run, rounded):
+    spec, _, _ = checkpoint.load(rounded)
+    assert budget.latency(spec)(network.create(spec).module) > 0
+
+
 def test_a_limit_on_work_or_size_is_kept(run, tmp_path):
     dense = models.create(**{k: v for k, v in MODEL.items() if k != "name"}, name=MODEL["name"])
     for option, price in (("--macs", slim.macs((24, 24, 1))), ("--parameters", slim.parameters((24, 24, 1)))):
@@ -155,6 +197,7 @@ def test_a_size_of_the_file_decides_on_widths_and_bits(run, tmp_path):
         (["--sparsity", "1.5"], r"sparsity must be at least 0 and below 1, got 1\.5"),
         (["--sparsity", "0.5", "--keep", "hed/"], "the rule 'hed/' matches no parameter"),
         (["--sparsity", "0.5", "--score", "magnitud"], "Did you mean 'magnitude'"),
+        (["--macs", "nan"], "--macs must be positive, got nan"),
         (["--macs", "10"], r"cannot be slimmed to 10: with every group at its least it is \d+"),
     ],
 )

@@ -138,6 +138,34 @@ def test_what_passes_is_kept_beside_what_fails(run, tmp_path, monkeypatch, capsy
     assert "refused" in said.out and "refused and removed: baseline_cnn5_float16.tflite" in said.err
 
 
+def overflowing(network):
+    """A converter whose file answers with what is no number."""
+    params = {k: dict(v) for k, v in network.variables["params"].items()}
+    params["conv2"]["conv"] = {k: np.full_like(v, np.inf) for k, v in params["conv2"]["conv"].items()}
+    wrong = {**network.variables, "params": params}
+    return tflite.float32(Network(network.spec, network.module, wrong, network.examples, network.function))
+
+
+def test_a_file_of_no_numbers_does_not_take_the_others_with_it(run, tmp_path, monkeypatch, capsys):
+    rows = (
+        formats.Format("tflite", "none", {formats.CONVOLUTIONAL: tflite.float32}, formats.EXACT),
+        formats.Format("tflite", "float16", {formats.CONVOLUTIONAL: overflowing}, formats.HALF),
+    )
+    monkeypatch.setattr(formats, "FORMATS", rows)
+    main(run, "--out", tmp_path / "out")
+    assert (tmp_path / "out" / "baseline_cnn5.tflite").exists()
+    assert "float16.tflite: its answers are not finite; it departs first at stage2" in capsys.readouterr().err
+    entry = json.loads((tmp_path / "out" / "export.json").read_text())["files"][1]
+    assert entry["faults"] and entry["max_difference"] is None
+
+
+def test_the_folder_one_is_in_is_not_replaced(run, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(cli.InputError, match=r"--out \. is or holds the folder that this command runs in"):
+        main(run, "--out", ".")
+
+
 def test_the_fastest_ships_and_of_equals_the_smallest():
     def one(name, milliseconds, size):
         return exporting.Exported(name, formats.FORMATS[0], size, None, [], "", milliseconds)
@@ -151,12 +179,12 @@ def test_the_fastest_ships_and_of_equals_the_smallest():
     [
         (["--quantization", "int9"], "Did you mean 'int8'"),
         (["--format", "tflight"], "Did you mean 'tflite'"),
-        (["--images", "100"], "at least"),
+        (["--images", "10"], "at least"),
+        (["--images", "-1"], "at least 512 images, got -1"),
         (["--format", "onnx", "--quantization", "dynamic"], "nothing of what was asked for suits baseline_cnn5"),
     ],
 )
 def test_a_mistake_is_said(arguments, said, run, tmp_path):
-    arguments = ["--images", "10"] if arguments[0] == "--images" else arguments
     with pytest.raises(cli.InputError, match=said):
         main(run, "--out", tmp_path / "out", *arguments)
     assert list(tmp_path.iterdir()) == []

@@ -124,8 +124,9 @@ class Process:
     def times(self, passes: int) -> list[float]:
         """Returns the milliseconds of so many inferences."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{passes}\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # a process that died has no answer either
+            self._process.stdin.write(f"{passes}\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> Any:

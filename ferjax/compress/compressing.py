@@ -1,7 +1,6 @@
 """What is asked for, done in order: pruned, slimmed, folded, rounded; the result a workdir with a record of it."""
 
 import json
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ferjax import checkpoint, cli, data, metrics, network, prune, quantising, scorer, slim, weights
+from ferjax import checkpoint, cli, data, folders, metrics, models, network, prune, quantising, scorer, slim, weights
 from ferjax.compress import budget
 from ferjax.compress.model import Model, gradients, refreshed, report
 
@@ -27,7 +26,7 @@ class Wish(NamedTuple):
       structure: see `ferjax.prune.prune`.
       distribution: see `ferjax.prune.prune`.
       score: "magnitude" or "gradient_weight", of weights, filters and channels alike.
-      keep: regular expressions over parameter paths that are not pruned.
+      keep: regular expressions over parameter paths that are not pruned; of whole filters, neither are the classes.
       dead: whether channels that give nothing but zero are removed.
       macs: largest number of multiply-accumulate operations; up to 1, as a share of the network's.
       parameters: the same of its parameters.
@@ -80,7 +79,8 @@ def compress(
     places = scorer.check_fit(spec, faces)
     # How confidences are to be read was fitted to the network as it was.
     dense = Model(spec.replace(temperature=1.0, abstention_threshold=0.0), variables)
-    smaller = apply(dense, wish, faces.splits["train"])
+    train = faces.splits["train"]
+    smaller = apply(dense, wish, train._replace(labels=places[train.labels]))
     result = {"model": str(model), "wish": wish._asdict(), **report(dense, smaller)}
     for name, each in (("before", dense), ("after", smaller)):
         result[name]["accuracy"] = _accuracy(each, faces.splits["validation"], places)
@@ -94,7 +94,7 @@ def apply(model: Model, wish: Wish, train: data.Split) -> Model:
     Args:
       model: to begin with.
       wish: what is to be done.
-      train: the training split, of which 512 images show gradients, ranges and losses.
+      train: the training split, of which 512 images show gradients, ranges and losses; labels are the network's.
 
     Raises:
       InputError: for a network without rules, one that rounds already where bits are asked for, or a wish that cannot
@@ -119,7 +119,7 @@ def apply(model: Model, wish: Wish, train: data.Split) -> Model:
     if wish.sparsity or wish.macs or wish.parameters or wish.latency:
         model = refreshed(model, images)
     if wish.target_bytes:
-        return budget.fit(model, wish.target_bytes, slopes=slopes, images=images, labels=labels)
+        model = budget.fit(model, wish.target_bytes, slopes=slopes, images=images, labels=labels)
     if wish.fold or wish.bits:
         model = Model(*quantising.fold(model.spec, model.variables))
     if wish.bits:
@@ -131,6 +131,8 @@ def _pruned(model: Model, wish: Wish, slopes: Any) -> Model:
     """Returns the network with its least important units at zero, all at once."""
     params = model.variables["params"]
     how = {key: getattr(wish, key) for key in _HOW}
+    if wish.structure == "filter":
+        how["keep"] += (models.OUTPUTS,)
     tx = prune.prune(wish.sparsity, keep_zeros=True, **how)
     still = jax.tree.map(jnp.zeros_like, params)
     steps, _ = tx.update(still, tx.init(params), params, gradients=slopes)
@@ -154,7 +156,7 @@ def _check(wish: Wish) -> None:
         options = ", ".join(f"--{key.replace('_', '-')}" for key in asked)
         raise cli.InputError(f"nothing is asked for: give one or more of {options}")
     for key in ("macs", "parameters", "latency", "target_bytes"):
-        if asked[key] < 0:
+        if not asked[key] >= 0:
             raise cli.InputError(f"--{key.replace('_', '-')} must be positive, got {asked[key]}")
     if wish.bits not in (0, *network.TRAINED.values()):
         raise cli.InputError(f"--bits must be 8 or 4, the width of the weights; got {wish.bits}")
@@ -176,8 +178,7 @@ def _write(out: pathlib.Path, model: Model, meta: dict[str, Any], result: dict[s
     )
     held = {"spec": spec.to_json(), "config": meta["config"], "history": meta["history"], "compressed": result}
     state = {"params": arrays["params"], "collections": {k: v for k, v in arrays.items() if k != "params"}}
-    checkpoint.save(out, "last", step, state, held, keep=1)
-    checkpoint.save(out, "best", step, arrays, held, keep=1)
-    part = out / f"{RECORD}.part"
-    part.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(part, out / RECORD)
+    with folders.made_whole(out) as folder:
+        checkpoint.save(folder, "last", step, state, held, keep=1)
+        checkpoint.save(folder, "best", step, arrays, held, keep=1)
+        (folder / RECORD).write_text(json.dumps(result, indent=1) + "\n")

@@ -2,10 +2,8 @@
 
 import contextlib
 import json
-import os
+import math
 import pathlib
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ferjax import card, cli, data, metrics, runtime, scorer, weights
+from ferjax import card, cli, data, folders, metrics, runtime, scorer, weights
 from ferjax import spec as contract
 from ferjax.data import FaceData
 from ferjax.export import counting, departure, examples, formats, parity
@@ -33,7 +31,7 @@ class Exported(NamedTuple):
       file: its name.
       row: how it was made.
       bytes: its size, contract included.
-      comparison: how it compares with the checkpoint; None for a file that could not be compared.
+      comparison: how it compares with the checkpoint.
       faults: what is wrong with it, in words; empty for a file that was kept.
       departure: where a faulty file first departs from the network.
       milliseconds: median time of one image, from uint8 pixels to logits, two threads; None for a faulty file.
@@ -194,12 +192,17 @@ def record(result: Exported) -> dict[str, Any]:
         "quantization": result.row.quantization,
         "runtime": result.row.runtime,
         "bytes": result.bytes,
-        **result.comparison._asdict(),
+        **_finite(result.comparison._asdict()),
         "milliseconds": result.milliseconds,
         "float_operations": dict(result.float_operations),
         "faults": result.faults,
         "departure": result.departure,
     }
+
+
+def _finite(found: dict[str, Any]) -> dict[str, Any]:
+    """What JSON has no number for, it has null for."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
 
 
 def _card(path: pathlib.Path, result: Exported) -> None:
@@ -226,15 +229,5 @@ def _whole_folder(out: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
         raise cli.InputError(f"{out} is there and is no export: choose another --out")
     if filled and not overwrite:
         raise cli.InputError(f"{out} holds an export: choose another --out, or give --overwrite to replace it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with folders.made_whole(out) as part:
         yield part
-        part.chmod(0o755)
-        old = part.with_name(part.name + ".old")
-        if out.exists():
-            out.rename(old)
-        os.replace(part, out)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

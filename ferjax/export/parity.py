@@ -11,6 +11,7 @@ from ferjax import cli, intervals, metrics, runtime, scorer
 from ferjax.calibration import softmax
 from ferjax.data import Split
 from ferjax.export.formats import Tolerance
+from ferjax.runtime.model import NotFinite
 from ferjax.spec import ModelSpec
 
 AT_LEAST = 512
@@ -75,7 +76,7 @@ def reference(spec: ModelSpec, variables: Any, split: Split, *, count: int = 0, 
     Raises:
       InputError: if fewer than 512 images are asked for of a split that has them, or the images do not fit.
     """
-    if 0 < count < min(AT_LEAST, len(split.labels)):
+    if count and count < min(AT_LEAST, len(split.labels)):
         raise cli.InputError(f"the comparison needs at least {AT_LEAST} images, got {count}")
     chosen = stratified(split.labels, count or len(split.labels), seed)
     noise = np.random.default_rng(seed).integers(0, 256, (4, *spec.input_shape), np.uint8)
@@ -93,7 +94,7 @@ def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def compare(path: pathlib.Path, truth: Reference) -> Comparison:
-    """Runs a file over the reference's images and compares.
+    """Runs a file over the reference's images and compares; answers that are not finite give a difference of NaN.
 
     The file is fed what its own contract asks for and its answers are read by the names in it, so that a wrong
     contract shows as much as a wrong graph.
@@ -109,7 +110,10 @@ def compare(path: pathlib.Path, truth: Reference) -> Comparison:
     images = truth.images
     if model.spec.color_order != truth.spec.color_order and model.spec.channels == 3:
         images = images[..., ::-1]
-    found = model.probabilities(np.ascontiguousarray(images))[:, places]
+    try:
+        found = model.probabilities(np.ascontiguousarray(images))[:, places]
+    except NotFinite:
+        found = np.full_like(truth.probabilities, np.nan)
     return measure(found, truth.probabilities, truth.labels)
 
 
@@ -138,7 +142,9 @@ def measure(found: np.ndarray, wanted: np.ndarray, labels: np.ndarray) -> Compar
 def faults(found: Comparison, tolerance: Tolerance) -> list[str]:
     """Returns what a comparison shows beyond a tolerance, in words; empty for a file that passes."""
     said = []
-    if not found.max_difference <= tolerance.max_difference:
+    if math.isnan(found.max_difference):
+        return ["its answers are not finite"]
+    if found.max_difference > tolerance.max_difference:
         said.append(f"probabilities differ by {found.max_difference:.2g}, allowed are {tolerance.max_difference:g}")
     if found.agreement < tolerance.agreement:
         said.append(f"{found.agreement:.2%} of answers agree, at least {tolerance.agreement:.1%} must")

@@ -57,6 +57,10 @@ def load(path: str | os.PathLike[str] | None = None, *, threads: int = 2, provid
     return Model(spec, engine, os.fspath(path))
 
 
+class NotFinite(InputError):
+    """A network answered with something that is no number."""
+
+
 class Model:
     """A loaded classifier; not for use by several threads at once.
 
@@ -86,7 +90,8 @@ class Model:
           float32 (N, classes); N may be 0.
 
         Raises:
-          InputError: for another dtype or shape, or if the network answers with something that is not finite.
+          InputError: for another dtype or shape.
+          NotFinite: an InputError, if the network answers with something that is not finite.
         """
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != self.spec.input_shape:
             found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
@@ -105,7 +110,7 @@ class Model:
             logits[start : start + count] = answer
         if not np.isfinite(logits).all():
             bad = int((~np.isfinite(logits)).any(1).sum())
-            raise InputError(
+            raise NotFinite(
                 f"{self._name} gives non-finite logits for {bad} of {len(logits)} images: the file is broken"
             )
         return logits

@@ -1,0 +1,37 @@
+"""Folders that are there whole or not at all."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from ferjax.cli import InputError
+
+
+@contextlib.contextmanager
+def made_whole(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a new folder that takes the place of `out` when all went well, and vanishes otherwise.
+
+    Args:
+      out: what is to be made; what is there is replaced at the end.
+
+    Raises:
+      InputError: if `out` is the folder that the process runs in, or holds it.
+    """
+    here = pathlib.Path.cwd()
+    if here.is_relative_to(out.resolve()):
+        raise InputError(f"--out {out} is or holds the folder that this command runs in: choose another")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield part
+        part.chmod(0o755)
+        old = part.with_name(part.name + ".old")
+        if out.exists():
+            out.rename(old)
+        os.replace(part, out)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
