@@ -11,7 +11,8 @@ network. Accuracy is that of the TFLite file on the validation split (FER2013's 
 same seed, image by image; its interval is the widest that the seeds' intervals span. Milliseconds are medians of one
 thread, the file taking turns with the dense one.
 
-Rows that are there are taken as they are, one that was stopped goes on; the results are written after each.
+Rows that are there are taken as they are, one that was stopped goes on; the results are written after each. A file that
+fails the comparison at export has no row; of several seeds, those that pass count.
 """
 
 import argparse
@@ -153,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.data_dir,
         options.passes,
     )
+    _claim(study)
     command = f"python -m benchmarks.compression {shlex.join(argv if argv is not None else sys.argv[1:])}"
     for seed in range(options.seeds):
         for row in ROWS:
@@ -161,6 +163,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             try:
                 one(row, seed, study)
             except cli.InputError as error:  # a file that fails the gate is a result, too
+                if row is ROWS[0]:
+                    raise  # what all others are compared with
                 cli.note(f"{row.name}, seed {seed}: {error}")
                 continue
             found = summary(row, study, seeds=seed + 1) | {
@@ -174,10 +178,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(tables.render(result))
 
 
+def _claim(study: Study) -> None:
+    """Marks the folder of the rows as this study's, so that no other takes its rows for its own.
+
+    Raises:
+      InputError: if it is another's.
+    """
+    starts = {"model": study.model} | ({"teacher": study.teacher} if study.teacher != study.model else {})
+    ours = {name: weights.trained(path)[0].params_sha256 for name, path in starts.items()}
+    ours |= {"training": study.training, "batch_size": study.batch_size}
+    path = study.runs / "study.json"
+    theirs = json.loads(path.read_text()) if path.exists() else ours
+    if other := [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]:
+        raise cli.InputError(
+            f"{study.runs} holds rows of another study (another {', '.join(other)}): give another --runs"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(ours, indent=1) + "\n")
+    part.rename(path)
+
+
 def one(row: Row, seed: int, study: Study) -> None:
     """Trains, exports and measures a row with one seed, unless it is there already."""
     folder = study.runs / row.folder / f"seed{seed}"
-    path = folder / f"result-{row.quantization}.json"
+    path = _path(row, seed, study)
     if path.exists():
         return
     cli.note(f"{row.name}, seed {seed}")
@@ -273,9 +298,10 @@ def recipe(row: Row, seed: int, start: pathlib.Path, study: Study) -> dict[str, 
 
 
 def summary(row: Row, study: Study, *, seeds: int) -> dict[str, Any]:
-    """Returns the row of the table from the results of its seeds."""
-    found = [_result(row, seed, study) for seed in range(seeds)]
-    dense = [_result(ROWS[0], seed, study) for seed in range(seeds)]
+    """Returns the row of the table from the results of its seeds, of those that have one."""
+    passed = [seed for seed in range(seeds) if _path(row, seed, study).exists()]
+    found = [_result(row, seed, study) for seed in passed]
+    dense = [_result(ROWS[0], seed, study) for seed in passed]
     changes = [_change(ours, theirs) for ours, theirs in zip(found, dense, strict=True)]
     mean = {
         key: statistics.mean(each[key] for each in found)
@@ -289,7 +315,7 @@ def summary(row: Row, study: Study, *, seeds: int) -> dict[str, Any]:
         "change": statistics.mean(value for value, _, _ in changes),
         "change_low": min(low for _, low, _ in changes),
         "change_high": max(high for _, _, high in changes),
-        "seeds": seeds,
+        "seeds": len(passed),
         "each": [
             {**{k: v for k, v in one.items() if k not in ("answers", "labels", "classes")}, "change": change}
             for one, change in zip(found, changes, strict=True)
@@ -298,9 +324,12 @@ def summary(row: Row, study: Study, *, seeds: int) -> dict[str, Any]:
     }
 
 
+def _path(row: Row, seed: int, study: Study) -> pathlib.Path:
+    return study.runs / row.folder / f"seed{seed}" / f"result-{row.quantization}.json"
+
+
 def _result(row: Row, seed: int, study: Study) -> dict[str, Any]:
-    path = study.runs / row.folder / f"seed{seed}" / f"result-{row.quantization}.json"
-    return json.loads(path.read_text())
+    return json.loads(_path(row, seed, study).read_text())
 
 
 def _change(ours: Mapping[str, Any], dense: Mapping[str, Any]) -> tuple[float, float, float]:

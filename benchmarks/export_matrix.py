@@ -21,16 +21,18 @@ from ferjax.models.costs import cost
 PAGE = tables.ROOT / "docs" / "export.md"
 PACKAGES = ("jax", "flax", "tensorflow-cpu", "tf2onnx", "onnxruntime", "ai-edge-litert")
 _HEAVY = 100_000_000  # multiplications of one image, above which one epoch has to do
-# Depthwise networks, transformers and fifty layers learn little from the demo's 2,000 faces, and answers that are
-# nearly ties flip with any rounding; and 500 faces seldom tell a change of accuracy by one point from none.
+# Depthwise networks, transformers, the smallest and the largest learn little from the demo's 2,000 faces, and answers
+# that are nearly ties flip with any rounding; and 500 faces seldom tell a change of accuracy by one point from none.
 _FACES, _HELD = 12_000, 2_000
 # Epochs and learning rate: at a higher one, transformers learn nothing and the others run away at some faces.
 _LONGER = {
+    "baseline_cnn3": (10, 0.003),
     "mini_xception": (10, 0.003),
     "microexpnet": (25, 0.001),
     "mobilenetv3_small": (15, 0.001),
     "deit": (15, 0.0002),
     "resnet50": (2, 0.001),
+    "resemotenet": (2, 0.001),
 }
 COLUMNS = [
     ("network", "{network}"),

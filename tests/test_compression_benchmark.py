@@ -68,6 +68,44 @@ def test_every_row_has_a_recipe_and_the_table_its_figures(tmp_path, monkeypatch)
     assert json.loads(json.dumps(row))["each"][1]["accuracy"] == 75
 
 
+def test_a_study_goes_on_without_a_row_that_is_refused_but_not_without_the_dense_one(tmp_path, monkeypatch, capsys):
+    spec = ModelSpec(
+        class_names=("a", "b"), input_size=(8, 8), color_order="gray", mean=(0.5,), std=(0.25,), architecture="resnet20"
+    )
+    shas = {"run": "a" * 64, "other": "b" * 64}
+    monkeypatch.setattr(
+        compression.weights, "trained", lambda path: (spec.replace(params_sha256=shas[path.name]), {}, {})
+    )
+    refused = {("50 % of weights", 0)}
+
+    def one(row, seed, study):
+        if (row.name, seed) in refused:
+            raise InputError("no file passes")
+        path = compression._path(row, seed, study)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figures = dict.fromkeys(("accuracy", "low", "high", "milliseconds", "speedup", "agreement"), 50.0 + seed)
+        counts = dict.fromkeys(("parameters", "nonzeros", "macs", "bytes", "float_operations"), 9)
+        path.write_text(json.dumps({**figures, **counts, "answers": [0, 1], "labels": [0, 1], "classes": 2}))
+
+    monkeypatch.setattr(compression, "one", one)
+    arguments = ["--epochs", "1", "--rows", "50 % of weights", "--runs", str(tmp_path / "rows"), "--results"]
+    arguments += [str(tmp_path), "--seeds", "2", "--model"]
+    compression.main([*arguments, str(tmp_path / "run")])
+    assert "50 % of weights, seed 0: no file passes" in capsys.readouterr().err
+    rows = {row["row"]: row for row in json.loads((tmp_path / "compression.json").read_text())["rows"]}
+    assert {name: (row["seeds"], row["accuracy"]) for name, row in rows.items()} == {
+        "dense": (2, 50.5),
+        "50 % of weights": (1, 51.0),
+    }
+    with pytest.raises(InputError, match=r"rows of another study \(another model\): give another --runs"):
+        compression.main([*arguments, str(tmp_path / "other")])
+    with pytest.raises(InputError, match=r"rows of another study \(another batch_size\)"):
+        compression.main([*arguments, str(tmp_path / "run"), "--batch-size", "32"])
+    refused.add(("dense", 0))
+    with pytest.raises(InputError, match="no file passes"):
+        compression.main([*arguments, str(tmp_path / "run")])
+
+
 def test_what_was_slimmed_is_trained_in_floats_before_integers(tmp_path, monkeypatch):
     done = []
 
