@@ -14,7 +14,7 @@ def base() -> ConfigDict:
         {
             "data": {"name": "fer2013", "resident_bytes": 2 << 30, "workers": 0},
             "model": {"name": "", "dtype": "float32"},
-            "init": {"pretrained": "", "workdir": "", "network": False, "strict": True},
+            "init": {"pretrained": "", "workdir": "", "network": False, "strict": True, "preprocessing": "weights"},
             "augment": {
                 "flip": 0.5,
                 "rotate": 0.0,
@@ -155,7 +155,7 @@ def demo(
 
     def demo(config: ConfigDict) -> None:
         embedded(config, train=train, validation=held, test=held)
-        config.augment.update(rotate=0.0, translate=0.0, crop=(1.0, 1.0), erase=0.0, mixup=0.0)
+        config.augment.update(base().augment)
         config.optim.update(name="adamw", learning_rate=learning_rate, weight_decay=0.01, warmup_epochs=warmup_epochs)
         config.fit.update(epochs=epochs, batch_size=batch_size, ema_decay=0.0)
 

@@ -11,7 +11,7 @@ from ferjax import cli, data, losses
 from ferjax.training import LossFn, Outputs, TaughtLossFn
 
 METHODS = ("soft", "hard", "decoupled")
-ALPHA = 0.7  # MicroExpNet's, where a configuration says nothing
+ALPHAS = {"soft": 0.7, "hard": 0.5, "decoupled": 1.0}  # MicroExpNet's, Touvron's and Zhao's, if nothing is said
 
 
 def make_loss(
@@ -38,7 +38,8 @@ def make_loss(
       focal_gamma: γ of the focal loss (Lin et al. 2017) in the place of cross-entropy; without a teacher only.
       method: with a teacher, "soft" is `losses.distillation`, "hard" `losses.hard_distillation`, "decoupled"
         `losses.decoupled_distillation`.
-      alpha: the teacher's share, in [0, 1], 0.7 if not given; for "decoupled" the weight of its target-class part.
+      alpha: the teacher's share, in [0, 1]; for "decoupled" the weight of its target-class part. If not given, 0.7 for
+        "soft", 1/2 for "hard", 1 for "decoupled".
       temperature: for "soft" and "decoupled".
       beta: for "decoupled".
       features: "STUDENT:TEACHER" pairs of intermediates that `losses.attention_transfer` brings together.
@@ -70,13 +71,13 @@ def make_loss(
         raise cli.InputError(
             "loss.method=decoupled takes one head, this student has a head for its teacher: soft or hard"
         )
-    share = ALPHA if alpha is None else alpha
+    share = ALPHAS[method] if alpha is None else alpha
     if method != "decoupled" and not 0.0 <= share <= 1.0:
         raise cli.InputError(f"loss.alpha must be in [0, 1], got {share!r}; 0 is the labels alone, 1 the teacher alone")
     if not feature_weight >= 0 or bool(features) != bool(feature_weight):
         raise cli.InputError("loss.features and a positive loss.feature_weight belong together: set both or neither")
     terms["none"] = lambda logits, targets, _, *, alpha, **more: losses.cross_entropy(logits, targets, **more)
-    term = functools.partial(terms[method if share else "none"], **labelled)
+    term = functools.partial(terms[method if share or method == "decoupled" else "none"], **labelled)
     answer = _answer_loss(term, share, heads)
     # One example, so that any other value out of range is said before anything is written.
     one = jnp.zeros((1, len(faces.class_names)), jnp.float32)

@@ -12,6 +12,7 @@ from ferjax.pretrained import HEAD, Report, adopt_variables, load_pretrained
 from ferjax.spec import ModelSpec
 from ferjax.torch_names import Preprocessing
 
+PREPROCESSING = ("weights", "data")
 _STEMS = ("stem", "patch")
 
 
@@ -23,6 +24,7 @@ def start(
     workdir: str | Path = "",
     network: bool = False,
     strict: bool = True,
+    preprocessing: str = "weights",
 ) -> tuple[dict[str, Any], ModelSpec, Report | None]:
     """Returns the variables to begin with, and the contract with the pixels' scale that they expect.
 
@@ -30,19 +32,23 @@ def start(
       variables: freshly initialised variables of the network.
       spec: the run's contract: architecture, classes, channels, and the data's mean and standard deviation.
       pretrained: a weights file. One of ferjax's own (`ferjax.weights`) is taken as a run's folder is; for those of
-        torchvision, timm or VGGFace2 see `pretrained.load_pretrained`. Its network's preprocessing replaces the data's.
+        torchvision, timm or VGGFace2 see `pretrained.load_pretrained`.
         A network that took blue, green, red takes red, green, blue here: the stem's input channels are turned round,
         the pixels are not.
       workdir: the folder of a run of the same network. Its head is taken too if the classes are the same.
       network: whether the network itself is that run's or that file's, widths included, see `network_of`.
       strict: for `pretrained`.
+      preprocessing: which mean and standard deviation a start from another framework has: "weights", those that its
+        network was trained with, or "data", the training images' own, as Paraschiv 2026 (eq. 27) has them.
 
     Returns:
       (variables, spec, report); the report is None for a fresh start.
 
     Raises:
-      InputError: if both starts are asked for, or what is asked for does not fit the network.
+      InputError: if both starts are asked for, the preprocessing is unknown, or the start does not fit the network.
     """
+    if preprocessing not in PREPROCESSING:
+        raise cli.unknown("init.preprocessing", preprocessing, PREPROCESSING)
     if pretrained and workdir:
         raise cli.InputError("init.pretrained and init.workdir are both set: start from one of them")
     if pretrained and not weights.is_ours(pretrained):
@@ -52,6 +58,8 @@ def start(
             return started, spec, report
         if fed.color_order == "bgr":
             started, report, fed = _turn_round(started, report, fed)
+        if preprocessing == "data":
+            return started, spec, report
         return started, spec.replace(mean=fed.mean, std=fed.std), report
     if source := pretrained or workdir:
         other, theirs, _ = weights.trained(source)

@@ -152,6 +152,7 @@ def test_every_experiment_of_the_papers_is_there():
 
 
 PARASCHIV = {
+    "init.preprocessing": "data",
     "optim.name": "adam",
     "optim.learning_rate": 2e-4,
     "optim.final_learning_rate": 1e-6,
@@ -192,6 +193,7 @@ MICROEXPNET = {
     "loss.temperature": 4.0,
 }
 TORMALM = {
+    "init.preprocessing": "data",
     "optim.name": "adam",
     "optim.learning_rate": 1e-3,
     "optim.weight_decay": 1e-4,

@@ -176,6 +176,10 @@ def test_hard_distillation_takes_the_teachers_class_as_a_label():
     decision = jax.nn.one_hot(teacher.argmax(-1), CLASSES)
     expected = 0.25 * losses.cross_entropy(logits, targets) + 0.75 * losses.cross_entropy(logits, decision)
     np.testing.assert_allclose(losses.hard_distillation(logits, targets, teacher, alpha=0.75), expected, rtol=1e-6)
+    alone = losses.hard_distillation(
+        logits, targets, teacher, alpha=1.0, label_smoothing=0.1
+    )  # section 4: not smoothed
+    np.testing.assert_allclose(alone, losses.cross_entropy(logits, decision), rtol=1e-6)
 
 
 @pytest.mark.parametrize("function", AGAINST_TEACHER)

@@ -38,9 +38,24 @@ def test_with_two_heads_labels_and_teacher_have_one_each(method):
     np.testing.assert_allclose(loss(student, TARGETS, Outputs(TAUGHT, {})), expected, rtol=1e-5)
 
 
-def test_the_decoupled_loss_is_the_one_of_its_name():
-    loss = objective.make_loss(faces=three_classes(), teachers=1, method="decoupled", alpha=1.5, beta=2.0)
-    expected = losses.decoupled_distillation(LOGITS, TARGETS, TAUGHT, alpha=1.5, beta=2.0)
+@pytest.mark.parametrize(
+    ("method", "function", "alpha"),
+    [
+        ("soft", losses.distillation, 0.7),
+        ("hard", losses.hard_distillation, 0.5),
+        ("decoupled", losses.decoupled_distillation, 1.0),
+    ],
+)
+def test_each_method_has_its_papers_share(method, function, alpha):
+    loss = objective.make_loss(faces=three_classes(), teachers=1, method=method)
+    found = loss(Outputs(LOGITS, {}), TARGETS, Outputs(TAUGHT, {}))
+    np.testing.assert_allclose(found, function(LOGITS, TARGETS, TAUGHT, alpha=alpha), rtol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.5])
+def test_the_decoupled_loss_is_the_one_of_its_name(alpha):
+    loss = objective.make_loss(faces=three_classes(), teachers=1, method="decoupled", alpha=alpha, beta=2.0)
+    expected = losses.decoupled_distillation(LOGITS, TARGETS, TAUGHT, alpha=alpha, beta=2.0)
     np.testing.assert_allclose(loss(Outputs(LOGITS, {}), TARGETS, Outputs(TAUGHT, {})), expected, rtol=1e-6)
 
 

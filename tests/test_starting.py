@@ -46,6 +46,18 @@ def test_a_weights_file_brings_its_preprocessing(tmp_path):
     assert [name for name, _ in report.adapted] == ["params/stem/conv/kernel"]
 
 
+def test_the_datas_own_preprocessing_may_stay(tmp_path):
+    save_file(weights("torchvision_mobilenet_v3_small"), tmp_path / "w.safetensors")
+    _, empty = network("mobilenetv3_small", (32, 32, 1), num_classes=3)
+    options = {"spec": GREY, "pretrained": tmp_path / "w.safetensors"}
+    variables, spec, _ = starting.start(empty, preprocessing="data", **options)
+    theirs, _, _ = starting.start(empty, **options)
+    assert spec == GREY
+    jax.tree.map(np.testing.assert_array_equal, variables, theirs)
+    with pytest.raises(InputError, match=r"unknown init\.preprocessing 'dta'. Did you mean 'data'"):
+        starting.start(empty, preprocessing="dta", **options)
+
+
 def test_blue_green_red_becomes_red_green_blue_in_the_stem(tmp_path):
     tensors = weights("vggface2_resnet50")
     save_file(tensors, tmp_path / "w.safetensors")

@@ -1,4 +1,4 @@
-"""Prunes, quantises and distils in one training, as Valverde et al. do: mini-Xception, half its weights, in 8 bits.
+"""Prunes and quantises in one training, as Valverde et al. do, and distils: mini-Xception, half its weights, in 8 bits.
 
 python distill.py --config configs/compress/joint.py --config.init.workdir=runs/valverde --teacher runs/best-resnet18
 python export.py --model runs/compress-joint-distilled --out exports/joint --quantization qat

@@ -7,7 +7,7 @@ from ferjax.cli import InputError
 from ferjax.data.sources import EMOTIONS, Column, Example, Source, Tree, bad_example, by_split
 
 CLASSES = EMOTIONS
-GET = "ask its authors for access at http://www.whdeld.cn/raf/model1.html and unpack the folder basic"
+GET = "ask its authors for access at http://www.whdeng.cn/RAF/model1.html and unpack the folder basic"
 PREPARE = "python -m ferjax.data prepare rafdb --source basic --holdout 0.1"
 MISSING = {
     "validation": "prepare again with --holdout 0.1, which takes a tenth of training (RAF-DB has train and test only)",

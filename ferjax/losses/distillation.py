@@ -87,7 +87,7 @@ def hard_distillation(
       teacher_logits: (N, C); the largest one is the decision.
       alpha: α in [0, 1]; the paper's is 1/2. With a distillation token it is 0 for the class token's head and 1 for
         the other.
-      label_smoothing: of both terms.
+      label_smoothing: of the first term; the paper does not smooth what the teacher says.
       class_weights: of both terms.
 
     Returns:
@@ -99,11 +99,8 @@ def hard_distillation(
     _check_alpha(alpha)
     logits, teacher_logits = same_rows("hard_distillation", logits, teacher_logits)
     decision = jax.nn.one_hot(teacher_logits.argmax(-1), logits.shape[-1], dtype=logits.dtype)
-    terms = [
-        cross_entropy(logits, q, label_smoothing=label_smoothing, class_weights=class_weights)
-        for q in (targets, decision)
-    ]
-    return (1.0 - alpha) * terms[0] + alpha * terms[1]
+    labelled = cross_entropy(logits, targets, label_smoothing=label_smoothing, class_weights=class_weights)
+    return (1.0 - alpha) * labelled + alpha * cross_entropy(logits, decision, class_weights=class_weights)
 
 
 def decoupled_distillation(

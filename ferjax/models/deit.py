@@ -137,7 +137,8 @@ class Block(nn.Module):
 class DeiT(nn.Module):
     """A vision transformer with a class token and, distilled, a second token and head.
 
-    The distilled form answers with the mean of its two heads' logits (Touvron et al. 2021, section 4).
+    The distilled form answers with the mean of its two heads' logits, as the code of Touvron et al. 2021 does; their
+    section 4 adds the softmax outputs.
     Named intermediates: `stage1`, `stage2`, … (tokens after each block), `features` (tokens before the last
     block: after it, only the prefix tokens still reach the head), `embedding` (class token); distilled, also
     `class_logits` and `distillation_logits`, which training with a teacher tells apart.

@@ -50,7 +50,7 @@ class Smoother:
             raise unknown("smoothing", method, METHODS)
         if window < 1:
             raise InputError(f"the smoothing window must be at least 1, got {window}")
-        self._method = method
+        self._method, self._window = method, window
         self._seconds = (2 * window - 1 if method == "adaptive" else window) * _FRAME
         self._buffers: dict[int, deque[tuple[float, np.ndarray]]] = {}
         self._changes: dict[int, _Change] = {}
@@ -67,6 +67,8 @@ class Smoother:
           float64 (C,), sums to 1.
         """
         current = np.asarray(probabilities, np.float64)
+        if self._window == 1:
+            return current
         buffer = self._buffers.setdefault(track, deque())
         if self._method == "exponential":
             if buffer:
@@ -208,22 +210,24 @@ class Labeller:
         Args:
           class_names: in the order of the probabilities.
           limits: below which to say "uncertain".
-          hysteresis: by how much another class must be likelier than the one shown to replace it.
+          hysteresis: by how much another class must be likelier than the one shown to replace it; one that is likely
+            enough to be said replaces one that is not.
         """
         self._names, self._limits, self._hysteresis = tuple(class_names), limits or Limits(), hysteresis
         self._shown: dict[int, int] = {}
 
     def update(self, track: int, smoothed: np.ndarray, measured: Quality | None = None) -> Decision:
         """Returns what to show for a person whose smoothed probabilities (C,) are these."""
-        best, shown = int(np.argmax(smoothed)), self._shown.get(track)
-        if shown is not None and smoothed[best] - smoothed[shown] < self._hysteresis:
-            best = shown
-        self._shown[track] = best
-        confidence = float(smoothed[best])
-        fault = self._limits.fault(measured) if measured else ""
-        if not fault and confidence < self._limits.confidence:
-            fault = "confidence"
-        return Decision(UNCERTAIN if fault else self._names[best], confidence, fault)
+        likeliest, shown = int(np.argmax(smoothed)), self._shown.get(track, -1)
+        sure = smoothed[likeliest] >= self._limits.confidence
+        better = shown < 0 or smoothed[likeliest] - smoothed[shown] >= self._hysteresis
+        if better or (sure and smoothed[shown] < self._limits.confidence):
+            shown = likeliest
+        self._shown[track] = shown
+        fault = (self._limits.fault(measured) if measured else "") or ("" if sure else "confidence")
+        if fault:
+            return Decision(UNCERTAIN, float(smoothed[likeliest]), fault)
+        return Decision(self._names[shown], float(smoothed[shown]))
 
     def keep(self, tracks: Iterable[int]) -> None:
         """Forgets everybody but these."""

@@ -49,11 +49,11 @@ def test_the_window_is_a_time_so_that_fewer_answers_react_as_fast():
     assert got[0] == pytest.approx((16 + 17 + 18 + 19) / 4)  # those of the last third of a second
 
 
-@pytest.mark.parametrize("method", ["adaptive", "mean"])
+@pytest.mark.parametrize("method", ["adaptive", "mean", "exponential"])
 def test_a_window_of_one_smooths_nothing(method):
     smoother = Smoother(method, window=1)
     for k, p in enumerate((ANGRY, HAPPY, SAD)):
-        np.testing.assert_array_equal(smoother.update(1, p, k / 30), p)
+        np.testing.assert_array_equal(smoother.update(1, p, k / 90), p)
 
 
 @pytest.mark.parametrize("rate", [10, 30, 60])
@@ -163,6 +163,14 @@ def test_hysteresis_is_each_persons_own():
     assert labeller.update(1, close).label == "angry" and labeller.update(2, close).label == "happy"
     labeller.keep([2])
     assert labeller.update(1, close).label == "happy"
+
+
+def test_a_class_that_is_likely_enough_replaces_one_that_is_no_longer():
+    labeller = Labeller(NAMES, limits=Limits(confidence=0.4))
+    assert labeller.update(1, np.array([0.6, 0.3, 0.1])).label == "angry"
+    assert labeller.update(1, np.array([0.42, 0.48, 0.1])) == Decision("angry", 0.42)
+    assert labeller.update(1, np.array([0.36, 0.5, 0.14])) == Decision("happy", 0.5)
+    assert labeller.update(1, np.array([0.33, 0.35, 0.32])) == Decision("uncertain", 0.35, "confidence")
 
 
 def test_low_confidence_is_uncertain():
