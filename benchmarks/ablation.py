@@ -103,7 +103,7 @@ def _results(path: pathlib.Path) -> list[dict[str, Any]]:
     return [
         {
             "seed": meta["config"]["fit"].get("seed", 0),
-            "accuracy": 100 * spec.accuracy["validation"],
+            "accuracy": accuracy.validated(spec, path),
             "macro_f1": meta["history"][-1]["validation_macro_f1"],
             "epochs": accuracy.epochs(path),
             "minutes": accuracy.minutes(path),

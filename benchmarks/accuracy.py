@@ -39,7 +39,7 @@ COLUMNS = [
     ("bytes", "{bytes:,}"),
     ("ms on two threads, p50, p95", "{p50:.2f}, {p95:.2f}"),
     ("epochs", "{epochs}"),
-    ("training, minutes", "{minutes:.0f}"),
+    ("training (the last run), minutes", "{minutes:.0f}"),
     ("seed", "{seed}"),
 ]
 PACKAGES = ("jax", "flax", "optax", "ai-edge-litert", "onnxruntime")
@@ -138,7 +138,18 @@ def _best(run: pathlib.Path, spec: ModelSpec) -> float:
     theirs, _, _ = checkpoint.load(run)
     if theirs.architecture != spec.architecture:
         raise cli.InputError(f"{run} holds {theirs.architecture}, the first run {spec.architecture}: no seeds of one")
-    return 100 * theirs.accuracy["validation"]
+    return validated(theirs, run)
+
+
+def validated(spec: ModelSpec, run: pathlib.Path) -> float:
+    """Returns a run's accuracy on validation in percent.
+
+    Raises:
+      InputError: if it was stopped before its first epoch ended.
+    """
+    if "validation" not in spec.accuracy:
+        raise cli.InputError(f"{run} has no epoch that ended: train it on")
+    return 100 * spec.accuracy["validation"]
 
 
 def minutes(run: pathlib.Path) -> float:

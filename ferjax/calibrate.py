@@ -112,17 +112,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the division into halves")
     parser.add_argument("--out", type=pathlib.Path, help="folder for calibration.json and reliability.png")
     options = parser.parse_args(argv)
-    results = {}
-    for name in options.model:
-        scorer = open_model(name)
+    results: dict[str, dict[str, Any]] = {}
+    scorers = {name: open_model(name) for name in options.model}
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+    for name, scorer in scorers.items():
         faces = load_split(scorer.spec, "validation", dataset=options.data, data_dir=options.data_dir)
         logits = scorer.logits(faces.images)
         result = calibrate(logits, faces.labels, accuracy=options.accuracy, seed=options.seed)
-        store(name, temperature=result["temperature"], threshold=result["threshold"])
         results[name] = result
         print(_text(name, result))
         if options.out is not None:
-            options.out.mkdir(parents=True, exist_ok=True)
             rest = halves(faces.labels, seed=options.seed)[1]
             after = calibration.softmax(logits[rest], result["temperature"])
             diagrams = {
@@ -132,6 +132,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             suffix = f"_{len(results) - 1}" if len(options.model) > 1 else ""
             curve = calibration.coverage(after, faces.labels[rest])
             report.plot_reliability(diagrams, curve, options.out / f"reliability{suffix}.png")
+    for name, result in results.items():  # when all of them could be done
+        store(name, temperature=result["temperature"], threshold=result["threshold"])
     if options.out is not None:
         part = options.out / "calibration.json.part"
         part.write_text(json.dumps(results, indent=1))

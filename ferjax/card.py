@@ -5,7 +5,6 @@ measured is said to be so.
 """
 
 import argparse
-import csv
 import json
 import os
 import pathlib
@@ -15,6 +14,7 @@ from typing import Any
 
 from ferjax import cli
 from ferjax import spec as contract
+from ferjax.benchmark import tables
 from ferjax.spec import ModelSpec
 
 INTENDED = """Research and teaching on facial expression recognition, and applications in which people know of the
@@ -260,10 +260,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"saved {out}")
 
 
-def read_benchmark(path: pathlib.Path, name: str) -> list[dict[str, str]]:
-    """Returns the rows of a benchmark.csv that are of the file of this name."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if pathlib.Path(row["file"]).name == name]
+def read_benchmark(path: pathlib.Path, name: str) -> list[dict[str, Any]]:
+    """Returns the rows of a benchmark.csv that are of the file of this name.
+
+    Raises:
+      InputError: if there is no such table.
+    """
+    return [row for row in tables.read_csv(path) if pathlib.Path(row["file"]).name == name]
 
 
 def read_export(path: pathlib.Path) -> Mapping[str, Any]:
@@ -285,11 +288,17 @@ def read_export(path: pathlib.Path) -> Mapping[str, Any]:
 def _read_evaluation(path: pathlib.Path, spec: ModelSpec) -> Any:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no text at all
         raise cli.InputError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict) or tuple(values.get("per_class", ())) != spec.class_names:
         raise cli.InputError(
             f"{path} is no evaluation of this model: its classes are not {', '.join(spec.class_names)}"
+        )
+    scored, known = values.get("accuracy", 0.0), spec.accuracy.get(str(values.get("split")))
+    same_data = values.get("dataset", spec.dataset) == spec.dataset
+    if same_data and known is not None and abs(scored - known) > 1e-4:
+        raise cli.InputError(
+            f"{path} is no evaluation of this model: accuracy {scored:.4f} in it, {known:.4f} in the file"
         )
     return values
 

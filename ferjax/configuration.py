@@ -84,7 +84,16 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
         stored = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise cli.InputError(f"{path} is damaged ({error}): choose another --workdir") from error
-    old, new = flat(stored), flat(json.loads(text))
+    check_same(workdir, stored, json.loads(text))
+
+
+def check_same(workdir: pathlib.Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Checks that two configurations are one experiment, as `claim` says.
+
+    Raises:
+      InputError: if they are not, naming the first difference and the folder.
+    """
+    old, new = flat(stored), flat(asked)
     both = sorted((old.keys() | new.keys()) - {f"data.{key}" for key in data.READING})
     if differing := [k for k in both if old.get(k, _default(k)) != new.get(k, _default(k))]:
         key = differing[0]

@@ -5,6 +5,7 @@ Each image is taken as one cropped face, whole.
 
 import argparse
 import collections
+import contextlib
 import csv
 import os
 import pathlib
@@ -23,7 +24,7 @@ def predict_folder(model: Model, folder: pathlib.Path) -> Iterator[tuple[str, Pr
 
     Args:
       model: a loaded model.
-      folder: is searched with its subfolders; hidden files and other kinds of file are left out.
+      folder: is searched with its subfolders; hidden files, hidden folders and other kinds of file are left out.
 
     Yields:
       The path within the folder, with forward slashes, and the answer; None where the image cannot be read.
@@ -33,7 +34,8 @@ def predict_folder(model: Model, folder: pathlib.Path) -> Iterator[tuple[str, Pr
     """
     if not folder.is_dir():
         raise cli.InputError(f"{str(folder)!r} is no folder: give one that holds images of cropped faces")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
+    files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     if not files:
         raise cli.InputError(f"{folder} holds no image; these kinds are read: {', '.join(PICTURES)}")
     for path in files:
@@ -46,7 +48,9 @@ def read_image(path: pathlib.Path) -> np.ndarray | None:
     import cv2
 
     data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every path on Windows
-    return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    with contextlib.suppress(cv2.error):  # more pixels than it takes
+        return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    return None
 
 
 def write_csv(path: pathlib.Path, class_names: Sequence[str], rows: Iterable[tuple[str, Prediction]]) -> None:

@@ -79,9 +79,9 @@ def load_pretrained(
       InputError: if the architecture has no pretrained weights, the file cannot be read, or (strict) it
         belongs to another network; the tensor is named.
     """
+    tensors = {k: v for k, v in read_state_dict(path).items() if not k.endswith("num_batches_tracked")}
     if architecture not in FORMATS:
         raise unknown("architecture with pretrained weights", architecture, FORMATS)
-    tensors = {k: v for k, v in read_state_dict(path).items() if not k.endswith("num_batches_tracked")}
     form = _recognise(tensors, architecture, Path(path))
     own = traverse_util.flatten_dict(dict(variables), sep="/")
     places = {tensor_name(_path(target), form): target for target in own}

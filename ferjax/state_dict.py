@@ -55,7 +55,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         raise InputError(f"there is no weights file {path}")
     if path.suffix == ".safetensors":
         tensors = _read_safetensors(path)
-    elif zipfile.is_zipfile(path):
+    elif _is_zip(path):
         tensors = _unwrap(_read_zip(path), path)
     else:
         tensors = _unwrap(_read_plain(path), path)
@@ -192,8 +192,15 @@ class _Reader(pickle.Unpickler):
 # What the standard library raises on bytes that are no pickle, no zip file, or only half of one.
 _DAMAGE = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, EOFError, MemoryError),
-    *(AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError),
+    *(AttributeError, IndexError, KeyError, NotImplementedError, OverflowError, TypeError, ValueError),
 )
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except _DAMAGE as error:
+        raise InputError(f"{path} is damaged: {error}") from error
 
 
 def _read_zip(path: Path) -> Any:

@@ -93,18 +93,24 @@ def store(
             continue
         logits, part = [], _part(path)
         key = jax.random.fold_in(jax.random.key(SEED), number)
-        with part.open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": images.shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for start in tqdm.trange(0, len(images), batch_size, desc=f"view {number + 1} of {views}", disable=None):
-                batch = np.asarray(images[start : start + batch_size])
-                padding = [(0, min(batch_size, len(images)) - len(batch))] + [(0, 0)] * 3
-                stored, answers = draw(teacher_variables, np.pad(batch, padding), jax.random.fold_in(key, start))
-                file.write(np.asarray(stored)[: len(batch)].tobytes())
-                logits.append(np.asarray(answers)[: len(batch)])
-        np.save(_part(_logits(path)), np.concatenate(logits))
-        os.replace(_part(_logits(path)), _logits(path))
-        os.replace(part, path)  # last: it says that the view is whole
+        try:
+            with part.open("wb") as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": images.shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for start in tqdm.trange(
+                    0, len(images), batch_size, desc=f"view {number + 1} of {views}", disable=None
+                ):
+                    batch = np.asarray(images[start : start + batch_size])
+                    padding = [(0, min(batch_size, len(images)) - len(batch))] + [(0, 0)] * 3
+                    stored, answers = draw(teacher_variables, np.pad(batch, padding), jax.random.fold_in(key, start))
+                    file.write(np.asarray(stored)[: len(batch)].tobytes())
+                    logits.append(np.asarray(answers)[: len(batch)])
+            np.save(_part(_logits(path)), np.concatenate(logits))
+            os.replace(_part(_logits(path)), _logits(path))
+            os.replace(part, path)  # last: it says that the view is whole
+        finally:
+            for left in (part, _part(_logits(path))):
+                left.unlink(missing_ok=True)
     try:
         found = on_disk.join([on_disk.open_array(path) for path in paths])
         answers = np.concatenate([np.load(_logits(path)) for path in paths])

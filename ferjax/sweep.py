@@ -28,7 +28,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from ferjax import cli, configuration, experiment
+from ferjax import cli, configuration, experiment, weights
 
 Changes = Mapping[str, Any]
 
@@ -75,10 +75,10 @@ def plan(
             paper = next((figures[a] for a in arguments.split(",") if a in figures), None)
             for values in itertools.product(*(grid or {}).values()):
                 changes = dict(zip(grid or {}, values, strict=True))
-                config = module.get_config(arguments or None).to_dict()
+                config = module.get_config(arguments or None)
                 for key, value in {**(fixed or {}), **changes}.items():
                     _set(config, key, value, name)
-                jobs.append(Job(name, changes, config, paper))
+                jobs.append(Job(name, changes, config.to_dict(), paper))
     return jobs
 
 
@@ -97,7 +97,7 @@ def run(
       jobs: from `plan`.
       seeds: runs of each.
       workdir: folder of the sweep.
-      teachers: for the jobs whose loss.alpha is above zero.
+      teachers: for the jobs whose loss.alpha is not 0.
       data_dir: where prepared data lie.
       command: shown below the table.
 
@@ -106,7 +106,7 @@ def run(
       of one configuration share their runs.
     """
     shared: dict[str, dict[str, Any]] = {}
-    found: dict[int, list[dict[str, Any]]] = {i: [] for i in range(len(jobs))}
+    found: dict[int, dict[int, dict[str, Any]]] = {i: {} for i in range(len(jobs))}  # by the number of the seed
     failed: dict[int, str] = {}
     rows: list[dict[str, Any]] = []
     for number in range(seeds):
@@ -116,7 +116,7 @@ def run(
             try:
                 if key not in shared:
                     shared[key] = _one(job, seed, job.folder(workdir, seed), teachers, data_dir)
-                found[i].append(shared[key])
+                found[i][number] = shared[key]
             except cli.InputError as error:
                 failed[i] = str(error)
                 cli.note(f"{job.name}, seed {seed}: {error}")
@@ -128,14 +128,16 @@ def run(
 def _one(job: Job, seed: int, folder: pathlib.Path, teachers: Sequence[str], data_dir: str | None) -> dict[str, Any]:
     """Returns the result of one run, which is done now unless it is there already."""
     config = {**job.config, "fit": {**job.config["fit"], "seed": seed}}
-    taught = bool(config["loss"].get("alpha"))
+    alpha = config["loss"].get("alpha")
+    taught = bool(teachers) if alpha is None else bool(alpha)
     if taught and teachers:
         config["teacher"] = {**config.get("teacher", {}), "workdirs": [str(t) for t in teachers]}
     asked, path = json.loads(json.dumps(config)), folder / "result.json"
+    if taught:
+        asked["teacher"]["sha256"] = [weights.trained(t)[0].params_sha256 for t in asked["teacher"]["workdirs"]]
     if path.exists():
         done = json.loads(path.read_text())
-        if done.pop("config") != asked:
-            raise cli.InputError(f"{folder} holds another experiment: choose another --workdir or remove that one")
+        configuration.check_same(folder, done.pop("config"), asked)
         return done
     print(f"== {job.name} {dict(job.changes) or ''} seed {seed}", flush=True)
     function = experiment.distill if taught else experiment.train
@@ -157,9 +159,13 @@ def _one(job: Job, seed: int, folder: pathlib.Path, teachers: Sequence[str], dat
 
 
 def _row(
-    job: Job, results: Sequence[Mapping[str, Any]], failed: str | None, first: Sequence[Mapping[str, Any]]
+    job: Job,
+    by_number: Mapping[int, Mapping[str, Any]],
+    failed: str | None,
+    first: Mapping[int, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": job.name, "changes": dict(job.changes), "paper": job.paper, "runs": list(results)}
+    results = list(by_number.values())
+    row: dict[str, Any] = {"name": job.name, "changes": dict(job.changes), "paper": job.paper, "runs": results}
     if failed:
         row["failed"] = failed
     if not results:
@@ -172,9 +178,9 @@ def _row(
         "macro_f1": statistics.mean(r["macro_f1"] for r in results),
         "seconds": statistics.mean(r["seconds"] for r in results),
     }
-    by_place = [100 * (r["accuracy"] - f["accuracy"]) for r, f in zip(results, first, strict=False)]
-    if results is not first and len(by_place) > 1:
-        row["difference"], row["interval"] = paired(by_place)
+    pairs = [100 * (r["accuracy"] - first[n]["accuracy"]) for n, r in by_number.items() if n in first]
+    if by_number is not first and len(pairs) > 1:
+        row["difference"], row["interval"] = paired(pairs)
     return row
 
 
@@ -226,7 +232,7 @@ def _expand(text: str) -> Iterator[tuple[str, Any, str]]:
     """Yields (name, module, arguments) for a configuration, once for every experiment that a star stands for."""
     file, colon, arguments = text.partition(":")
     path = pathlib.Path(file)
-    if not path.is_file():
+    if not path.is_file() or path.suffix != ".py":
         raise cli.InputError(f"{file}: no such configuration file; see configs/, such as configs/resnet18.py")
     found = importlib.util.spec_from_file_location(path.stem, path)
     assert found is not None and found.loader is not None
@@ -240,13 +246,16 @@ def _expand(text: str) -> Iterator[tuple[str, Any, str]]:
         yield f"{file}{colon}{','.join(chosen)}", module, ",".join(chosen)
 
 
-def _set(config: dict[str, Any], key: str, value: Any, name: str) -> None:
+def _set(config: Any, key: str, value: Any, name: str) -> None:
     group, _, rest = key.partition(".")
     if group not in config:
         raise cli.unknown("config group", group, config)
     if rest not in config[group] and group not in ("data", "model"):
         raise cli.unknown(f"key in config.{group} of {name}", rest, config[group])
-    config[group] = {**config[group], rest: value}
+    try:
+        config[group][rest] = value
+    except TypeError as error:  # another type than the configuration's
+        raise cli.InputError(f"{key} of {name} cannot be {value!r}: {error}") from error
 
 
 def _assignment(text: str) -> tuple[str, str]:
@@ -254,6 +263,18 @@ def _assignment(text: str) -> tuple[str, str]:
     if not (equals and "." in key and values):
         raise cli.InputError(f"expected GROUP.KEY=VALUE, such as loss.alpha=0.5, got {text!r}")
     return key, values
+
+
+def _split(values: str) -> list[str]:
+    """Divides at the commas that are in no brackets."""
+    parts, depth = [""], 0
+    for letter in values:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def _value(text: str) -> Any:
@@ -290,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.seeds < 1:
         raise cli.InputError(f"--seeds must be at least 1, got {options.seeds}")
-    grid = {k: [_value(v) for v in values.split(",")] for k, values in map(_assignment, options.grid)}
+    grid = {k: [_value(v) for v in _split(values)] for k, values in map(_assignment, options.grid)}
     fixed = {k: _value(v) for k, v in map(_assignment, options.set)}
     jobs = plan(options.configs, grid=grid, fixed=fixed)
     command = " ".join(["python -m ferjax.sweep", *(argv if argv is not None else sys.argv[1:])])

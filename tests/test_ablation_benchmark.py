@@ -10,7 +10,7 @@ from test_accuracy_benchmark import write
 from test_ship import DATA
 
 from benchmarks import ablation, frontier
-from ferjax import data
+from ferjax import checkpoint, data
 from ferjax.cli import InputError
 
 
@@ -62,6 +62,12 @@ def test_what_cannot_be_compared_is_refused(made, tmp_path):
         ablation.study("s", {"a": [made / "plain"], "b": [made / "plain0.onnx"]})
     with pytest.raises(InputError, match="is no run, no folder of runs and no exported file"):
         ablation.study("s", {"a": [tmp_path]})
+    spec, variables, meta = checkpoint.load(made / "plain" / "seed0")
+    started = {**meta, "spec": spec.replace(accuracy={}).to_json()}
+    state = {"params": variables["params"], "collections": {}}
+    checkpoint.save(tmp_path / "begun", "last", 1, state, started, keep=1)
+    with pytest.raises(InputError, match="begun has no epoch that ended"):
+        ablation.study("s", {"a": [tmp_path / "begun"]})
     small_files.onnx_file(tmp_path / "part.onnx")
     with pytest.raises(InputError, match="never compared on the whole validation split"):
         ablation.study("s", {"a": [tmp_path / "part.onnx"]})

@@ -67,6 +67,14 @@ def test_the_command_stores_it_in_a_run_and_in_a_file(run, tmp_path, capsys):  #
     (run / "run" / "calibration.json").unlink()
 
 
+def test_a_model_that_cannot_be_opened_leaves_the_others_alone(run, tmp_path):  # noqa: F811
+    path = exported(tmp_path / "linear.onnx", run)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"typo\.onnx"):
+        calibrate.main(["--model", str(path), str(tmp_path / "typo.onnx"), "--data-dir", str(run / "data")])
+    assert path.read_bytes() == before
+
+
 def test_averaging_over_views_is_apart(run, tmp_path, capsys):  # noqa: F811
     out = tmp_path / "out"
     evaluate.main(["--model", str(run / "run"), "--data-dir", str(run / "data"), "--out", str(out), "--tta", "flip"])

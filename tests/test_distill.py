@@ -190,6 +190,10 @@ def test_stored_views_are_answered_as_they_are_stored_and_drawn_once(teachers, t
     here, _ = store(views=3, resident_bytes=more.nbytes - 1)
     assert isinstance(here, on_disk.DiskImages) and isinstance(more, np.ndarray)
     np.testing.assert_array_equal(here, more)
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(np, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        store(views=4)
+    assert not [path for path in (tmp_path / "views").iterdir() if "part" in path.name]
     os.truncate(tmp_path / "views" / "view001.npy", 1000)
     with pytest.raises(InputError, match=r"stored views in .*views are damaged \(.*cut short.*\); remove that folder"):
         store(views=2)

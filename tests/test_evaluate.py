@@ -97,6 +97,19 @@ def test_a_class_that_the_data_lacks_is_said(run, tmp_path, capsys):
     assert "has no contempt" in capsys.readouterr().err and result["per_class"]["contempt"]["support"] == 0
 
 
+def test_models_of_other_images_are_not_compared(run, tmp_path, capsys):
+    spec, variables, meta = checkpoint.load(run / "run")
+    other = spec.replace(dataset_args={**spec.dataset_args, "seed": 1})
+    checkpoint.save(tmp_path / "other", "best", 1, variables, {**meta, "spec": other.to_json()}, keep=1)
+    models = ["--model", str(run / "run"), str(tmp_path / "other")]
+    evaluate.main([*models, "--data-dir", str(run / "data"), "--robustness", "--out", str(tmp_path / "out")])
+    said = capsys.readouterr()
+    assert "not compared: they were scored on other images" in said.err and "McNemar" not in said.out
+    assert "mean corruption error" not in said.out and not (tmp_path / "out" / "comparison.json").exists()
+    with pytest.raises(InputError, match="--full is about corrupted images"):
+        evaluate.main([*models, "--full"])
+
+
 def test_the_command_compares_models(run, tmp_path, capsys):
     path, out = exported(tmp_path / "linear.onnx", run), tmp_path / "out"
     evaluate.main(["--model", str(run / "run"), str(path), "--data-dir", str(run / "data"), "--out", str(out)])

@@ -54,6 +54,14 @@ def test_a_row_for_each_readable_image(model, folder, tmp_path, capfd):
     assert sorted(os.listdir(tmp_path)) == ["faces", "m.onnx", "results.csv"]
 
 
+def test_folders_named_like_pictures_and_hidden_ones_are_no_pictures(model, folder):
+    (folder / "folder.jpg").mkdir()
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / "b.png").write_bytes((folder / "b.png").read_bytes())
+    names = [name for name, _ in predict.predict_folder(load(model), folder)]
+    assert names and "folder.jpg" not in names and not any("thumbnails" in name for name in names)
+
+
 def test_wrong_input_is_one_line_and_writes_nothing(model, folder, tmp_path):
     out = tmp_path / "results.csv"
     empty = tmp_path / "empty"

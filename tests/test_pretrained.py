@@ -191,6 +191,11 @@ def test_another_network_is_named_by_a_tensor(tmp_path):
         load(tmp_path / "w.safetensors", tensors, "resnet20")
 
 
+def test_a_file_that_is_not_there_is_said_before_all_else(tmp_path):
+    with pytest.raises(InputError, match=r"there is no weights file .*nope\.safetensors"):
+        load_pretrained(tmp_path / "nope.safetensors", "resnet20", {})
+
+
 def test_missing_and_misshapen_tensors_are_named(tmp_path):
     tensors = weights("torchvision_resnet18")
     path = tmp_path / "w.safetensors"

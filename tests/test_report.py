@@ -67,6 +67,14 @@ def test_the_first_best_epoch_is_marked(tmp_path, drawn, accuracies, best):
     assert loss.get_ylabel() == "mean loss (nats)" and accuracy.get_ylabel() == "accuracy (%)"
 
 
+def test_the_best_epoch_is_the_checkpoints_also_while_pruning(tmp_path, drawn):
+    rows = history([0.7, 0.6, 0.66])
+    for row, share in zip(rows, (0.0, 0.5, 0.5), strict=True):
+        row["sparsity"] = share
+    report.plot_curves(rows, tmp_path / "curves.png")
+    assert drawn[0].get_suptitle() == "best validation accuracy 66.0% at epoch 3"
+
+
 @pytest.mark.parametrize("classes", [2, 7, 8])
 def test_confusion_shows_share_and_count_of_each_cell(tmp_path, drawn, classes):
     counts = np.arange(classes**2).reshape(classes, classes) * 100

@@ -137,6 +137,16 @@ def test_a_damaged_record_is_noticed(tmp_path):
         read_state_dict(tmp_path / "x.pth")
 
 
+def test_a_zip_that_asks_for_more_than_we_have_is_damaged(tmp_path):
+    data = bytearray((GOLDEN / "zip.pth").read_bytes())
+    place = -1
+    while (place := data.find(b"PK\x01\x02", place + 1)) >= 0:
+        data[place + 10] = 77  # a way to compress that nobody knows
+    (tmp_path / "odd.pth").write_bytes(data)
+    with pytest.raises(InputError, match=r"odd\.pth"):
+        read_state_dict(tmp_path / "odd.pth")
+
+
 def test_a_tensor_beyond_its_storage_is_named(tmp_path):
     whole = (GOLDEN / "legacy.pth").read_bytes()
     # the shape of "plain", (3, 4), becomes (3, 5)

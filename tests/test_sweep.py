@@ -1,6 +1,7 @@
 """Sweeps: what is run, what is left, what the table says."""
 
 import json
+import pathlib
 import types
 
 import numpy as np
@@ -102,13 +103,66 @@ def test_rows_of_one_configuration_share_their_runs(paper, runs, tmp_path):
     assert len(runs) == 2 and rows[0]["runs"] == rows[1]["runs"]
 
 
-def test_only_what_has_a_share_for_a_teacher_learns_from_it(paper, runs, tmp_path):
-    jobs = sweep.plan([str(paper)], grid={"loss.alpha": [0, 0.5]})
+@pytest.fixture
+def shas(monkeypatch):
+    """Stands for teachers: their hashes by path."""
+    known = {"a": "1" * 64, "b": "2" * 64}
+    monkeypatch.setattr(
+        sweep.weights, "trained", lambda path: (types.SimpleNamespace(params_sha256=known[path]), {}, {})
+    )
+    return known
+
+
+def test_only_what_has_a_share_for_a_teacher_learns_from_it(paper, runs, shas, tmp_path):
+    jobs = sweep.plan([str(paper)], grid={"loss.alpha": [0, 0.5, None]})
     sweep.run(jobs, seeds=1, workdir=tmp_path / "out", teachers=["a", "b"])
     assert [(kind, config.get("teacher")) for kind, _, config, _ in runs] == [
         ("train", None),
         ("distill", {"workdirs": ["a", "b"]}),
+        ("distill", {"workdirs": ["a", "b"]}),  # as distill.py takes a share that is not said
     ]
+
+
+def test_another_teacher_is_another_experiment(paper, runs, shas, tmp_path):
+    jobs = sweep.plan([str(paper)], fixed={"loss.alpha": 0.5})
+    options = {"seeds": 1, "workdir": tmp_path / "out", "teachers": ["a"]}
+    assert "failed" not in sweep.run(jobs, **options)[0] and "failed" not in sweep.run(jobs, **options)[0]
+    shas["a"] = "3" * 64
+    assert "another experiment: teacher.sha256" in sweep.run(jobs, **options)[0]["failed"]
+    assert len(runs) == 1
+
+
+def test_how_images_are_read_may_change(paper, runs, tmp_path):
+    for workers in (0, 2):
+        jobs = sweep.plan([f"{paper}:one"], fixed={"data.workers": workers})
+        assert "failed" not in sweep.run(jobs, seeds=1, workdir=tmp_path / "out")[0]
+    assert len(runs) == 1
+
+
+def test_a_seed_that_failed_shifts_no_pair():
+    rest = {"parameters": 1, "macro_f1": 0.5, "seconds": 1.0}
+    second = {number: {"accuracy": value, **rest} for number, value in enumerate((0.5, 0.6, 0.7))}
+    first = {number: second[number] for number in (1, 2)}
+    job = sweep.Job("a", {}, {}, None)
+    row = sweep._row(job, second, None, first)
+    assert (row["difference"], row["interval"]) == (0.0, 0.0) and len(row["runs"]) == 3
+
+
+def test_values_with_commas_are_one_value():
+    assert sweep._split("('kernel',),(0.5, 1)") == ["('kernel',)", "(0.5, 1)"] and sweep._split("0,0.7") == ["0", "0.7"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["configs/resnet20.py", "--set", "fit.epochs=many"], "fit.epochs of configs/resnet20.py cannot be 'many'"),
+        (["README.md"], "README.md: no such configuration file"),
+    ],
+)
+def test_a_value_of_another_type_is_one_line(arguments, said, monkeypatch):
+    monkeypatch.chdir(pathlib.Path(__file__).parent.parent)
+    with pytest.raises(InputError, match=said):
+        sweep.main(arguments)
 
 
 def test_a_run_that_cannot_be_done_is_named_and_the_others_go_on(paper, runs, tmp_path, capsys):

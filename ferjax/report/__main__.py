@@ -18,7 +18,7 @@ from ferjax.report.page import Block, Code, Heading, Text
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures the models and writes report.html, report.md and report.json."""
     parser = argparse.ArgumentParser(prog="python -m ferjax.report", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("model", nargs="+", help="workdirs of training runs, .tflite or .onnx files")
+    parser.add_argument("model", nargs="+", help="workdirs of training runs, .safetensors, .tflite or .onnx files")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the page and its figures")
     parser.add_argument("--data", help="a prepared data set; the one the first model was trained on if not given")
     parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")

@@ -17,6 +17,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ferjax.calibration import Bins, Coverage
 from ferjax.cli import InputError
+from ferjax.history import best_row
 
 # Okabe and Ito's blue and vermilion, which stay apart under every common colour-vision deficiency.
 TRAIN, VALIDATION = "#0072B2", "#D55E00"
@@ -39,7 +40,8 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: str | os.PathLike[
     if missing := sorted({name for row in history for name in names if name not in row}):
         raise InputError(f"the history lacks {', '.join(missing)}; each epoch needs {', '.join(names)}")
     series = {name: np.array([row[name] for row in history], float) for name in names}
-    best = int(np.argmax(np.nan_to_num(series["validation_accuracy"], nan=-1.0)))
+    finite = [dict(row) for row in history if np.isfinite(row["validation_accuracy"])]
+    best = list(history).index(best_row(finite)) if finite else 0
     epoch, top = series["epoch"][best], series["validation_accuracy"][best]
 
     figure = _figure(13, 4)
