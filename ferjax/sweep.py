@@ -97,7 +97,7 @@ def run(
       jobs: from `plan`.
       seeds: runs of each.
       workdir: folder of the sweep.
-      teachers: for the jobs whose loss.alpha is not 0.
+      teachers: for the jobs whose loss.alpha is not 0; with "decoupled", for all.
       data_dir: where prepared data lie.
       command: shown below the table.
 
@@ -128,13 +128,13 @@ def run(
 def _one(job: Job, seed: int, folder: pathlib.Path, teachers: Sequence[str], data_dir: str | None) -> dict[str, Any]:
     """Returns the result of one run, which is done now unless it is there already."""
     config = {**job.config, "fit": {**job.config["fit"], "seed": seed}}
-    alpha = config["loss"].get("alpha")
-    taught = bool(teachers) if alpha is None else bool(alpha)
+    alpha, method = config["loss"].get("alpha"), config["loss"].get("method")
+    taught = bool(teachers) if alpha is None or method == "decoupled" else bool(alpha)
     if taught and teachers:
         config["teacher"] = {**config.get("teacher", {}), "workdirs": [str(t) for t in teachers]}
     asked, path = json.loads(json.dumps(config)), folder / "result.json"
-    if taught:
-        asked["teacher"]["sha256"] = [weights.trained(t)[0].params_sha256 for t in asked["teacher"]["workdirs"]]
+    if taught and teachers:
+        asked["teacher"]["sha256"] = [weights.trained(t)[0].params_sha256 for t in teachers]
     if path.exists():
         done = json.loads(path.read_text())
         configuration.check_same(folder, done.pop("config"), asked)
