@@ -17,6 +17,7 @@ fails the comparison at export has no row; of several seeds, those that pass cou
 
 import argparse
 import json
+import os
 import pathlib
 import shlex
 import statistics
@@ -196,7 +197,7 @@ def _claim(study: Study) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(ours, indent=1) + "\n")
-    part.rename(path)
+    os.replace(part, path)
 
 
 def one(row: Row, seed: int, study: Study) -> None:

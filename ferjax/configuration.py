@@ -14,13 +14,14 @@ Each group of a configuration holds the keyword arguments of one function:
     fit      ferjax.fitting.fit
 """
 
+import contextlib
 import inspect
 import json
 import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from absl import flags
@@ -59,10 +60,21 @@ def call(function: Callable[..., Any], group: str, values: Mapping[str, Any], **
     return function(**values, **more)
 
 
+@contextlib.contextmanager
+def claimed(workdir: pathlib.Path, config: Mapping[str, Any]) -> Iterator[None]:
+    """Claims a folder, see `claim`; it is free again if what follows fails for its input before anything is saved."""
+    new = not (workdir / "config.json").exists()
+    claim(workdir, config)
+    try:
+        yield
+    except cli.InputError:
+        if new and not any((workdir / kind).exists() for kind in checkpoint.KINDS):
+            (workdir / "config.json").unlink(missing_ok=True)
+        raise
+
+
 def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     """Writes the configuration into a new run's folder, or checks that the folder is this experiment's.
-
-    A folder without checkpoints is new: a start that failed there has left nothing to go on with.
 
     A key that one of the two does not have counts as at its default, so that runs of an older ferjax go on. How data
     are read (`data.resident_bytes`, `data.workers`) may change from one start to the next: the batches are the same.
@@ -72,9 +84,8 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     """
     workdir.mkdir(parents=True, exist_ok=True)
     path, text = workdir / "config.json", json.dumps(config, indent=1, sort_keys=True)
-    begun = any((workdir / kind).exists() for kind in checkpoint.KINDS)
-    if not (begun and path.exists()):
-        if begun:
+    if not path.exists():
+        if any((workdir / kind).exists() for kind in checkpoint.KINDS):
             raise cli.InputError(f"{workdir} holds checkpoints without a config.json: choose another --workdir")
         part = path.with_suffix(".part")
         part.write_text(text)
@@ -146,6 +157,8 @@ def _unknown(said: str) -> cli.InputError:
     """Returns what is wrong with --config.GROUP.KEY: ml_collections names the group, or the key and those it has."""
     if key := re.match(r'Key "(.+?)" does not exist', said):
         return cli.unknown("config key", key[1], re.findall(r"'(\w+)': ", said))
+    if not re.fullmatch(r"'?\w+'?", said):
+        return cli.InputError(f"--config.GROUP.KEY: {said}")
     return cli.unknown("config group", said.strip("'"), GROUPS)
 
 

@@ -1,5 +1,6 @@
 """From a resolved configuration to a trained model: what train.py and distill.py do once their flags are read."""
 
+import contextlib
 import functools
 import pathlib
 import time
@@ -28,7 +29,7 @@ from ferjax import (
     stored_views,
     teaching,
 )
-from ferjax.configuration import GROUPS, call, claim
+from ferjax.configuration import GROUPS, call, claimed
 from ferjax.pretrained import Report
 from ferjax.spec import ModelSpec
 
@@ -120,34 +121,33 @@ def _run(
                 "teacher.stored_views is for a teacher's answers: without one, views are drawn anew each epoch"
             )
     processes.agree("configuration", {**config, "found": {"data": faces.sha256, "jax": jax.__version__}})
-    if processes.is_first():
-        claim(workdir, config)
-    if taught and teacher.stored_views:
-        more |= _stored(teacher, groups, more, faces, pathlib.Path(data_dir or data.default_data_dir()))
-    if adopted is not None:
-        processes.say(f"start: {adopted}")
-    if mesh.size > 1:
-        processes.say(f"devices: {devices.describe(mesh)}")
-    started = time.perf_counter()
-    result = call(
-        fitting.fit,
-        "fit",
-        groups["fit"],
-        apply_fn=begun.apply,
-        variables=begun.variables,
-        optimizer=optimizer,
-        validation=validation._asdict(),
-        spec=begun.spec,
-        workdir=workdir,
-        eval_apply_fn=network.create(begun.spec).apply,
-        config=config,
-        mesh=mesh,
-        compiler_options=models.compiler_options(begun.module),
-        on_epoch=_reporter(workdir, tensorboard=tensorboard and processes.is_first()),
-        progress=progress,
-        profile=profile,
-        **more,
-    )
+    with claimed(workdir, config) if processes.is_first() else contextlib.nullcontext():
+        if taught and teacher.stored_views:
+            more |= _stored(teacher, groups, more, faces, pathlib.Path(data_dir or data.default_data_dir()))
+        if adopted is not None:
+            processes.say(f"start: {adopted}")
+        if mesh.size > 1:
+            processes.say(f"devices: {devices.describe(mesh)}")
+        started = time.perf_counter()
+        result = call(
+            fitting.fit,
+            "fit",
+            groups["fit"],
+            apply_fn=begun.apply,
+            variables=begun.variables,
+            optimizer=optimizer,
+            validation=validation._asdict(),
+            spec=begun.spec,
+            workdir=workdir,
+            eval_apply_fn=network.create(begun.spec).apply,
+            config=config,
+            mesh=mesh,
+            compiler_options=models.compiler_options(begun.module),
+            on_epoch=_reporter(workdir, tensorboard=tensorboard and processes.is_first()),
+            progress=progress,
+            profile=profile,
+            **more,
+        )
     if processes.is_first():
         report.plot_curves(result.history, workdir / "curves.png")
     if peak := profiling.peak_memory(mesh):

@@ -10,19 +10,28 @@ from collections.abc import Iterator
 from ferjax.cli import InputError
 
 
+def check(out: pathlib.Path) -> None:
+    """Checks that a folder can be replaced.
+
+    Raises:
+      InputError: if it is the folder that the process runs in, or holds it.
+    """
+    if pathlib.Path.cwd().is_relative_to(out.resolve()):
+        raise InputError(f"--out {out} is or holds the folder that this command runs in: choose another")
+
+
 @contextlib.contextmanager
 def made_whole(out: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a new folder that takes the place of `out` when all went well, and vanishes otherwise.
 
     Args:
-      out: what is to be made; what is there is replaced at the end.
+      out: what is to be made; what is there, or what a link there leads to, is replaced at the end.
 
     Raises:
-      InputError: if `out` is the folder that the process runs in, or holds it.
+      InputError: as `check`.
     """
-    here = pathlib.Path.cwd()
-    if here.is_relative_to(out.resolve()):
-        raise InputError(f"--out {out} is or holds the folder that this command runs in: choose another")
+    check(out)
+    out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     part = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

@@ -49,6 +49,12 @@ class Job:
     config: dict[str, Any]
     paper: float | None
 
+    @property
+    def taught(self) -> bool:
+        """Whether it learns from a teacher: where loss.alpha is set, and not to 0 if 0 leaves the teacher out."""
+        alpha = self.config["loss"].get("alpha")
+        return alpha is not None and (bool(alpha) or self.config["loss"].get("method") == "decoupled")
+
     def folder(self, root: pathlib.Path, seed: int) -> pathlib.Path:
         """Returns where a seed's run lives."""
         parts = [configuration.run_name(self.name), *(f"{k.split('.')[-1]}={v}" for k, v in self.changes.items())]
@@ -97,14 +103,19 @@ def run(
       jobs: from `plan`.
       seeds: runs of each.
       workdir: folder of the sweep.
-      teachers: for the jobs whose loss.alpha is not 0; with "decoupled", for all.
+      teachers: for the jobs that learn from one, see `Job.taught`.
       data_dir: where prepared data lie.
       command: shown below the table.
 
     Returns:
       The table's rows. A run that could not be done is named in its row's "failed" and on standard error; two rows
       of one configuration share their runs.
+
+    Raises:
+      InputError: if there are teachers, and no job that learns from one.
     """
+    if teachers and not any(job.taught for job in jobs):
+        raise cli.InputError("no run would learn from --teacher: give its share, such as --set loss.alpha=0.7")
     shared: dict[str, dict[str, Any]] = {}
     found: dict[int, dict[int, dict[str, Any]]] = {i: {} for i in range(len(jobs))}  # by the number of the seed
     failed: dict[int, str] = {}
@@ -128,8 +139,7 @@ def run(
 def _one(job: Job, seed: int, folder: pathlib.Path, teachers: Sequence[str], data_dir: str | None) -> dict[str, Any]:
     """Returns the result of one run, which is done now unless it is there already."""
     config = {**job.config, "fit": {**job.config["fit"], "seed": seed}}
-    alpha, method = config["loss"].get("alpha"), config["loss"].get("method")
-    taught = bool(teachers) if alpha is None or method == "decoupled" else bool(alpha)
+    taught = job.taught
     if taught and teachers:
         config["teacher"] = {**config.get("teacher", {}), "workdirs": [str(t) for t in teachers]}
     asked, path = json.loads(json.dumps(config)), folder / "result.json"
@@ -137,7 +147,10 @@ def _one(job: Job, seed: int, folder: pathlib.Path, teachers: Sequence[str], dat
         asked["teacher"]["sha256"] = [weights.trained(t)[0].params_sha256 for t in teachers]
     if path.exists():
         done = json.loads(path.read_text())
-        configuration.check_same(folder, done.pop("config"), asked)
+        theirs = done.pop("config")
+        if "sha256" not in theirs.get("teacher", {}):  # of an older ferjax, which did not write it down
+            asked.get("teacher", {}).pop("sha256", None)
+        configuration.check_same(folder, theirs, asked)
         return done
     print(f"== {job.name} {dict(job.changes) or ''} seed {seed}", flush=True)
     function = experiment.distill if taught else experiment.train
@@ -254,7 +267,7 @@ def _set(config: Any, key: str, value: Any, name: str) -> None:
         raise cli.unknown(f"key in config.{group} of {name}", rest, config[group])
     try:
         config[group][rest] = value
-    except TypeError as error:  # another type than the configuration's
+    except (TypeError, ValueError, KeyError) as error:  # another type than the configuration's, or no key
         raise cli.InputError(f"{key} of {name} cannot be {value!r}: {error}") from error
 
 

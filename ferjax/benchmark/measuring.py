@@ -124,7 +124,7 @@ class Process:
     def times(self, passes: int) -> list[float]:
         """Returns the milliseconds of so many inferences."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # a process that died has no answer either
+        with contextlib.suppress(OSError):  # a process that died has no answer either
             self._process.stdin.write(f"{passes}\n")
             self._process.stdin.flush()
         return self._answer()

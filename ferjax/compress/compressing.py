@@ -74,6 +74,7 @@ def compress(
     _check(wish)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise cli.InputError(f"{out} is there: choose another --out")
+    folders.check(out)
     spec, variables, meta = weights.trained(model)
     faces = data.load(spec.dataset, data_dir=data_dir, **spec.dataset_args)
     places = scorer.check_fit(spec, faces)

@@ -186,8 +186,9 @@ class Tree:
 
 
 def _mend(error: Exception) -> str:
-    encrypted = isinstance(error, RuntimeError) and "encrypted" in str(error)
-    return "unpack it with its password first" if encrypted else "download it again"
+    if isinstance(error, RuntimeError):  # encrypted, or compressed in a way that Python does not know
+        return "unpack it with its password first" if "encrypted" in str(error) else "unpack it first"
+    return "download it again"
 
 
 def _walk(source: Path) -> Iterator[str]:

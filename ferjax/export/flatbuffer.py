@@ -76,6 +76,33 @@ def integer_weights(blob: bytes) -> bytes:
     return _pack(model)
 
 
+def in_floats(blob: bytes, operation: str) -> bytes:
+    """Returns the file with one kind of integer operation computed in floats, integers before and after it.
+
+    Args:
+      blob: a TFLite file.
+      operation: one with a single input, such as HARD_SWISH; the file is returned as it is where there is none.
+    """
+    model = _unpack(blob)
+    graph, changed = model.subgraphs[0], []
+    names = [_name(code) for code in model.operatorCodes]
+    for op in graph.operators:
+        if names[op.opcodeIndex] != operation or not _is_integer(graph.tensors[op.inputs[0]]):
+            changed.append(op)
+            continue
+        (given,), (result,) = op.inputs, op.outputs
+        inner = [_float_twin(graph, index) for index in (given, result)]
+        op.inputs, op.outputs = np.array(inner[:1], np.int32), np.array(inner[1:], np.int32)
+        before, after = (_operator(model, name) for name in ("DEQUANTIZE", "QUANTIZE"))
+        before.inputs, before.outputs = np.array([given], np.int32), op.inputs
+        after.inputs, after.outputs = op.outputs, np.array([result], np.int32)
+        changed += [before, op, after]
+    if len(changed) == len(graph.operators):
+        return blob
+    graph.operators = changed
+    return _pack(model)
+
+
 def quantize_channels(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns int8 weights in -127 … 127 and their float32 scales, one for each index along `axis`."""
     others = tuple(a for a in range(weights.ndim) if a != axis)
@@ -97,11 +124,36 @@ def _unpack_when_loaded(model: Any, index: int, integers: np.ndarray, scales: np
     stored.buffer = len(model.buffers) - 1
     model.subgraphs[0].tensors.append(stored)
     tensor.buffer = 0  # the empty one
-    operation = schema.OperatorT()
-    operation.opcodeIndex = _code(model, "DEQUANTIZE")
+    operation = _operator(model, "DEQUANTIZE")
     operation.inputs = np.array([len(model.subgraphs[0].tensors) - 1], np.int32)
     operation.outputs = np.array([index], np.int32)
     return operation
+
+
+def _is_integer(tensor: Any) -> bool:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return tensor.type == schema.TensorType.INT8
+
+
+def _float_twin(graph: Any, index: int) -> int:
+    """Adds a float32 tensor of the shape of another, and returns its index."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    like, twin = graph.tensors[index], schema.TensorT()
+    twin.name, twin.shape, twin.type, twin.buffer = like.name + b"/float", like.shape, schema.TensorType.FLOAT32, 0
+    twin.shapeSignature = like.shapeSignature
+    graph.tensors.append(twin)
+    return len(graph.tensors) - 1
+
+
+def _operator(model: Any, name: str) -> Any:
+    """Returns a new operation without inputs and outputs."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    operator = schema.OperatorT()
+    operator.opcodeIndex = _code(model, name)
+    return operator
 
 
 def _code(model: Any, name: str) -> int:

@@ -23,7 +23,7 @@ from ferjax.runtime.frame import Source
 from ferjax.runtime.loop import RATE, stream
 from ferjax.runtime.model import load
 from ferjax.runtime.result import Result
-from ferjax.runtime.sink import Log, Recorder, Snapshots
+from ferjax.runtime.sink import Log, Recorder, Snapshots, snapshot_name
 from ferjax.runtime.smooth import METHODS, Limits
 from ferjax.runtime.source import open_source
 from ferjax.runtime.window import Window
@@ -168,11 +168,14 @@ class _Outputs:
 def _spare(options: argparse.Namespace, *, stills: bool) -> None:
     """Refuses outputs that would replace what is shown; snapshots have the names of the pictures of a folder."""
     shown = pathlib.Path(options.source).expanduser()
-    folder = shown if shown.is_dir() else shown.parent
-    outputs = {"log": shown, "record": shown, "snapshot": folder if stills else None}
-    for name, source in outputs.items():
-        target = getattr(options, name)
-        if target and source is not None and pathlib.Path(target).expanduser().resolve() == source.resolve():
+    if not shown.exists():  # a camera or an address
+        return
+    targets = {name: pathlib.Path(getattr(options, name)) for name in ("log", "record") if getattr(options, name)}
+    if options.snapshot and stills:
+        folder = pathlib.Path(options.snapshot)
+        targets["snapshot"] = folder if shown.is_dir() else folder / snapshot_name(shown.name)
+    for name, target in targets.items():
+        if target.expanduser().exists() and target.expanduser().samefile(shown):
             raise InputError(f"--{name} {target} is where the source is, and would replace it: take another place")
 
 

@@ -13,7 +13,7 @@ class FaceResult(NamedTuple):
       track: number of the person, the same as long as the face is followed.
       box: (x, y, width, height) in pixels of the frame.
       label: a class name, or "uncertain".
-      confidence: smoothed probability of the label, of the most probable class where it is "uncertain", in 0..1.
+      confidence: smoothed probability of the label, or of what it would be if it were not "uncertain", in 0..1.
       probabilities: class name -> smoothed probability, in the model's order; they sum to 1.
       raw_probabilities: the model's answer for this very frame, or None where this frame was not this face's turn.
     """

@@ -103,6 +103,11 @@ class Log:
         csv.writer(self._file).writerow(row)
 
 
+def snapshot_name(picture: str) -> str:
+    """Returns what the snapshot of a picture is called: me.png, me.jpg.png."""
+    return f"{picture.removesuffix('.png')}.png"
+
+
 class Recorder:
     """Writes the drawn frames as a video that plays at the speed of life, whatever the loop's frame rate."""
 
@@ -171,8 +176,8 @@ class Snapshots:
 
     def write(self, result: Result) -> None:
         """Saves a frame as PNG, named after its number or, from a folder, its picture: me.png, me.jpg.png."""
-        stem = result.frame.name.removesuffix(".png") or f"frame-{result.frame.index:06d}"
-        path, part = self._folder / f"{stem}.png", self._folder / f".{stem}.part"
+        name = snapshot_name(result.frame.name or f"frame-{result.frame.index:06d}")
+        path, part = self._folder / name, self._folder / f".{name.removesuffix('.png')}.part"
         try:
             part.write_bytes(cv2.imencode(".png", result.frame.image)[1].tobytes())
             os.replace(part, path)

@@ -161,7 +161,7 @@ class Decision(NamedTuple):
 
     Attributes:
       label: a class name, or "uncertain".
-      confidence: the smoothed probability of the class that is shown, of the likeliest where it is uncertain, 0..1.
+      confidence: the smoothed probability of the class that is shown, or would be if it were certain enough, 0..1.
       reason: why it is uncertain: "confidence", "size", "blur", "dark", "bright", or "" if it is not.
     """
 
@@ -177,7 +177,8 @@ class Limits:
     By these, 99.5 % of FER2013's validation images pass, and faces blurred by 1.5 of 48 pixels do not.
 
     Attributes:
-      confidence: smallest probability of the likeliest class.
+      confidence: smallest probability of the class to show; where it is less, and no other is likelier by the
+        hysteresis, two classes are about as likely.
       size: smallest side of a face, in pixels of the frame.
       sharpness: see Quality.
       exposure: smallest and largest mean grey value.
@@ -210,24 +211,22 @@ class Labeller:
         Args:
           class_names: in the order of the probabilities.
           limits: below which to say "uncertain".
-          hysteresis: by how much another class must be likelier than the one shown to replace it; one that is likely
-            enough to be said replaces one that is not.
+          hysteresis: by how much another class must be likelier than the one shown to replace it.
         """
         self._names, self._limits, self._hysteresis = tuple(class_names), limits or Limits(), hysteresis
         self._shown: dict[int, int] = {}
 
     def update(self, track: int, smoothed: np.ndarray, measured: Quality | None = None) -> Decision:
         """Returns what to show for a person whose smoothed probabilities (C,) are these."""
-        likeliest, shown = int(np.argmax(smoothed)), self._shown.get(track, -1)
-        sure = smoothed[likeliest] >= self._limits.confidence
-        better = shown < 0 or smoothed[likeliest] - smoothed[shown] >= self._hysteresis
-        if better or (sure and smoothed[shown] < self._limits.confidence):
-            shown = likeliest
-        self._shown[track] = shown
-        fault = (self._limits.fault(measured) if measured else "") or ("" if sure else "confidence")
-        if fault:
-            return Decision(UNCERTAIN, float(smoothed[likeliest]), fault)
-        return Decision(self._names[shown], float(smoothed[shown]))
+        best, shown = int(np.argmax(smoothed)), self._shown.get(track)
+        if shown is not None and smoothed[best] - smoothed[shown] < self._hysteresis:
+            best = shown
+        self._shown[track] = best
+        confidence = float(smoothed[best])
+        fault = self._limits.fault(measured) if measured else ""
+        if not fault and confidence < self._limits.confidence:
+            fault = "confidence"
+        return Decision(UNCERTAIN if fault else self._names[best], confidence, fault)
 
     def keep(self, tracks: Iterable[int]) -> None:
         """Forgets everybody but these."""

@@ -84,7 +84,8 @@ def test_a_small_network_agrees_bit_for_bit():
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet20", *(pytest.param(n, marks=pytest.mark.full) for n in tiny.SMALL if n != "resnet20")]
+    "name",
+    [n if n in ("resnet20", "microexpnet") else pytest.param(n, marks=pytest.mark.full) for n in tiny.SMALL],
 )
 def test_every_product_is_of_integers(name):
     """What the converter's private switch is for: without it, the same graph stays in floating point."""
@@ -98,8 +99,12 @@ def test_every_product_is_of_integers(name):
         assert flatbuffer.tensor_types(blob, op, 0) == {"INT8"} == flatbuffer.tensor_types(blob, op, 1), op
     expected = np.asarray(apply(variables, x))
     logits = run_tflite(blob, x)
-    # TFLite's int8 softmax, GELU and hard-swish are tables and approximations, so these networks depart further
-    share = 0.2 if name.startswith(("deit", "mobilenet", "microexpnet")) else 0.1
+    # TFLite's int8 softmax and GELU are tables and approximations, so these networks depart further; its hard-swish
+    # would be one, but is computed in floats
+    share = 0.2 if name.startswith("deit") else 0.1
+    if "HARD_SWISH" in counts:
+        assert flatbuffer.tensor_types(blob, "HARD_SWISH", 0) == {"FLOAT32"}
+        share = 1e-6
     assert (logits.argmax(1) == expected.argmax(1)).mean() >= 0.9
     assert np.abs(logits - expected).max() < share * np.abs(expected).max()
 

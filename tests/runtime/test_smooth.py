@@ -165,12 +165,12 @@ def test_hysteresis_is_each_persons_own():
     assert labeller.update(1, close).label == "happy"
 
 
-def test_a_class_that_is_likely_enough_replaces_one_that_is_no_longer():
+def test_between_two_classes_about_as_likely_none_is_shown():
     labeller = Labeller(NAMES, limits=Limits(confidence=0.4))
     assert labeller.update(1, np.array([0.6, 0.3, 0.1])).label == "angry"
     assert labeller.update(1, np.array([0.42, 0.48, 0.1])) == Decision("angry", 0.42)
-    assert labeller.update(1, np.array([0.36, 0.5, 0.14])) == Decision("happy", 0.5)
-    assert labeller.update(1, np.array([0.33, 0.35, 0.32])) == Decision("uncertain", 0.35, "confidence")
+    assert labeller.update(1, np.array([0.36, 0.5, 0.14])) == Decision("uncertain", 0.36, "confidence")
+    assert labeller.update(1, np.array([0.33, 0.5, 0.17])) == Decision("happy", 0.5)
 
 
 def test_low_confidence_is_uncertain():
