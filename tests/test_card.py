@@ -119,13 +119,13 @@ def test_the_command_reads_the_file_its_evaluation_and_its_rows_of_the_benchmark
 
 
 def test_a_table_of_something_else_and_another_models_evaluation_are_refused(tmp_path):
-    spec = small_files.GRAY.replace(accuracy={"validation": 0.25})
+    spec = small_files.GRAY.replace(accuracy={"validation": 0.05})
     path = small_files.onnx_file(tmp_path / "m.onnx", spec)
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match=r"other\.csv is no table of python -m ferjax\.benchmark"):
         card.main([str(path), "--benchmark", str(tmp_path / "other.csv")])
     (tmp_path / "metrics.json").write_text(json.dumps({**EVALUATION, "dataset": spec.dataset}))
-    with pytest.raises(InputError, match=r"is no evaluation of this model: accuracy .* in it, 0\.2500 in the file"):
+    with pytest.raises(InputError, match=r"is no evaluation of this model: accuracy .* in it, 0\.0500 in the file"):
         card.main([str(path), "--evaluation", str(tmp_path / "metrics.json")])
     (tmp_path / "metrics.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="is not valid JSON"):
