@@ -141,7 +141,8 @@ def _float_twin(graph: Any, index: int) -> int:
     from ai_edge_litert import schema_py_generated as schema
 
     like, twin = graph.tensors[index], schema.TensorT()
-    twin.name, twin.shape, twin.type, twin.buffer = like.name + b"/float", like.shape, schema.TensorType.FLOAT32, 0
+    name = f"float{index}".encode()  # the converter's names are a hundred bytes long
+    twin.name, twin.shape, twin.type, twin.buffer = name, like.shape, schema.TensorType.FLOAT32, 0
     twin.shapeSignature = like.shapeSignature
     graph.tensors.append(twin)
     return len(graph.tensors) - 1
