@@ -189,15 +189,16 @@ def _claim(study: Study) -> None:
     ours = {name: weights.trained(path)[0].params_sha256 for name, path in starts.items()}
     ours |= {"training": study.training, "batch_size": study.batch_size}
     path = study.runs / "study.json"
-    theirs = json.loads(path.read_text()) if path.exists() else ours
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(ours, indent=1) + "\n")
+        os.replace(part, path)
+    theirs = json.loads(path.read_text())
     if other := [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]:
         raise cli.InputError(
             f"{study.runs} holds rows of another study (another {', '.join(other)}): give another --runs"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(ours, indent=1) + "\n")
-    os.replace(part, path)
 
 
 def one(row: Row, seed: int, study: Study) -> None:

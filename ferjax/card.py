@@ -17,6 +17,7 @@ from ferjax import spec as contract
 from ferjax.benchmark import tables
 from ferjax.spec import ModelSpec
 
+_TIES = 5  # images whose answer may be another one on another machine
 INTENDED = """Research and teaching on facial expression recognition, and applications in which people know of the
 camera and have agreed to it. The model names the expression that a face shows in one picture. What a person feels does
 not follow from that: people smile without joy and are sad without showing it.
@@ -283,9 +284,6 @@ def read_export(path: pathlib.Path) -> Mapping[str, Any]:
         return next((entry for entry in entries if entry["file"] == path.name), {})
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise cli.InputError(f"{record} is no record of an export: {error}") from error
-
-
-_TIES = 5  # images whose answer may be another one on another machine
 
 
 def _read_evaluation(path: pathlib.Path, spec: ModelSpec) -> Any:

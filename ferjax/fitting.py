@@ -37,14 +37,7 @@ def check_sizes(sizes: Mapping[str, int]) -> None:
     Raises:
       InputError: for one below its least.
     """
-    least = {
-        "epochs": 1,
-        "batch_size": 1,
-        "eval_batch_size": 1,
-        "accumulate": 1,
-        "steps_per_dispatch": 0,
-        "patience": 0,
-    }
+    least = {"epochs": 1, "batch_size": 1, "eval_batch_size": 1, "steps_per_dispatch": 0, "patience": 0}
     for key, lowest in least.items():
         if not (value := sizes.get(key, lowest)) >= lowest:
             raise cli.InputError(f"fit.{key} must be {lowest} or more, got {value}")
@@ -129,10 +122,11 @@ def fit(
     Raises:
       InputError: for sizes that do not fit, a non-finite loss, or a checkpoint that cannot be written.
     """
-    check_sizes({"eval_batch_size": eval_batch_size, "steps_per_dispatch": steps_per_dispatch, "patience": patience})
+    sizes = {"epochs": epochs, "batch_size": batch_size, "eval_batch_size": eval_batch_size, "patience": patience}
+    check_sizes({**sizes, "steps_per_dispatch": steps_per_dispatch})
     count = len(train["labels"]) // views
-    steps_per_epoch = count // max(batch_size, 1)
-    if epochs < 1 or batch_size < 1 or not steps_per_epoch:
+    steps_per_epoch = count // batch_size
+    if not steps_per_epoch:
         raise cli.InputError(f"cannot train {epochs} epochs with batches of {batch_size} on {count} training images")
     mesh = mesh or devices.mesh(1)
     devices.check_batch(batch_size, mesh, accumulate=accumulate, largest=count)

@@ -112,10 +112,11 @@ def run(
       of one configuration share their runs.
 
     Raises:
-      InputError: if there are teachers, and no job that learns from one.
+      InputError: if there are teachers, and no job that learns from one, or a teacher cannot be read.
     """
     if teachers and not any(job.taught for job in jobs):
         raise cli.InputError("no run would learn from --teacher: give its share, such as --set loss.alpha=0.7")
+    hashes = {path: weights.trained(path)[0].params_sha256 for path in teachers}
     shared: dict[str, dict[str, Any]] = {}
     found: dict[int, dict[int, dict[str, Any]]] = {i: {} for i in range(len(jobs))}  # by the number of the seed
     failed: dict[int, str] = {}
@@ -126,7 +127,7 @@ def run(
             key = json.dumps([job.config, seed], sort_keys=True)
             try:
                 if key not in shared:
-                    shared[key] = _one(job, seed, job.folder(workdir, seed), teachers, data_dir)
+                    shared[key] = _one(job, seed, job.folder(workdir, seed), hashes, data_dir)
                 found[i][number] = shared[key]
             except cli.InputError as error:
                 failed[i] = str(error)
@@ -136,15 +137,15 @@ def run(
     return rows
 
 
-def _one(job: Job, seed: int, folder: pathlib.Path, teachers: Sequence[str], data_dir: str | None) -> dict[str, Any]:
-    """Returns the result of one run, which is done now unless it is there already."""
+def _one(
+    job: Job, seed: int, folder: pathlib.Path, teachers: Mapping[str, str], data_dir: str | None
+) -> dict[str, Any]:
+    """Returns the result of one run, which is done now unless it is there already; teachers come with their hashes."""
     config = {**job.config, "fit": {**job.config["fit"], "seed": seed}}
-    taught = job.taught
-    if taught and teachers:
-        config["teacher"] = {**config.get("teacher", {}), "workdirs": [str(t) for t in teachers]}
     asked, path = json.loads(json.dumps(config)), folder / "result.json"
-    if taught and teachers:
-        asked["teacher"]["sha256"] = [weights.trained(t)[0].params_sha256 for t in teachers]
+    if job.taught and teachers:
+        config["teacher"] = {**config.get("teacher", {}), "workdirs": list(teachers)}
+        asked["teacher"] = {**config["teacher"], "sha256": list(teachers.values())}
     if path.exists():
         done = json.loads(path.read_text())
         theirs = done.pop("config")
@@ -153,7 +154,7 @@ def _one(job: Job, seed: int, folder: pathlib.Path, teachers: Sequence[str], dat
         configuration.check_same(folder, theirs, asked)
         return done
     print(f"== {job.name} {dict(job.changes) or ''} seed {seed}", flush=True)
-    function = experiment.distill if taught else experiment.train
+    function = experiment.distill if job.taught else experiment.train
     started = time.perf_counter()
     result = function(config, workdir=folder, data_dir=data_dir, name=job.name)
     jax.clear_caches()  # the next run compiles another step: a long sweep would keep them all

@@ -150,9 +150,16 @@ def test_history_reaches_the_caller_after_every_epoch(tmp_path):
     assert lengths == [1, 2, 3]
 
 
-@pytest.mark.parametrize("bad", [{"batch_size": 51}, {"epochs": 0}, {"batch_size": 0}])
-def test_sizes_that_do_not_fit_are_named(tmp_path, bad):
-    with pytest.raises(InputError, match="50 training images"):
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"batch_size": 51}, "batches of 51 on 50 training images"),
+        ({"epochs": 0}, r"fit\.epochs must be 1 or more, got 0"),
+        ({"batch_size": 0}, r"fit\.batch_size must be 1 or more, got 0"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(tmp_path, bad, said):
+    with pytest.raises(InputError, match=said):
         fit(tmp_path, **bad)
 
 

@@ -85,18 +85,15 @@ def in_floats(blob: bytes, operation: str) -> bytes:
     """
     model = _unpack(blob)
     graph, changed = model.subgraphs[0], []
-    names = [_name(code) for code in model.operatorCodes]
+    names, types = [_name(code) for code in model.operatorCodes], _names_of("TensorType")
     for op in graph.operators:
-        if names[op.opcodeIndex] != operation or not _is_integer(graph.tensors[op.inputs[0]]):
+        if names[op.opcodeIndex] != operation or types[graph.tensors[op.inputs[0]].type] != "INT8":
             changed.append(op)
             continue
         (given,), (result,) = op.inputs, op.outputs
-        inner = [_float_twin(graph, index) for index in (given, result)]
-        op.inputs, op.outputs = np.array(inner[:1], np.int32), np.array(inner[1:], np.int32)
-        before, after = (_operator(model, name) for name in ("DEQUANTIZE", "QUANTIZE"))
-        before.inputs, before.outputs = np.array([given], np.int32), op.inputs
-        after.inputs, after.outputs = op.outputs, np.array([result], np.int32)
-        changed += [before, op, after]
+        inner, outer = (_float_twin(graph, index) for index in (given, result))
+        op.inputs, op.outputs = np.array([inner], np.int32), np.array([outer], np.int32)
+        changed += [_operator(model, "DEQUANTIZE", given, inner), op, _operator(model, "QUANTIZE", outer, result)]
     if len(changed) == len(graph.operators):
         return blob
     graph.operators = changed
@@ -124,16 +121,7 @@ def _unpack_when_loaded(model: Any, index: int, integers: np.ndarray, scales: np
     stored.buffer = len(model.buffers) - 1
     model.subgraphs[0].tensors.append(stored)
     tensor.buffer = 0  # the empty one
-    operation = _operator(model, "DEQUANTIZE")
-    operation.inputs = np.array([len(model.subgraphs[0].tensors) - 1], np.int32)
-    operation.outputs = np.array([index], np.int32)
-    return operation
-
-
-def _is_integer(tensor: Any) -> bool:
-    from ai_edge_litert import schema_py_generated as schema
-
-    return tensor.type == schema.TensorType.INT8
+    return _operator(model, "DEQUANTIZE", len(model.subgraphs[0].tensors) - 1, index)
 
 
 def _float_twin(graph: Any, index: int) -> int:
@@ -148,12 +136,13 @@ def _float_twin(graph: Any, index: int) -> int:
     return len(graph.tensors) - 1
 
 
-def _operator(model: Any, name: str) -> Any:
-    """Returns a new operation without inputs and outputs."""
+def _operator(model: Any, name: str, given: int, result: int) -> Any:
+    """Returns a new operation from one tensor to another."""
     from ai_edge_litert import schema_py_generated as schema
 
     operator = schema.OperatorT()
     operator.opcodeIndex = _code(model, name)
+    operator.inputs, operator.outputs = np.array([given], np.int32), np.array([result], np.int32)
     return operator
 
 

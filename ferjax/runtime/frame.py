@@ -60,6 +60,11 @@ class Source:
         """Makes the iterator end before its next frame."""
         self._stop.set()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stop.is_set()
+
     def close(self) -> None:
         """Stops and gives the camera or file back."""
         self._stop.set()

@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 
@@ -37,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = load(options.model, threads=options.threads)
     cv2.setNumThreads(options.threads)
     window = None if options.no_display else Window()
-    asked = {"quit": False, "stop": False, "snapshot": False}
+    asked = {"quit": False, "snapshot": False}
 
     def pressed(key: str) -> None:
         asked["quit"] |= key == "q"
@@ -69,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 result = outputs.draw(result) if window is not None or outputs.need_drawing else result
                 if window is not None:
                     window.show(result.frame.image)
-                    pressed(window.key(_pause(source, result, summary), until=lambda: asked["stop"]))
+                    pressed(window.key(_pause(source, result, summary), until=lambda: source.stopped))
                 outputs.write(result, picture=asked["snapshot"])
                 asked["snapshot"] = False
                 summary.add(result)
@@ -183,11 +182,7 @@ class _Signals:
     """Ctrl-C and SIGTERM end the loop after its frame, so that files are closed; SIGUSR1 asks for a picture."""
 
     def __init__(self, source: Source, asked: dict[str, bool]):
-        def stop(*_: object) -> None:
-            asked["stop"] = True
-            source.stop()
-
-        self._handlers: dict[int, Any] = {signal.SIGINT: stop, signal.SIGTERM: stop}
+        self._handlers = {signal.SIGINT: lambda *_: source.stop(), signal.SIGTERM: lambda *_: source.stop()}
         if sys.platform != "win32":
             self._handlers[signal.SIGUSR1] = lambda *_: asked.update(snapshot=True)
 
