@@ -312,10 +312,11 @@ def _weighted_sum(taps: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
     return reduce(jnp.add, (_wide(window) * _wide(weight).reshape(1, 1, 1, -1) for window, weight in taps))
 
 
+@jax.custom_vjp
 def computed_once(x: jax.Array) -> jax.Array:
     """Returns x (..., C), which XLA on CPUs then stores instead of computing it again for each of its readers.
 
-    It copies what it thinks cheap, sums and products, into every reader: of a residual network's third block, each of
+    The gradient passes as it comes. XLA copies what it thinks cheap, sums and products, into every reader: of a residual network's third block, each of
     the three shifted reads in `_kernel_product` would compute the blocks before it once more. It dislikes to copy
     divisions, and drops `lax.optimization_barrier` too early. The divisor is one because nothing exceeds infinity: XLA
     does not use this, and LLVM, later, drops the division.
@@ -323,6 +324,9 @@ def computed_once(x: jax.Array) -> jax.Array:
     if jax.default_backend() != "cpu":
         return x
     return x / jnp.where(x[..., :1] > jnp.inf, 2, 1).astype(x.dtype)
+
+
+computed_once.defvjp(lambda x: (computed_once(x), None), lambda _, dy: (dy,))
 
 
 def as_rows(x: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from ferjax.models.convolution import seen_by_tap
+from ferjax.models.convolution import computed_once, seen_by_tap
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: str) -> jax.Array:
@@ -41,13 +41,13 @@ def by_shifts(x: jax.Array, window: int, stride: int, padding: str) -> jax.Array
 
 
 def _forward(x: jax.Array, window: int, stride: int, padding: str) -> tuple[jax.Array, Any]:
-    y = reduce(jnp.maximum, _taps(x, window, stride, padding))
+    y = computed_once(reduce(jnp.maximum, _taps(x, window, stride, padding)))
     return y, (x, y)
 
 
 def _backward(window: int, stride: int, padding: str, saved: Any, dy: jax.Array) -> tuple[jax.Array]:
     """Each of the stride² interleaved phases of the padded x gathers from the windows whose maximum it holds."""
-    x, y = saved
+    (x, y), dy = saved, computed_once(dy)
     taps = _taps(x, window, stride, padding)
     first = reduce(
         lambda later, i: jnp.where(taps[i] == y, jnp.int8(i), later), reversed(range(len(taps))), jnp.int8(-1)

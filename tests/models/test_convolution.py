@@ -104,6 +104,14 @@ def test_the_windowed_kernel_gradient_sums_half_precision_in_float32():
     np.testing.assert_allclose(half, exact, rtol=1e-4, atol=1e-3)
 
 
+def test_what_is_computed_once_stays_what_it_is_and_so_does_its_gradient():
+    x = jnp.array([[0.0, -0.0, 1e-38, -3.5], [jnp.inf, -jnp.inf, jnp.nan, 1e38]])
+    once, transpose = jax.vjp(jax.jit(convolution.computed_once), x)
+    np.testing.assert_array_equal(once, x)
+    np.testing.assert_array_equal(np.signbit(once), np.signbit(x))
+    np.testing.assert_array_equal(transpose(x)[0], x)
+
+
 def test_an_unknown_implementation_is_refused():
     with pytest.raises(InputError, match="shift"):
         convolution.depthwise("shift")

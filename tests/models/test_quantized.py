@@ -79,6 +79,27 @@ def test_ranges_are_averages_of_what_was_seen():
     np.testing.assert_array_equal(quant.fake_quant(logits, grid), logits)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (3, 5, 7, 3), (2, 6, 6, 16), (4, 9, 12)])
+def test_both_ends_of_a_batch_are_numpys(shape):
+    x = np.random.default_rng(0).standard_normal(shape, np.float32)
+    assert [float(v) for v in jax.jit(quantized.min_max)(x)] == [x.min(), x.max()]
+    x.flat[-1] = np.nan
+    assert all(np.isnan(quantized.min_max(x)))
+
+
+def test_the_gradient_does_not_look_at_the_ranges():
+    module, variables, x = prepared()
+    apply = quantized.make_apply(module)
+
+    def loss(params):
+        logits, _ = apply({**variables, "params": params}, x, train=False, mutable=["ranges"])
+        return logits.sum()
+
+    reductions = [str(jax.make_jaxpr(f)(variables["params"])).count(" reduce[") for f in (loss, jax.grad(loss))]
+    # two for each range; differentiated, each would be a tree of halves, six times as slow
+    assert reductions == [len(jax.tree.leaves(variables["ranges"]))] * 2
+
+
 def test_percentiles_leave_the_ends_out():
     x = jnp.arange(1000.0)
     assert [float(v) for v in quantized.percentile(99)(x)] == [10, 989]
