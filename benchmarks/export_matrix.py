@@ -24,15 +24,17 @@ _HEAVY = 100_000_000  # multiplications of one image, above which one epoch has 
 # Depthwise networks, transformers, the smallest and the largest learn little from the demo's 2,000 faces, and answers
 # that are nearly ties flip with any rounding; and 500 faces seldom tell a change of accuracy by one point from none.
 _FACES, _HELD = 12_000, 2_000
-# Epochs and learning rate: at a higher one, transformers learn nothing and the others run away at some faces.
+# Epochs, learning rate and batch: at a higher rate, transformers learn nothing and the others run away at some faces;
+# what takes minutes an epoch has small batches, for more steps.
 _LONGER = {
-    "baseline_cnn3": (10, 0.003),
-    "mini_xception": (10, 0.003),
-    "microexpnet": (25, 0.001),
-    "mobilenetv3_small": (15, 0.001),
-    "deit": (15, 0.0002),
-    "resnet50": (2, 0.001),
-    "resemotenet": (2, 0.001),
+    "baseline_cnn3": (10, 0.003, 32),
+    "mini_xception": (10, 0.003, 32),
+    "microexpnet": (25, 0.001, 32),
+    "mobilenetv3_small": (15, 0.001, 32),
+    "deit": (15, 0.0002, 32),
+    "resnet50_caffe": (2, 0.0005, 16),
+    "resnet50": (6, 0.001, 32),
+    "resemotenet": (1, 0.0005, 16),
 }
 COLUMNS = [
     ("network", "{network}"),
@@ -79,7 +81,7 @@ def recipe(name: str) -> dict[str, Any]:
     shape = (config.data.size, config.data.size, config.data.channels)
     if longer := [given for start, given in _LONGER.items() if name.startswith(start)]:
         config.data.update(train=_FACES, validation=_HELD)
-        config.fit.epochs, config.optim.learning_rate = longer[0]
+        config.fit.epochs, config.optim.learning_rate, config.fit.batch_size = longer[0]
     elif cost(models.for_export(models.create(name)), shape).macs > _HEAVY:
         config.fit.epochs, config.optim.learning_rate = 1, 0.001
     return config.to_dict()

@@ -316,10 +316,10 @@ def _weighted_sum(taps: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
 def computed_once(x: jax.Array) -> jax.Array:
     """Returns x (..., C), which XLA on CPUs then stores instead of computing it again for each of its readers.
 
-    The gradient passes as it comes. XLA copies what it thinks cheap, sums and products, into every reader: of a residual network's third block, each of
-    the three shifted reads in `_kernel_product` would compute the blocks before it once more. It dislikes to copy
-    divisions, and drops `lax.optimization_barrier` too early. The divisor is one because nothing exceeds infinity: XLA
-    does not use this, and LLVM, later, drops the division.
+    The gradient passes as it comes. XLA copies what it thinks cheap, sums and products, into every reader: of a
+    residual network's third block, each of the three shifted reads in `_kernel_product` would compute the blocks before
+    it once more. It dislikes to copy divisions, and drops `lax.optimization_barrier` too early. The divisor is one
+    because nothing exceeds infinity: XLA does not use this, and LLVM, later, drops the division.
     """
     if jax.default_backend() != "cpu":
         return x
