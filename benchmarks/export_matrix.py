@@ -25,14 +25,13 @@ _HEAVY = 100_000_000  # multiplications of one image, above which one epoch has 
 # that are nearly ties flip with any rounding; and 500 faces seldom tell a change of accuracy by one point from none.
 _FACES, _HELD = 12_000, 2_000
 # Epochs, learning rate and batch: at a higher rate, transformers learn nothing and the others run away at some faces;
-# what takes minutes an epoch has small batches, for more steps.
+# ResEmoteNet, which takes half an hour an epoch, has small batches, for more steps.
 _LONGER = {
     "baseline_cnn3": (10, 0.003, 32),
     "mini_xception": (10, 0.003, 32),
     "microexpnet": (25, 0.001, 32),
     "mobilenetv3_small": (15, 0.001, 32),
     "deit": (15, 0.0002, 32),
-    "resnet50_caffe": (2, 0.0005, 16),
     "resnet50": (6, 0.001, 32),
     "resemotenet": (1, 0.0005, 16),
 }
