@@ -5,18 +5,13 @@ Each image is taken as one cropped face, whole.
 
 import argparse
 import collections
-import contextlib
 import csv
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
-
 from ferjax import cli
 from ferjax.runtime import Model, Prediction, load, shipped
-
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 
 
 def predict_folder(model: Model, folder: pathlib.Path) -> Iterator[tuple[str, Prediction | None]]:
@@ -32,25 +27,17 @@ def predict_folder(model: Model, folder: pathlib.Path) -> Iterator[tuple[str, Pr
     Raises:
       InputError: if the folder is missing or holds no image.
     """
+    from ferjax.runtime import files as pictures  # needs OpenCV
+
     if not folder.is_dir():
         raise cli.InputError(f"{str(folder)!r} is no folder: give one that holds images of cropped faces")
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in pictures.PICTURES and p.is_file())
     files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     if not files:
-        raise cli.InputError(f"{folder} holds no image; these kinds are read: {', '.join(PICTURES)}")
+        raise cli.InputError(f"{folder} holds no image; these kinds are read: {', '.join(pictures.PICTURES)}")
     for path in files:
-        face = read_image(path)
+        face = pictures.read_picture(path)
         yield path.relative_to(folder).as_posix(), None if face is None else model.predict(face)
-
-
-def read_image(path: pathlib.Path) -> np.ndarray | None:
-    """Returns the picture in a file as uint8 BGR (h, w, 3), turned as its EXIF tag says; None if it is unreadable."""
-    import cv2
-
-    data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every path on Windows
-    with contextlib.suppress(cv2.error):  # more pixels than it takes
-        return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    return None
 
 
 def write_csv(path: pathlib.Path, class_names: Sequence[str], rows: Iterable[tuple[str, Prediction]]) -> None:
@@ -82,8 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the CSV file to write")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(argv)
-    if not options.out.absolute().parent.is_dir() or options.out.is_dir():
-        raise cli.InputError(f"--out must be a file in an existing folder, got {options.out}")
+    folder_there = options.out.absolute().parent.is_dir() and not options.out.is_dir()
+    if not folder_there or options.out.suffix.lower() != ".csv":  # so that it is neither the model nor a picture
+        raise cli.InputError(f"--out must be a .csv file in an existing folder, got {options.out}")
     model = load(options.model, threads=options.threads)
     answers: list[tuple[str, Prediction]] = []
     unreadable = 0

@@ -11,7 +11,8 @@ from small_files import GRAY
 
 from ferjax import predict
 from ferjax.cli import InputError
-from ferjax.runtime import UNCERTAIN, load
+from ferjax.data import images
+from ferjax.runtime import UNCERTAIN, files, load
 
 
 @pytest.fixture
@@ -62,14 +63,44 @@ def test_folders_named_like_pictures_and_hidden_ones_are_no_pictures(model, fold
     assert names and "folder.jpg" not in names and not any("thumbnails" in name for name in names)
 
 
+def test_a_file_that_may_not_be_read_is_one_line_and_costs_no_other_answer(model, folder, tmp_path, capfd, monkeypatch):
+    read = np.fromfile
+
+    def guarded(path, *options):
+        if path.name == "c.pgm":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, *options)
+
+    monkeypatch.setattr(np, "fromfile", guarded)
+    predict.main([str(model), str(folder), "--out", str(tmp_path / "results.csv")])
+    told = capfd.readouterr()
+    assert "2 images, 3 unreadable" in told.out and "c.pgm cannot be read" in told.err
+    assert all(line.startswith("ferjax: ") for line in told.err.splitlines())  # none of OpenCV's own
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_transparency_is_white_as_in_training(tmp_path, depth):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 2**depth, (6, 5, 4)).astype(f"uint{depth}")
+    path = tmp_path / "face.png"
+    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    opaque = pixels[..., 3:] / (2**depth - 1)
+    wanted = 255 * (1 - opaque) + pixels[..., :3] / (2**depth - 1) * 255 * opaque
+    assert np.abs(files.read_picture(path) - wanted).max() <= 1.5
+    if depth == 8:
+        trained = images.decode(path.read_bytes(), size=5, channels=3).image
+        assert np.abs(files.read_picture(path)[:5, :, ::-1].astype(int) - trained).max() <= 1
+
+
 def test_wrong_input_is_one_line_and_writes_nothing(model, folder, tmp_path):
     out = tmp_path / "results.csv"
     empty = tmp_path / "empty"
     empty.mkdir()
     for arguments, message in (
         ([str(model), str(tmp_path / "none"), "--out", str(out)], "is no folder: give one"),
-        ([str(model), str(empty), "--out", str(out)], "holds no image; these kinds are read: .jpg"),
-        ([str(model), str(folder), "--out", str(tmp_path / "x" / "y.csv")], "file in an existing folder"),
+        ([str(model), str(empty), "--out", str(out)], "holds no image; these kinds are read: .bmp"),
+        ([str(model), str(folder), "--out", str(tmp_path / "x" / "y.csv")], "a .csv file in an existing folder"),
+        ([str(model), str(folder), "--out", str(model)], "a .csv file in an existing folder"),
         ([str(tmp_path / "m.tflite"), str(folder), "--out", str(out)], "there is no model file"),
     ):
         with pytest.raises(InputError, match=message):
@@ -93,3 +124,7 @@ def test_the_command_loads_no_jax_and_fails_with_one_line(model, folder, tmp_pat
     done = subprocess.run([*command, plain, folder, "--out", tmp_path / "s.csv"], capture_output=True, text=True)
     assert done.returncode == 2 and "carries no ferjax contract" in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "s.csv").exists()
+    lite = small_files.tflite_file(tmp_path / "m.tflite")  # LiteRT would speak of its delegate
+    nowhere = [lite, tmp_path / "no", "--out", tmp_path / "s.csv"]
+    done = subprocess.run([*command, *nowhere], capture_output=True, text=True)
+    assert done.returncode == 2 and "is no folder" in done.stderr and done.stderr.count("\n") == 1

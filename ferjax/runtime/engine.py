@@ -3,9 +3,10 @@
 ai-edge-litert or onnxruntime is imported when a file of its kind is opened. Nothing is known here of faces or classes.
 """
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,14 +102,33 @@ def saturates() -> bool:
     return "avx2" in words and not {"avx512_vnni", "avx_vnni"} & words
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps LiteRT, which no setting silences, from writing about its delegate on standard error."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed, as for a daemon
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _litert(path: pathlib.Path, threads: int) -> Engine:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise InputError(f"{path} needs ai-edge-litert: pip install ai-edge-litert, or take an .onnx file") from error
     try:
-        interpreter = Interpreter(str(path), num_threads=threads)
-        interpreter.allocate_tensors()
+        with _quiet():
+            interpreter = Interpreter(str(path), num_threads=threads)
+            interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise _broken(path, "LiteRT", error) from error
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()

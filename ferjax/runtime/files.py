@@ -14,6 +14,7 @@ from ferjax.cli import InputError, note
 from ferjax.runtime.frame import DEFAULT_FPS, Frame, Source, quiet, read
 
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+_TRANSPARENT = (".png", ".tif", ".tiff", ".webp")
 
 
 def pictures_in(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -32,10 +33,21 @@ def _natural(path: pathlib.Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name.lower())]
 
 
-def _decode(path: pathlib.Path) -> np.ndarray | None:
-    data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every path on Windows
-    with quiet(), contextlib.suppress(cv2.error):  # more pixels than it takes
-        return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+def read_picture(path: pathlib.Path) -> np.ndarray | None:
+    """Returns the picture in a file as uint8 BGR (h, w, 3), None if it cannot be read.
+
+    As a data set is prepared, it is turned as its EXIF tag says, and transparency is laid on white.
+    """
+    with quiet(), contextlib.suppress(OSError, cv2.error):  # cv2.error: nothing, no picture, more pixels than it takes
+        data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every path on Windows
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        if image is None or path.suffix.lower() not in _TRANSPARENT:
+            return image
+        whole = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        if whole.shape != (*image.shape[:2], 4):
+            return image
+        opaque = whole[..., 3:] / np.float32(np.iinfo(whole.dtype).max)
+        return np.rint(255 - (255 - image) * opaque).astype(np.uint8)
     return None
 
 
@@ -50,7 +62,7 @@ def open_pictures(paths: list[pathlib.Path], name: str, stop: threading.Event) -
         given = 0
         for index, path in enumerate(paths):
             start = time.perf_counter()
-            image = _decode(path)
+            image = read_picture(path)
             if image is None:
                 note(f"{path} is no picture that OpenCV can read; left out")
                 continue
@@ -59,7 +71,7 @@ def open_pictures(paths: list[pathlib.Path], name: str, stop: threading.Event) -
         if not given:
             raise InputError(f"none of the {len(paths)} pictures of {name} can be read")
 
-    if len(paths) == 1 and _decode(paths[0]) is None:
+    if len(paths) == 1 and read_picture(paths[0]) is None:
         raise InputError(f"{paths[0]} is no picture that OpenCV can read: it is damaged or of another kind")
     return Source(name, frames(), stop, fps=1.0, stills=True)
 

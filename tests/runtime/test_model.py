@@ -8,6 +8,7 @@ from small_files import GRAY, RGB
 
 from ferjax import spec as contract
 from ferjax.cli import InputError
+from ferjax.data import images
 from ferjax.runtime import UNCERTAIN, load
 from ferjax.runtime import engine as engines
 from ferjax.runtime.engine import open_engine
@@ -90,13 +91,23 @@ def test_prepare_puts_the_channels_in_the_specs_order(tmp_path, order, kept):
     np.testing.assert_array_equal(model.prepare(gray), np.repeat(gray[..., None], 3, 2))
 
 
-def test_prepare_makes_grey_by_luma_and_resizes_by_area_or_linearly(tmp_path):
+@pytest.mark.parametrize("size", [(3, 3), (30, 30), (64, 64), (90, 131), (224, 224), (500, 333)])
+@pytest.mark.parametrize("spec", [GRAY, RGB])
+def test_a_crop_of_another_size_is_resized_as_a_data_set_is(tmp_path, spec, size):
+    """Training's pixels are Pillow's: what is served must not differ, noise least of all."""
+    square = spec.replace(input_size=(48, 48))
+    face = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+    trained = images.decode(np.ascontiguousarray(face[..., ::-1]), size=48, channels=spec.channels).image
+    served = load(small_files.onnx_file(tmp_path / "m.onnx", square)).prepare(face)
+    difference = np.abs(served.astype(int) - trained)
+    assert difference.max() <= 1 and difference.mean() < 0.02
+
+
+def test_prepare_makes_grey_by_luma_and_keeps_the_proportions(tmp_path):
     model = load(small_files.onnx_file(tmp_path / "m.onnx"))
     rng = np.random.default_rng(0)
-    large = rng.integers(0, 256, (12, 10, 3)).astype(np.uint8)
-    luma = large @ np.array([0.114, 0.587, 0.299])
-    means = luma.reshape(6, 2, 5, 2).mean((1, 3))
-    assert np.abs(model.prepare(large)[..., 0] - means).max() <= 1
+    same = rng.integers(0, 256, (6, 5, 3)).astype(np.uint8)
+    assert np.abs(model.prepare(same)[..., 0] - same @ np.array([0.114, 0.587, 0.299])).max() <= 1
     ramp = np.repeat(np.array([[0], [120], [240]], np.uint8), 3, 1)
     rows = model.prepare(ramp)[:, 0, 0]
     assert rows.shape == (6,) and rows[0] == 0 and rows[-1] == 240 and (np.diff(rows.astype(int)) >= 0).all()
@@ -202,8 +213,9 @@ from ferjax.cli import InputError
 model = ferjax.runtime.load(path)
 face = np.arange(30, dtype=np.uint8).reshape(6, 5)
 print(model.predict(face).confidence)
+model.predict(np.zeros((9, 9), np.uint8))
 try:
-    model.predict(np.zeros((9, 9), np.uint8))
+    model.predict(np.zeros((9, 9, 3), np.uint8))
 except InputError as error:
     print(error)
 """
@@ -217,7 +229,7 @@ def test_files_run_with_nothing_but_numpy_and_their_runtime(make, tmp_path):
     confidence, error = done.stdout.splitlines()
     face = np.arange(30, dtype=np.uint8).reshape(6, 5)
     assert float(confidence) == pytest.approx(load(path).predict(face).confidence, abs=1e-6)
-    assert error == "turning 9x9 pixels to 5x6 needs OpenCV: pip install opencv-python-headless"
+    assert error == "turning colour to grey needs OpenCV: pip install opencv-python-headless"
 
 
 def test_provider_and_threads_are_checked(tmp_path):
