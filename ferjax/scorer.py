@@ -44,7 +44,7 @@ def open_model(model: pathlib.Path | str, *, kind: str = "best", batch_size: int
     path = pathlib.Path(model)
     if path.suffix.lower() in FILES:
         loaded = runtime.load(path, threads=os.cpu_count() or 1)
-        return Scorer(str(model), loaded.spec, lambda images: loaded.logits(np.asarray(images)))
+        return Scorer(str(model), loaded.spec, lambda images: loaded.logits(loaded.spec.from_rgb(np.asarray(images))))
     spec, variables, meta = weights.trained(path, kind)
     step = int(meta["step"]) if path.is_dir() else None
     return Scorer(str(model), spec, make_predict(spec, variables, batch_size=batch_size), step)

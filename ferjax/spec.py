@@ -16,6 +16,8 @@ from ferjax import __version__, _model_file, cli
 from ferjax.cli import InputError
 
 COLOR_ORDERS = {"gray": 1, "rgb": 3, "bgr": 3}
+_NUMBER = (int, float)
+_LISTS = {"class_names": (str,), "input_size": (int,), "mean": _NUMBER, "std": _NUMBER}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,8 +73,14 @@ class ModelSpec:
     ferjax_version: str = __version__
 
     def __post_init__(self):
-        for name in ("class_names", "input_size", "mean", "std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, kind in _LISTS.items():
+            values = getattr(self, name)
+            if isinstance(values, str) or not all(isinstance(value, kind) for value in values):
+                raise InputError(f"{name} must be a list of {kind[-1].__name__}, got {values!r}")
+            object.__setattr__(self, name, tuple(values))
+        for name in ("temperature", "abstention_threshold"):
+            if not isinstance(value := getattr(self, name), _NUMBER):
+                raise InputError(f"{name} must be a number, got {value!r}")
         if len(self.class_names) < 2 or len(set(self.class_names)) != len(self.class_names):
             raise InputError(f"class_names must be two or more distinct names, got {self.class_names}")
         if len(self.input_size) != 2 or min(self.input_size) < 1:
@@ -84,7 +92,7 @@ class ModelSpec:
                 f"mean and std need {self.channels} values for {self.color_order!r}, "
                 f"got {len(self.mean)} and {len(self.std)}"
             )
-        if min(self.std) <= 0 or self.temperature <= 0:
+        if not all(value > 0 for value in (*self.std, self.temperature)):  # NaN is not, either
             raise InputError(f"std and temperature must be positive, got {self.std} and {self.temperature}")
         if not 0 <= self.abstention_threshold <= 1:
             raise InputError(f"abstention_threshold must be within 0..1, got {self.abstention_threshold}")
@@ -98,6 +106,10 @@ class ModelSpec:
     def input_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of one image."""
         return (*self.input_size, self.channels)
+
+    def from_rgb(self, images: Any) -> Any:
+        """Returns images (..., channels), grey or RGB as data sets hold them, in the order that the model is fed."""
+        return images[..., ::-1] if self.color_order == "bgr" else images
 
     def replace(self, **changes: Any) -> "ModelSpec":
         """Returns a copy with some fields changed."""

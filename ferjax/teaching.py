@@ -100,7 +100,7 @@ def _fitted(images: jax.Array, own: ModelSpec) -> jax.Array:
         return jnp.tensordot(images, luma, axes=1)[..., None]
     if channels == 1 and own.channels == 3:
         return jnp.repeat(images, 3, axis=-1)
-    return images[..., ::-1] if own.color_order == "bgr" else images
+    return own.from_rgb(images)
 
 
 def _check(own: ModelSpec, spec: ModelSpec, workdir: str | Path, *, resize: bool) -> None:

@@ -124,6 +124,8 @@ def test_a_table_of_something_else_and_another_models_evaluation_are_refused(tmp
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match=r"other\.csv is no table of python -m ferjax\.benchmark"):
         card.main([str(path), "--benchmark", str(tmp_path / "other.csv")])
+    with pytest.raises(InputError, match=r"m\.onnx is no table"):
+        card.main([str(path), "--benchmark", str(path)])
     (tmp_path / "metrics.json").write_text(json.dumps({**EVALUATION, "dataset": spec.dataset}))
     with pytest.raises(InputError, match=r"is no evaluation of this model: accuracy .* in it, 0\.0500 in the file"):
         card.main([str(path), "--evaluation", str(tmp_path / "metrics.json")])

@@ -90,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.images is not None and options.images < 1:
         raise cli.InputError(f"--images must be at least 1, got {options.images}")
+    if options.passes < 1:
+        raise cli.InputError(f"--passes must be at least 1, got {options.passes}")
     rows = benchmark(
         list(dict.fromkeys(options.files)),
         providers=list(dict.fromkeys(options.provider)),

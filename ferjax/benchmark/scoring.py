@@ -55,12 +55,13 @@ def load_images(spec: ModelSpec, data_dir: str | None, limit: int | None) -> tup
 
 
 def accuracy(path: pathlib.Path, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Scores a file on the CPU.
+    """Scores a file on the CPU, on images as `load_images` gives them.
 
     Returns:
       `accuracy`, `accuracy_low` and `accuracy_high` (95 %, Wilson) in 0..1, and `images`, their number.
     """
-    right = int((runtime.load(path).logits(images).argmax(1) == labels).sum())
+    model = runtime.load(path)
+    right = int((model.logits(model.spec.from_rgb(images)).argmax(1) == labels).sum())
     share = intervals.wilson(right, len(labels))
     return {"accuracy": share.value, "accuracy_low": share.low, "accuracy_high": share.high, "images": len(labels)}
 

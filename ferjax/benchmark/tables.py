@@ -1,5 +1,6 @@
 """The measured rows as a table on the screen, as CSV and as Markdown."""
 
+import contextlib
 import csv
 import datetime
 import importlib.metadata
@@ -105,7 +106,8 @@ def read_csv(path: pathlib.Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise InputError(f"there is no benchmark {str(path)!r}: python -m ferjax.benchmark FILE… --out DIR writes it")
-    with open(path, newline="", encoding="utf-8") as file:
+    rows: list[dict[str, str]] = []
+    with open(path, newline="", encoding="utf-8") as file, contextlib.suppress(UnicodeDecodeError, csv.Error):
         rows = list(csv.DictReader(file))
     if not rows or any(row.keys() != set(KEYS) for row in rows):
         raise InputError(f"{path} is no table of python -m ferjax.benchmark")

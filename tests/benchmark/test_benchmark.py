@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 from small_files import GRAY
 
-from ferjax import data
+from ferjax import data, scorer
 from ferjax.benchmark import __main__ as command
 from ferjax.benchmark import graphs, measuring, scoring, tables, worker
 from ferjax.cli import InputError
@@ -163,6 +163,14 @@ def test_accuracy_is_that_of_the_validation_split(trained, files, capsys):
     assert "images of another size" in capsys.readouterr().err
 
 
+def test_a_bgr_contract_is_scored_on_bgr(tmp_path):
+    spec = small_files.RGB.replace(color_order="bgr")
+    path, images = small_files.onnx_file(tmp_path / "m.onnx", spec), small_files.images(spec, 50)
+    wanted = small_files.expected_logits(spec, images[..., ::-1])
+    np.testing.assert_allclose(scorer.open_model(path).logits(images), wanted, atol=1e-5)
+    assert scoring.accuracy(path, images, wanted.argmax(1))["accuracy"] == 1
+
+
 def test_work_is_stored_or_counted_where_jax_is(trained, monkeypatch):
     spec = scoring.read_spec(trained[0])
     # Stem and six convolutions on 24x24; then two stages of equal work: half as wide first, five more, the shortcut.
@@ -182,6 +190,8 @@ def test_the_command_writes_table_csv_markdown_and_plot(trained, tmp_path, capsy
     reference = small_files.tflite_file(tmp_path / "reference.tflite", embed=False)
     out = tmp_path / "out"
     arguments = [str(path), str(reference), "--passes", "20", "--data-dir", str(folder), "--out", str(out)]
+    with pytest.raises(InputError, match="--passes must be at least 1, got 0"):
+        command.main([*arguments, "--passes", "0"])
     command.main(arguments)
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("file") and len(shown) == 6 and "reference.tflite" in shown[3]
