@@ -45,7 +45,7 @@ class Painter:
     """Draws results on their frames; remembers where each person's panel was, so that it does not jump."""
 
     def __init__(self, class_names: Sequence[str]):
-        self._names, self._colors = tuple(class_names), colors(class_names)
+        self._written, self._colors = _written(class_names), colors(class_names)
         self._places: dict[int, int] = {}
         self._panel = functools.lru_cache(maxsize=4)(self._render_panel)
         self._sums, self._frames, self._since = np.zeros(4), 0, time.monotonic()
@@ -76,6 +76,9 @@ class Painter:
     def _color(self, face: FaceResult) -> Color:
         return self._colors.get(face.label, _UNSURE)
 
+    def _label(self, face: FaceResult) -> str:
+        return self._written.get(face.label, face.label)
+
     def _box(self, image: np.ndarray, face: FaceResult, unit: float) -> None:
         x, y, w, h = face.box
         thin = max(1, round(2 * unit))
@@ -84,14 +87,14 @@ class Painter:
 
     def _caption(self, image: np.ndarray, face: FaceResult, unit: float) -> None:
         """The label alone, where the picture has no room for a panel."""
-        sprite = _text(f"#{face.track} {face.label} {face.confidence:.0%}", unit)
+        sprite = _text(f"#{face.track} {self._label(face)} {face.confidence:.0%}", unit)
         _paste(image, sprite, face.box[0], face.box[1] - sprite.shape[0])
 
     def _render_panel(self, unit: float) -> np.ndarray:
         """Returns what never changes of a panel: names and empty bars, uint8 (h, w, 3)."""
-        layout = _Layout(self._names, unit)
+        layout = _Layout(tuple(self._written.values()), unit)
         panel = np.full((layout.height, layout.width, 3), _BACK, np.uint8)
-        for i, name in enumerate(self._names):
+        for i, name in enumerate(self._written.values()):
             top = layout.row(i)
             _paste(panel, _text(name, unit), layout.margin, top)
             bar = layout.bar(i)
@@ -99,11 +102,11 @@ class Painter:
         return panel
 
     def _fill(self, image: np.ndarray, area: Area, panel: np.ndarray, face: FaceResult, unit: float) -> None:
-        layout, (x, y, w, h) = _Layout(self._names, unit), area
+        layout, (x, y, w, h) = _Layout(tuple(self._written.values()), unit), area
         target = image[y : y + h, x : x + w]
         target[:] = panel
         target[: layout.margin] = self._color(face)
-        _paste(target, _text(f"#{face.track} {face.label}", unit), layout.margin, layout.head)
+        _paste(target, _text(f"#{face.track} {self._label(face)}", unit), layout.margin, layout.head)
         _paste(target, _text(f"{face.confidence:.0%}", unit), layout.percent, layout.head)
         for i, (name, p) in enumerate(face.probabilities.items()):
             bx, by, bw, bh = layout.bar(i)
@@ -171,10 +174,18 @@ class _Layout:
         return self.left, self.row(i) + gap, self.length, self.line - 2 * gap
 
 
+def _written(names: Sequence[str]) -> dict[str, str]:
+    """Returns each name in OpenCV's letters, which are ASCII: without accents, or by number where little is left."""
+    plain = [unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().strip() for name in names]
+    return {
+        name: text if text and plain.count(text) == 1 else f"class {i}"
+        for i, (name, text) in enumerate(zip(names, plain, strict=True), start=1)
+    }
+
+
 @functools.lru_cache(maxsize=512)
-def _text(text: str, unit: float) -> np.ndarray:
-    """Returns text on the panel's background, uint8 (h, w, 3); OpenCV's letters have no accents."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+def _text(plain: str, unit: float) -> np.ndarray:
+    """Returns ASCII text on the panel's background, uint8 (h, w, 3)."""
     scale, thick = 0.4 * unit, max(1, round(unit))
     (width, height), below = cv2.getTextSize(plain, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
     pad = max(1, round(2 * unit))

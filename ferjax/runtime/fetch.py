@@ -88,6 +88,7 @@ def fetch(name: str, *, url: str | None = None) -> Path:
     try:
         with os.fdopen(handle, "wb") as out:
             out.write(data)
+        os.chmod(part, 0o644)  # others on this machine read it, too
         os.replace(part, path)
     except BaseException:
         os.unlink(part)

@@ -31,8 +31,7 @@ class Watcher:
 
         Args:
           detector: from `faces.create_detector`.
-          search_seconds: a new face is looked for everywhere once in this time; 0 searches every frame in full,
-            as for pictures that do not follow from each other.
+          search_seconds: a new face is looked for everywhere once in this time.
           time_to_live: seconds for which a person who is not found is remembered.
           confirm: a new face is shown once it has been found in so many frames, in one of them surely, unless it
             comes from a full search.
@@ -63,7 +62,7 @@ class Watcher:
             self._pieces = list(_pieces(self._detector, frame.shape))
             self._tracker.reset()
             return self._tracker.update(self._everywhere(frame), time, certain=True)
-        if self._search_seconds == 0 or self._detector.name == "none":
+        if self._detector.name == "none":
             return self._tracker.update(self._everywhere(frame), time, certain=True)
         known = self._tracker.predict(time)
         found = [face for track in known if (face := self._detector.near(frame, track.box))]

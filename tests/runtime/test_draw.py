@@ -108,11 +108,16 @@ def test_any_size_of_frame_can_be_drawn_on(size):
 
 
 def test_names_beyond_ascii_are_drawn():
-    names = ("überrascht", "喜")
-    of = frame(size=(480, 640))
-    shown = face()._replace(label="überrascht", probabilities=dict(zip(names, (0.6, 0.4), strict=True)))
-    Painter(names).draw(result(shown, of=of))
-    assert (of.image != 90).any()
+    def shown(*names):
+        of = frame(size=(480, 640))
+        seen = face()._replace(label=names[1], probabilities=dict(zip(names, (0.4, 0.6), strict=True)))
+        Painter(names).draw(result(seen, of=of))
+        return of.image
+
+    assert (shown("überrascht", "喜") == shown("uberrascht", "class 2")).all()
+    assert (shown("гнев", "a悲") == shown("class 1", "a")).all()
+    assert (shown("a怒", "a悲") == shown("class 1", "class 2")).all()
+    assert (shown("喜", "b") != shown("b", "喜")).any()
 
 
 def test_the_line_says_rate_latency_and_drops(monkeypatch):
