@@ -28,17 +28,20 @@ def halves(labels: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray
     return chosen, np.setdiff1d(np.arange(len(labels)), chosen)
 
 
-def calibrate(logits: np.ndarray, labels: np.ndarray, *, accuracy: float = 0.0, seed: int = 0) -> dict[str, Any]:
+def calibrate(
+    logits: np.ndarray, labels: np.ndarray, *, accuracy: float = 0.0, threshold: float = 0.0, seed: int = 0
+) -> dict[str, Any]:
     """Fits a temperature and an abstention threshold on one half of a split and reports both on the other half.
 
     Args:
       logits: (N, C).
       labels: (N,) true classes.
-      accuracy: wanted among the answers that are given; 0 fits no threshold.
+      accuracy: wanted among the answers that are given; 0 fits no threshold, but keeps the one given.
+      threshold: confidence below which the model abstains so far.
       seed: of the division.
 
     Returns:
-      `temperature`, `threshold` (0 if none was asked for), `fitted_on` and `reported_on` (numbers of images),
+      `temperature`, `threshold`, `fitted_on` and `reported_on` (numbers of images),
       `before` and `after` (each `ece, ece_adaptive, brier, nll` on the reporting half) and `abstention`: `coverage`
       and `accuracy` of the answers given there.
 
@@ -51,7 +54,6 @@ def calibrate(logits: np.ndarray, labels: np.ndarray, *, accuracy: float = 0.0, 
     if not len(fit) or not len(rest):
         raise cli.InputError(f"{len(labels)} images are too few: a class needs two to be divided")
     temperature = calibration.fit_temperature(logits[fit], labels[fit])
-    threshold = 0.0
     if accuracy:
         curve = calibration.coverage(calibration.softmax(logits[fit], temperature), labels[fit])
         if (found := curve.abstention(accuracy)) is None:
@@ -107,7 +109,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", help="a prepared data set; the one the model was trained on if not given")
     parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
     parser.add_argument(
-        "--accuracy", type=float, default=0.0, help="wanted among the answers given; others become 'uncertain'"
+        "--accuracy",
+        type=float,
+        help="wanted among the answers given; others become 'uncertain'. 0 answers always; kept as it is if not given",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the division into halves")
     parser.add_argument("--out", type=pathlib.Path, help="folder for calibration.json and reliability.png")
@@ -119,7 +123,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, scorer in scorers.items():
         faces = load_split(scorer.spec, "validation", dataset=options.data, data_dir=options.data_dir)
         logits = scorer.logits(faces.images)
-        result = calibrate(logits, faces.labels, accuracy=options.accuracy, seed=options.seed)
+        threshold = scorer.spec.abstention_threshold if options.accuracy is None else 0.0
+        result = calibrate(
+            logits, faces.labels, accuracy=options.accuracy or 0.0, threshold=threshold, seed=options.seed
+        )
         results[name] = result
         print(_text(name, result))
         if options.out is not None:

@@ -42,6 +42,16 @@ def test_a_threshold_reaches_the_accuracy_on_its_half():
         calibrate.calibrate(-np.eye(4)[labels], labels, accuracy=0.5)  # never right
 
 
+def test_a_threshold_stays_where_none_is_asked_for(run, tmp_path, capsys):  # noqa: F811
+    path = exported(tmp_path / "linear.onnx", run)
+    spec.embed(path, spec.read(path).replace(abstention_threshold=0.3))
+    command = ["--model", str(path), "--data-dir", str(run / "data")]
+    calibrate.main(command)
+    assert spec.read(path).abstention_threshold == 0.3 and "from a confidence of 0.300" in capsys.readouterr().out
+    calibrate.main([*command, "--accuracy", "0"])
+    assert spec.read(path).abstention_threshold == 0
+
+
 def test_the_command_stores_it_in_a_run_and_in_a_file(run, tmp_path, capsys):  # noqa: F811
     path = exported(tmp_path / "linear.onnx", run)
     plain = scorer.open_model(run / "run")
