@@ -82,4 +82,4 @@ def resolve(suffix: str = "") -> tuple[dict[str, Any], str, pathlib.Path]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, interrupted=cli.RESUMES)

@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+RESUMES = "interrupted; the same command continues"
+
 
 class InputError(ValueError):
     """Something the user gave is wrong: the message says what, what is accepted, and what to do."""
@@ -35,8 +37,10 @@ def note(message: str) -> None:
     print(f"ferjax: {message}", file=sys.stderr, flush=True)
 
 
-def run(main: Callable[[], object]) -> None:
+def run(main: Callable[[], object], *, interrupted: str = "interrupted") -> None:
     """Runs a command and exits: 0 when it returns, 2 with one line on bad input or a failing disk.
+
+    `interrupted` is said after Ctrl-C, with exit code 130: RESUMES for a command that goes on where it was.
 
     Only InputError and OSError are the user's to mend; anything else is a defect of ours and keeps
     its traceback.
@@ -53,7 +57,7 @@ def run(main: Callable[[], object]) -> None:
     except OSError as error:
         sys.exit(_fail(explain(error)))
     except KeyboardInterrupt:
-        print("ferjax: interrupted; the same command continues", file=sys.stderr)
+        note(interrupted)
         sys.exit(130)
 
 

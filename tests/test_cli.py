@@ -14,9 +14,9 @@ def outcome(script, **kwargs):
     return done.returncode, done.stdout, done.stderr
 
 
-def exit_of(main, capsys):
+def exit_of(main, capsys, **options):
     with pytest.raises(SystemExit) as stopped:
-        cli.run(main)
+        cli.run(main, **options)
     return stopped.value.code, capsys.readouterr().err
 
 
@@ -51,8 +51,10 @@ def test_our_own_defects_keep_their_traceback():
         cli.run(raising(ValueError("not an InputError")))
 
 
-def test_an_interrupt_says_that_the_command_continues(capsys):
+def test_an_interrupt_says_that_the_command_continues_where_it_does(capsys):
     code, err = exit_of(raising(KeyboardInterrupt()), capsys)
+    assert (code, err) == (130, "ferjax: interrupted\n")
+    code, err = exit_of(raising(KeyboardInterrupt()), capsys, interrupted=cli.RESUMES)
     assert (code, err) == (130, "ferjax: interrupted; the same command continues\n")
 
 
