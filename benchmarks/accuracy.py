@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks import tables
 from configs import microexpnet, tormalm, valverde
-from ferjax import checkpoint, cli, evaluate
+from ferjax import checkpoint, cli, evaluate, objective
 from ferjax import spec as contract
 from ferjax.benchmark import measuring
 from ferjax.spec import ModelSpec
@@ -100,7 +100,7 @@ def row(
         "bytes": file.stat().st_size if file else None,
         "epochs": epochs(runs[0]),
         "best_epoch": meta["step"] // meta["history"][0]["step"],
-        "minutes": minutes(runs[0]),
+        "minutes": minutes(runs[0], images=meta["history"][0]["step"] * meta["config"]["fit"]["batch_size"]),
         "seed": meta["config"]["fit"]["seed"],
         "confusion": scored["confusion"],
         "n": scored["n"],
@@ -109,7 +109,10 @@ def row(
 
 def kind(config: Mapping[str, Any], spec: ModelSpec) -> str:
     """Returns how a model was trained, in words, such as "distilled, int8 trained"."""
-    parts = ["distilled" if config.get("loss", {}).get("alpha") else "plain"]
+    loss, taught = config.get("loss", {}), config.get("teacher", {}).get("workdirs")
+    method, alpha = loss.get("method", "soft"), loss.get("alpha")
+    share = objective.ALPHAS[method] if alpha is None else alpha
+    parts = ["distilled" if taught and (share or method == "decoupled") else "plain"]
     names = {"qat": "int8 trained", "int8": "int8 after training", "none": ""}
     return ", ".join(filter(None, [*parts, names.get(spec.quantization, spec.quantization)]))
 
@@ -152,12 +155,15 @@ def validated(spec: ModelSpec, run: pathlib.Path) -> float:
     return 100 * spec.accuracy["validation"]
 
 
-def minutes(run: pathlib.Path) -> float:
-    """Returns how long a run was trained, resumed or not."""
+def minutes(run: pathlib.Path, *, images: int) -> float:
+    """Returns how long a run's epochs, of so many images, took at the speed that each was measured at.
+
+    A resumed epoch's time is known from its last start only, and so is its speed. Scoring and saving are not counted.
+    """
     timing = run / "timing.jsonl"
     if not timing.exists():
         raise cli.InputError(f"{timing} is missing: the time that training took is not known")
-    return sum(json.loads(line)["seconds"] for line in timing.read_text().splitlines()) / 60
+    return sum(images / json.loads(line)["images_per_second"] for line in timing.read_text().splitlines()) / 60
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -22,6 +22,7 @@ import functools
 import itertools
 import os
 import pathlib
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -81,7 +82,7 @@ def main() -> None:
         "live",
         COLUMNS,
         rows,
-        command="python -m benchmarks.live --model resnet20_int8.tflite --yunet face_detection_yunet.onnx",
+        command=" ".join(["python -m benchmarks.live", *sys.argv[1:]]),
         packages=["numpy", "opencv-python", "ai-edge-litert", "torch"],
     )
     print(tables.render(result))

@@ -74,12 +74,6 @@ def quantize(x: jax.Array, grid: Grid) -> jax.Array:
     return jnp.clip(jnp.round(x / scale) + zero_point, grid.low, grid.high)
 
 
-def dequantize(q: jax.Array, grid: Grid) -> jax.Array:
-    """Returns the real numbers that integers stand for."""
-    scale, zero_point = (_aligned(v, q) for v in grid[:2])
-    return (q - zero_point) * scale
-
-
 def fake_quant(x: jax.Array, grid: Grid) -> jax.Array:
     """Returns the point of the grid nearest to x.
 
@@ -193,22 +187,6 @@ def _folded(layer: Mapping[str, Any], norm: Mapping[str, Any], stats: Mapping[st
     gain = norm["scale"] / jnp.sqrt(stats["var"] + epsilon)
     bias = (layer.get("bias", jnp.zeros_like(gain)) - stats["mean"]) * gain + norm["bias"]
     return {"kernel": kernel * _aligned(gain, kernel), "bias": bias}
-
-
-def round_float16(tree: Any) -> Any:
-    """Rounds every array to half precision and back, as a float16 file stores it.
-
-    Raises:
-      InputError: if a value is too large for half precision, 65,504.
-    """
-
-    def half(path: Any, x: jax.Array) -> jax.Array:
-        rounded = x.astype(jnp.float16)
-        if not bool(jnp.all(jnp.isfinite(rounded))):
-            raise cli.InputError(f"{jax.tree_util.keystr(path)} holds values that float16 cannot: beyond 65504")
-        return rounded.astype(x.dtype)
-
-    return jax.tree_util.tree_map_with_path(half, tree)
 
 
 def uniform_quantize(weight: jax.Array, *, bits: int = 8) -> tuple[jax.Array, jax.Array]:

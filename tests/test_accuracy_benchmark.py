@@ -11,14 +11,14 @@ from benchmarks import accuracy, tables
 from ferjax import checkpoint, data
 from ferjax.cli import InputError
 
-CONFIG = {"fit": {"seed": 4, "epochs": 3}, "loss": {"alpha": 0.0}, "init": {}}
+CONFIG = {"fit": {"seed": 4, "epochs": 3, "batch_size": 6}, "loss": {"alpha": 0.0}, "init": {}}
 
 
 def write(folder, faces, *, accuracy=0.5, epochs=3, **groups):
     history = [{"step": 10 * (n + 1), "validation_macro_f1": accuracy - 0.1} for n in range(epochs)]
     config = {**CONFIG, **groups}
     spec, _ = write_run(folder, faces, config=config, history=history, accuracy={"validation": accuracy})
-    (folder / "timing.jsonl").write_text('{"seconds": 90}\n{"seconds": 30}\n')
+    (folder / "timing.jsonl").write_text('{"images_per_second": 1.0}\n{"images_per_second": 2.0}\n')
     return spec
 
 
@@ -44,7 +44,7 @@ def test_a_run_is_scored_with_its_intervals(made):
     assert found["low"] <= found["accuracy"] <= found["high"] and found["high"] - found["low"] > 5
     assert found["own"] is None and found["bytes"] is None and found["paper"] is None and found["mean"] is None
     assert (found["name"], found["how"]) == ("test", "plain")
-    assert (found["epochs"], found["best_epoch"], found["minutes"], found["seed"]) == ("3", 2, 2.0, 4)
+    assert (found["epochs"], found["best_epoch"], found["minutes"], found["seed"]) == ("3", 2, 1.5, 4)
 
 
 def test_the_file_is_scored_where_there_is_one_and_seeds_are_counted(made):
@@ -82,17 +82,19 @@ def test_epochs_count_those_of_the_start_and_say_what_is_missing(made, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "alpha, quantization, said",
+    "loss, teachers, quantization, said",
     [
-        (0.0, "none", "plain"),
-        (0.7, "none", "distilled"),
-        (0.7, "int8", "distilled, int8 after training"),
-        (0.0, "dynamic", "plain, dynamic"),
+        ({"alpha": None}, (), "none", "plain"),
+        ({"alpha": 0.0}, ("t",), "none", "plain"),
+        ({"alpha": 0.7}, ("t",), "none", "distilled"),
+        ({"alpha": None}, ("t",), "int8", "distilled, int8 after training"),
+        ({"alpha": 0.0, "method": "decoupled"}, ("t",), "none", "distilled"),
+        ({}, (), "dynamic", "plain, dynamic"),
     ],
 )
-def test_how_it_was_trained_is_read_from_configuration_and_file(alpha, quantization, said):
+def test_how_it_was_trained_is_read_from_configuration_and_file(loss, teachers, quantization, said):
     spec = small_files.GRAY.replace(quantization=quantization)
-    assert accuracy.kind({"loss": {"alpha": alpha}}, spec) == said
+    assert accuracy.kind({"loss": loss, "teacher": {"workdirs": teachers}}, spec) == said
 
 
 def test_the_table_has_dashes_for_what_an_earlier_row_lacks(made, tmp_path, capsys):

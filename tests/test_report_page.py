@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 from test_evaluate import exported, run  # noqa: F401
+from test_ship import DATA, write_run
 
-from ferjax import data
+from ferjax import data, scorer
 from ferjax.benchmark import tables
 from ferjax.cli import InputError
-from ferjax.report import page
+from ferjax.report import models, page
 from ferjax.report.__main__ import main
 
 
@@ -71,6 +72,14 @@ def test_a_report_on_a_run_and_a_file(run, tmp_path, capsys):  # noqa: F811
         if line.startswith("!["):
             assert (out / line.split("](")[1].rstrip(")")).exists()
     assert "report.html" in capsys.readouterr().out
+
+
+def test_a_run_compressed_since_or_stopped_in_its_first_epoch_has_no_curves(tmp_path):
+    faces = data.load("synthetic_faces", data_dir=tmp_path / "data", **DATA)
+    write_run(tmp_path / "run", faces, config={}, history=[], accuracy={})
+    blocks = models._training(scorer.open_model(tmp_path / "run"), tmp_path / "curves.png")
+    assert not any(isinstance(block, page.Figure) for block in blocks)
+    assert ["epochs", "0"] in next(block for block in blocks if isinstance(block, page.Table)).rows
 
 
 def test_a_report_reads_the_test_split_only_by_name(run, tmp_path, monkeypatch):  # noqa: F811

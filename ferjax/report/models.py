@@ -164,12 +164,15 @@ def attention(
 def _training(scorer: Scorer, curves: pathlib.Path) -> list[Block]:
     _, _, meta = checkpoint.load(scorer.name, "last")  # the best one's history ends with its epoch
     history = meta["history"]
-    plots.plot_curves(history, curves)
     spec, config = scorer.spec, meta["config"]
     seed = config.get("fit", {}).get("seed", 0)
-    best = best_row(history)["epoch"]
+    drawn, epochs = [], "0"  # compressed since, or stopped in the first one
+    if history:
+        plots.plot_curves(history, curves)
+        drawn = [Figure(curves, "Loss, accuracy, learning rate")]
+        epochs = f"{len(history)}, of which the {best_row(history)['epoch']}. was the best on validation"
     facts = [
-        ["epochs", f"{len(history)}, of which the {best}. was the best on validation"],
+        ["epochs", epochs],
         ["configuration", spec.source_run],
         ["seed", str(seed)],
         ["parameters", f"{spec.parameters:,}"],
@@ -181,7 +184,7 @@ def _training(scorer: Scorer, curves: pathlib.Path) -> list[Block]:
     return [
         Heading(3, "Training"),
         Table(["", ""], facts),
-        Figure(curves, "Loss, accuracy, learning rate"),
+        *drawn,
         Text("The configuration as it was resolved:"),
         Code(json.dumps(config, sort_keys=True)),
     ]
