@@ -43,10 +43,10 @@ def read_picture(path: pathlib.Path) -> np.ndarray | None:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
         if image is None or path.suffix.lower() not in _TRANSPARENT:
             return image
-        whole = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        whole = np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
         if whole.shape != (*image.shape[:2], 4):
             return image
-        opaque = whole[..., 3:] / np.float32(np.iinfo(whole.dtype).max)
+        opaque = whole[..., 3:].astype(np.float32) / np.iinfo(whole.dtype).max
         return np.rint(255 - (255 - image) * opaque).astype(np.uint8)
     return None
 
