@@ -37,7 +37,9 @@ _CALIBRATED = ("temperature", "abstention_threshold")
 
 
 def save(workdir: pathlib.Path, kind: str, step: int, tree: Any, meta: Mapping[str, Any], *, keep: int) -> None:
-    """Writes one checkpoint atomically, then removes all but the newest `keep`.
+    """Writes one checkpoint atomically, then removes those of later steps, and all but the newest `keep`.
+
+    Later ones are there if they could not be read, so that the run went back: the one just written outlives them.
 
     Args:
       workdir: the run's folder.
@@ -72,14 +74,16 @@ def save(workdir: pathlib.Path, kind: str, step: int, tree: Any, meta: Mapping[s
             f"cannot save the checkpoint of step {step} in {folder}: {failed[0]}; {kept}. "
             "Make room and repeat the command: it continues from there"
         )
-    for old in list(_steps(workdir, kind))[keep:]:
+    steps = _steps(workdir, kind)
+    at = steps.index(step)
+    for old in steps[:at] + steps[at + keep :]:
         shutil.rmtree(folder / f"{old:09d}", ignore_errors=True)
 
 
 def restore(workdir: pathlib.Path, like: Any) -> tuple[Any, dict[str, Any]] | None:
     """Reads the newest good "last" checkpoint into the structure of `like`.
 
-    A damaged one is named on standard error and the one before it is used.
+    A damaged one is named on standard error and the one before it is used; that none is left is said too.
 
     Args:
       workdir: the run's folder.
@@ -100,6 +104,8 @@ def restore(workdir: pathlib.Path, like: Any) -> tuple[Any, dict[str, Any]] | No
             if arrays[name].shape != leaf.shape:
                 raise cli.InputError(f"{name} in {workdir} has shape {arrays[name].shape}, expected {leaf.shape}")
         return jax.tree_util.tree_unflatten(structure, [arrays[n] for n in names]), meta
+    if _steps(workdir, "last"):
+        cli.note(f"no checkpoint in {workdir / 'last'} can be used: the run starts over and replaces them")
     return None
 
 

@@ -45,8 +45,9 @@ def test_only_the_newest_are_kept_and_the_newest_is_used(tmp_path):
     chex.assert_trees_all_equal(arrays, tree(10))
 
 
-def test_nothing_saved_is_none(tmp_path):
+def test_nothing_saved_is_none(tmp_path, capsys):
     assert checkpoint.restore(tmp_path, tree()) is None
+    assert not capsys.readouterr().err
 
 
 def damage(path: pathlib.Path, how: str) -> None:
@@ -95,6 +96,30 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(tmp_path, capsy
     assert "000000002 is damaged" in said and "Traceback" not in said
     save(tmp_path, 2, value=2)  # the repeated epoch replaces it
     chex.assert_trees_all_equal(checkpoint.restore(tmp_path, tree())[0], tree(2))
+
+
+@pytest.mark.parametrize(("kind", "keep"), [("last", 2), ("best", 1)])
+def test_a_run_that_starts_over_keeps_what_it_writes(tmp_path, capsys, kind, keep):
+    for step in (10, 20):
+        save(tmp_path, step, kind=kind)
+    if kind == "last":
+        for path in (tmp_path / "last").iterdir():
+            damage(path, "truncated")
+        assert checkpoint.restore(tmp_path, tree()) is None
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 3 and "can be used: the run starts over" in said[-1]
+    for step in (3, 6, 9):
+        save(tmp_path, step, kind=kind, keep=keep, value=step)
+    assert sorted(int(p.name) for p in (tmp_path / kind).iterdir()) == [3, 6, 9][-keep:]
+    assert checkpoint.load(tmp_path, kind)[2]["step"] == 9
+
+
+def test_the_last_good_state_outlives_a_damaged_later_one(tmp_path):
+    for step in (10, 20):
+        save(tmp_path, step)
+    damage(tmp_path / "last" / "000000020", "truncated")
+    save(tmp_path, 15)
+    assert sorted(int(p.name) for p in (tmp_path / "last").iterdir()) == [10, 15]
 
 
 def test_what_a_killed_save_left_is_removed(tmp_path):
