@@ -25,6 +25,7 @@ from ferjax import (
     profiling,
     quantising,
     report,
+    run_folder,
     starting,
     stored_views,
     teaching,
@@ -121,7 +122,10 @@ def _run(
                 "teacher.stored_views is for a teacher's answers: without one, views are drawn anew each epoch"
             )
     processes.agree("configuration", {**config, "found": {"data": faces.sha256, "jax": jax.__version__}})
-    with claimed(workdir, config) if processes.is_first() else contextlib.nullcontext():
+    with contextlib.ExitStack() as held:
+        if processes.is_first():
+            held.enter_context(run_folder.alone(workdir))
+            held.enter_context(claimed(workdir, config))
         if taught and teacher.stored_views:
             more |= _stored(teacher, groups, more, faces, pathlib.Path(data_dir or data.default_data_dir()))
         if adopted is not None:
@@ -148,8 +152,8 @@ def _run(
             profile=profile,
             **more,
         )
-    if processes.is_first():
-        report.plot_curves(result.history, workdir / "curves.png")
+        if processes.is_first():
+            report.plot_curves(result.history, workdir / "curves.png")
     if peak := profiling.peak_memory(mesh):
         holder = "this process" if devices.on_cpu(mesh) else "a device"
         processes.say(f"peak memory of {holder}: {peak / 1e9:.2f} GB")
@@ -182,7 +186,7 @@ def _begin(
         spec=spec,
         variables=variables,
         images=faces.splits["train"].images,
-        steps_per_epoch=steps_per_epoch,
+        batches_per_epoch=steps_per_epoch * groups["fit"].get("accumulate", 1),
         dtype=jnp.dtype(dtype),
     )
     return begun, adopted
@@ -238,12 +242,14 @@ def _stored(
     data_dir: pathlib.Path,
 ) -> dict[str, Any]:
     """Returns what `fit` is given in the place of a teacher in the step: stored views with its answers."""
+    dtype = groups["model"].get("dtype", "float32")
     name = stored_views.folder_name(
         data=[faces.name, faces.sha256, faces.image_shape],
         classes=faces.class_names,
         augment=groups["augment"],
         teacher=[[each.params_sha256, each.to_json()] for each in teacher.specs],
         resize=groups["teacher"].get("resize", False),
+        **({} if dtype == "float32" else {"dtype": dtype}),  # views of before it counted keep their name
     )
     views, train_split = teacher.stored_views, given["train"]
     pixels, logits = stored_views.store(

@@ -5,9 +5,12 @@ import os
 import pathlib
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 
 from ferjax.cli import InputError
+
+_ABANDONED = 86400  # seconds without a change
 
 
 def check(out: pathlib.Path) -> None:
@@ -44,3 +47,20 @@ def made_whole(out: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def remove_left(folder: pathlib.Path, pattern: str) -> None:
+    """Removes what killed processes left unfinished.
+
+    Args:
+      folder: where it lies.
+      pattern: of the names of files and folders; what changed within the last day may still be at work, and stays.
+    """
+    for left in folder.glob(pattern):
+        with contextlib.suppress(OSError):  # another process does the same, or the folder is read-only
+            if time.time() - left.stat().st_mtime <= _ABANDONED:
+                continue
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink()

@@ -1,10 +1,11 @@
 """What a run writes down: checkpoints, metrics, times. In the process that writes, of several the first."""
 
+import contextlib
 import json
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +14,36 @@ from ferjax import checkpoint, cli, processes
 from ferjax.history import best_row
 from ferjax.spec import ModelSpec
 from ferjax.training import Sums, TrainState
+
+try:
+    import fcntl
+except ImportError:  # Windows, where runs are not kept apart
+    fcntl = None  # type: ignore[assignment]
+
+
+class InUse(cli.InputError):
+    """Another process is training in the folder."""
+
+
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps a run's folder, made if missing, for this process; however the process ends, the kernel lets go of it.
+
+    Raises:
+      InUse: if another process keeps it.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".lock").open("a") as file:  # never removed: a third process would lock a file of its own
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUse(
+                f"another process is training in {workdir}: let it end or stop it, or choose another --workdir"
+            ) from None
+        except OSError:  # a file system without locks, as on some networks: better to train than to refuse
+            pass
+        yield
 
 
 class RunFolder:
@@ -80,11 +111,20 @@ class RunFolder:
         history: list[dict[str, Any]] = []
         if found is not None:
             arrays, meta = found
+            self._check_data(ModelSpec.from_json(meta["spec"]))
             sums, history = Sums(**arrays.pop("sums")), meta["history"]
             state = TrainState(**arrays)
             cli.note(f"continuing {self.workdir} after step {int(state.step)}")
         self._write_metrics(history)
         return state, sums, history
+
+    def _check_data(self, stored: ModelSpec) -> None:
+        there, here = stored.dataset_sha256, self.spec.dataset_sha256
+        if there and here and there != here:  # a contract need not say
+            raise cli.InputError(
+                f"{self.workdir} holds a run on other data: {stored.dataset} has SHA-256 {there[:12]}… there and "
+                f"{here[:12]}… here: choose another --workdir, or prepare the former data again"
+            )
 
     def _write_metrics(self, history: list[dict[str, Any]]) -> None:
         path = self.workdir / "metrics.jsonl"

@@ -25,7 +25,7 @@ import numpy as np
 import tqdm
 
 from ferjax import augment as augmentation
-from ferjax import cli, sampling
+from ferjax import cli, folders, sampling
 from ferjax.data import on_disk
 from ferjax.data.on_disk import DiskImages
 from ferjax.sampling import OrderOf
@@ -79,6 +79,7 @@ def store(
       InputError: if a file of views is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    folders.remove_left(folder, ".view*.part*.npy")
 
     @jax.jit
     def draw(variables: Any, pixels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:

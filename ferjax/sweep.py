@@ -7,6 +7,9 @@
 A star in a configuration's argument stands for the experiments of its paper. Runs that are finished are left, one that
 was stopped goes on, and the table, as Markdown and JSON, is written anew after each. A configuration whose loss.alpha
 is above zero learns from --teacher. Seeds count up from the configuration's own.
+
+The same command may run several times at once, to use more of a machine: each leaves a run that another is training,
+goes on to the next, and asks for it again at its end. The last of them to end writes the whole table.
 """
 
 import argparse
@@ -28,7 +31,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from ferjax import cli, configuration, experiment, weights
+from ferjax import cli, configuration, data, experiment, run_folder, weights
 
 Changes = Mapping[str, Any]
 
@@ -108,8 +111,8 @@ def run(
       command: shown below the table.
 
     Returns:
-      The table's rows. A run that could not be done is named in its row's "failed" and on standard error; two rows
-      of one configuration share their runs.
+      The table's rows. A run that could not be done is named in its row's "failed" and on standard error, as is one
+      that another process trains, which is asked for again at the end; two rows of one configuration share their runs.
 
     Raises:
       InputError: if there are teachers, and no job that learns from one, or a teacher cannot be read.
@@ -121,19 +124,23 @@ def run(
     found: dict[int, dict[int, dict[str, Any]]] = {i: {} for i in range(len(jobs))}  # by the number of the seed
     failed: dict[int, str] = {}
     rows: list[dict[str, Any]] = []
-    for number in range(seeds):
-        for i, job in enumerate(jobs):
-            seed = job.config["fit"].get("seed", 0) + number
-            key = json.dumps([job.config, seed], sort_keys=True)
-            try:
-                if key not in shared:
-                    shared[key] = _one(job, seed, job.folder(workdir, seed), hashes, data_dir)
-                found[i][number] = shared[key]
-            except cli.InputError as error:
+    elsewhere: list[tuple[int, int]] = []  # trained by another process: grows in the first round, is the second
+    for number, i in itertools.chain(itertools.product(range(seeds), range(len(jobs))), elsewhere):
+        job = jobs[i]
+        seed = job.config["fit"].get("seed", 0) + number
+        key = json.dumps([job.config, seed], sort_keys=True)
+        try:
+            if key not in shared:
+                shared[key] = _one(job, seed, job.folder(workdir, seed), hashes, data_dir)
+            found[i][number] = shared[key]
+        except cli.InputError as error:
+            cli.note(f"{job.name}, seed {seed}: {error}")
+            if isinstance(error, run_folder.InUse) and (number, i) not in elsewhere:
+                elsewhere.append((number, i))
+            else:
                 failed[i] = str(error)
-                cli.note(f"{job.name}, seed {seed}: {error}")
-            rows = [_row(job, found[n], failed.get(n), found[0]) for n, job in enumerate(jobs)]
-            _save(rows, workdir, command)
+        rows = [_row(job, found[n], failed.get(n), found[0]) for n, job in enumerate(jobs)]
+        _save(rows, workdir, command)
     return rows
 
 
@@ -146,11 +153,16 @@ def _one(
     if job.taught and teachers:
         config["teacher"] = {**config.get("teacher", {}), "workdirs": list(teachers)}
         asked["teacher"] = {**config["teacher"], "sha256": list(teachers.values())}
+    if sha256 := _data_sha256(config, data_dir):
+        asked["data"]["sha256"] = sha256
     if path.exists():
         done = json.loads(path.read_text())
         theirs = done.pop("config")
-        if "sha256" not in theirs.get("teacher", {}):  # of an older ferjax, which did not write it down
-            asked.get("teacher", {}).pop("sha256", None)
+        for group in ("data", "teacher"):
+            sides = theirs.get(group, {}), asked.get(group, {})
+            if not all("sha256" in side for side in sides):  # an older ferjax did not write it down; data may be gone
+                for side in sides:
+                    side.pop("sha256", None)
         configuration.check_same(folder, theirs, asked)
         return done
     print(f"== {job.name} {dict(job.changes) or ''} seed {seed}", flush=True)
@@ -158,6 +170,8 @@ def _one(
     started = time.perf_counter()
     result = function(config, workdir=folder, data_dir=data_dir, name=job.name)
     jax.clear_caches()  # the next run compiles another step: a long sweep would keep them all
+    if path.exists():  # another process finished it while this one got ready: only that one's seconds are true
+        return {key: value for key, value in json.loads(path.read_text()).items() if key != "config"}
     best = result.best
     done = {
         "seed": seed,
@@ -170,6 +184,15 @@ def _one(
     }
     _write(path, json.dumps({**done, "config": asked}, indent=1))
     return done
+
+
+def _data_sha256(config: Mapping[str, Any], data_dir: str | None) -> str:
+    """Returns the hash of a configuration's data; nothing if they cannot be read, which a finished run need not."""
+    try:
+        group = {**config.get("data", {}), "splits": ()}
+        return configuration.call(data.load, "data", group, data_dir=data_dir).sha256
+    except cli.InputError:
+        return ""
 
 
 def _row(
@@ -305,7 +328,7 @@ def _save(rows: Sequence[Mapping[str, Any]], workdir: pathlib.Path, command: str
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.part{os.getpid()}")  # another process may write the same
     part.write_text(text)
     os.replace(part, path)
 
@@ -345,4 +368,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, interrupted=cli.RESUMES)

@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import chex
 import jax
@@ -115,8 +116,12 @@ def test_a_teacher_of_other_images_is_refused_or_given_them_resized(teachers):
     np.testing.assert_allclose(answer.logits, expected, atol=1e-3)
 
 
-def test_without_a_share_for_the_teacher_it_is_plain_training_to_the_bit(teachers, tmp_path):
-    made = config(augment__rotate=10.0)
+TWO_HEADS = {"name": "deit_tiny_distilled", "depth": 1, "width": 8, "heads": 1, "patch": 8, "grid": [3, 3]}
+
+
+@pytest.mark.parametrize("model", [SMALL["model"], TWO_HEADS], ids=["one head", "two heads"])
+def test_without_a_share_for_the_teacher_it_is_plain_training_to_the_bit(teachers, tmp_path, model):
+    made = config(augment__rotate=10.0) | {"model": dict(model)}
     plain = experiment.train(made, workdir=tmp_path / "plain", data_dir=teachers / "data", progress=False)
     made["loss"]["alpha"] = 0.0
     taught = distill(teachers, tmp_path / "taught", made, ("a", "b"))
@@ -152,7 +157,7 @@ def test_features_of_named_intermediates_come_together(teachers, tmp_path):
 
 def test_a_network_with_a_distillation_token_trains_both_heads(teachers, tmp_path):
     made = config(fit__epochs=1)
-    made["model"] = {"name": "deit_tiny_distilled", "depth": 1, "width": 8, "heads": 1, "patch": 8, "grid": [3, 3]}
+    made["model"] = dict(TWO_HEADS)
     made["loss"] |= {"method": "hard", "alpha": 0.5}
     result = distill(teachers, tmp_path / "run", made)
     start = experiment.init_variables(models.create(**made["model"]), (24, 24, 1), seed=1)
@@ -197,6 +202,40 @@ def test_stored_views_are_answered_as_they_are_stored_and_drawn_once(teachers, t
     os.truncate(tmp_path / "views" / "view001.npy", 1000)
     with pytest.raises(InputError, match=r"stored views in .*views are damaged \(.*cut short.*\); remove that folder"):
         store(views=2)
+
+
+def test_what_a_killed_drawing_left_is_removed_after_a_day(teachers, tmp_path):
+    ages = {".view000.part17.npy": 2, ".view000_logits.part17.npy": 2, ".view001.part18.npy": 0.01, "view009.npy": 2}
+    for name, days in ages.items():
+        (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, (time.time() - 86400 * days,) * 2)
+    spec, _, _ = checkpoint.load(teachers / "a")
+    made = teaching.load([teachers / "a"], spec=spec)
+    stored_views.store(
+        np.zeros((2, *spec.input_shape), np.uint8),
+        views=1,
+        teacher=made.apply,
+        teacher_variables=made.variables,
+        augment=augment.create(),
+        folder=tmp_path,
+        resident_bytes=data.RESIDENT_BYTES,
+    )
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".view001.part18.npy", "view000.npy", "view000_logits.npy", "view009.npy"]
+
+
+def test_a_teacher_of_another_precision_answers_anew(teachers, tmp_path, monkeypatch):
+    folders = []
+
+    def stop(*_, folder, **__):
+        folders.append(folder.name)
+        raise InputError("seen")
+
+    monkeypatch.setattr(stored_views, "store", stop)
+    for more in ({}, {"model__dtype": "float32"}, {"model__dtype": "bfloat16"}):
+        with pytest.raises(InputError, match="seen"):
+            distill(teachers, tmp_path / "run", config(teacher__stored_views=1, loss__alpha=0.5, **more))
+    assert folders[0] == folders[1] != folders[2]
 
 
 def test_every_epoch_takes_one_view_of_each_image_and_in_turn_all():

@@ -1,14 +1,18 @@
 """From a configuration to a checkpoint and its evaluation, on a small network and the embedded faces."""
 
 import copy
+import errno
 import json
+import subprocess
+import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from ferjax import checkpoint, configuration, data, evaluate, experiment, models, objective, scorer
+from ferjax import checkpoint, configuration, data, evaluate, experiment, models, objective, run_folder, scorer
 from ferjax.cli import InputError
 from ferjax.data.__main__ import main as data_command
 from ferjax.data.synthetic import render_faces
@@ -133,6 +137,60 @@ def test_a_workdir_of_another_experiment_is_refused(trained):
         configuration.claim(folder / "odd", config())
 
 
+def test_a_run_is_not_continued_on_other_data(tmp_path):
+    made = {**config(fit__epochs=1, fit__batch_size=8), "data": {"name": "mine"}}
+    options = {"workdir": tmp_path / "run", "data_dir": tmp_path / "data", "progress": False}
+
+    def prepare(name, count):
+        for label in (3, 5):
+            (tmp_path / name / str(label)).mkdir(parents=True, exist_ok=True)
+            for i, face in enumerate(render_faces([label] * count, seed=label, size=24)):
+                Image.fromarray(face[..., 0]).save(tmp_path / name / str(label) / f"{i}.png")
+        arguments = ["--source", str(tmp_path / name), "--name", "mine", "--channels", "1"]
+        data_command(["prepare", "folder", *arguments, "--data-dir", str(tmp_path / "data")])
+
+    prepare("many", 24)
+    first = experiment.train(made, **options)
+    prepare("few", 12)
+    with pytest.raises(InputError, match=r"holds a run on other data: mine has SHA-256 \w{12}… there and \w{12}… here"):
+        experiment.train(made, **options)
+    assert checkpoint.load(tmp_path / "run", "last")[2]["history"] == first.history
+    prepare("many", 24)
+    assert experiment.train(made, **options).history == first.history
+
+
+def test_one_process_at_a_time_trains_in_a_folder(trained, tmp_path):
+    run = tmp_path / "run"
+    keep = f"import pathlib, time; from ferjax import run_folder; run = pathlib.Path({str(run)!r})\n"
+    keep += "with run_folder.alone(run):\n    print('mine', flush=True)\n    time.sleep(600)"
+    unfinished = run / "last" / "000000009.orbax-checkpoint-tmp-0"
+    with subprocess.Popen([sys.executable, "-c", keep], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout.readline() == "mine\n"
+            configuration.claim(run, config())
+            unfinished.mkdir(parents=True)
+            with pytest.raises(InputError, match=f"another process is training in {run}: let it end or stop it"):
+                experiment.train(config(), workdir=run, data_dir=trained[0] / "data", progress=False)
+            assert unfinished.exists()
+        finally:
+            other.kill()
+    result = experiment.train(config(), workdir=run, data_dir=trained[0] / "data", progress=False)
+    assert len(result.history) == 2 and not unfinished.exists()
+
+
+def test_where_nothing_can_be_locked_runs_are_trained_as_before(tmp_path, monkeypatch):
+    def unable(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with run_folder.alone(tmp_path):
+        with pytest.raises(run_folder.InUse), run_folder.alone(tmp_path):
+            pass
+        for module in (types.SimpleNamespace(flock=unable, LOCK_EX=2, LOCK_NB=4), None):
+            monkeypatch.setattr(run_folder, "fcntl", module)
+            with run_folder.alone(tmp_path):
+                pass
+
+
 def test_how_images_are_read_is_no_part_of_the_experiment(trained):
     folder, result = trained
     elsewhere = config(data__resident_bytes=1, data__workers=0)
@@ -158,6 +216,12 @@ def test_the_step_is_compiled_as_the_network_asks(trained, tmp_path, monkeypatch
         ({"model__name": "resnet2"}, "Did you mean 'resnet20'"),
         ({"model__width": [4]}, "Did you mean 'widths'"),
         ({"data__name": "synthetic_face"}, "synthetic_face"),
+        ({"model__widths": 5}, r"widths of baseline_cnn5 must be whole numbers of 1 or more such as .*, got 5"),
+        ({"model__num_classes": 8}, r"config\.model\.num_classes is not set by hand"),
+        ({"data__data_dir": "/x"}, r"config\.data\.data_dir is not set by hand"),
+        ({"fit__workdir": "/x"}, r"config\.fit\.workdir is not set by hand"),
+        ({"fit__ema_decay": 1.0}, r"fit\.ema_decay must be in \[0, 1\), got 1\.0"),
+        ({"fit__ema_decay": -0.1}, r"fit\.ema_decay must be in \[0, 1\), got -0\.1"),
         ({"model__dtype": "float23"}, r"unknown model\.dtype 'float23'. Did you mean 'float32'"),
         ({"fit__batch_size": 0}, r"fit\.batch_size must be 1 or more, got 0"),
         ({"fit__eval_batch_size": 0}, r"fit\.eval_batch_size must be 1 or more, got 0"),

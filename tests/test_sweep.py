@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from test_experiment import SMALL
 
-from ferjax import cli, experiment, sweep
+from ferjax import cli, experiment, run_folder, sweep
 from ferjax.cli import InputError
 
 CONFIG = '''"""A paper."""
@@ -139,6 +139,57 @@ def test_another_teacher_is_another_experiment(paper, runs, shas, tmp_path):
     del done["config"]["teacher"]["sha256"]  # as an older ferjax wrote it
     path.write_text(json.dumps(done))
     assert "failed" not in sweep.run(jobs, **options)[0]
+
+
+def test_other_data_are_another_experiment(paper, runs, tmp_path):
+    manifest = {"image_shape": (24, 24, 1), "mean": [0.5], "std": [0.2], "class_names": ["a", "b"]}
+    folder, known = tmp_path / "data" / "mine", {"counts": {}, "sha256": "1" * 64, **manifest}
+    options = {"seeds": 1, "workdir": tmp_path / "out", "data_dir": tmp_path / "data"}
+    (job,) = sweep.plan([f"{paper}:one"])
+    jobs = [dataclasses.replace(job, config={**job.config, "data": {"name": "mine"}})]
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps(known))
+    assert "failed" not in sweep.run(jobs, **options)[0] and "failed" not in sweep.run(jobs, **options)[0]
+    (folder / "manifest.json").write_text(json.dumps({**known, "sha256": "2" * 64}))
+    assert "another experiment: data.sha256 is 1111" in sweep.run(jobs, **options)[0]["failed"]
+    (path,) = (tmp_path / "out").rglob("result.json")
+    done = json.loads(path.read_text())
+    del done["config"]["data"]["sha256"]  # as an older ferjax wrote it
+    path.write_text(json.dumps(done))
+    assert "failed" not in sweep.run(jobs, **options)[0]
+    path.write_text(json.dumps({**done, "config": {**done["config"], "data": {"name": "mine", "sha256": "1" * 64}}}))
+    assert "failed" in sweep.run(jobs, **options)[0]
+    (folder / "manifest.json").unlink()  # a finished run needs no data to be read
+    assert "failed" not in sweep.run(jobs, **options)[0] and len(runs) == 1
+
+
+def test_a_run_of_another_process_is_left_and_asked_for_again(paper, runs, tmp_path, monkeypatch, capsys):
+    jobs, out = sweep.plan([f"{paper}:one", f"{paper}:two"]), tmp_path / "out"
+    alone = sweep.run(jobs, seeds=1, workdir=tmp_path / "alone")
+    theirs, train, tries = jobs[0].folder(out, 42), experiment.train, []
+
+    def busy(config, *, workdir, **more):
+        tries.append(workdir)
+        if workdir == theirs and len(tries) < 3:
+            raise run_folder.InUse("another process is training")
+        return train(config, workdir=workdir, **more)
+
+    def finished(config, *, workdir, **more):
+        result = busy(config, workdir=workdir, **more)
+        if workdir == theirs:  # by the other process, just before this one came in
+            there = json.loads((jobs[0].folder(tmp_path / "alone", 42) / "result.json").read_text())
+            (workdir / "result.json").write_text(json.dumps({**there, "seconds": 999.0}))
+        return result
+
+    monkeypatch.setattr(experiment, "train", finished)
+    rows = sweep.run(jobs, seeds=1, workdir=out)
+    assert tries == [theirs, jobs[1].folder(out, 42), theirs] and "seed 42: another process" in capsys.readouterr().err
+    assert [row["mean"] for row in rows] == [row["mean"] for row in alone] and rows[0]["seconds"] == 999.0
+    tries.clear()
+    monkeypatch.setattr(experiment, "train", busy)
+    (theirs / "result.json").unlink()
+    rows = sweep.run(jobs, seeds=1, workdir=out)
+    assert tries == [theirs] * 2 and rows[0]["failed"] == "another process is training" and "mean" in rows[1]
 
 
 def test_how_images_are_read_may_change(paper, runs, tmp_path):

@@ -13,13 +13,13 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ferjax import folders
 from ferjax.cli import InputError
 from ferjax.data import on_disk, records
 from ferjax.data.on_disk import DiskImages
@@ -247,9 +247,7 @@ def _tidy(data_dir: Path, name: str) -> None:
     with contextlib.suppress(OSError):  # another process does the same, or the folder is read-only
         if previous.exists() and not final.exists():
             previous.rename(final)
-        for left in data_dir.glob(f".{name}.new-*"):
-            if time.time() - left.stat().st_mtime > 86400:
-                shutil.rmtree(left, ignore_errors=True)
+    folders.remove_left(data_dir, f".{name}.new-*")
 
 
 def read_manifest(data_dir: Path, name: str) -> dict[str, Any] | None:
