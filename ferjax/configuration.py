@@ -47,8 +47,11 @@ def call(function: Callable[..., Any], group: str, values: Mapping[str, Any], **
     """Calls a function with the values of a group, and more that the configuration does not say.
 
     Raises:
-      InputError: for a key that the function does not take, or one that it lacks.
+      InputError: for a key that the function does not take, one that is given beside the configuration, or one that
+        is lacking.
     """
+    if given := [k for k in values if k in more]:
+        raise cli.InputError(f"config.{group}.{given[0]} is not set by hand: the data, another key or a flag say it")
     parameters = inspect.signature(function).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     accepted = [p for p in parameters if p not in more]

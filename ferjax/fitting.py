@@ -31,16 +31,18 @@ class Result(NamedTuple):
     variables: Any
 
 
-def check_sizes(sizes: Mapping[str, int]) -> None:
+def check_sizes(sizes: Mapping[str, Any]) -> None:
     """Checks arguments of `fit` by name, those that there are.
 
     Raises:
-      InputError: for one below its least.
+      InputError: for one outside its range.
     """
     least = {"epochs": 1, "batch_size": 1, "eval_batch_size": 1, "steps_per_dispatch": 0, "patience": 0}
     for key, lowest in least.items():
         if not (value := sizes.get(key, lowest)) >= lowest:
             raise cli.InputError(f"fit.{key} must be {lowest} or more, got {value}")
+    if not 0 <= (decay := sizes.get("ema_decay", 0.0)) < 1:
+        raise cli.InputError(f"fit.ema_decay must be in [0, 1), got {decay}")
 
 
 def fit(
@@ -123,7 +125,7 @@ def fit(
       InputError: for sizes that do not fit, a non-finite loss, or a checkpoint that cannot be written.
     """
     sizes = {"epochs": epochs, "batch_size": batch_size, "eval_batch_size": eval_batch_size, "patience": patience}
-    check_sizes({**sizes, "steps_per_dispatch": steps_per_dispatch})
+    check_sizes({**sizes, "steps_per_dispatch": steps_per_dispatch, "ema_decay": ema_decay})
     count = len(train["labels"]) // views
     steps_per_epoch = count // batch_size
     if not steps_per_epoch:

@@ -1,5 +1,6 @@
 """Stages of training: which parameters a stage trains, what of the optimiser and of the statistics rests meanwhile."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -44,19 +45,19 @@ def create_stages(entries: Sequence[Sequence[Any]], *, epochs: float) -> tuple[S
     plan: list[Stage] = []
     done: float = 0
     for number, entry in enumerate(entries):
-        parts = entry if isinstance(entry, list | tuple) else ()
-        if len(parts) not in (2, 3) or isinstance(parts[1], str) or not parts[1]:
+        if not _is_entry(entry):
             raise cli.InputError(
                 f"optim.stages[{number}] must be (epochs, rules) or (epochs, rules, factor), such as (5, ('^head/',)), "
                 f"got {entry!r}"
             )
         length, rules, factor = (*entry, 1.0)[:3]
-        if length is None and number + 1 == len(entries):
-            length = epochs - done
-        if length is None or not length >= 1 or not 0 < factor < float("inf"):
+        rest = length is None and number + 1 == len(entries)
+        length = epochs - done if rest else length
+        whole = rest or (_is_number(length) and length % 1 == 0)
+        if not whole or length < 1 or not (_is_number(factor) and 0 < factor < math.inf):
             raise cli.InputError(
-                f"optim.stages[{number}] needs 1 epoch or more of the run's {epochs}, and a factor greater than 0; "
-                f"got {tuple(entry)} after {done} epochs; None is for the last stage"
+                f"optim.stages[{number}] needs 1 epoch or more, a whole number, of the run's {epochs}, and a factor "
+                f"greater than 0; got {tuple(entry)} after {done} epochs; None is for the last stage"
             )
         plan.append(Stage(number, int(done), tuple(rules), float(factor)))
         done += length
@@ -65,6 +66,18 @@ def create_stages(entries: Sequence[Sequence[Any]], *, epochs: float) -> tuple[S
             f"optim.stages take {done} of the run's {epochs} epochs: let the last say None for the rest"
         )
     return tuple(plan)
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it has the form (epochs, rules) or (epochs, rules, factor)."""
+    if not isinstance(entry, list | tuple) or len(entry) not in (2, 3):
+        return False
+    rules = entry[1]
+    return isinstance(rules, list | tuple) and bool(rules) and all(isinstance(rule, str) for rule in rules)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def trained(stage: Stage, params: Any, collections: Any) -> tuple[Any, Any]:

@@ -46,6 +46,7 @@ def make_loss(
       feature_weight: of their sum, added to the rest; the mean over several teachers.
       teachers: how many there are.
       heads: see `models.teacher_heads`: the teacher's part goes to the second head (Touvron et al. 2021, eq. 2 and 3).
+        `alpha` is below 1 then, and 0 is the loss without a teacher, of the mean of both.
 
     Raises:
       InputError: for an unknown method, a value outside its range, or a teacher's share without a teacher.
@@ -74,6 +75,11 @@ def make_loss(
     share = ALPHAS[method] if alpha is None else alpha
     if method != "decoupled" and not 0.0 <= share <= 1.0:
         raise cli.InputError(f"loss.alpha must be in [0, 1], got {share!r}; 0 is the labels alone, 1 the teacher alone")
+    if heads and share == 1.0:
+        raise cli.InputError(
+            "loss.alpha=1 teaches nothing to the student's head for the labels, and it answers with the mean of both "
+            "heads: give the labels a share, such as loss.alpha=0.5"
+        )
     if not feature_weight >= 0 or bool(features) != bool(feature_weight):
         raise cli.InputError("loss.features and a positive loss.feature_weight belong together: set both or neither")
     terms["none"] = lambda logits, targets, _, *, alpha, **more: losses.cross_entropy(logits, targets, **more)
@@ -93,7 +99,7 @@ def taps(features: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _answer_loss(term: Callable[..., jax.Array], alpha: float, heads: tuple[str, ...]) -> TaughtLossFn:
     def loss(student: Outputs, targets: jax.Array, taught: Outputs) -> jax.Array:
-        if not heads:
+        if not heads or not alpha:  # the labels alone are learned by what both heads answer together
             return term(student.logits, targets, taught.logits, alpha=alpha)
         labels, distilled = (student.taps[head] for head in heads)
         own = term(labels, targets, taught.logits, alpha=0.0)

@@ -1,5 +1,6 @@
 """Optimisers and schedules, in the words of the papers."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -61,14 +62,14 @@ def create(
       final_learning_rate: where cosine and polynomial end.
       warmup_epochs: linear rise from zero, part of `epochs`.
       decay_epochs: the step schedule's period.
-      decay_rate: the step schedule's factor.
+      decay_rate: the step schedule's factor, above 0 and at most 1.
       power: the polynomial's exponent.
       weight_decay: 0 or more.
       decay_only: regular expressions over parameter paths such as "stage1/block0/conv1/kernel"; a parameter that one of
         them finds is decayed. The default decays all, as torch does.
-      momentum: for sgd.
-      b1: Adam's first moment.
-      b2: Adam's second moment.
+      momentum: for sgd, in [0, 1).
+      b1: Adam's first moment, in [0, 1).
+      b2: Adam's second moment, in [0, 1).
       clip_norm: largest global norm of the gradient, before weight decay; 0 switches it off.
       stages: what is trained when: (epochs, rules) or (epochs, rules, factor on the learning rate) each, such as
         `((5, ("^head/",)), (None, (".*",)))` for a backbone that is frozen for five epochs. Rules are regular
@@ -83,12 +84,19 @@ def create(
     """
     if name not in OPTIMIZERS:
         raise cli.unknown("optimizer", name, OPTIMIZERS)
-    for key, value in (("learning_rate", learning_rate), ("epochs", epochs), ("steps_per_epoch", steps_per_epoch)):
-        if not value > 0:
-            raise cli.InputError(f"optim.{key} must be positive, got {value}")
-    for key, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm), ("warmup_epochs", warmup_epochs)):
-        if not value >= 0:
-            raise cli.InputError(f"optim.{key} must not be negative, got {value}")
+    lengths = {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "decay_epochs": decay_epochs}
+    for key, value in {"learning_rate": learning_rate, **lengths, "power": power}.items():
+        if not 0 < value < math.inf:
+            raise cli.InputError(f"optim.{key} must be finite and positive, got {value}")
+    strengths = {"weight_decay": weight_decay, "clip_norm": clip_norm, "warmup_epochs": warmup_epochs}
+    for key, value in {**strengths, "final_learning_rate": final_learning_rate}.items():
+        if not 0 <= value < math.inf:
+            raise cli.InputError(f"optim.{key} must be finite and not negative, got {value}")
+    for key, value in {"momentum": momentum, "b1": b1, "b2": b2}.items():
+        if not 0 <= value < 1:
+            raise cli.InputError(f"optim.{key} must be in [0, 1), got {value}")
+    if not 0 < decay_rate <= 1:
+        raise cli.InputError(f"optim.decay_rate must be above 0 and at most 1, got {decay_rate}")
     rate = create_schedule(
         schedule,
         peak=learning_rate,
@@ -144,7 +152,8 @@ def prune(
       keep_zeros: whether what is zero at the start stays so, also where `sparsity` is 0.
 
     Raises:
-      InputError: for an unknown name or a value outside its range; when initialised, for a rule that finds nothing.
+      InputError: for an unknown name or a value outside its range; when initialised, for a rule that finds nothing, or
+        for what a stage freezes while it is pruned.
     """
     if not begin_epochs >= 0 or not ramp_epochs >= 0 or begin_epochs + ramp_epochs > epochs:
         raise cli.InputError(
@@ -153,10 +162,11 @@ def prune(
         )
     begin = round(begin_epochs * steps_per_epoch)
     last = round(epochs * steps_per_epoch) - 1  # the run's last update has to prune, too
+    begin, end = min(begin, last), min(begin + round(ramp_epochs * steps_per_epoch), last)
     transform = pruning.prune(
         sparsity,
-        begin=min(begin, last),
-        end=min(begin + round(ramp_epochs * steps_per_epoch), last),
+        begin=begin,
+        end=end,
         frequency=frequency,
         score=score,
         distribution=distribution,
@@ -165,6 +175,14 @@ def prune(
         keep=keep,
         keep_zeros=keep_zeros,
     )
+    if sparsity:
+        ends = [*(stage.first_epoch for stage in optimizer.stages[1:]), epochs]
+        meanwhile = [
+            stage
+            for stage, done in zip(optimizer.stages, ends, strict=True)
+            if stage.first_epoch * steps_per_epoch <= end and begin < done * steps_per_epoch
+        ]
+        transform = _of_what_is_trained(transform, meanwhile)
     return optimizer._replace(tx=optax.chain(optimizer.tx, transform)) if sparsity or keep_zeros else optimizer
 
 
@@ -200,3 +218,23 @@ def create_schedule(
     if not warmup_steps:
         return body
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), body], [warmup_steps])
+
+
+def _of_what_is_trained(
+    transform: optax.GradientTransformationExtraArgs, stages: Sequence[Stage]
+) -> optax.GradientTransformationExtraArgs:
+    """Has pruning refuse, when initialised, what one of these stages freezes: it would count as zero and stay."""
+
+    def init(params: Any) -> Any:
+        state = transform.init(params)
+        for stage in stages:
+            trained = pruning.layers.flat(path_mask(stage.trainable, params))
+            if frozen := [name for name in state.masks if not trained[name]]:
+                raise cli.InputError(
+                    f"optim.stages[{stage.number}] freezes {frozen[0]} while it is pruned ({len(frozen)} are): leave "
+                    "it out by prune.rules or prune.keep, or prune while it is trained, by prune.begin_epochs and "
+                    "prune.ramp_epochs"
+                )
+        return state
+
+    return optax.GradientTransformationExtraArgs(init, transform.update)

@@ -40,7 +40,7 @@ def prepare(
     variables: Mapping[str, Any],
     *,
     images: np.ndarray,
-    steps_per_epoch: int,
+    batches_per_epoch: int,
     dtype: Any = jnp.float32,
     bits: int = 0,
     observer: str = "min_max",
@@ -54,7 +54,7 @@ def prepare(
       spec: its contract, in floats.
       variables: to begin with.
       images: uint8 (N, H, W, C) training images, of which 256 show the ranges that training starts from.
-      steps_per_epoch: for `freeze_epochs`.
+      batches_per_epoch: in one pass over the training set, each micro-batch counted, for `freeze_epochs`.
       dtype: of the computation.
       bits: of the weights, 8 or 4, activations have 8; 0 stays in floats.
       observer: what a batch says about a range: "min_max" its ends, "percentile" what lies between percentiles.
@@ -80,7 +80,7 @@ def prepare(
         module = network.create(spec, dtype=dtype).module
         return Prepared(spec, dict(variables), module, module.apply)
     observe = quantized.percentile(percentile) if observer == "percentile" else quantized.min_max
-    freeze = round(freeze_epochs * steps_per_epoch) if freeze_epochs else None
+    freeze = round(freeze_epochs * batches_per_epoch) if freeze_epochs else None
     spec, variables = quantise(spec, variables, images, bits=bits, observe=observe)
     if freeze is not None:
         variables["ranges"] = {**variables["ranges"], "seen": jnp.zeros((), jnp.float32)}

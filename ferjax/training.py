@@ -141,7 +141,7 @@ def make_train_step(
       teacher: (its variables, batch as augmented) -> `Outputs`; it sees the student's images in 0..1, before
         normalisation, and no gradient reaches it. See `ferjax.teaching.load`.
       taps: names of the student's intermediates that the loss with a teacher reads.
-      ema_decay: 0 for none; else the average's decay, with a warm-up min(decay, (1 + step) / (10 + step)).
+      ema_decay: 0 for none; else the average's decay below 1, with a warm-up min(decay, (1 + step) / (10 + step)).
       seed: of dropout and augmentation.
       stage: which parameters are trained. The others, and the statistics of their modules, stay as they are to the
         bit, and no gradient is computed for them.

@@ -1,6 +1,7 @@
 """Quantisation-aware training and pruning as a user runs them: by configuration, alone and together with a teacher."""
 
 import copy
+import functools
 
 import jax
 import numpy as np
@@ -90,6 +91,16 @@ def test_a_killed_run_ends_to_the_bit_and_its_ranges_stay_once_frozen(dense, tmp
     assert len(first) > 5 and all(first[name] == second[name] for name in first)
 
 
+def test_ranges_move_for_as_many_epochs_however_a_batch_is_cut(dense, tmp_path):
+    def ranges(**changes):
+        made = qat(dense, quant__decay=0.5, fit__epochs=1, fit__accumulate=2, **changes)
+        return train(dense, tmp_path / str(len(changes)), made).variables["ranges"]
+
+    always, an_epoch = ranges(), dict(ranges(quant__freeze_epochs=1.0))
+    assert float(an_epoch.pop("seen")) == 3 * 2
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), an_epoch, always)
+
+
 def test_pruning_is_exact_in_the_average_and_the_best_epoch_is_a_sparse_one(dense, tmp_path):
     made = config(
         init__workdir=str(dense / "run"),
@@ -151,6 +162,10 @@ def test_a_student_is_pruned_quantised_and_distilled_at_once(rounded, tmp_path):
         ({"prune__sparsity": 0.5, "prune__rules": ("stm/",)}, "the rule 'stm/' matches no parameter"),
         ({"prune__sparsity": 0.999, "prune__distribution": "uniform"}, "prunes .* away"),
         ({"prune__sparsity": 0.5, "prune__ramp_epochs": 9.0}, "must end within the run's 2 epochs"),
+        (
+            {"prune__sparsity": 0.5, "optim__stages": [[1, ["^head/"]], [None, [".*"]]]},
+            r"optim\.stages\[0\] freezes conv1/conv/kernel while it is pruned",
+        ),
         ({"init__network": True}, "init.network takes the network of a run: set init.workdir"),
     ],
 )

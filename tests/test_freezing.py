@@ -12,6 +12,7 @@ import quick
 import tiny
 
 from ferjax import augment, checkpoint, feeding, fitting, freezing, models, optim, training
+from ferjax import prune as pruning
 from ferjax.cli import InputError
 from ferjax.history import best_row
 
@@ -84,6 +85,12 @@ def test_stages_read_from_plain_values():
         (((10, (".*",)), (None, (".*",))), r"stages\[1\] needs 1 epoch .*of the run's 10.* after 10 epochs"),
         (((5, (".*",), 0.0), (None, (".*",))), "a factor greater than 0"),
         (((5, (".*",)), (4, (".*",))), "take 9 of the run's 10 epochs"),
+        ((("5", (".*",)), (None, (".*",))), r"stages\[0\] needs 1 epoch or more, a whole number, .*got \('5', "),
+        (((2.5, (".*",)), (7.5, (".*",))), r"stages\[0\] needs 1 epoch or more, a whole number, .*got \(2\.5, "),
+        (((True, (".*",)), (9, (".*",))), r"stages\[0\] needs 1 epoch or more, a whole number"),
+        (((5, (".*",), "0.1"), (None, (".*",))), "a factor greater than 0"),
+        (((5, (7,)), (None, (".*",))), r"stages\[0\] must be \(epochs, rules\)"),
+        (((5, 7), (None, (".*",))), r"stages\[0\] must be \(epochs, rules\)"),
     ],
 )
 def test_stages_that_make_no_sense_are_named(stages, message):
@@ -96,6 +103,61 @@ def test_a_rule_that_finds_nothing_is_named_before_anything_is_trained(tmp_path)
     with pytest.raises(InputError, match=r"'\^layer9_' matches no parameter.*backbone/bn/scale"):
         fit(tmp_path, made=made)
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+WHOLE_FIRST = ((2, (".*",)), (None, ("^head/",)))
+
+
+def prune(made, **more):
+    return optim.prune(made, steps_per_epoch=6, epochs=5, **{"sparsity": 0.5, "rules": ("kernel$", "scale$"), **more})
+
+
+@pytest.mark.parametrize(
+    ("stages", "settings", "frozen_in"),
+    [
+        (HEAD_FIRST, {}, 0),
+        (HEAD_FIRST, {"begin_epochs": 1.9, "ramp_epochs": 1.0}, 0),
+        (HEAD_FIRST, {"begin_epochs": 2.0, "ramp_epochs": 3.0}, None),
+        (HEAD_FIRST, {"keep": ("scale$",)}, None),
+        (WHOLE_FIRST, {"ramp_epochs": 2.0}, 1),
+        (WHOLE_FIRST, {"ramp_epochs": 1.8}, None),
+        (((None, ("^head/",)),), {}, 0),
+        ((), {}, None),
+    ],
+)
+def test_nothing_is_pruned_while_a_stage_freezes_it(stages, settings, frozen_in):
+    made = prune(optimizer(stages=stages), **settings)
+    if frozen_in is None:
+        made.tx.init(variables()["params"])
+        return
+    said = rf"optim\.stages\[{frozen_in}\] freezes backbone/bn/scale while it is pruned .*prune\.keep.*begin_epochs"
+    with pytest.raises(InputError, match=said):
+        made.tx.init(variables()["params"])
+
+
+def test_what_goes_with_a_pruned_filter_has_to_be_trained_too():
+    layer = {"conv": {"kernel": jnp.ones((3, 3, 2, 4))}, "bn": {"scale": jnp.ones(4)}}
+    made = prune(optimizer(stages=((None, ("kernel$",)),)), rules=("kernel$",), structure="filter")
+    with pytest.raises(InputError, match="freezes a/bn/scale while"):
+        made.tx.init({"a": layer})
+    zeros = prune(optimizer(stages=((None, ("bn/",)),)), rules=("kernel$",), sparsity=0.0, keep_zeros=True)
+    zeros.tx.init({"a": layer})  # what is zero and frozen stays zero
+
+
+def test_what_was_pruned_and_is_frozen_later_is_zero_in_parameters_and_average():
+    made = prune(optimizer(stages=WHOLE_FIRST))
+    state = training.init_state(variables(), made.tx, ema=True)
+    for stage in made.stages:
+        step = training.make_train_step(
+            apply_fn, tiny.loss_fn, made.tx, num_classes=3, mean=(0.5,), std=(0.25,), ema_decay=0.9, stage=stage
+        )
+        for seed in range(2):
+            state, _ = jax.jit(step)(state, tiny.faces(8, seed=seed))
+    masks = pruning.find_masks(state.opt_state)
+    assert float(pruning.masked_share(masks)) == 0.5
+    for name, mask in masks.items():
+        for tree in (state.params, state.ema["params"]):
+            np.testing.assert_array_equal(pruning.layers.flat(tree)[name] != 0, mask)
 
 
 def test_statistics_rest_with_the_parameters_of_their_module():

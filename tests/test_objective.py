@@ -38,6 +38,16 @@ def test_with_two_heads_labels_and_teacher_have_one_each(method):
     np.testing.assert_allclose(loss(student, TARGETS, Outputs(TAUGHT, {})), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["soft", "hard"])
+def test_two_heads_without_a_share_for_the_teacher_learn_the_labels_by_what_they_answer_together(method):
+    heads = models.teacher_heads(models.create("deit_tiny_distilled"))
+    settings = {"faces": three_classes(), "label_smoothing": 0.1}
+    loss = objective.make_loss(**settings, teachers=1, heads=heads, method=method, alpha=0.0)
+    student = Outputs(LOGITS, dict.fromkeys(heads, np.full_like(LOGITS, np.nan)))
+    plain = objective.make_loss(**settings)(LOGITS, TARGETS)
+    np.testing.assert_array_equal(loss(student, TARGETS, Outputs(TAUGHT, {})), plain)
+
+
 @pytest.mark.parametrize(
     ("method", "function", "alpha"),
     [
@@ -68,6 +78,7 @@ def test_the_decoupled_loss_is_the_one_of_its_name(alpha):
         ({"method": "decoupled", "temperature": -1.0}, "temperature must be greater than 0"),
         ({"method": "sft"}, "Did you mean 'soft'"),
         ({"method": "decoupled", "heads": ("class_logits", "distillation_logits")}, "takes one head"),
+        ({"alpha": 1.0, "heads": ("class_logits", "distillation_logits")}, r"loss\.alpha=1 .* head for the labels"),
         ({"focal_gamma": 2.0}, "do not combine"),
         ({"features": ["stage1"], "feature_weight": 1.0}, "STUDENT:TEACHER"),
         ({"features": ["stage1:stage1"]}, "belong together"),

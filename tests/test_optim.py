@@ -101,9 +101,18 @@ def test_path_mask_and_its_errors():
     [
         ({"name": "adamm"}, "Did you mean 'adam'"),
         ({"schedule": "cosin"}, "Did you mean 'cosine'"),
-        ({"learning_rate": 0}, "learning_rate must be positive"),
-        ({"weight_decay": -1}, "weight_decay must not be negative"),
+        ({"learning_rate": 0}, "learning_rate must be finite and positive"),
+        ({"weight_decay": -1}, "weight_decay must be finite and not negative"),
         ({"warmup_epochs": 10}, "warm-up takes 100 of 100"),
+        ({"learning_rate": float("inf")}, r"optim\.learning_rate must be finite and positive, got inf"),
+        ({"momentum": 1.5}, r"optim\.momentum must be in \[0, 1\), got 1\.5"),
+        ({"b1": -0.1}, r"optim\.b1 must be in \[0, 1\), got -0\.1"),
+        ({"b2": 1.0}, r"optim\.b2 must be in \[0, 1\), got 1\.0"),
+        ({"decay_rate": -1}, r"optim\.decay_rate must be above 0 and at most 1, got -1"),
+        ({"decay_rate": 5}, r"optim\.decay_rate must be above 0 and at most 1, got 5"),
+        ({"decay_epochs": -3}, r"optim\.decay_epochs must be finite and positive, got -3"),
+        ({"power": -2}, r"optim\.power must be finite and positive, got -2"),
+        ({"final_learning_rate": -1}, r"optim\.final_learning_rate must be finite and not negative, got -1"),
     ],
 )
 def test_wrong_settings_are_named(bad, message):

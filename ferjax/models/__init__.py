@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.cli import unknown
-from ferjax.models import baseline, convolution, deit, mobilenet, resemotenet, resnet, xception
+from ferjax.models import arguments, baseline, convolution, deit, mobilenet, resemotenet, resnet, xception
 
 __all__ = [
     "OUTPUTS",
@@ -68,15 +68,18 @@ def create(name: str, *, num_classes: int = 7, dtype: Any = jnp.float32, **kwarg
       The module.
 
     Raises:
-      InputError: if the name or an argument is unknown.
+      InputError: if the name or an argument is unknown, or an argument is nothing that its field takes.
     """
     make = _entry(name).make
     cls: Any = make.func if isinstance(make, partial) else make
-    accepted = [f.name for f in dataclasses.fields(cls) if f.name not in ("parent", "name", "dtype", "num_classes")]
-    for key in kwargs:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    accepted = [key for key in fields if key not in ("parent", "name", "dtype", "num_classes")]
+    values = {key: _tuples(value) for key, value in kwargs.items()}
+    for key, value in values.items():
         if key not in accepted:
             raise unknown(f"argument of {name}", key, accepted)
-    return make(num_classes=num_classes, dtype=dtype, **{k: _tuples(v) for k, v in kwargs.items()})
+        arguments.check(name, fields[key], value, default=getattr(make(), key))
+    return make(num_classes=num_classes, dtype=dtype, **values)
 
 
 def list_models() -> list[str]:

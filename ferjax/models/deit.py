@@ -95,8 +95,14 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps tokens (N, T, D) to (N, T, D)."""
+        """Maps tokens (N, T, D) to (N, T, D).
+
+        Raises:
+          InputError: if the heads cannot share the width.
+        """
         n, t, d = x.shape
+        if d % self.heads:
+            raise InputError(f"{d}-wide tokens cannot be shared by {self.heads} heads")
         q, k, v = (
             part.reshape(n, t, self.heads, d // self.heads).transpose(0, 2, 1, 3)
             for part in jnp.split(QuantPoint(name="q_qkv")(dense(3 * d, self.dtype, "qkv")(x)), 3, axis=-1)

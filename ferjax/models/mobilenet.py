@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.cli import InputError
+from ferjax.models.arguments import is_whole
 from ferjax.models.layers import ConvNormAct, Head, QuantPoint, SqueezeExcite, global_average_pool, tap
 
 
@@ -188,11 +189,18 @@ class MobileNetV3Small(nn.Module):
             output = tuple(divisible(self.width * row.output) for row in ROWS)
             squeezed = tuple(divisible(e // 4) if row.squeeze else 0 for e, row in zip(expanded, ROWS, strict=True))
             return Widths(divisible(self.width * 16), expanded, output, squeezed, 6 * output[-1])
-        if len(self.widths) != 5 or any(len(part) != len(ROWS) for part in self.widths[1:4]):
+        if not _fit_the_table(self.widths):
             raise InputError(
                 f"widths must be [stem, {len(ROWS)} expanded, {len(ROWS)} output, {len(ROWS)} squeezed, last]"
             )
         return Widths(*self.widths)
+
+
+def _fit_the_table(widths: tuple[Any, ...]) -> bool:
+    if len(widths) != 5 or not all(isinstance(part, tuple) and len(part) == len(ROWS) for part in widths[1:4]):
+        return False
+    stem, expanded, output, squeezed, last = widths
+    return all(map(is_whole, (stem, *expanded, *output, last))) and all(is_whole(width, 0) for width in squeezed)
 
 
 MicroExpNet = partial(MobileNetV3Small, attention=144, head_hidden=(256,), head_dropout=(0.0, 0.4), head_act="relu")

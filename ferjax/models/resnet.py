@@ -147,8 +147,12 @@ class ResNet(nn.Module):
         """Returns the channels inside each block, in order.
 
         Raises:
-          InputError: if `hidden` does not have one entry per block.
+          InputError: if `widths` does not have one entry per stage, or `hidden` one per block.
         """
+        if len(self.depths) != len(self.widths):
+            raise InputError(
+                f"a residual network needs one entry per stage: got depths {self.depths} and widths {self.widths}"
+            )
         own = [
             (w // 4, w // 4) if self.bottleneck else (w,)
             for depth, w in zip(self.depths, self.widths, strict=True)

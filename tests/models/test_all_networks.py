@@ -92,6 +92,42 @@ def test_steps_on_embedded_faces_move_every_parameter(name, kwargs):
         assert np.any(np.asarray(old) != np.asarray(new))
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("resnet20", {"widths": (16, 32)}, r"one entry per stage: got depths \(3, 3, 3\) and widths \(16, 32\)"),
+        ("resnet20", {"widths": 5}, r"widths of resnet20 must be whole numbers of 1 or more such as \(16, .*, got 5"),
+        ("resnet20", {"widths": [16, 0, 32]}, r"whole numbers of 1 or more .*, got \(16, 0, 32\)"),
+        ("resnet20", {"depths": [1, 1.5, 1]}, r"depths of resnet20 must be whole numbers .*, got \(1, 1\.5, 1\)"),
+        ("resnet20", {"hidden": [16] * 9}, "hidden of resnet20 must be tuples of whole numbers of 1 or more, got"),
+        ("resnet20", {"stem_width": "wide"}, "stem_width of resnet20 must be a whole number of 1 or more, got 'wide'"),
+        ("resnet18", {"head_dropout": 0.5}, r"head_dropout of resnet18 must be numbers, got 0\.5"),
+        ("resnet18", {"bottleneck": "yes"}, "bottleneck of resnet18 must be True or False, got 'yes'"),
+        ("mini_xception", {"widths": 16}, "widths of mini_xception must be whole numbers"),
+        ("mini_xception", {"stem_widths": (8, -8)}, r"stem_widths of mini_xception .*such as \(8, 8\), got \(8, -8\)"),
+        ("resemotenet", {"stem_widths": 64}, "stem_widths of resemotenet must be whole numbers"),
+        ("baseline_cnn3", {"widths": "wide"}, "widths of baseline_cnn3 must be whole numbers"),
+        ("baseline_cnn5", {"head_dropout": (0.5,)}, r"head_dropout of baseline_cnn5 must be a number, got \(0\.5,\)"),
+        ("deit_tiny", {"grid": (6,)}, r"grid of deit_tiny must be 2 whole numbers .*such as \(14, 14\), got \(6,\)"),
+        ("deit_attention_free", {"grid": 6}, "grid of deit_attention_free must be 2 whole numbers"),
+        ("deit_tiny", {"hidden": 768}, "hidden of deit_tiny must be whole numbers of 1 or more, got 768"),
+        ("deit_tiny", {"depth": 2.5}, r"depth of deit_tiny must be a whole number of 1 or more, got 2\.5"),
+        ("deit_tiny", {"heads": 5}, "192-wide tokens cannot be shared by 5 heads"),
+        ("deit_tiny", {"act": 1}, "act of deit_tiny must be text, got 1"),
+        ("mobilenetv3_small", {"widths": [16, 1, 1, 1, 96]}, r"widths must be \[stem, 11 expanded, "),
+        ("mobilenetv3_small", {"widths": [16, [0] * 11, [8] * 11, [0] * 11, 96]}, r"widths must be \[stem, 11 "),
+        ("baseline_cnn3", {"head_dropout": 1.5}, r"head_dropout of baseline_cnn3 must be in \[0, 1\), got 1.5"),
+        ("microexpnet", {"head_dropout": (0.0, -0.1)}, r"head_dropout of microexpnet must be in \[0, 1\)"),
+        ("microexpnet", {"widths": 16}, "widths of microexpnet must be a tuple, got 16"),
+        ("microexpnet", {"attention": -1}, "attention of microexpnet must be a whole number of 0 or more, got -1"),
+    ],
+)
+def test_an_argument_of_another_form_is_named(name, arguments, message):
+    x = jax.ShapeDtypeStruct((1, 48, 48, 1), jnp.float32)
+    with pytest.raises(InputError, match=message):
+        jax.eval_shape(functools.partial(models.create(name, **arguments).init, train=False), jax.random.key(0), x)
+
+
 @pytest.mark.parametrize(("name", "kwargs"), NETWORKS)
 def test_named_intermediates_come_on_request_only(name, kwargs):
     module, variables, batch = prepare(name, kwargs)
