@@ -86,7 +86,8 @@ def export_torch(network: str, spec: ModelSpec, path: pathlib.Path) -> pathlib.P
     """Writes the same network from PyTorch, with random weights, as ONNX.
 
     Raises:
-      InputError: if PyTorch has no such network, or its network has another number of parameters than ours.
+      InputError: if PyTorch has no such network, or not with these arguments, or its network has another number of
+        parameters than ours.
     """
     import torch
 
@@ -95,7 +96,11 @@ def export_torch(network: str, spec: ModelSpec, path: pathlib.Path) -> pathlib.P
     if network not in torch_models.list_models():
         raise cli.unknown("network for PyTorch", network, torch_models.list_models())
     torch.manual_seed(0)
-    model = torch_models.create(network, len(spec.class_names)).eval()
+    try:
+        model = torch_models.create(network, len(spec.class_names), **spec.architecture_args).eval()
+    except TypeError as error:
+        given = ", ".join(spec.architecture_args)
+        raise cli.InputError(f"PyTorch's {network} has no {given}: export one without") from error
     parameters = sum(p.numel() for p in model.parameters())
     if parameters != spec.parameters:
         raise cli.InputError(

@@ -77,9 +77,9 @@ MOBILENET_V3_SMALL = [
 ]
 
 
-def mobilenet_features(channels):
+def mobilenet_features(channels, stem_stride):
     conv = partial(conv_norm, eps=1e-3)
-    layers = [conv(channels, 16, 3, 2, nn.Hardswish)]
+    layers = [conv(channels, 16, 3, stem_stride, nn.Hardswish)]
     inputs = 16
     for kernel, expanded, outputs, squeeze, act, stride in MOBILENET_V3_SMALL:
         block = [conv(inputs, expanded, 1, 1, act)] if expanded != inputs else []
@@ -92,15 +92,15 @@ def mobilenet_features(channels):
     return nn.Sequential(*layers, conv(inputs, 576, 1, 1, nn.Hardswish))
 
 
-def mobilenetv3_small(num_classes):
+def mobilenetv3_small(num_classes, stem_stride=2):
     head = [nn.Linear(576, 1024), nn.Hardswish(inplace=True), nn.Dropout(0.2), nn.Linear(1024, num_classes)]
-    return nn.Sequential(mobilenet_features(3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
+    return nn.Sequential(mobilenet_features(3, stem_stride), nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
 
 
-def microexpnet(num_classes):
+def microexpnet(num_classes, stem_stride=2):
     head = [nn.Linear(576, 256), nn.ReLU(inplace=True), nn.Dropout(0.4), nn.Linear(256, num_classes)]
     squeeze = SqueezeExcite(576, 144, torch.sigmoid)
-    return nn.Sequential(mobilenet_features(1), squeeze, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
+    return nn.Sequential(mobilenet_features(1, stem_stride), squeeze, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
 
 
 class SamePool(nn.Module):
@@ -176,17 +176,21 @@ _MODELS = {
 }
 
 
-def create(name, num_classes=7):
+def create(name, num_classes=7, **arguments):
     """Returns the network of a registry name, for images of the registry's default size.
 
     Args:
       name: one of `list_models()`.
       num_classes: number of logits.
+      **arguments: the registry's, those that are known here: `stem_stride` of the MobileNets.
 
     Returns:
       An nn.Module that maps (N, C, H, W) to (N, num_classes).
+
+    Raises:
+      TypeError: for another argument.
     """
-    return _MODELS[name](num_classes)
+    return _MODELS[name](num_classes, **arguments)
 
 
 def list_models():

@@ -1,10 +1,12 @@
 import json
 import sys
+import types
 
 import pytest
 import small_files
 from small_files import GRAY
 
+import benchmarks
 from benchmarks import tables, torch_export
 from ferjax.benchmark import measuring
 from ferjax.cli import InputError
@@ -58,6 +60,29 @@ def test_the_command_saves_a_row_for_each_number_of_threads(folder, no_torch, mo
     rows = json.loads((tmp_path / "results" / "export_latency.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["linear, 1", "linear, 2"]
     assert rows[0]["all"] == {k: v for k, v in MEDIANS.items() if k != "torch.onnx"}
+
+
+def test_pytorchs_network_has_the_arguments_of_ours(monkeypatch, tmp_path):
+    made, export_torch = [], torch_export.export_torch
+
+    def create(name, classes, *, stem_stride=2):
+        made.append((name, classes, stem_stride))
+        weight = types.SimpleNamespace(numel=lambda: GRAY.parameters)
+        network = types.SimpleNamespace(parameters=lambda: [weight])
+        network.eval = lambda: network
+        return network
+
+    onnx = types.SimpleNamespace(export=lambda *_, **__: None)
+    stands_in = types.SimpleNamespace(manual_seed=lambda seed: None, zeros=lambda *shape: shape, onnx=onnx)
+    networks = types.SimpleNamespace(create=create, list_models=lambda: ["linear"])
+    monkeypatch.setitem(sys.modules, "torch", stands_in)
+    monkeypatch.setitem(sys.modules, "benchmarks.torch_models", networks)
+    monkeypatch.setattr(benchmarks, "torch_models", networks, raising=False)
+    for arguments in ({}, {"stem_stride": 1}):
+        export_torch("linear", GRAY.replace(architecture_args=arguments), tmp_path / "torch.onnx")
+    assert made == [("linear", 3, 2), ("linear", 3, 1)]
+    with pytest.raises(InputError, match="PyTorch's linear has no widths: export one without"):
+        export_torch("linear", GRAY.replace(architecture_args={"widths": (1, 2)}), tmp_path / "torch.onnx")
 
 
 def test_folders_without_what_is_compared_are_refused(tmp_path):
