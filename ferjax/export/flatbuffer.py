@@ -100,6 +100,35 @@ def in_floats(blob: bytes, operation: str) -> bytes:
     return _pack(model)
 
 
+def unpacked_weights(blob: bytes, operation: str) -> bytes:
+    """Returns the file with one kind of operation computed in floats where floats met int8 weights; these stay int8.
+
+    The runtime turns the weights into floats once, when it loads the file.
+
+    Args:
+      blob: a TFLite file.
+      operation: one whose weights are its second input, such as DEPTHWISE_CONV_2D; the file is returned as it is where
+        there is none.
+    """
+    model = _unpack(blob)
+    graph = model.subgraphs[0]
+    names, types = [_name(code) for code in model.operatorCodes], _names_of("TensorType")
+    unpacking: dict[int, tuple[int, Any]] = {}  # the integers' tensor -> that of the floats, and what fills it
+    for op in graph.operators:
+        if names[op.opcodeIndex] != operation:
+            continue
+        given, weights = op.inputs[:2]
+        if [types[graph.tensors[index].type] for index in (given, weights)] == ["FLOAT32", "INT8"]:
+            if weights not in unpacking:
+                twin = _float_twin(graph, weights)
+                unpacking[weights] = twin, _operator(model, "DEQUANTIZE", weights, twin)
+            op.inputs = np.array([given, unpacking[weights][0], *op.inputs[2:]], np.int32)
+    if not unpacking:
+        return blob
+    graph.operators = [*(op for _, op in unpacking.values()), *graph.operators]
+    return _pack(model)
+
+
 def quantize_channels(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns int8 weights in -127 … 127 and their float32 scales, one for each index along `axis`."""
     others = tuple(a for a in range(weights.ndim) if a != axis)

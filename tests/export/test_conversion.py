@@ -107,6 +107,7 @@ EACH_ONCE = [
     ("microexpnet", "onnx", "none"),
     ("microexpnet", "tflite", "int8"),
     ("resnet20", "tflite", "dynamic"),
+    ("microexpnet", "tflite", "dynamic"),
     ("deit_tiny", "onnx", "none"),
     ("deit_tiny", "onnx", "dynamic"),
 ]
@@ -173,6 +174,14 @@ def test_hard_swish_stays_float_among_integers():
     made = blob("microexpnet", "tflite", "int8")
     assert flatbuffer.tensor_types(made, "HARD_SWISH", 0) == {"FLOAT32"}
     assert flatbuffer.tensor_types(made, "CONV_2D", 1) == {"INT8"}
+
+
+def test_depthwise_convolutions_stay_float_where_ranges_are_found_for_each_image():
+    made = blob("microexpnet", "tflite", "dynamic")
+    assert flatbuffer.tensor_types(made, "DEPTHWISE_CONV_2D", 1) == {"FLOAT32"}
+    assert "INT8" in flatbuffer.tensor_types(made, "CONV_2D", 1)
+    assert flatbuffer.tensor_types(made, "DEQUANTIZE", 0) == {"INT8"}  # their weights, stored as they were
+    assert flatbuffer.unpacked_weights(made, "DEPTHWISE_CONV_2D") == made
 
 
 def test_weights_only_are_smaller_and_unpacked_once(tmp_path):
