@@ -6,6 +6,7 @@ import tempfile
 from typing import Any
 
 from ferjax import _model_file
+from ferjax.runtime import engine
 
 
 def node_counts(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -19,8 +20,9 @@ def node_counts(path: str | os.PathLike[str]) -> tuple[int, int]:
 def _litert_counts(path: str | os.PathLike[str]) -> tuple[int, int]:
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(path))
-    interpreter.allocate_tensors()
+    with engine.quiet():
+        interpreter = Interpreter(str(path))
+        interpreter.allocate_tensors()
     nodes = interpreter._get_ops_details()
     own = [node for node in nodes if node["op_name"] != "DELEGATE"]
     # A delegate is listed behind the nodes that it replaces and has their outputs.

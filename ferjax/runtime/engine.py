@@ -103,7 +103,7 @@ def saturates() -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps LiteRT, which no setting silences, from writing about its delegate on standard error."""
     try:
         kept = os.dup(2)
@@ -126,7 +126,7 @@ def _litert(path: pathlib.Path, threads: int) -> Engine:
     except ImportError as error:
         raise InputError(f"{path} needs ai-edge-litert: pip install ai-edge-litert, or take an .onnx file") from error
     try:
-        with _quiet():
+        with quiet():
             interpreter = Interpreter(str(path), num_threads=threads)
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
