@@ -100,7 +100,7 @@ def row(
         "bytes": file.stat().st_size if file else None,
         "epochs": epochs(runs[0]),
         "best_epoch": meta["step"] // meta["history"][0]["step"],
-        "minutes": minutes(runs[0], images=meta["history"][0]["step"] * meta["config"]["fit"]["batch_size"]),
+        "minutes": minutes(runs[0]),
         "seed": meta["config"]["fit"]["seed"],
         "confusion": scored["confusion"],
         "n": scored["n"],
@@ -155,14 +155,16 @@ def validated(spec: ModelSpec, run: pathlib.Path) -> float:
     return 100 * spec.accuracy["validation"]
 
 
-def minutes(run: pathlib.Path, *, images: int) -> float:
-    """Returns how long a run's epochs, of so many images, took at the speed that each was measured at.
+def minutes(run: pathlib.Path) -> float:
+    """Returns how long a run's epochs took at the speed that each was measured at.
 
     A resumed epoch's time is known from its last start only, and so is its speed. Scoring and saving are not counted.
     """
     timing = run / "timing.jsonl"
     if not timing.exists():
         raise cli.InputError(f"{timing} is missing: the time that training took is not known")
+    _, _, meta = checkpoint.load(run, "last")
+    images = meta["history"][0]["step"] * meta["config"]["fit"]["batch_size"]
     return sum(images / json.loads(line)["images_per_second"] for line in timing.read_text().splitlines()) / 60
 
 

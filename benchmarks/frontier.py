@@ -1,7 +1,7 @@
 """Accuracy over size and over latency, from the results: python -m benchmarks.frontier writes docs/frontier.png.
 
 Every row of results/fer2013.json that has an exported file is a point, with its 95 % interval. The line joins the best:
-no other file is as small, or as fast, and more accurate.
+no other file is as small, or as fast, and more accurate. Latencies are shown of one processor, that of the newest row.
 """
 
 import argparse
@@ -40,6 +40,12 @@ def frontier(rows: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, A
     return best
 
 
+def timed_alike(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns the rows that were measured on the processor of the newest one."""
+    newest = max(rows, key=lambda row: row["date"])
+    return [row for row in rows if row["machine"]["cpu"] == newest["machine"]["cpu"]]
+
+
 def plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     """Draws the rows as a PNG file.
 
@@ -56,8 +62,10 @@ def plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     files.sort(key=lambda row: row["bytes"])
     figure = Figure(figsize=(13, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, key in zip(figure.subplots(1, 2, sharey=True), AXES, strict=True):
-        _panel(axes, files, key)
+    alike = timed_alike(files)
+    for axes, key, shown in zip(figure.subplots(1, 2, sharey=True), AXES, (files, alike), strict=True):
+        _panel(axes, {number: row for number, row in enumerate(files, start=1) if row in shown}, key)
+    figure.axes[1].set_title(alike[0]["machine"]["cpu"], fontsize=9)
     figure.axes[0].set_ylabel("accuracy on PublicTest (%), which selected\nthe epoch; 95 % interval")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -68,11 +76,11 @@ def plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _panel(axes: Axes, files: Sequence[Mapping[str, Any]], key: str) -> None:
+def _panel(axes: Axes, files: Mapping[int, Mapping[str, Any]], key: str) -> None:
     factor, label = AXES[key]
-    best = frontier(files, key)
+    best = frontier(list(files.values()), key)
     axes.step([factor * row[key] for row in best], [row["accuracy"] for row in best], where="post", color="0.6")
-    for number, row in enumerate(files, start=1):
+    for number, row in files.items():
         top, cost = row["accuracy"], factor * row[key]
         axes.errorbar(
             cost,

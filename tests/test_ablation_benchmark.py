@@ -22,7 +22,7 @@ def made(tmp_path_factory):
     for arm, scores in (("plain", (0.60, 0.61, 0.62)), ("taught", (0.63, 0.62, 0.66))):
         for seed, score in enumerate(scores):
             run = folder / arm / f"seed{seed}"
-            spec = write(run, faces, accuracy=score, fit={"seed": seed, "epochs": 3})
+            spec = write(run, faces, accuracy=score, fit={"seed": seed, "epochs": 3, "batch_size": 8})
             small_files.onnx_file(folder / f"{arm}{seed}.onnx", spec)
     return folder
 
@@ -85,8 +85,9 @@ def test_the_command_writes_the_table(made, tmp_path, capsys):
     assert len(json.loads((tmp_path / "ablation.json").read_text())["rows"]) == 2
 
 
-def point(size, ms, accuracy, **more):
+def point(size, ms, accuracy, *, cpu="one", date="2026-01-02", **more):
     row = {"network": "n", "how": "plain", "bytes": size, "p50": ms, "accuracy": accuracy}
+    row |= {"machine": {"cpu": cpu}, "date": date}
     return {**row, "low": accuracy - 1, "high": accuracy + 1, **more}
 
 
@@ -101,6 +102,12 @@ def test_the_frontier_holds_what_none_beats():
     rows = [good, beaten, equal, fast, small]
     assert frontier.frontier(rows, "bytes") == [small, fast, good]
     assert frontier.frontier(rows, "p50") == [fast, good]
+
+
+def test_latencies_of_another_processor_are_not_shown_beside():
+    rows = [point(10, 5, 60), point(20, 1, 61, cpu="other", date="2026-01-01"), point(40, 9, 70, date="2026-01-01")]
+    assert frontier.timed_alike(rows) == [rows[0], rows[2]]
+    assert frontier.timed_alike([*rows, point(1, 1, 1, cpu="other", date="2026-01-03")])[0] == rows[1]
 
 
 def test_the_plot_is_written_from_the_rows_that_have_files(tmp_path, capsys):
