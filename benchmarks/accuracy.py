@@ -110,9 +110,8 @@ def row(
 def kind(config: Mapping[str, Any], spec: ModelSpec) -> str:
     """Returns how a model was trained, in words, such as "distilled, int8 trained"."""
     loss, taught = config.get("loss", {}), config.get("teacher", {}).get("workdirs")
-    method, alpha = loss.get("method", "soft"), loss.get("alpha")
-    share = objective.ALPHAS[method] if alpha is None else alpha
-    parts = ["distilled" if taught and (share or method == "decoupled") else "plain"]
+    listens = objective.listens(loss.get("method", "soft"), loss.get("alpha"))
+    parts = ["distilled" if taught and listens else "plain"]
     names = {"qat": "int8 trained", "int8": "int8 after training", "none": ""}
     return ", ".join(filter(None, [*parts, names.get(spec.quantization, spec.quantization)]))
 

@@ -83,12 +83,17 @@ def make_loss(
     if not feature_weight >= 0 or bool(features) != bool(feature_weight):
         raise cli.InputError("loss.features and a positive loss.feature_weight belong together: set both or neither")
     terms["none"] = lambda logits, targets, _, *, alpha, **more: losses.cross_entropy(logits, targets, **more)
-    term = functools.partial(terms[method if share or method == "decoupled" else "none"], **labelled)
+    term = functools.partial(terms[method if listens(method, alpha) else "none"], **labelled)
     answer = _answer_loss(term, share, heads)
     # One example, so that any other value out of range is said before anything is written.
     one = jnp.zeros((1, len(faces.class_names)), jnp.float32)
     answer(Outputs(one, dict.fromkeys(heads, one)), one, Outputs(one, {}))
     return _with_features(answer, [_pair(text) for text in features], feature_weight, teachers)
+
+
+def listens(method: str, alpha: float | None) -> bool:
+    """Whether a student learns from a teacher's answers: a share of 0 leaves them out, but for "decoupled"."""
+    return method == "decoupled" or bool(ALPHAS[method] if alpha is None else alpha)
 
 
 def taps(features: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -31,7 +31,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from ferjax import cli, configuration, data, experiment, run_folder, weights
+from ferjax import cli, configuration, data, experiment, objective, run_folder, weights
 
 Changes = Mapping[str, Any]
 
@@ -56,7 +56,7 @@ class Job:
     def taught(self) -> bool:
         """Whether it learns from a teacher: where loss.alpha is set, and not to 0 if 0 leaves the teacher out."""
         alpha = self.config["loss"].get("alpha")
-        return alpha is not None and (bool(alpha) or self.config["loss"].get("method") == "decoupled")
+        return alpha is not None and objective.listens(self.config["loss"].get("method", "soft"), alpha)
 
     def folder(self, root: pathlib.Path, seed: int) -> pathlib.Path:
         """Returns where a seed's run lives."""

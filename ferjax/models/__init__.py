@@ -74,11 +74,11 @@ def create(name: str, *, num_classes: int = 7, dtype: Any = jnp.float32, **kwarg
     cls: Any = make.func if isinstance(make, partial) else make
     fields = {f.name: f for f in dataclasses.fields(cls)}
     accepted = [key for key in fields if key not in ("parent", "name", "dtype", "num_classes")]
-    values = {key: _tuples(value) for key, value in kwargs.items()}
+    values, example = {key: _tuples(value) for key, value in kwargs.items()}, make()
     for key, value in values.items():
         if key not in accepted:
             raise unknown(f"argument of {name}", key, accepted)
-        arguments.check(name, fields[key], value, default=getattr(make(), key))
+        arguments.check(name, fields[key], value, default=getattr(example, key))
     return make(num_classes=num_classes, dtype=dtype, **values)
 
 
