@@ -62,7 +62,8 @@ def main() -> None:
         workdir = options.runs / name
         experiment.train(recipe(name), workdir=workdir, data_dir=options.data_dir, name="configs/resnet20.py:demo")
         rows = list(measure(workdir, options.data_dir))
-        result = tables.save("export", COLUMNS, rows, command="python -m benchmarks.export_matrix", packages=PACKAGES)
+        command = "python -m benchmarks.export_matrix"
+        result = tables.save("export", COLUMNS, rows, command=command, packages=PACKAGES, whole="network")
         refused = sum(row["verdict"] != "yes" for row in rows)
         cli.note(f"{name}: {len(rows)} files, {refused} refused, {time.perf_counter() - start:.0f} s")
         PAGE.write_text(tables.insert(PAGE.read_text(), tables.RESULTS))

@@ -80,6 +80,7 @@ def save(
     *,
     command: str,
     packages: Sequence[str],
+    whole: str | None = None,
     results: pathlib.Path = RESULTS,
 ) -> dict[str, Any]:
     """Merges rows into results/NAME.json; a row replaces the one of the same `name`.
@@ -90,6 +91,7 @@ def save(
       rows: JSON-able mappings with a "name".
       command: what makes these rows again.
       packages: distributions whose versions matter.
+      whole: a key that the rows share with all that is known of their subject, whose other rows go.
       results: folder of the file.
 
     Returns:
@@ -103,6 +105,9 @@ def save(
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages},
         "date": datetime.date.today().isoformat(),
     }
+    if whole is not None:
+        subjects, names = {row[whole] for row in rows}, {row["name"] for row in rows}
+        kept = {name: row for name, row in kept.items() if row[whole] not in subjects or name in names}
     kept.update({row["name"]: {**row, **how} for row in rows})
     result = {"columns": [list(c) for c in columns], "rows": list(kept.values())}
     results.mkdir(parents=True, exist_ok=True)

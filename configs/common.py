@@ -55,7 +55,7 @@ def base() -> ConfigDict:
                 "keep": (),
                 "keep_zeros": False,
             },
-            "teacher": {"workdirs": (), "resize": False, "stored_views": 0},
+            "teacher": {"workdirs": (), "resize": False, "stored_views": 0, "tta": "one"},
             "optim": {
                 "name": "sgd",
                 "learning_rate": 0.1,

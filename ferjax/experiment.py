@@ -249,7 +249,9 @@ def _stored(
         augment=groups["augment"],
         teacher=[[each.params_sha256, each.to_json()] for each in teacher.specs],
         resize=groups["teacher"].get("resize", False),
-        **({} if dtype == "float32" else {"dtype": dtype}),  # views of before it counted keep their name
+        # views of before these counted keep their name
+        **({} if dtype == "float32" else {"dtype": dtype}),
+        **({} if groups["teacher"].get("tta", "one") == "one" else {"tta": groups["teacher"]["tta"]}),
     )
     views, train_split = teacher.stored_views, given["train"]
     pixels, logits = stored_views.store(

@@ -40,6 +40,7 @@ def load(
     spec: ModelSpec,
     resize: bool = False,
     stored_views: int = 0,
+    tta: str = "one",
     taps: Sequence[str] = (),
     dtype: Any = jnp.float32,
 ) -> Teacher:
@@ -53,22 +54,30 @@ def load(
         antialiased), grey copied to three channels, colour turned to grey as Rec. 601 weighs it.
       stored_views: K, for answers to K views of each image drawn beforehand, see `ferjax.stored_views`; 0 for answers
         in the step to freshly augmented images.
-      taps: names of the teachers' intermediates that the student learns from.
+      tta: the views of each image over which every teacher's logits are averaged (`augment.views`): "one" is the image
+        itself, "flip" its mirror image too, more often right for twice the time, "ten" ten crops.
+      taps: names of the teachers' intermediates that the student learns from, of the image itself.
       dtype: of the computation.
 
     Returns:
       The teacher in evaluation mode.
 
     Raises:
-      InputError: if a run cannot be read, its classes are others, or its images differ and `resize` is not set.
+      InputError: if a run cannot be read, its classes are others, its images differ and `resize` is not set, or there
+        are no such views.
     """
     if not isinstance(stored_views, int) or stored_views < 0:
         raise cli.InputError(f"teacher.stored_views must be a whole number, 0 or more, got {stored_views!r}")
+    if tta not in augment.VIEWS:
+        raise cli.unknown("teacher.tta", tta, augment.VIEWS)
+    if taps and tta == "ten":
+        raise cli.InputError("loss.features are of the image itself, which is none of the ten: set teacher.tta to flip")
     parts, variables, specs = [], [], []
     for workdir in workdirs:
         own, arrays, _ = weights.trained(workdir)
         _check(own, spec, workdir, resize=resize)
-        parts.append(functools.partial(_answer, own, network.create(own, dtype=dtype), spec=spec, taps=taps))
+        net = network.create(own, dtype=dtype)
+        parts.append(functools.partial(_answer, own, net, spec=spec, tta=tta, taps=taps))
         variables.append(jax.tree.map(jnp.asarray, arrays))
         specs.append(own)
 
@@ -82,13 +91,23 @@ def load(
 
 
 def _answer(
-    own: ModelSpec, net: network.Network, variables: Any, images: jax.Array, *, spec: ModelSpec, taps: Sequence[str]
+    own: ModelSpec,
+    net: network.Network,
+    variables: Any,
+    images: jax.Array,
+    *,
+    spec: ModelSpec,
+    tta: str,
+    taps: Sequence[str],
 ) -> Outputs:
     """One teacher's outputs for images in 0..1 as the student gets them, classes in the student's order."""
     inputs = augment.normalize(_fitted(images, own), mean=own.mean, std=own.std)
-    logits, state = net.apply(variables, inputs, train=False, mutable=["intermediates"] if taps else [])
+    first, *others = augment.views(inputs, kind=tta)
+    logits, state = net.apply(variables, first, train=False, mutable=["intermediates"] if taps else [])
+    every = [logits, *(net.apply(variables, view, train=False, mutable=[])[0] for view in others)]
+    mean = functools.reduce(jnp.add, [each.astype(jnp.float32) for each in every]) / len(every)
     order = jnp.array([own.class_names.index(name) for name in spec.class_names])
-    return Outputs(logits.astype(jnp.float32)[:, order], pick(state, taps))
+    return Outputs(mean[:, order], pick(state, taps))
 
 
 def _fitted(images: jax.Array, own: ModelSpec) -> jax.Array:

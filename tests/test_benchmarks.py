@@ -14,8 +14,8 @@ COLUMNS = (("network", "{name}"), ("images/s", "{speed:.1f}"), ("ratio", "{speed
 PAGE = "# Title\n\n<!-- table:speed -->\nold\n<!-- /table -->\n\nText | stays.\n"
 
 
-def save(results, *rows, command="python -m speed"):
-    return tables.save("speed", COLUMNS, rows, command=command, packages=["numpy"], results=results)
+def save(results, *rows, command="python -m speed", whole=None):
+    return tables.save("speed", COLUMNS, rows, command=command, packages=["numpy"], whole=whole, results=results)
 
 
 def command_line(monkeypatch, *arguments):
@@ -45,6 +45,15 @@ def test_a_row_replaces_the_one_of_its_name_and_leaves_the_others(tmp_path):
         ("a", 9, "python -m speed --again"),
         ("b", 2, "python -m speed"),
     ]
+
+
+def test_what_a_network_no_longer_has_leaves_the_table_where_all_of_it_is_measured(tmp_path):
+    def row(name, speed):
+        return {"name": name, "of": name[0], "speed": speed, "other": 1}
+
+    save(tmp_path, row("a1", 1), row("a2", 2), row("b1", 3), row("a3", 4))
+    result = save(tmp_path, row("a4", 5), row("a1", 6), whole="of")
+    assert [(r["name"], r["speed"]) for r in result["rows"]] == [("a1", 6), ("b1", 3), ("a4", 5)]
 
 
 def test_a_table_has_a_dash_for_what_was_not_measured_and_each_command_once(tmp_path):

@@ -116,6 +116,30 @@ def test_a_teacher_of_other_images_is_refused_or_given_them_resized(teachers):
     np.testing.assert_allclose(answer.logits, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["flip", "ten"])
+def test_a_teachers_answer_is_the_mean_over_the_views_asked_for(teachers, kind):
+    spec, _, _ = checkpoint.load(teachers / "a")
+    images = jnp.array(np.random.default_rng(0).random((3, 24, 24, 1), np.float32))
+    both = [teachers / "a", teachers / "b"]
+    plain, made = teaching.load(both, spec=spec), teaching.load(both, spec=spec, tta=kind)
+    each = [plain.apply(plain.variables, {"images": v}).logits for v in augment.views(images, kind=kind)]
+    answer = made.apply(made.variables, {"images": images}).logits
+    np.testing.assert_allclose(answer, np.mean(each, 0), atol=1e-5)
+    assert np.abs(answer - each[0]).max() > 1e-3
+
+
+def test_what_is_learned_inside_a_teacher_is_of_the_image_itself(teachers):
+    spec, _, _ = checkpoint.load(teachers / "a")
+    images = {"images": jnp.array(np.random.default_rng(0).random((3, 24, 24, 1), np.float32))}
+    plain, made = (teaching.load([teachers / "a"], spec=spec, taps=("features",), tta=k) for k in ("one", "flip"))
+    found, wanted = (t.apply(t.variables, images).taps["0/features"] for t in (made, plain))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    with pytest.raises(InputError, match=r"of the image itself, which is none of the ten: set teacher\.tta to flip"):
+        teaching.load([teachers / "a"], spec=spec, taps=("features",), tta="ten")
+    with pytest.raises(InputError, match=r"unknown teacher\.tta 'flipp'\. Did you mean 'flip'"):
+        teaching.load([teachers / "a"], spec=spec, tta="flipp")
+
+
 TWO_HEADS = {"name": "deit_tiny_distilled", "depth": 1, "width": 8, "heads": 1, "patch": 8, "grid": [3, 3]}
 
 
@@ -224,7 +248,7 @@ def test_what_a_killed_drawing_left_is_removed_after_a_day(teachers, tmp_path):
     assert left == [".view001.part18.npy", "view000.npy", "view000_logits.npy", "view009.npy"]
 
 
-def test_a_teacher_of_another_precision_answers_anew(teachers, tmp_path, monkeypatch):
+def test_a_teacher_of_another_precision_or_of_other_views_answers_anew(teachers, tmp_path, monkeypatch):
     folders = []
 
     def stop(*_, folder, **__):
@@ -232,10 +256,13 @@ def test_a_teacher_of_another_precision_answers_anew(teachers, tmp_path, monkeyp
         raise InputError("seen")
 
     monkeypatch.setattr(stored_views, "store", stop)
-    for more in ({}, {"model__dtype": "float32"}, {"model__dtype": "bfloat16"}):
+    plain = ({}, {"model__dtype": "float32"}, {"teacher__tta": "one"})
+    for more in (*plain, {"model__dtype": "bfloat16"}, {"teacher__tta": "flip"}):
         with pytest.raises(InputError, match="seen"):
-            distill(teachers, tmp_path / "run", config(teacher__stored_views=1, loss__alpha=0.5, **more))
-    assert folders[0] == folders[1] != folders[2]
+            made = config(loss__alpha=0.5, **more)
+            made["teacher"] = {**made.get("teacher", {}), "stored_views": 1}
+            distill(teachers, tmp_path / "run", made)
+    assert folders[0] == folders[1] == folders[2] and len({*folders}) == 3
 
 
 def test_every_epoch_takes_one_view_of_each_image_and_in_turn_all():

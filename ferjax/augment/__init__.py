@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from ferjax import cli
-from ferjax.augment.geometry import random_affine, random_flip, views
+from ferjax.augment.geometry import VIEWS, random_affine, random_flip, views
 from ferjax.augment.mixing import Batch, random_mix
 from ferjax.augment.pixels import random_brightness_contrast, random_color, random_erase
 
 __all__ = [
+    "VIEWS",
     "Augment",
     "Batch",
     "create",

@@ -78,8 +78,8 @@ FORMATS: tuple[Format, ...] = (
         "int8",
         {
             CONVOLUTIONAL: tflite.static_int8,
-            SWISH: tflite.static_int8_float_swish,
-            # Static ranges of attention are slower here and less faithful than ranges found for each image.
+            # Static ranges of either are slower and less faithful than ranges found for each image.
+            SWISH: tflite.dynamic_range,
             TRANSFORMER: tflite.dynamic_range,
         },
         INTEGER,

@@ -57,15 +57,6 @@ def static_int8(network: Network) -> bytes:
     return network.convert(convert)
 
 
-def static_int8_float_swish(network: Network) -> bytes:
-    """Computes in int8 but for hard-swish, which stays float32.
-
-    No int8 hard-swish is fast: the XNNPACK delegate has none, so each one ends its run of operations. On
-    MobileNetV3-Small at 224 pixels, this file takes 0.51 ms, one with int8 hard-swish 3.1 ms, float32 0.87 ms.
-    """
-    return flatbuffer.in_floats(static_int8(network), "HARD_SWISH")
-
-
 def _calibrate(converter: Any, images: np.ndarray) -> None:
     converter.optimizations = [import_tensorflow().lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: ([images[i : i + 1]] for i in range(len(images)))

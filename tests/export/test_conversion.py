@@ -105,7 +105,6 @@ EACH_ONCE = [
     ("mini_xception", "onnx", "none"),
     ("resnet20", "onnx", "weight-only"),
     ("microexpnet", "onnx", "none"),
-    ("microexpnet", "tflite", "int8"),
     ("resnet20", "tflite", "dynamic"),
     ("microexpnet", "tflite", "dynamic"),
     ("deit_tiny", "onnx", "none"),
@@ -168,12 +167,6 @@ def test_onnx_products_do_not_saturate_without_vnni(name, quantization):
     stored = [onnx.numpy_helper.to_array(constant) for constant in model.graph.initializer]
     weights = [values for values in stored if values.dtype == np.int8 and values.ndim > 1]
     assert len(weights) > 3 and max(np.abs(values.astype(int)).max() for values in weights) == 64
-
-
-def test_hard_swish_stays_float_among_integers():
-    made = blob("microexpnet", "tflite", "int8")
-    assert flatbuffer.tensor_types(made, "HARD_SWISH", 0) == {"FLOAT32"}
-    assert flatbuffer.tensor_types(made, "CONV_2D", 1) == {"INT8"}
 
 
 def test_depthwise_convolutions_stay_float_where_ranges_are_found_for_each_image():

@@ -52,12 +52,13 @@ def test_a_mobile_network_with_relu6_is_quantised_as_any_convolutional_one():
     assert "_int8.onnx" in names(export.choose(spec("microexpnet", act="relu6")))
 
 
-def test_no_two_files_are_made_the_same_way(capsys):
-    assert "_int8.tflite" not in names(export.choose(spec("deit_tiny")))  # its dynamic file is that
-    assert names(export.choose(spec("deit_tiny"), None, ["int8"])) == ["_int8.tflite", "_int8.onnx"]
+@pytest.mark.parametrize(("name", "kind"), [("deit_tiny", "transformer"), ("microexpnet", "hard-swish")])
+def test_no_two_files_are_made_the_same_way(name, kind, capsys):
+    assert "_int8.tflite" not in names(export.choose(spec(name)))  # its dynamic file is that
+    assert names(export.choose(spec(name), ["tflite"], ["int8"])) == ["_int8.tflite"]
     assert not capsys.readouterr().err
-    export.choose(spec("deit_tiny"), ["tflite"], ["dynamic", "int8"])
-    assert "tflite int8 is left out: for transformer networks it is dynamic" in capsys.readouterr().err
+    export.choose(spec(name), ["tflite"], ["dynamic", "int8"])
+    assert f"tflite int8 is left out: for {kind} networks it is dynamic" in capsys.readouterr().err
 
 
 def test_what_was_asked_for_is_what_is_made():
