@@ -19,7 +19,9 @@ def middle(track):
 def test_overlap_is_intersection_over_union():
     assert overlap((0, 0, 10, 10), (0, 0, 10, 10)) == 1
     assert overlap((0, 0, 10, 10), (5, 0, 10, 10)) == pytest.approx(50 / 150)
-    assert overlap((0, 0, 10, 10), (10, 0, 10, 10)) == 0
+    assert overlap((0, 0, 10, 10), (0, 6, 10, 10)) == pytest.approx(40 / 160)
+    for apart in ((10, 0, 10, 10), (25, 0, 10, 10), (0, 25, 10, 10), (25, 25, 10, 10)):
+        assert overlap((0, 0, 10, 10), apart) == 0
 
 
 def test_of_overlapping_faces_the_surest_is_kept():
@@ -49,6 +51,31 @@ def test_boxes_are_steadier_than_what_the_detector_says():
         (track,) = tracker.update([face(200, 200, side)], frame / FPS, certain=True)
         raw.append(side), sides.append(track.box[2])
     assert np.std(sides[10:]) < 0.6 * np.std(raw[10:])
+
+
+def test_six_sightings_are_followed_as_by_a_line_of_least_squares():
+    """Brookner's gains: place and velocity are the line's through all sightings so far, at even times."""
+    tracker, rng = Tracker(), np.random.default_rng(2)
+    places = np.column_stack([100 + 4 * np.arange(7), 200 - 3 * np.arange(7)]) + rng.normal(0, 3, (7, 2))
+    for k, (x, y) in enumerate(places):
+        (track,) = tracker.update([face(x, y)], k / FPS, certain=True)
+        (ahead,) = tracker.predict((k + 2) / FPS)
+        lines = np.polyfit(np.arange(k + 1), places[: k + 1], min(k, 1))
+        for found, at in ((track, k), (ahead, k + 2)):
+            wanted = [np.polyval(line, at) for line in lines.T]
+            if k < 6:
+                np.testing.assert_allclose(middle(found), wanted, atol=1e-9)
+    assert np.abs(np.subtract(middle(track), [np.polyval(line, 6) for line in lines.T])).max() > 0.1  # it forgets
+
+
+def test_a_size_is_the_geometric_mean_of_four_sightings_and_a_running_one_of_more():
+    tracker, sides = Tracker(), [100.0, 110.0, 95.0, 104.0, 120.0]
+    for k, side in enumerate(sides):
+        (track,) = tracker.update([face(200, 200, side)], k / FPS, certain=True)
+        if k < 4:
+            assert track.box[2] == pytest.approx(np.exp(np.mean(np.log(sides[: k + 1]))))
+    mean = np.mean(np.log(sides[:4]))
+    assert track.box[2] == pytest.approx(np.exp(mean + 0.25 * (np.log(120) - mean)))
 
 
 def test_hidden_people_keep_their_size():
@@ -101,6 +128,14 @@ def test_a_new_face_is_shown_when_found_often_enough_and_once_surely():
     assert len(tracker.predict(6 / FPS)) == 1
 
 
+def test_a_face_as_sure_as_asked_is_shown_when_found_as_often_as_asked():
+    for confirm in (1, 2, 3):
+        tracker = Tracker(confirm=confirm, sure=0.75)
+        shown = [len(tracker.update([face(200, 200, score=0.75)], k / FPS)) for k in range(4)]
+        assert shown == [int(k + 1 >= confirm) for k in range(4)]
+    assert Tracker(confirm=1, sure=0.75).update([face(200, 200, score=0.7)], 0.0) == []
+
+
 def test_a_chance_find_is_forgotten_soon():
     tracker = Tracker()
     assert len(tracker.update([face(200, 200)], 0.0, certain=True)) == 1
@@ -116,11 +151,32 @@ def test_landmarks_move_with_the_box():
     np.testing.assert_allclose(track.landmarks, points + np.array([72, 0]), atol=2)
 
 
+def test_landmarks_keep_their_place_in_a_box_of_another_size():
+    tracker = Tracker()
+    for k, side in enumerate((100, 100, 130)):
+        seen = face(200, 150, side, landmarks=np.array([[180.0, 140.0], [230.0, 170.0]]))
+        (track,) = tracker.update([seen], k / FPS, certain=True)
+    assert 100 < track.box[2] < 125
+    for points, box in ((seen.landmarks, seen.box), (track.landmarks, track.box)):
+        np.testing.assert_allclose((points - np.array(box[:2])) / box[2], (seen.landmarks - [135, 85]) / 130)
+
+
 def test_a_face_too_far_or_too_large_is_somebody_else():
     for other in (face(400, 200), face(200, 200, side=260)):
         tracker = Tracker()
         tracker.update([face(200, 200)], 0.0, certain=True)
         assert {t.id for t in tracker.update([other], 1 / FPS, certain=True)} == {1, 2}
+
+
+def test_the_longer_somebody_was_unseen_the_further_they_may_have_gone():
+    """0.6 widths of the face at once, one more in each second."""
+    for gap, shift, same in ((1 / FPS, 0.6, True), (1 / FPS, 0.7, False), (0.5, 1.05, True), (0.5, 1.15, False)):
+        tracker = Tracker()
+        for k in range(4):
+            tracker.update([face(200, 200)], 10 + k / FPS, certain=True)
+        last = 10 + 3 / FPS
+        found = tracker.update([face(200, 200 + 100 * shift)], last + gap, certain=True)
+        assert len(found) == (1 if same else 2), (gap, shift)
 
 
 def test_ids_are_not_given_twice_after_a_reset():
