@@ -20,6 +20,7 @@ def test_overlap_is_intersection_over_union():
     assert overlap((0, 0, 10, 10), (0, 0, 10, 10)) == 1
     assert overlap((0, 0, 10, 10), (5, 0, 10, 10)) == pytest.approx(50 / 150)
     assert overlap((0, 0, 10, 10), (0, 6, 10, 10)) == pytest.approx(40 / 160)
+    assert overlap((30, 7, 10, 20), (34, 2, 10, 10)) == overlap((34, 2, 10, 10), (30, 7, 10, 20)) == 30 / 270
     for apart in ((10, 0, 10, 10), (25, 0, 10, 10), (0, 25, 10, 10), (25, 25, 10, 10)):
         assert overlap((0, 0, 10, 10), apart) == 0
 
@@ -130,7 +131,7 @@ def test_a_new_face_is_shown_when_found_often_enough_and_once_surely():
 
 def test_a_face_as_sure_as_asked_is_shown_when_found_as_often_as_asked():
     for confirm in (1, 2, 3):
-        tracker = Tracker(confirm=confirm, sure=0.75)
+        tracker = Tracker(confirm=confirm, sure=0.75) if confirm != 3 else Tracker(sure=0.75)
         shown = [len(tracker.update([face(200, 200, score=0.75)], k / FPS)) for k in range(4)]
         assert shown == [int(k + 1 >= confirm) for k in range(4)]
     assert Tracker(confirm=1, sure=0.75).update([face(200, 200, score=0.7)], 0.0) == []
