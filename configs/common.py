@@ -68,6 +68,8 @@ def base() -> ConfigDict:
                 "weight_decay": 0.0,
                 "decay_only": (".*",),
                 "momentum": 0.9,
+                "b1": 0.9,
+                "b2": 0.999,
                 "clip_norm": 0.0,
                 "stages": (),
             },
@@ -191,7 +193,7 @@ def quick(config: ConfigDict) -> None:
     channels; what the experiment changes stays.
     """
     stages, epochs = config.optim.stages, config.fit.epochs
-    config.data.size = 48 if config.model.name.startswith("deit") else 24
+    config.data.size = 48 if config.model.name.startswith("deit") else {"baseline_cnn5": 32}.get(config.model.name, 24)
     embedded(config, train=280, validation=140, test=140)
     for name, width in (("resnet18", 16), ("resnet50", 64)):
         if config.model.name.startswith(name):

@@ -116,6 +116,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the division into halves")
     parser.add_argument("--out", type=pathlib.Path, help="folder for calibration.json and reliability.png")
     options = parser.parse_args(argv)
+    if options.seed < 0:
+        raise cli.InputError(f"--seed must be 0 or more, got {options.seed}")
     results: dict[str, dict[str, Any]] = {}
     scorers = {name: open_model(name) for name in options.model}
     if options.out is not None:

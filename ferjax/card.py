@@ -250,6 +250,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--evaluation", type=pathlib.Path, help="metrics.json of python -m ferjax.evaluate")
     parser.add_argument("--benchmark", type=pathlib.Path, help="benchmark.csv of python -m ferjax.benchmark")
     options = parser.parse_args(argv)
+    if options.out is not None and options.out.suffix.lower() != ".md":
+        raise cli.InputError(f"--out must be a .md file, got {options.out}")
     spec, name = contract.read(options.file), options.file.name
     measured: dict[str, Any] = {**read_export(options.file), "file": name, "bytes": options.file.stat().st_size}
     if options.evaluation is not None:
@@ -265,9 +267,12 @@ def read_benchmark(path: pathlib.Path, name: str) -> list[dict[str, Any]]:
     """Returns the rows of a benchmark.csv that are of the file of this name.
 
     Raises:
-      InputError: if there is no such table.
+      InputError: if there is no such table, or it holds several files of that name.
     """
-    return [row for row in tables.read_csv(path) if pathlib.Path(row["file"]).name == name]
+    rows = [row for row in tables.read_csv(path) if pathlib.Path(row["file"]).name == name]
+    if len(found := sorted({row["file"] for row in rows})) > 1:
+        raise cli.InputError(f"{path} holds several files of that name, {', '.join(found)}: measure {name} alone")
+    return rows
 
 
 def read_export(path: pathlib.Path) -> Mapping[str, Any]:

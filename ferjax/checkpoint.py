@@ -52,6 +52,7 @@ def save(workdir: pathlib.Path, kind: str, step: int, tree: Any, meta: Mapping[s
     Raises:
       InputError: if it cannot be written (a full disk, no permission); the earlier ones are untouched.
     """
+    check_path(workdir)
     folder = workdir.absolute() / kind
     arrays = _flatten(tree)
     meta = {**meta, "step": step, "fingerprint": fingerprint(arrays)}
@@ -181,6 +182,17 @@ def fingerprint(arrays: Mapping[str, Any]) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).data if array.size else b"")
     return digest.hexdigest()
+
+
+def check_path(workdir: pathlib.Path) -> None:
+    """Checks that checkpoints can be kept in a folder.
+
+    Raises:
+      InputError: if its path holds a bracket: orbax takes it for a pattern when it merges its files, finds none, and
+        what it saved cannot be read.
+    """
+    if "[" in str(workdir.absolute()):
+        raise cli.InputError(f"checkpoints cannot be kept in {workdir.absolute()}, for its [: choose another folder")
 
 
 def remove_unfinished(workdir: pathlib.Path) -> None:

@@ -83,8 +83,9 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     are read (`data.resident_bytes`, `data.workers`) may change from one start to the next: the batches are the same.
 
     Raises:
-      InputError: if the folder holds another experiment, naming the first difference.
+      InputError: if the folder holds another experiment, naming the first difference, or can hold no checkpoint.
     """
+    checkpoint.check_path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     path, text = workdir / "config.json", json.dumps(config, indent=1, sort_keys=True)
     if not path.exists():

@@ -106,7 +106,7 @@ def _run(
     groups = {group: dict(config.get(group, {})) for group in GROUPS}
     fitting.check_sizes(groups["fit"])
     mesh = devices.mesh(device_count)
-    faces = call(data.load, "data", groups["data"], data_dir=data_dir)
+    faces = call(data.load, "data", groups["data"], data_dir=data_dir, splits=("train", "validation"))
     train_split, validation = faces.splits["train"], faces.splits["validation"]
     steps = max(1, len(train_split.labels) // groups["fit"].get("batch_size", 1))
     begun, adopted = _begin(groups, faces, name, steps_per_epoch=steps)

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib import colormaps
 
 from ferjax import augment, cli, corrupt, data, models, network, scorer, weights
-from ferjax.data.show import Tile, contact_sheet
+from ferjax.data.show import Tile, contact_sheet, file_name
 from ferjax.spec import ModelSpec
 
 # Rows and columns of a cropped face, from 0 to 1, as the papers' data sets crop it. They cover the face once.
@@ -161,7 +161,7 @@ def write_sheets(
             continue
         tiles = [Tile(picture) for picture in overlay(faces.images[numbers], maps)]
         rows = [("", tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
-        sheets.append(out / f"gradcam_{name}.png")
+        sheets.append(out / f"gradcam_{file_name(name)}.png")
         contact_sheet(f"Grad-CAM: {name}, {len(tiles)} recognised faces", rows).save(sheets[-1])
         shares[name] = dict(zip(REGIONS, region_shares(maps).mean(0).tolist(), strict=True))
         before.append(numbers[:2])
@@ -227,6 +227,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.samples < 1:
         raise cli.InputError(f"--samples must be at least 1, got {options.samples}")
+    if options.seed < 0:
+        raise cli.InputError(f"--seed must be 0 or more, got {options.seed}")
     spec, variables, _ = weights.trained(options.model)
     chosen = scorer.load_split(spec, options.split, dataset=options.data, data_dir=options.data_dir)
     predictions = scorer.predict(spec, variables, chosen.images).argmax(1)

@@ -1,6 +1,7 @@
 """Folders that are there whole or not at all."""
 
 import contextlib
+import glob
 import os
 import pathlib
 import shutil
@@ -36,6 +37,7 @@ def made_whole(out: pathlib.Path) -> Iterator[pathlib.Path]:
     check(out)
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
+    remove_left(out.parent, f".{glob.escape(out.name)}.????????")
     part = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         yield part

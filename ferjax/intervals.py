@@ -34,7 +34,8 @@ def wilson(correct: int, count: int, z: float = 1.959964) -> Interval:
     share, spread = correct / count, z * z / count
     middle = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+    # between 0, the share and 1 whatever the rounding: of n successes in n, the sum may end just below 1
+    return Interval(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)))
 
 
 def bootstrap(

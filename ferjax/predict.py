@@ -44,7 +44,7 @@ def write_csv(path: pathlib.Path, class_names: Sequence[str], rows: Iterable[tup
     """Writes one row an image: file, label, confidence, then the probability of each class; all or nothing."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(part, "w", newline="", encoding="utf-8") as file:
+        with open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # names in any encoding
             writer = csv.writer(file)
             writer.writerow(["file", "label", "confidence", *class_names])
             for name, answer in rows:

@@ -70,6 +70,11 @@ def load_split(
     options = spec.dataset_args if same else {}
     faces = data.load(dataset or spec.dataset, data_dir=data_dir, splits=(split,), **options)
     places = check_fit(spec, faces)
+    if same and spec.dataset_sha256 and faces.sha256 != spec.dataset_sha256:
+        cli.note(
+            f"{faces.name} has been prepared anew since the model was trained: if it was divided anew too, these "
+            f"{split} images may be ones that the model was trained on"
+        )
     chosen = faces.splits[split]
     return chosen._replace(labels=places[chosen.labels])
 

@@ -35,7 +35,8 @@ def start(
         torchvision, timm or VGGFace2 see `pretrained.load_pretrained`.
         A network that took blue, green, red takes red, green, blue here: the stem's input channels are turned round,
         the pixels are not.
-      workdir: the folder of a run of the same network. Its head is taken too if the classes are the same.
+      workdir: the folder of a run of the same network. Its head is taken too if the classes are the same, in the
+        same order.
       network: whether the network itself is that run's or that file's, widths included, see `network_of`.
       strict: for `pretrained`.
       preprocessing: which mean and standard deviation a start from another framework has: "weights", those that its

@@ -34,6 +34,7 @@ from scipy import stats
 from ferjax import cli, configuration, data, experiment, objective, run_folder, weights
 
 Changes = Mapping[str, Any]
+_IN_FOLDERS = str.maketrans("/[]", "_()")  # a checkpoint's path may hold no bracket, see `checkpoint.check_path`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Job:
     def folder(self, root: pathlib.Path, seed: int) -> pathlib.Path:
         """Returns where a seed's run lives."""
         parts = [configuration.run_name(self.name), *(f"{k.split('.')[-1]}={v}" for k, v in self.changes.items())]
-        return root / "-".join(parts).replace("/", "_") / f"seed{seed}"
+        return root / "-".join(parts).translate(_IN_FOLDERS) / f"seed{seed}"
 
 
 def plan(
@@ -271,6 +272,8 @@ def _expand(text: str) -> Iterator[tuple[str, Any, str]]:
     path = pathlib.Path(file)
     if not path.is_file() or path.suffix != ".py":
         raise cli.InputError(f"{file}: no such configuration file; see configs/, such as configs/resnet18.py")
+    if (home := next((p.parent for p in path.resolve().parents if p.name == "configs"), None)) is not None:
+        sys.path[:] = [*dict.fromkeys([*sys.path, str(home)])]  # for what it imports, from wherever it is called
     found = importlib.util.spec_from_file_location(path.stem, path)
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)

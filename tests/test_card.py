@@ -150,3 +150,15 @@ def test_a_record_of_something_else_is_refused(tmp_path):
     (tmp_path / "export.json").write_text("[]")
     with pytest.raises(InputError, match=r"export\.json is no record of an export"):
         card.main([str(path)])
+
+
+def test_a_table_with_two_files_of_one_name_is_refused_and_a_card_is_markdown(tmp_path):
+    rows = [{"file": f"{folder}/m.tflite", **TIMING} for folder in "ab"]
+    (tmp_path / "benchmark.csv").write_text(tables.csv_text(rows))
+    with pytest.raises(InputError, match=r"holds several files of that name, a/m.tflite, b/m.tflite: measure m.tflite"):
+        card.read_benchmark(tmp_path / "benchmark.csv", "m.tflite")
+    path = small_files.onnx_file(tmp_path / "m.onnx", GRAY)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"--out must be a \.md file"):
+        card.main([str(path), "--out", str(path)])
+    assert path.read_bytes() == before

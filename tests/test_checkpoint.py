@@ -210,3 +210,12 @@ def test_the_fingerprint_sees_names_types_shapes_and_values():
     assert checkpoint.fingerprint({"x": {"y": base["a"]}, "w": base["a"]}) == checkpoint.fingerprint(
         {"w": base["a"], "x": {"y": base["a"]}}
     )
+
+
+def test_a_folder_whose_files_orbax_would_not_find_is_refused_before_training(tmp_path):
+    with pytest.raises(InputError, match=r"checkpoints cannot be kept in .*\[a\]/run, for its \[: choose another"):
+        save(tmp_path / "[a]" / "run", 1)
+    assert not (tmp_path / "[a]").exists()
+    name = "it's (a) {folder}, 100 % #1?"
+    save(tmp_path / name, 1)
+    assert checkpoint.load(tmp_path / name, "last")[2]["step"] == 1

@@ -209,3 +209,10 @@ def test_a_mistake_is_said_and_nothing_is_written(run, tmp_path, arguments, said
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match="is there: choose another --out"):
         command(run, tmp_path / "full", "--fold")
+
+
+def test_how_to_prune_without_pruning_is_refused():
+    for key, value in (("keep", ("head",)), ("structure", "filter"), ("distribution", "uniform")):
+        with pytest.raises(InputError, match=rf"--{key} says how weights are pruned: give --sparsity too"):
+            compressing._check(compressing.Wish(macs=0.5, **{key: value}))
+    compressing._check(compressing.Wish(macs=0.5, score="magnitude"))

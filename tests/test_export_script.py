@@ -90,7 +90,9 @@ def test_an_export_is_kept_unless_told_otherwise(run, tmp_path, capsys):
     (out / "note").write_text("mine")
     with pytest.raises(cli.InputError, match=r"holds an export.*--overwrite"):
         main(run, *arguments)
-    assert (out / "note").exists()
+    with pytest.raises(cli.InputError, match=r"holds more than an export, note first: move it"):
+        main(run, *arguments, "--overwrite")
+    (out / "note").unlink()  # still there
     main(run, *arguments, "--overwrite")
     assert sorted(p.name for p in out.iterdir()) == ["baseline_cnn5.tflite", "baseline_cnn5.tflite.md", "export.json"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -68,3 +68,11 @@ def test_bad_input_is_said():
         intervals.bootstrap(np.eye(3, dtype=int), level=95)
     with pytest.raises(InputError, match=r"must both be \(N,\)"):
         intervals.paired_bootstrap([0, 1], [0, 1], [0], 2)
+
+
+def test_an_interval_holds_its_share_whatever_the_rounding():
+    for count in range(1, 400):
+        for right in (0, 1, count):
+            low, high = (getattr(intervals.wilson(right, count), end) for end in ("low", "high"))
+            assert low <= right / count <= high
+        assert intervals.wilson(count, count).high == 1 and intervals.wilson(0, count).low == 0

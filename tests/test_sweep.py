@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import sys
 import types
 
 import numpy as np
@@ -263,3 +264,13 @@ def test_a_mistake_is_one_line(paper, arguments, said, monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.run(lambda: sweep.main([a.format(paper) for a in arguments]))
     assert caught.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_a_runs_folder_has_no_bracket_and_a_configuration_is_read_from_anywhere(tmp_path, monkeypatch):
+    root = pathlib.Path(__file__).parents[1]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if pathlib.Path(p or ".").resolve() != root])
+    monkeypatch.delitem(sys.modules, "configs", raising=False)
+    monkeypatch.delitem(sys.modules, "configs.common", raising=False)
+    (job,) = sweep.plan([str(root / "configs/baseline_cnn3.py")], grid={"model.widths": [[8, 16, 32]]})
+    assert job.folder(tmp_path, 0) == tmp_path / "baseline_cnn3-widths=(8, 16, 32)" / "seed0"

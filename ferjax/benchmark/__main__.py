@@ -70,8 +70,11 @@ def save(rows: Sequence[tables.Row], out: pathlib.Path, command: str) -> list[st
     if not scored:
         cli.note("no size-against-accuracy plot: no file has an accuracy")
         return ["benchmark.csv", "benchmark.md"]
-    from ferjax import report
-
+    try:
+        from ferjax import report
+    except ImportError:
+        cli.note("no size-against-accuracy plot: pip install matplotlib")
+        return ["benchmark.csv", "benchmark.md"]
     report.plot_size_accuracy(list(scored.values()), out / "size_accuracy.png")
     return ["benchmark.csv", "benchmark.md", "size_accuracy.png"]
 

@@ -50,7 +50,8 @@ class Wish(NamedTuple):
     target_bytes: int = 0
 
 
-_HOW = ("structure", "distribution", "score", "keep")
+_PRUNING = ("structure", "distribution", "keep")
+_HOW = (*_PRUNING, "score")
 
 
 def compress(
@@ -159,6 +160,8 @@ def _check(wish: Wish) -> None:
     for key in ("macs", "parameters", "latency", "target_bytes"):
         if not asked[key] >= 0:
             raise cli.InputError(f"--{key.replace('_', '-')} must be positive, got {asked[key]}")
+    if idle := [key for key in _PRUNING if not wish.sparsity and getattr(wish, key) != Wish._field_defaults[key]]:
+        raise cli.InputError(f"--{idle[0]} says how weights are pruned: give --sparsity too, or leave it out")
     if wish.bits not in (0, *network.TRAINED.values()):
         raise cli.InputError(f"--bits must be 8 or 4, the width of the weights; got {wish.bits}")
     if wish.target_bytes and wish.bits:

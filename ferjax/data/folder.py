@@ -52,7 +52,9 @@ def read(
     above = {PurePosixPath(f).parts[0] for f in folders}
     splits = {name for name in above if name.lower() in ALIASES}
     divided = bool(above) and above == splits
-    if splits and not divided and len({ALIASES[name.lower()] for name in splits}) > 1:
+    nested = {PurePosixPath(f).parts[0] for f in folders if len(PurePosixPath(f).parts) > 1}
+    several = len({ALIASES[name.lower()] for name in splits}) > 1
+    if splits and not divided and (several or splits & nested):
         raise InputError(
             f"{source} has the folders {', '.join(sorted(splits))}, and beside them "
             f"{', '.join(sorted(above - splits))}: divide all of it or nothing"

@@ -106,6 +106,8 @@ def _shape(name: str, known: dict[str, Any], options: dict[str, Any]) -> tuple[i
             raise unknown(f"option of {name}", key, ("size", "channels"))
     height, width, stored = known["image_shape"]
     channels = options.get("channels", stored)
+    if channels not in (1, 3) or isinstance(channels, bool):
+        raise InputError(f"data.channels must be 1 or 3, got {channels!r}")
     if channels not in (3, stored):
         raise InputError(f"{name} holds colour images: prepare it with --channels 1 to have them grey")
     if "size" not in options:

@@ -189,6 +189,13 @@ def _divide(name: str, source: Source, staged: Path, holdout: float) -> None:
     exact = twins.exact_groups(train)
     groups = twins.join(twins.near_pairs(train, exact), exact)
     parts = divide(train["train"].labels, [[m.row for m in g] for g in groups], fractions)
+    for i, split in enumerate(store.SPLITS):
+        if fractions[i] > 0 and not (parts == i).any():
+            together = max(map(len, groups), default=0)
+            note(
+                f"no image is left for {split}: {together} of {len(parts)} are near copies of each other, as frames of "
+                "one film are, and stay on one side. Divide the pictures yourself, into folders train, val and test"
+            )
     store.resplit(staged, {s: np.flatnonzero(parts == i) for i, s in enumerate(store.SPLITS)})
 
 

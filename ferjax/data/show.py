@@ -43,7 +43,7 @@ def write_sheets(name: str, out: str | Path, data_dir: str | Path | None = None)
         rows = [chosen[i : i + _COLUMNS] for i in range(0, len(chosen), _COLUMNS)]
         title = f"{name}, train: {class_name}, {len(chosen)} of {len(members):,}"
         sheet = contact_sheet(title, [("", [Tile(train.images[i]) for i in row]) for row in rows])
-        sheet.save(out / f"{_file_name(class_name)}.png")
+        sheet.save(out / f"{file_name(class_name)}.png")
     plot_distribution(data, out / "distribution.png")
     return f"{manifest.table(facts)}\nwritten to {out}"
 
@@ -98,5 +98,6 @@ def plot_distribution(data: FaceData, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _file_name(class_name: str) -> str:
+def file_name(class_name: str) -> str:
+    """Returns a class's name as that of a file: what is no letter, digit, dash or space is an underscore."""
     return "".join(c if c.isalnum() or c in "-_ " else "_" for c in class_name)

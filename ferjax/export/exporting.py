@@ -217,6 +217,12 @@ def _refusal(result: Exported) -> str:
     return f"{result.file}: {', '.join(result.faults)}; {result.departure}"
 
 
+def _not_of_an_export(out: pathlib.Path) -> list[str]:
+    """The names in a folder of an export that no export has written there."""
+    kinds = tuple(f".{kind}" for kind in formats.list_formats())
+    return sorted(p.name for p in out.iterdir() if p.name != RECORD and not p.name.removesuffix(".md").endswith(kinds))
+
+
 @contextlib.contextmanager
 def _whole_folder(out: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
     """Yields a folder that becomes `out` when all went well and vanishes otherwise.
@@ -229,5 +235,7 @@ def _whole_folder(out: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
         raise cli.InputError(f"{out} is there and is no export: choose another --out")
     if filled and not overwrite:
         raise cli.InputError(f"{out} holds an export: choose another --out, or give --overwrite to replace it")
+    if filled and (others := _not_of_an_export(out)):
+        raise cli.InputError(f"{out} holds more than an export, {others[0]} first: move it, or choose another --out")
     with folders.made_whole(out) as part:
         yield part

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ferjax.cli import InputError
 from ferjax.models.layers import ConvNormAct, Head, global_average_pool, max_pool, tap
 
 
@@ -42,6 +43,9 @@ class BaselineCNN(nn.Module):
             bare = self.bare_last and i == len(self.widths)
             x = conv(width, act="linear" if bare else "relu", norm=not bare, name=f"conv{i}")(x, train)
             if not bare:
+                if min(x.shape[1:3]) < 2:
+                    least = 2 ** (len(self.widths) - self.bare_last)
+                    raise InputError(f"{len(self.widths)} layers need images of {least} pixels or more a side")
                 x = max_pool(x, window=2)
             x = tap(self, f"stage{i}", x)
         x = tap(self, "features", x)

@@ -71,8 +71,8 @@ def open_url(text: str, stop: threading.Event, on_wait: Callable[[], object]) ->
             return cv2.VideoCapture(text, cv2.CAP_FFMPEG, limits)
 
     capture = open_capture()
-    # No password on the screen or in a log of the system: it may hold an @, and may stand in the query.
-    shown = re.sub(r"//[^/]*@", "//", text).split("?")[0]
+    # No password on the screen or in a log of the system: it may hold an @ or a /, and may stand after ? or #.
+    shown = re.split("[?#]", re.sub(r"//.*@", "//", text))[0]
     if not capture.isOpened():
         raise InputError(f"{shown} does not open: is the address right, the sender running and the network up?")
     if capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:  # a whole file behind a URL

@@ -178,7 +178,7 @@ def _written(names: Sequence[str]) -> dict[str, str]:
     """Returns each name in OpenCV's letters, which are ASCII: without accents, or by number where little is left."""
     plain = [unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().strip() for name in names]
     return {
-        name: text if text and plain.count(text) == 1 else f"class {i}"
+        name: text if plain.count(text) == 1 and (name.isascii() or any(map(str.isalpha, text))) else f"class {i}"
         for i, (name, text) in enumerate(zip(names, plain, strict=True), start=1)
     }
 

@@ -21,6 +21,7 @@ PROVIDERS = {
     "coreml": "CoreMLExecutionProvider",
 }
 
+_THREADS = 1024  # more than any processor has; the runtimes fall over what a system cannot start
 _PROCESSOR = pathlib.Path("/proc/cpuinfo")
 
 
@@ -65,7 +66,7 @@ def open_engine(path: str | os.PathLike[str], *, threads: int, provider: str) ->
 
     Args:
       path: the file.
-      threads: that one inference may use, at least 1.
+      threads: that one inference may use, 1..1024.
       provider: "cpu", and for .onnx files also "cuda", "tensorrt" or "coreml" where onnxruntime has it.
 
     Raises:
@@ -74,8 +75,8 @@ def open_engine(path: str | os.PathLike[str], *, threads: int, provider: str) ->
     path = pathlib.Path(path)
     if provider not in PROVIDERS:
         raise unknown("provider", provider, PROVIDERS)
-    if threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
+    if not 1 <= threads <= _THREADS:
+        raise InputError(f"threads must be in 1..{_THREADS}, got {threads}")
     if not path.is_file():
         raise InputError(f"there is no model file {str(path)!r}")
     kind = path.suffix.lower()

@@ -122,6 +122,8 @@ def create_detector(name: str = "haar", *, scale: float | None = None, model: st
     path = Path(model) if model is not None else None
     if path is not None and not path.is_file():
         raise InputError(f"the detector's model {path} is no file")
+    if name == "none" and (scale is not None or path is not None):
+        raise InputError("the detector none searches nothing: leave out its scale and its model")
     return _CREATE[name](path, scale)
 
 

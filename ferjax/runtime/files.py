@@ -1,6 +1,7 @@
 """Frames of files: every frame of a video, every picture of a folder."""
 
 import contextlib
+import os
 import pathlib
 import re
 import threading
@@ -31,6 +32,14 @@ def pictures_in(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _natural(path: pathlib.Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name.lower())]
+
+
+def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns a path with the home folder for ~ and ~user; where there is no such user, the name begins with a ~."""
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError:
+        return pathlib.Path(path)
 
 
 def read_picture(path: pathlib.Path) -> np.ndarray | None:

@@ -16,6 +16,7 @@ import numpy as np
 from ferjax.cli import InputError
 from ferjax.runtime import fetch
 from ferjax.runtime.boxes import Face, cut, reduced
+from ferjax.runtime.engine import quiet
 
 Find = Callable[[np.ndarray, float, float], list[Face]]
 _EYES_AT = 200.0  # pixels; a larger face is searched for eyes at this size
@@ -51,7 +52,8 @@ def yunet(given: Path | None) -> tuple[Find, Find]:
             if len(nets) >= 12:
                 nets.pop(next(iter(nets)))
             try:
-                nets[size] = cv2.FaceDetectorYN.create(str(path), "", size, 0.5, 0.3, 1000)
+                with quiet():  # OpenCV writes its own account of what it cannot read
+                    nets[size] = cv2.FaceDetectorYN.create(str(path), "", size, 0.5, 0.3, 1000)
             except cv2.error as error:
                 raise InputError(f"{path} is no YuNet model that OpenCV {cv2.__version__} reads") from error
         return nets[size]

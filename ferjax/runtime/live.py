@@ -18,6 +18,7 @@ from ferjax.cli import InputError
 from ferjax.runtime import shipped
 from ferjax.runtime.draw import Painter
 from ferjax.runtime.faces import DETECTORS
+from ferjax.runtime.files import expanded
 from ferjax.runtime.frame import Source
 from ferjax.runtime.loop import RATE, stream
 from ferjax.runtime.model import load
@@ -166,15 +167,15 @@ class _Outputs:
 
 def _spare(options: argparse.Namespace, *, stills: bool) -> None:
     """Refuses outputs that would replace what is shown; snapshots have the names of the pictures of a folder."""
-    shown = pathlib.Path(options.source).expanduser()
+    shown = expanded(options.source)
     if not shown.exists():  # a camera or an address
         return
-    targets = {name: pathlib.Path(getattr(options, name)) for name in ("log", "record") if getattr(options, name)}
+    targets = {name: expanded(getattr(options, name)) for name in ("log", "record") if getattr(options, name)}
     if options.snapshot and stills:
-        folder = pathlib.Path(options.snapshot)
+        folder = expanded(options.snapshot)
         targets["snapshot"] = folder if shown.is_dir() else folder / snapshot_name(shown.name)
     for name, target in targets.items():
-        if target.expanduser().exists() and target.expanduser().samefile(shown):
+        if target.exists() and target.samefile(shown):
             raise InputError(f"--{name} {target} is where the source is, and would replace it: take another place")
 
 

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from ferjax.cli import InputError, abandon_output, note, unknown
+from ferjax.runtime.files import expanded
 from ferjax.runtime.result import FaceResult, Latency, Result
 
 LOGS = (".jsonl", ".csv")
@@ -39,7 +40,9 @@ class Log:
         kind = ".jsonl" if path == "-" else pathlib.Path(path).suffix.lower()
         if kind not in LOGS:
             raise unknown("kind of log", path, (*(f"FILE{suffix}" for suffix in LOGS), "-"))
-        self._file: TextIO | None = sys.stdout if path == "-" else open(_ready(path), "w", newline="", encoding="utf-8")  # noqa: SIM115
+        self._file: TextIO | None = sys.stdout
+        if path != "-":  # names of files keep their bytes, whatever their encoding
+            self._file = open(_ready(path), "w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
         self._line = self._json if kind == ".jsonl" else self._csv
         if kind == ".csv":
             head = ["time", "frame", "image", "track", "x", "y", "width", "height", "label", "confidence"]
@@ -171,7 +174,7 @@ class Snapshots:
         Raises:
           OSError: if it cannot be made.
         """
-        self._folder = pathlib.Path(folder).expanduser()
+        self._folder = expanded(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, result: Result) -> None:
@@ -189,9 +192,11 @@ class Snapshots:
 
 def _ready(path: str) -> pathlib.Path:
     """Returns the path of an output whose folder exists."""
-    target = pathlib.Path(path).expanduser()
+    target = expanded(path)
     if not target.parent.is_dir():
         raise InputError(f"the folder of {path} does not exist: make {target.parent} first")
+    if target.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file")
     return target
 
 

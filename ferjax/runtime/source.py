@@ -1,6 +1,5 @@
 """Where frames come from: a camera, a video file, a picture, a folder of pictures or a network stream."""
 
-import pathlib
 import threading
 from collections.abc import Callable
 from os import PathLike
@@ -35,7 +34,7 @@ def open_source(
         return camera.open_camera(text, size, stop, on_wait)
     if "://" in text:
         return camera.open_url(text, stop, on_wait)
-    path = pathlib.Path(text).expanduser()
+    path = files.expanded(text)
     if not path.exists():
         raise InputError(
             f"source {text!r} does not exist. Accepted: a camera's index (0) or device (/dev/video0), a video file, "

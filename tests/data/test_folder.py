@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 from data_layouts import faces, jpeg, write, write_zip
@@ -176,3 +178,20 @@ def test_the_largest_face_is_cut_out_and_pictures_without_one_are_named(tmp_path
     source = folder.read(write(tmp_path / "album", files), find_faces=True)
     with pytest.raises(InputError, match=r"a/nobody\.jpg: no face found in it"):
         prepare_as("scenes", source, tmp_path)
+
+
+def test_a_split_beside_another_folder_of_pictures_is_refused(tmp_path):
+    files = {f"train/{name}": data for name, data in album(4).items()} | {"unlabeled/a.jpg": album(1)["cat/000.jpg"]}
+    with pytest.raises(InputError, match="train, and beside them unlabeled: divide all of it or nothing"):
+        folder.read(write(tmp_path / "album", files))
+    files = {f"test/{i}.jpg": data for i, data in enumerate(album(4).values())} | {"dog/a.jpg": album(1)["dog/000.jpg"]}
+    assert folder.read(write(tmp_path / "named", files)).class_names == ("dog", "test")  # a class of that name
+
+
+def test_pictures_that_are_all_alike_leave_a_split_empty_and_that_is_said(tmp_path, capsys):
+    picture = np.array(Image.open(io.BytesIO(album(1)["cat/000.jpg"])))
+    shades = [np.clip(picture + i, 0, 255).astype(np.uint8) for i in range(3)]
+    alike = {f"{name}/{i}.jpg": jpeg(shades[i % 3]) for i in range(9) for name in "ab"}
+    prepare_as("film", folder.read(write(tmp_path / "album", alike)), tmp_path)
+    said = capsys.readouterr().err
+    assert "no image is left for validation: 18 of 18 are near copies of each other" in said

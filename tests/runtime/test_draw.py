@@ -117,6 +117,8 @@ def test_names_beyond_ascii_are_drawn():
     assert (shown("überrascht", "喜") == shown("uberrascht", "class 2")).all()
     assert (shown("гнев", "a悲") == shown("class 1", "a")).all()
     assert (shown("a怒", "a悲") == shown("class 1", "class 2")).all()
+    assert (shown("радость 1", "печаль!") == shown("class 1", "class 2")).all()
+    assert (shown("1", "2") != shown("class 1", "class 2")).any()
     assert (shown("喜", "b") != shown("b", "喜")).any()
 
 

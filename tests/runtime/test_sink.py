@@ -168,3 +168,21 @@ def test_snapshots_are_pictures_of_the_frame(tmp_path, capfd):
     (tmp_path / "new" / "folder" / ".frame-000014.part").mkdir()  # in the way
     pictures.write(result(of=frame(14)))
     assert "frame-000014.png could not be saved" in capfd.readouterr().err
+
+
+def test_names_that_are_no_utf8_keep_their_bytes(tmp_path):
+    of = frame(0)._replace(name=os.fsdecode(b"caf\xe9.png"))
+    for kind in ("csv", "jsonl"):
+        written(Log(str(tmp_path / f"log.{kind}"), NAMES), result(face(1, p=P, raw=RAW), of=of))
+    assert b"caf\xe9.png" in (tmp_path / "log.csv").read_bytes()
+    line = json.loads((tmp_path / "log.jsonl").read_text())
+    assert os.fsencode(line["image"]) == b"caf\xe9.png"
+
+
+def test_outputs_may_begin_with_a_tilde_and_are_no_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Log("~nobody-of-this-name.jsonl", NAMES).close()
+    assert (tmp_path / "~nobody-of-this-name.jsonl").exists()
+    (tmp_path / "film.mp4").mkdir()
+    with pytest.raises(InputError, match=r"film\.mp4 is a folder: give the name of a file"):
+        Recorder("film.mp4", 10)

@@ -1,0 +1,19 @@
+"""The plain convolutional networks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ferjax import models
+from ferjax.cli import InputError
+
+
+@pytest.mark.parametrize(("name", "least"), [("baseline_cnn5", 32), ("baseline_cnn3", 4)])
+def test_images_that_would_be_pooled_to_nothing_are_refused(name, least):
+    network = models.create(name)
+    run = functools.partial(network.init, train=False)
+    assert jax.eval_shape(run, jax.random.key(0), jnp.zeros((1, least, least, 1)))
+    with pytest.raises(InputError, match=rf"layers need images of {least} pixels or more a side"):
+        jax.eval_shape(run, jax.random.key(0), jnp.zeros((1, least, least - 1, 1)))
