@@ -91,7 +91,7 @@ def save(
       rows: JSON-able mappings with a "name".
       command: what makes these rows again.
       packages: distributions whose versions matter.
-      whole: a key that the rows share with all that is known of their subject, whose other rows go.
+      whole: a key, such as "network"; of what these rows have there, they are all that there is, and other rows go.
       results: folder of the file.
 
     Returns:

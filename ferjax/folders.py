@@ -37,8 +37,8 @@ def made_whole(out: pathlib.Path) -> Iterator[pathlib.Path]:
     check(out)
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
-    remove_left(out.parent, f".{glob.escape(out.name)}.????????")
-    part = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    remove_left(out.parent, f".{glob.escape(out.name)}.new-????????")
+    part = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
     try:
         yield part
         part.chmod(0o755)

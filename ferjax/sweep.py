@@ -272,8 +272,9 @@ def _expand(text: str) -> Iterator[tuple[str, Any, str]]:
     path = pathlib.Path(file)
     if not path.is_file() or path.suffix != ".py":
         raise cli.InputError(f"{file}: no such configuration file; see configs/, such as configs/resnet18.py")
-    if (home := next((p.parent for p in path.resolve().parents if p.name == "configs"), None)) is not None:
-        sys.path[:] = [*dict.fromkeys([*sys.path, str(home)])]  # for what it imports, from wherever it is called
+    for home in (str(p.parent) for p in path.resolve().parents if p.name == "configs"):
+        if home not in sys.path:  # for what it imports, from wherever it is called
+            sys.path.append(home)
     found = importlib.util.spec_from_file_location(path.stem, path)
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)

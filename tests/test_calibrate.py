@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_evaluate import exported, run  # noqa: F401
 
-from ferjax import calibrate, calibration, checkpoint, evaluate, runtime, scorer, spec
+from ferjax import calibrate, calibration, checkpoint, evaluate, explain, runtime, scorer, spec
 from ferjax.cli import InputError
 
 
@@ -83,6 +83,20 @@ def test_a_model_that_cannot_be_opened_leaves_the_others_alone(run, tmp_path):  
     with pytest.raises(InputError, match=r"typo\.onnx"):
         calibrate.main(["--model", str(path), str(tmp_path / "typo.onnx"), "--data-dir", str(run / "data")])
     assert path.read_bytes() == before
+
+
+def test_data_that_were_prepared_anew_are_said(run, capsys):  # noqa: F811
+    own = scorer.open_model(run / "run").spec
+    for changed in (False, True):
+        theirs = own.replace(dataset_sha256="0" * 64) if changed else own
+        scorer.load_split(theirs, "validation", data_dir=run / "data")
+        assert ("has been prepared anew since the model was trained" in capsys.readouterr().err) == changed
+
+
+def test_a_seed_below_zero_is_one_line(run):  # noqa: F811
+    for command, more in ((calibrate, ()), (explain, ("--out", "unused"))):
+        with pytest.raises(InputError, match="--seed must be 0 or more, got -1"):
+            command.main(["--model", str(run / "run"), "--seed", "-1", *more])
 
 
 def test_averaging_over_views_is_apart(run, tmp_path, capsys):  # noqa: F811

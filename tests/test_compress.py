@@ -1,6 +1,8 @@
 """python -m ferjax.compress and what follows it: every result is a workdir, and exports as what it says it is."""
 
 import json
+import os
+import time
 
 import jax
 import numpy as np
@@ -8,7 +10,20 @@ import pytest
 from small_files import run_onnx_as_written
 
 import export as export_script
-from ferjax import checkpoint, compress, data, evaluate, experiment, models, network, runtime, scorer, slim, weights
+from ferjax import (
+    checkpoint,
+    compress,
+    data,
+    evaluate,
+    experiment,
+    folders,
+    models,
+    network,
+    runtime,
+    scorer,
+    slim,
+    weights,
+)
 from ferjax.cli import InputError
 from ferjax.compress import budget, compressing
 from ferjax.compress.__main__ import main
@@ -216,3 +231,14 @@ def test_how_to_prune_without_pruning_is_refused():
         with pytest.raises(InputError, match=rf"--{key} says how weights are pruned: give --sparsity too"):
             compressing._check(compressing.Wish(macs=0.5, **{key: value}))
     compressing._check(compressing.Wish(macs=0.5, score="magnitude"))
+
+
+def test_what_a_killed_command_left_is_removed_after_a_day_and_nothing_else(tmp_path):
+    days = {".out.new-abcdefgh": 2, ".out.new-ijklmnop": 0, ".out.new-abcdefgh.old": 2, ".out.settings": 2}
+    for name, age in days.items():
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - 86400 * age,) * 2)
+    with folders.made_whole(tmp_path / "out"):
+        pass
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == sorted({*days, "out"} - {".out.new-abcdefgh"})

@@ -59,6 +59,15 @@ def test_a_file_and_a_checkpoint_take_the_same_path(run, tmp_path):
     assert low <= result["accuracy"] <= high and set(result["calibration"]) >= {"ece", "brier", "nll"}
 
 
+def test_a_class_may_have_any_name_in_a_sheet(run, tmp_path):
+    scored = scorer.open_model(run / "run")
+    faces = scorer.load_split(scored.spec, "validation", data_dir=run / "data")
+    spec, variables, _ = checkpoint.load(run / "run")
+    named = spec.replace(class_names=tuple(f"{name}/x" for name in spec.class_names))
+    found = explain.write_sheets(named, variables, faces, np.array(faces.labels), tmp_path, samples=1, seed=0)
+    assert {path.name for path in found["sheets"][:-1]} == {f"gradcam_{name}_x.png" for name in spec.class_names}
+
+
 def test_weights_in_a_file_are_scored_explained_and_calibrated_as_their_run(run, tmp_path):
     spec, variables, _ = checkpoint.load(run / "run")
     path = tmp_path / "w.safetensors"

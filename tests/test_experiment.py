@@ -228,6 +228,7 @@ def test_the_step_is_compiled_as_the_network_asks(trained, tmp_path, monkeypatch
         ({"fit__steps_per_dispatch": -1}, r"fit\.steps_per_dispatch must be 0 or more, got -1"),
         ({"fit__patience": -1}, r"fit\.patience must be 0 or more"),
         ({"fit__batch_size": 49}, "batches of 49 on 48 training images"),
+        ({"data__splits": ("train",)}, r"config\.data\.splits is not set by hand"),
     ],
 )
 def test_mistakes_in_a_configuration_are_named(trained, tmp_path, changes, message):

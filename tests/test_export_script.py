@@ -92,7 +92,10 @@ def test_an_export_is_kept_unless_told_otherwise(run, tmp_path, capsys):
         main(run, *arguments)
     with pytest.raises(cli.InputError, match=r"holds more than an export, note first: move it"):
         main(run, *arguments, "--overwrite")
-    (out / "note").unlink()  # still there
+    (out / "note").rename(out / "mine.tflite")
+    with pytest.raises(cli.InputError, match=r"holds more than an export, mine\.tflite first"):
+        main(run, *arguments, "--overwrite")
+    (out / "mine.tflite").unlink()  # still there
     main(run, *arguments, "--overwrite")
     assert sorted(p.name for p in out.iterdir()) == ["baseline_cnn5.tflite", "baseline_cnn5.tflite.md", "export.json"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -76,6 +76,7 @@ def compress(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise cli.InputError(f"{out} is there: choose another --out")
     folders.check(out)
+    checkpoint.check_path(out)
     spec, variables, meta = weights.trained(model)
     faces = data.load(spec.dataset, data_dir=data_dir, **spec.dataset_args)
     places = scorer.check_fit(spec, faces)

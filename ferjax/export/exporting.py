@@ -218,9 +218,9 @@ def _refusal(result: Exported) -> str:
 
 
 def _not_of_an_export(out: pathlib.Path) -> list[str]:
-    """The names in a folder of an export that no export has written there."""
-    kinds = tuple(f".{kind}" for kind in formats.list_formats())
-    return sorted(p.name for p in out.iterdir() if p.name != RECORD and not p.name.removesuffix(".md").endswith(kinds))
+    """The names in a folder of an export that are not of its files and their cards."""
+    names = {path.name for path in out.iterdir()} - {RECORD}
+    return sorted(name for name in names if not card.read_export(out / name.removesuffix(".md")))
 
 
 @contextlib.contextmanager

@@ -185,6 +185,15 @@ def test_work_is_stored_or_counted_where_jax_is(trained, monkeypatch):
     assert scoring.macs(spec) is None
 
 
+def test_without_matplotlib_there_is_no_plot_and_that_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tables, "markdown", lambda *_: "")
+    monkeypatch.setattr(tables, "csv_text", lambda *_: "")
+    monkeypatch.delattr("ferjax.report", raising=False)
+    monkeypatch.setitem(sys.modules, "ferjax.report", None)
+    assert command.save([{"file": "a.tflite", "accuracy": 0.5}], tmp_path, "x") == ["benchmark.csv", "benchmark.md"]
+    assert "pip install matplotlib" in capsys.readouterr().err
+
+
 def test_the_command_writes_table_csv_markdown_and_plot(trained, tmp_path, capsys):
     path, folder, right = trained
     reference = small_files.tflite_file(tmp_path / "reference.tflite", embed=False)

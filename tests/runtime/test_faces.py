@@ -117,6 +117,9 @@ def test_a_grey_face_keeps_its_grey_values():
 
 def test_no_detector_takes_the_central_square():
     assert create_detector("none")(np.zeros((50, 80, 3), np.uint8)) == [Face((15, 0, 50, 50), 1.0)]
+    for more in ({"scale": 0.5}, {"model": __file__}):
+        with pytest.raises(InputError, match="the detector none searches nothing: leave out its scale and its model"):
+            create_detector("none", **more)
 
 
 def test_a_crop_is_the_box_resized():

@@ -264,7 +264,9 @@ def test_a_network_stream_is_read_and_reopened_when_the_sender_hangs_up(capfd):
     assert source.live and "is gone" in errors and "is back" in errors and "secret" not in errors
 
 
-@pytest.mark.parametrize("address", ["me:secret@{}", "me:p@secret@{}", "{}?user=me&pwd=secret"])
+@pytest.mark.parametrize(
+    "address", ["me:secret@{}", "me:p@secret@{}", "me:p/secret@{}", "{}?user=me&pwd=secret", "{}#secret"]
+)
 def test_a_stream_that_does_not_open_is_one_line_without_its_password(capfd, address):
     with pytest.raises(InputError, match=r"rtsp://127.0.0.1:9/x does not open") as caught:
         open_source("rtsp://" + address.format("127.0.0.1:9/x"))
