@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import small_files
+from PIL import Image
 from small_files import GRAY
 
 from ferjax import predict
@@ -90,6 +91,18 @@ def test_transparency_is_white_as_in_training(tmp_path, depth):
     if depth == 8:
         trained = images.decode(path.read_bytes(), size=5, channels=3).image
         assert np.abs(files.read_picture(path)[:5, :, ::-1].astype(int) - trained).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "tiff"])
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6])
+def test_transparency_is_turned_with_the_colours(tmp_path, kind, orientation):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 5, 4), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"face.{kind}"
+    Image.fromarray(pixels).save(path, exif=exif, **({"lossless": True, "exact": True} if kind == "webp" else {}))
+    trained = images.decode(path.read_bytes(), size=5, channels=3).image
+    assert np.abs(files.read_picture(path)[..., ::-1].astype(int) - trained).max() <= 1
 
 
 def test_wrong_input_is_one_line_and_writes_nothing(model, folder, tmp_path):

@@ -15,7 +15,9 @@ from ferjax.cli import InputError, note
 from ferjax.runtime.frame import DEFAULT_FPS, Frame, Source, quiet, read
 
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-_TRANSPARENT = (".png", ".tif", ".tiff", ".webp")
+_TIFF = (".tif", ".tiff")
+_TRANSPARENT = (".png", ".webp", *_TIFF)
+_EXIF = cv2.IMAGE_METADATA_EXIF
 
 
 def pictures_in(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -52,12 +54,23 @@ def read_picture(path: pathlib.Path) -> np.ndarray | None:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
         if image is None or path.suffix.lower() not in _TRANSPARENT:
             return image
-        whole = np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
-        if whole.shape != (*image.shape[:2], 4):
+        whole, kinds, known = cv2.imdecodeWithMetadata(data, flags=cv2.IMREAD_UNCHANGED)
+        if whole.shape[2:] != (4,):
             return image
-        opaque = whole[..., 3:].astype(np.float32) / np.iinfo(whole.dtype).max
+        alpha = _turned(whole[..., 3], [v for kind, v in zip(kinds, known, strict=True) if kind == _EXIF])[..., None]
+        if path.suffix.lower() in _TIFF and alpha.dtype == np.uint8 and (image <= alpha).all():
+            return 255 - alpha + image  # libtiff hands such colours out multiplied by their opacity
+        opaque = alpha.astype(np.float32) / np.iinfo(alpha.dtype).max
         return np.rint(255 - (255 - image) * opaque).astype(np.uint8)
     return None
+
+
+def _turned(alpha: np.ndarray, exif: list[np.ndarray]) -> np.ndarray:
+    """Turns what was read unchanged as the EXIF tags beside it say: OpenCV does so for a picture without transparency."""
+    if not exif:
+        return alpha
+    _, encoded = cv2.imencodeWithMetadata(".png", np.ascontiguousarray(alpha), [_EXIF], exif)
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH))
 
 
 def open_pictures(paths: list[pathlib.Path], name: str, stop: threading.Event) -> Source:
