@@ -223,11 +223,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.robustness:
             result["robustness"] = robustness.measure(scorer.logits, faces, full=options.full)
         if options.robustness and results and seen[-1] == seen[0]:
-            reference = results[0]["robustness"]["accuracy"]
-            result["robustness"]["relative_to"] = results[0]["model"]
-            result["robustness"]["mean_corruption_error"] = corrupt.mean_corruption_error(
-                _errors(result["robustness"]["accuracy"]), _errors(reference)
-            )[0]
+            result["robustness"] |= _relative(result["robustness"]["accuracy"], results[0])
         print(f"{scorer.name}\n{_text(result)}\n" if len(scorers) > 1 else _text(result))
         results.append(result)
         answers[scorer.name] = logits.argmax(1)
@@ -251,6 +247,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         if pairs:
             _write(options.out / "comparison.json", pairs)
         print(f"saved {options.out}")
+
+
+def _relative(accuracy: Mapping[str, Sequence[float]], first: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the mean corruption error relative to the first model; nothing, with a note, if that makes no error."""
+    try:
+        mean, _ = corrupt.mean_corruption_error(_errors(accuracy), _errors(first["robustness"]["accuracy"]))
+    except cli.InputError as error:
+        cli.note(f"no mean corruption error relative to {first['model']}: {error}")
+        return {}
+    return {"relative_to": first["model"], "mean_corruption_error": mean}
 
 
 def _errors(accuracy: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:

@@ -49,6 +49,9 @@ def bootstrap(
       level: share of the resamples inside the interval, in (0, 1).
       seed: of the draws.
 
+    A class of one or two examples is missing from many resamples and counts as 0 there, as `metrics.macro_f1` counts
+    it: the interval of macro-F1 then reaches too low.
+
     Raises:
       InputError: if there is no example, or the level is outside (0, 1).
     """

@@ -67,7 +67,7 @@ def measure(
       seed: of the other pictures.
 
     Returns:
-      For `non_faces`, those of `unknown` and, if the faces are square, `drawn_faces`: `n`, `auroc` (1: every face is
+      For `non_faces`, those of `unknown` and, if the faces are square and can be drawn that large, `drawn_faces`: `n`, `auroc` (1: every face is
       answered with more confidence, 0.5: confidence says nothing) and `confidence`, the mean over those pictures; and
       `faces`, the mean confidence over the split.
     """
@@ -78,7 +78,8 @@ def measure(
     known = confidence(images)
     shape = images.shape[1:]
     others = {"non_faces": non_faces(COUNT, shape, seed=seed), **(unknown or {})}
-    if shape[0] == shape[1]:
+    smallest, largest = synthetic.SIZES
+    if smallest <= shape[0] == shape[1] <= largest:
         others["drawn_faces"] = drawn_faces(COUNT, shape, seed=seed)
     result: dict[str, Any] = {"faces": float(known.mean()), "seed": seed}
     for name, pictures in others.items():

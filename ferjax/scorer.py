@@ -82,14 +82,15 @@ def load_split(
 def left_out(
     spec: ModelSpec, split: str, *, dataset: str | None = None, data_dir: pathlib.Path | str | None = None
 ) -> dict[str, np.ndarray]:
-    """Returns the split's images of the class that the model's training left out, by its name; {} if none was."""
+    """Returns the split's images of the class that the model's training left out, by its name; {} if there are none."""
     absent = spec.dataset_args.get("without", "")
     if not absent or dataset not in (None, spec.dataset):
         return {}
     options = {key: value for key, value in spec.dataset_args.items() if key != "without"}
     faces = data.load(spec.dataset, data_dir=data_dir, splits=(split,), **options)
     chosen = faces.splits[split]
-    return {absent: chosen.images[chosen.labels == faces.class_names.index(absent)]}
+    found = chosen.images[chosen.labels == faces.class_names.index(absent)]
+    return {absent: found} if len(found) else {}
 
 
 def make_predict(spec: ModelSpec, variables: Any, *, batch_size: int = 256) -> Callable[[data.Images], np.ndarray]:

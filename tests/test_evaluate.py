@@ -226,6 +226,8 @@ def test_other_pictures_are_told_by_confidence(run, tmp_path, capsys):
     faces = np.full((20, 24, 24, 1), 7, np.uint8)
     sure = openset.measure(lambda x: 9.0 * (x == 7).all((1, 2, 3))[:, None] * np.eye(3)[:1], faces, temperature=1.0)
     assert sure["non_faces"]["auroc"] == 1 and sure["faces"] > 0.99
+    small = openset.measure(lambda x: np.tile([9.0, 0, 0], (len(x), 1)), faces[:, :16, :16], temperature=1.0)
+    assert "non_faces" in small and "drawn_faces" not in small  # none can be drawn in 16 pixels
     always = openset.measure(lambda x: np.tile([9.0, 0, 0], (len(x), 1)), faces, temperature=1.0)
     assert always["non_faces"]["auroc"] == always["drawn_faces"]["auroc"] == 0.5
 
@@ -249,6 +251,18 @@ def test_several_models_have_corruption_errors_relative_to_the_first(run, tmp_pa
     evaluate.main(["--model", *files, "--data-dir", str(run / "data"), "--out", str(out), "--robustness"])
     second = json.loads((out / "1_b" / "metrics.json").read_text())["robustness"]
     assert second["mean_corruption_error"] == pytest.approx(1) and second["relative_to"] == files[0]
+
+
+def test_a_first_model_without_errors_costs_the_comparison_only(run, tmp_path, capsys, monkeypatch):
+    files = [str(exported(tmp_path / f"{name}.onnx", run)) for name in "ab"]
+    right = {"n": 1, "clean": 1.0, "accuracy": {"blur": [1.0, 1.0]}}
+    monkeypatch.setattr(evaluate.robustness, "measure", lambda *_, **__: dict(right))
+    monkeypatch.setattr(evaluate.robustness, "table", str)
+    monkeypatch.setattr(evaluate.report, "plot_robustness", lambda *_: None)
+    evaluate.main(["--model", *files, "--data-dir", str(run / "data"), "--out", str(tmp_path / "out"), "--robustness"])
+    second = json.loads((tmp_path / "out" / "1_b" / "metrics.json").read_text())
+    assert second["robustness"] == right
+    assert f"no mean corruption error relative to {files[0]}" in capsys.readouterr().err
 
 
 def test_a_class_left_out_of_training_is_unknown(tmp_path, capsys):

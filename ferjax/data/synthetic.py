@@ -16,7 +16,7 @@ from ferjax.data.face_geometry import Light, Pose
 from ferjax.data.faces import EXPRESSIONS, sample_action_units, sample_identity
 
 SPLITS = ("train", "validation", "test")
-_SIZES = (24, 256)
+SIZES = (24, 256)  # pixels that a face can be drawn in
 _SMALLEST = 14.0  # half a face width in a scene: a box of 33 pixels, which detectors still find
 
 
@@ -45,8 +45,8 @@ def render_faces(
     _check_common(seed, channels)
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    if not _SIZES[0] <= size <= _SIZES[1]:
-        raise InputError(f"size {size} is outside {_SIZES[0]}..{_SIZES[1]} pixels")
+    if not SIZES[0] <= size <= SIZES[1]:
+        raise InputError(f"size {size} is outside {SIZES[0]}..{SIZES[1]} pixels")
     images = np.empty((len(labels), size, size, channels), np.uint8)
     for i, label in enumerate(labels.tolist()):
         images[i] = _render_crop(_generator(SPLITS.index(split), seed, i, label), label, size, channels)
