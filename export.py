@@ -8,6 +8,7 @@ A file that departs from the checkpoint by more than its kind may is removed, an
 
 import argparse
 import pathlib
+import shlex
 from collections.abc import Sequence
 
 from ferjax import cli, export
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(export.table(results))
     print(f"\nship {options.out / ship.file}: {ship.milliseconds:.2f} ms per image, {ship.bytes:,} bytes")
     kinds = sorted({pathlib.Path(r.file).suffix for r in results if not r.faults}, reverse=True)
-    print(f"next: python -m ferjax.benchmark {' '.join(f'{options.out}/*{kind}' for kind in kinds)}")
+    print(f"next: python -m ferjax.benchmark {' '.join(f'{shlex.quote(str(options.out))}/*{kind}' for kind in kinds)}")
 
 
 if __name__ == "__main__":

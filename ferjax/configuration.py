@@ -17,11 +17,12 @@ Each group of a configuration holds the keyword arguments of one function:
 import contextlib
 import inspect
 import json
+import numbers
 import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -41,14 +42,15 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "fit": fitting.fit,
 }
 GROUPS = tuple(FUNCTIONS)
+_ELEMENTS: dict[Any, tuple[type, str]] = {Sequence[str]: (str, "strings"), Sequence[float]: (numbers.Real, "numbers")}
 
 
 def call(function: Callable[..., Any], group: str, values: Mapping[str, Any], **more: Any) -> Any:
     """Calls a function with the values of a group, and more that the configuration does not say.
 
     Raises:
-      InputError: for a key that the function does not take, one that is given beside the configuration, or one that
-        is lacking.
+      InputError: for a key that the function does not take, one that is given beside the configuration, one that is
+        lacking, or a sequence of something else than the function takes.
     """
     if given := [k for k in values if k in more]:
         raise cli.InputError(f"config.{group}.{given[0]} is not set by hand: the data, another key or a flag say it")
@@ -57,6 +59,10 @@ def call(function: Callable[..., Any], group: str, values: Mapping[str, Any], **
     accepted = [p for p in parameters if p not in more]
     if (odd := [k for k in values if k not in accepted]) and not open_ended:
         raise cli.unknown(f"key in config.{group}", odd[0], accepted)
+    for name, value in values.items():
+        kind, said = _ELEMENTS.get(parameters[name].annotation if name in parameters else None, (object, ""))
+        if said and (isinstance(value, str) or not all(isinstance(element, kind) for element in value)):
+            raise cli.InputError(f"config.{group}.{name} must hold {said}, got {value!r}")
     needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in (p.VAR_KEYWORD,)]
     if missing := [n for n in needed if n not in values and n not in more]:
         raise cli.InputError(f"config.{group} lacks {', '.join(missing)}")

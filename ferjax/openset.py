@@ -67,9 +67,9 @@ def measure(
       seed: of the other pictures.
 
     Returns:
-      For `non_faces`, those of `unknown` and, if the faces are square and can be drawn that large, `drawn_faces`: `n`, `auroc` (1: every face is
-      answered with more confidence, 0.5: confidence says nothing) and `confidence`, the mean over those pictures; and
-      `faces`, the mean confidence over the split.
+      For `non_faces`, those of `unknown` and, if faces can be drawn in that size, `drawn_faces`: `n`, `auroc` (1:
+      every face is answered with more confidence, 0.5: confidence says nothing) and `confidence`, the mean over those
+      pictures; and `faces`, the mean confidence over the split.
     """
 
     def confidence(pictures: Images) -> np.ndarray:

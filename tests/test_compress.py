@@ -106,7 +106,7 @@ def test_what_is_rounded_exports_as_integers_alone(run, rounded, tmp_path):
 def test_channels_that_were_pruned_are_removed_and_every_command_takes_the_rest(run, tmp_path, capsys):
     options = ("--sparsity", "0.5", "--structure", "filter", "--distribution", "uniform", "--keep", "^head/")
     pruned, slimmed = (
-        command(run, tmp_path / name, *options, *more) for name, more in (("p", ()), ("s", ("--dead", "--fold")))
+        command(run, tmp_path / name, *options, *more) for name, more in (("p", ()), ("s b", ("--dead", "--fold")))
     )
     assert slimmed[0].architecture_args["widths"] == [8, 16]  # 12 of 24 live, in eights
     images = data.load("synthetic_faces", data_dir=run / "data", **DATA).splits["validation"].images
@@ -114,16 +114,17 @@ def test_channels_that_were_pruned_are_removed_and_every_command_takes_the_rest(
     np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
     said = capsys.readouterr().out
     assert "3×3×16×24" in said and "3×3×8×16" in said and "next: python train.py --config configs/compress" in said
-    record = json.loads((tmp_path / "s" / "compress.json").read_text())
+    assert f"'--config.init.workdir={tmp_path / 's b'}'\n" in said and f"--out '{tmp_path / 's b'}-files'\n" in said
+    record = json.loads((tmp_path / "s b" / "compress.json").read_text())
     before, after = record["before"], record["after"]
     assert before["parameters"] == before["nonzeros"] + 40 + 7  # shifts and biases begin at zero
     assert after["macs"] < 0.5 * before["macs"] and after["nonzeros"] < after["parameters"] < before["parameters"]
     assert record["ratio"] == pytest.approx(before["parameters"] / after["nonzeros"])
-    scored = evaluate.evaluate(tmp_path / "s", data_dir=run / "data")
+    scored = evaluate.evaluate(tmp_path / "s b", data_dir=run / "data")
     assert scored["accuracy"] == after["accuracy"] == slimmed[0].accuracy["validation"]
     made = {
         "data": {"name": "synthetic_faces", **DATA},
-        "init": {"workdir": str(tmp_path / "s"), "network": True},
+        "init": {"workdir": str(tmp_path / "s b"), "network": True},
         "optim": {"name": "adam", "learning_rate": 1e-3},
         "fit": {"epochs": 1, "batch_size": 35},
     }

@@ -43,12 +43,15 @@ def test_a_page_escapes_and_closes_what_it_opens(tmp_path):
         page.Text("x & y"),
         page.Table(["h|1", "n"], [["<b>", "-1.5"]]),
         page.Code("c<d"),
+        page.Figure(tmp_path / "my run (1).png", "seen"),
     ]
+    (tmp_path / "my run (1).png").write_bytes(b"x")
     page.write(blocks, tmp_path)
     reader = Reader((tmp_path / "report.html").read_text())
     assert "a < b" in reader.words and "<b>" in reader.words and "c<d" in reader.words
     text = (tmp_path / "report.md").read_text()
     assert "# a < b" in text and "| h\\|1 | n |\n| --- | --- |\n| <b> | -1.5 |" in text and "```\nc<d\n```" in text
+    assert "![seen](my%20run%20%281%29.png)" in text
 
 
 def test_a_report_on_a_run_and_a_file(run, tmp_path, capsys):  # noqa: F811

@@ -14,6 +14,7 @@ accuracy measured anew on validation. To train it on: configs/compress/finetune.
 
 import argparse
 import pathlib
+import shlex
 from collections.abc import Sequence
 
 from ferjax import cli, network, prune
@@ -48,9 +49,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     bits = network.TRAINED.get(quantization, 0)
     print(f"{text(result)}\n\nsaved {out}")
     more = f" --config.quant.bits={bits}" if bits else ""
-    print(f"next: python train.py --config configs/compress/finetune.py --config.init.workdir={out}{more}")
+    start = shlex.quote(f"--config.init.workdir={out}")
+    print(f"next: python train.py --config configs/compress/finetune.py {start}{more}")
     more = f" --quantization {quantization}" if bits else ""
-    print(f"or:   python export.py --model {out} --out {out}-files{more}")
+    print(f"or:   python export.py --model {shlex.quote(str(out))} --out {shlex.quote(f'{out}-files')}{more}")
 
 
 if __name__ == "__main__":

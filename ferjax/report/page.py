@@ -4,6 +4,7 @@ import base64
 import html
 import os
 import pathlib
+import urllib.parse
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -89,7 +90,7 @@ def _markdown(block: Block, folder: pathlib.Path) -> str:
             lines = [header, ["---"] * len(header), *rows]
             return "\n".join("| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in lines)
         case Figure(path, caption):
-            return f"![{caption}]({path.relative_to(folder).as_posix()})\n\n*{caption}*"
+            return f"![{caption}]({urllib.parse.quote(path.relative_to(folder).as_posix())})\n\n*{caption}*"
 
 
 def _html(block: Block) -> str:

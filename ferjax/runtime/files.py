@@ -66,7 +66,7 @@ def read_picture(path: pathlib.Path) -> np.ndarray | None:
 
 
 def _turned(alpha: np.ndarray, exif: list[np.ndarray]) -> np.ndarray:
-    """Turns what was read unchanged as the EXIF tags beside it say: OpenCV does so for a picture without transparency."""
+    """Turns what was read unchanged as its EXIF tags say; OpenCV does so itself where it leaves out transparency."""
     if not exif:
         return alpha
     _, encoded = cv2.imencodeWithMetadata(".png", np.ascontiguousarray(alpha), [_EXIF], exif)

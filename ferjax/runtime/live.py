@@ -108,7 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-display", action="store_true", help="no window")
     add("--log", help="FILE.jsonl, FILE.csv or - (standard output): one object per face and frame")
     add("--record", help="FILE.mp4, .mkv or .avi: the drawn frames")
-    add("--snapshot", metavar="FOLDER", help="a picture on s or SIGUSR1, of the last frame, and of each still")
+    add(
+        "--snapshot",
+        metavar="FOLDER",
+        help="a picture on s or SIGUSR1, of the last frame, and of each still; one of that name is replaced",
+    )
     add("--frames", type=int, help="stop after so many frames")
     return parser
 

@@ -156,7 +156,7 @@ class Recorder:
 
     def _open(self, result: Result) -> cv2.VideoWriter:
         height, width = result.frame.image.shape[:2]
-        self._size, self._start = (width & ~1, height & ~1), result.time  # codecs want even sides
+        self._size, self._start = (max(2, width & ~1), max(2, height & ~1)), result.time  # codecs want even sides
         code = cv2.VideoWriter.fourcc(*VIDEOS[self._path.suffix.lower()])
         writer = cv2.VideoWriter(str(self._part), code, self._fps, self._size)
         if not writer.isOpened():

@@ -128,6 +128,7 @@ def test_a_frame_of_another_size_is_fitted_in(tmp_path):
     assert [i.shape for i in images] == [(120, 160, 3)] * 2
     assert images[1][60, 80].mean() > 190 and images[1][60, 10].mean() < 20
     odd = record(tmp_path / "odd.mp4", 10.0, frame(0, size=(121, 161)))
+    assert record(tmp_path / "dot.avi", 10.0, frame(0, size=(1, 1)))[0].shape == (2, 2, 3)
     assert odd[0].shape == (120, 160, 3) and abs(int(odd[0].mean()) - 90) < 5
 
 
