@@ -118,7 +118,8 @@ class Recorder:
         """Prepares for the first frame, whose size the video has.
 
         Raises:
-          InputError: if the name has no known ending, its folder does not exist or the disk is full.
+          InputError: if the name has no known ending, its folder does not exist, the disk is full or OpenCV cannot write
+            such a video there.
         """
         self._path = _ready(path)
         if self._path.suffix.lower() not in VIDEOS:
@@ -129,12 +130,17 @@ class Recorder:
         self._writer: cv2.VideoWriter | None = None
         self._part = self._path.with_name(f".{self._path.stem}.part{self._path.suffix}")
         self._written, self._start, self._done = 0, 0.0, False
+        self._open((16, 16)).release()  # what cannot be written is said before anything else is replaced
+        self._part.unlink(missing_ok=True)
 
     def write(self, result: Result) -> None:
         """Adds a frame, as often as its time asks; one of another size is fitted in with a black border."""
         if self._done:
             return
-        writer = self._writer or self._open(result)
+        if self._writer is None:
+            height, width = result.frame.image.shape[:2]
+            self._size, self._start = (max(2, width & ~1), max(2, height & ~1)), result.time  # codecs want even sides
+            self._writer = self._open(self._size)
         if _free(self._path) < RESERVE:
             note(
                 f"the disk is nearly full: the recording {self._path} ends here after {self._written / self._fps:.0f} s"
@@ -144,7 +150,7 @@ class Recorder:
         image = _fitted(result.frame.image, self._size)
         wanted = round((result.time - self._start) * self._fps) + 1
         for _ in range(min(wanted - self._written, int(_LONGEST_GAP * self._fps))):
-            writer.write(image)
+            self._writer.write(image)
         self._written = max(self._written, wanted)
 
     def close(self) -> None:
@@ -154,14 +160,11 @@ class Recorder:
             os.replace(self._part, self._path)
         self._writer, self._done = None, True
 
-    def _open(self, result: Result) -> cv2.VideoWriter:
-        height, width = result.frame.image.shape[:2]
-        self._size, self._start = (max(2, width & ~1), max(2, height & ~1)), result.time  # codecs want even sides
+    def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
         code = cv2.VideoWriter.fourcc(*VIDEOS[self._path.suffix.lower()])
-        writer = cv2.VideoWriter(str(self._part), code, self._fps, self._size)
+        writer = cv2.VideoWriter(str(self._part), code, self._fps, size)
         if not writer.isOpened():
             raise InputError(f"this OpenCV cannot write {self._path}: try another of {', '.join(VIDEOS)}")
-        self._writer = writer
         return writer
 
 

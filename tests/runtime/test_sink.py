@@ -153,6 +153,13 @@ def test_a_full_disk_is_said_before_recording(tmp_path, monkeypatch):
         Recorder(str(tmp_path / "out.mp4"), 30.0)
 
 
+def test_a_codec_that_is_lacking_is_said_before_anything_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setitem(sink.VIDEOS, ".avi", "none")
+    with pytest.raises(InputError, match=r"OpenCV cannot write .*out\.avi: try another of"):
+        Recorder(str(tmp_path / "out.avi"), 30.0)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_recorded_before_the_first_frame(tmp_path):
     Recorder(str(tmp_path / "out.mp4"), 30.0).close()
     assert list(tmp_path.iterdir()) == []
