@@ -118,8 +118,8 @@ class Recorder:
         """Prepares for the first frame, whose size the video has.
 
         Raises:
-          InputError: if the name has no known ending, its folder does not exist, the disk is full or OpenCV cannot write
-            such a video there.
+          InputError: if the name has no known ending, its folder does not exist, the disk is full or OpenCV cannot
+            write such a video there.
         """
         self._path = _ready(path)
         if self._path.suffix.lower() not in VIDEOS:
