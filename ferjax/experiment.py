@@ -243,11 +243,12 @@ def _stored(
 ) -> dict[str, Any]:
     """Returns what `fit` is given in the place of a teacher in the step: stored views with its answers."""
     dtype = groups["model"].get("dtype", "float32")
+    uncalibrated = [each.replace(temperature=1.0, abstention_threshold=0.0) for each in teacher.specs]
     name = stored_views.folder_name(
         data=[faces.name, faces.sha256, faces.image_shape],
         classes=faces.class_names,
         augment=groups["augment"],
-        teacher=[[each.params_sha256, each.to_json()] for each in teacher.specs],
+        teacher=[[each.params_sha256, each.to_json()] for each in uncalibrated],  # logits know no temperature
         resize=groups["teacher"].get("resize", False),
         # views of before these counted keep their name
         **({} if dtype == "float32" else {"dtype": dtype}),

@@ -263,6 +263,11 @@ def test_a_teacher_of_another_precision_or_of_other_views_answers_anew(teachers,
             made["teacher"] = {**made.get("teacher", {}), "stored_views": 1}
             distill(teachers, tmp_path / "run", made)
     assert folders[0] == folders[1] == folders[2] and len({*folders}) == 3
+    checkpoint.calibrate(teachers / "a", temperature=2.0, abstention_threshold=0.5)  # what changes no logit
+    with pytest.raises(InputError, match="seen"):
+        distill(teachers, tmp_path / "run", config(loss__alpha=0.5, teacher__stored_views=1))
+    (teachers / "a" / "calibration.json").unlink()
+    assert folders[-1] == folders[0]
 
 
 def test_every_epoch_takes_one_view_of_each_image_and_in_turn_all():
