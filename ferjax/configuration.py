@@ -61,7 +61,8 @@ def call(function: Callable[..., Any], group: str, values: Mapping[str, Any], **
         raise cli.unknown(f"key in config.{group}", odd[0], accepted)
     for name, value in values.items():
         kind, said = _ELEMENTS.get(parameters[name].annotation if name in parameters else None, (object, ""))
-        if said and (isinstance(value, str) or not all(isinstance(element, kind) for element in value)):
+        listed = isinstance(value, Sequence) and not isinstance(value, str)
+        if said and not (listed and all(isinstance(element, kind) for element in value)):
             raise cli.InputError(f"config.{group}.{name} must hold {said}, got {value!r}")
     needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in (p.VAR_KEYWORD,)]
     if missing := [n for n in needed if n not in values and n not in more]:

@@ -229,6 +229,7 @@ def test_the_step_is_compiled_as_the_network_asks(trained, tmp_path, monkeypatch
         ({"fit__patience": -1}, r"fit\.patience must be 0 or more"),
         ({"fit__batch_size": 49}, "batches of 49 on 48 training images"),
         ({"optim__decay_only": (1,)}, r"config\.optim\.decay_only must hold strings, got \(1,\)"),
+        ({"augment__crop": 0.9}, r"config\.augment\.crop must hold numbers, got 0\.9"),
         ({"augment__crop": ("a", "b")}, r"config\.augment\.crop must hold numbers, got \('a', 'b'\)"),
         ({"data__splits": ("train",)}, r"config\.data\.splits is not set by hand"),
     ],
