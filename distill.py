@@ -10,7 +10,7 @@ The same command continues a run that was stopped.
 from absl import flags
 
 import train
-from ferjax import cli, configuration, experiment, memory
+from ferjax import cli, configuration, experiment, memory, teaching
 
 TEACHER = flags.DEFINE_multi_string(
     "teacher", None, "The --workdir of a trained run, or its .safetensors; repeated or a,b for an ensemble."
@@ -23,7 +23,7 @@ def main() -> None:
     memory.keep_freed()
     configuration.parse_flags(__doc__)
     config, name, workdir = train.resolve(suffix="-distilled")
-    teachers = [path for text in TEACHER.value or () for path in text.split(",") if path]
+    teachers = teaching.paths(TEACHER.value or ())
     with train.together():
         experiment.distill(config, workdir=workdir, teachers=teachers, name=name, **train.options())
 

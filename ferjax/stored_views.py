@@ -6,8 +6,9 @@ run's augmentation, rounded to 8 bits, shown to the teacher and kept with its lo
 takes them in turn, view (image + epoch) mod K in each epoch, and augments no further. It is exact about these pixels,
 and it is not the same as fresh augmentation: no image is ever seen in more than K ways. All seeds share the views.
 
-A view is written as it is drawn. Where the images stay on disk, or the views together take more than 2 GiB, the views
-stay on disk too and are read while training; the logits, 2 · K · classes bytes an image, are always in memory.
+A view is written as it is drawn. Where the images stay on disk, or the views together take more than
+`data.resident_bytes`, the views stay on disk too and are read while training; the logits, 2 · K · classes bytes an
+image, are always in memory.
 """
 
 import dataclasses

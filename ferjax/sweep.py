@@ -31,7 +31,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from ferjax import cli, configuration, data, experiment, objective, run_folder, weights
+from ferjax import cli, configuration, data, experiment, objective, run_folder, teaching, weights
 
 Changes = Mapping[str, Any]
 _IN_FOLDERS = str.maketrans("/[]", "_()")  # a checkpoint's path may hold no bracket, see `checkpoint.check_path`
@@ -356,12 +356,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     fixed = {k: _value(v) for k, v in map(_assignment, options.set)}
     jobs = plan(options.configs, grid=grid, fixed=fixed)
     command = " ".join(["python -m ferjax.sweep", *(argv if argv is not None else sys.argv[1:])])
-    teachers = [path for text in options.teacher for path in text.split(",") if path]
     rows = run(
         jobs,
         seeds=options.seeds,
         workdir=options.workdir,
-        teachers=teachers,
+        teachers=teaching.paths(options.teacher),
         data_dir=options.data_dir,
         command=command,
     )

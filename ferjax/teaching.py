@@ -34,6 +34,11 @@ class Teacher(NamedTuple):
     stored_views: int = 0
 
 
+def paths(texts: Sequence[str]) -> list[str]:
+    """Returns the teachers that --teacher names: each text is a path, or several with commas between."""
+    return [path for text in texts for path in ([text] if Path(text).exists() else text.split(",")) if path]
+
+
 def load(
     workdirs: Sequence[str | Path],
     *,

@@ -59,6 +59,12 @@ def distill(folder, workdir, made, names=("a",)):
     return experiment.distill(made, workdir=workdir, teachers=chosen, data_dir=folder / "data", progress=False)
 
 
+def test_teachers_are_named_one_by_one_or_with_commas_between(tmp_path):
+    swept = tmp_path / "net-crop=(1.0, 1.0)"
+    swept.mkdir()
+    assert teaching.paths([str(swept), "a,b", "c,"]) == [str(swept), "a", "b", "c"]
+
+
 def test_a_file_of_weights_teaches_as_its_run_does(teachers, tmp_path):
     spec, variables, _ = checkpoint.load(teachers / "a")
     weights.save(tmp_path / "a.safetensors", spec, variables)

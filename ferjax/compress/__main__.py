@@ -4,9 +4,9 @@
     --dead                             remove the channels that give nothing but zero
     --macs 0.5, --parameters 0.5       remove channels, to a share of what there is or to a number
     --latency 2.5                      remove channels, to milliseconds for one image on this machine
+    --target-bytes 100000              one size for the exported file: widths and bits are chosen
     --fold                             move batch normalisations into the layers before them
     --bits 8                           round to integers: weights to 8 or 4 bits, activations to 8
-    --target-bytes 100000              one size for the exported file: widths and bits are chosen
 
 What is asked for is done in this order, without training; the result is a workdir that every other command accepts, its
 accuracy measured anew on validation. To train it on: configs/compress/finetune.py.

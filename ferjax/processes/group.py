@@ -30,7 +30,7 @@ def joined(place: Place | None, *, seconds: float = 300.0) -> Iterator[None]:
     """Trains together with the other processes inside the context; does nothing for a process that is alone.
 
     To be entered before anything asks JAX for devices, once in a program. If a process fails, all of them end with what
-    it had to say: they leave the context, and the program, with exit code 2.
+    it had to say: they leave the context, and the program, with exit code 2; the one that Ctrl-C stopped has 130.
 
     Args:
       place: from `find_place`.

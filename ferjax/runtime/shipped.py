@@ -1,8 +1,8 @@
 """The trained models that come with the package: python -m ferjax.runtime models.
 
 `models/` holds, for each NAME, NAME.tflite with its contract inside, its card NAME.md and, for training on, its weights
-in floats NAME.safetensors; the file `default` names the one that is taken when none is asked for.
-`python -m benchmarks.ship` fills it.
+in floats NAME.safetensors where they are small enough; the file `default` names the one that is taken when none is
+asked for. `python -m benchmarks.ship` fills it.
 """
 
 import os

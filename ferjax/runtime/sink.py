@@ -41,8 +41,9 @@ class Log:
         if kind not in LOGS:
             raise unknown("kind of log", path, (*(f"FILE{suffix}" for suffix in LOGS), "-"))
         self._file: TextIO | None = sys.stdout
-        if path != "-":  # names of files keep their bytes, whatever their encoding
-            self._file = open(_ready(path), "w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+        self._target, self._whole = None if path == "-" else _ready(path), 0
+        if self._target:  # names of files keep their bytes, whatever their encoding
+            self._file = open(self._target, "w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
         self._line = self._json if kind == ".jsonl" else self._csv
         if kind == ".csv":
             head = ["time", "frame", "image", "track", "x", "y", "width", "height", "label", "confidence"]
@@ -57,11 +58,16 @@ class Log:
             for face in result.faces:
                 self._line(result, face)
             self._file.flush()  # whole frames, also for those who read along or pull the plug
+            if self._target:
+                self._whole = self._file.tell()
         except BrokenPipeError:
             raise
         except OSError as error:
             note(f"the log {self._path} ends here: {error.strerror or error}")
             self._drop()
+            if self._target:  # a part of the last lines may have fitted
+                with contextlib.suppress(OSError):
+                    os.truncate(self._target, self._whole)
 
     def close(self) -> None:
         """Closes the file."""

@@ -3,6 +3,8 @@ import errno
 import io
 import json
 import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -89,6 +91,24 @@ def test_a_full_disk_ends_the_log_with_one_message(tmp_path, capfd):
     (line,) = capfd.readouterr().err.splitlines()
     assert "out.jsonl ends here: No space left" in line
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_log_that_a_full_disk_ends_has_whole_lines(tmp_path):
+    path = tmp_path / "out.jsonl"
+    script = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
+        "import sys, live_parts as parts; from ferjax.runtime.sink import Log;"
+        "log = Log(sys.argv[1], parts.NAMES);"
+        "[log.write(parts.result(parts.face())) for _ in range(40)]; log.close()"
+    )
+    there = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], env=there, capture_output=True, text=True, check=True
+    )
+    assert done.stderr.count("out.jsonl ends here") == 1
+    lines = path.read_text().splitlines()
+    assert 1 < len(lines) < 40 and all(json.loads(line)["label"] for line in lines)
 
 
 def frames_of(path):
