@@ -53,7 +53,7 @@ def study(name: str, arms: Mapping[str, Sequence[pathlib.Path]]) -> list[dict[st
         found = [each for path in paths for each in _results(path)]
         seeds = [each["seed"] for each in found]
         if None in seeds or len(set(seeds)) < len(seeds):  # their order says what belongs together
-            seeds = sorted(first) if len(first) == len(found) else list(range(len(found)))
+            seeds = list(first) if len(first) == len(found) else list(range(len(found)))
         scores = {seed: each["accuracy"] for seed, each in zip(seeds, found, strict=True)}
         first = first or scores
         if scores.keys() != first.keys():

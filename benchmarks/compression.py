@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks import tables
 from configs.compress import finetune, prune, qat
-from ferjax import checkpoint, cli, compress, experiment, export, intervals, runtime, scorer, weights
+from ferjax import checkpoint, cli, compress, experiment, export, intervals, scorer, weights
 from ferjax import spec as contract
 from ferjax.benchmark import measuring
 
@@ -221,7 +221,7 @@ def one(row: Row, seed: int, study: Study) -> None:
     )
     spec, variables, _ = checkpoint.load(folder / "run")
     faces = scorer.load_split(spec, "validation", data_dir=study.data_dir)
-    answers = runtime.load(out / file.file).logits(faces.images).argmax(1)
+    answers = scorer.open_model(out / file.file).logits(faces.images).argmax(1)
     dense = study.runs / ROWS[0].folder / f"seed{seed}" / "files-none"
     chosen = [measuring.Contender(each, "cpu") for each in {*dense.glob("*.tflite"), out / file.file}]
     times = dict(zip(chosen, measuring.measure(chosen, threads=1, passes=study.passes), strict=True))

@@ -66,7 +66,7 @@ def main() -> None:
         result = tables.save("export", COLUMNS, rows, command=command, packages=PACKAGES, whole="network")
         refused = sum(row["verdict"] != "yes" for row in rows)
         cli.note(f"{name}: {len(rows)} files, {refused} refused, {time.perf_counter() - start:.0f} s")
-        PAGE.write_text(tables.insert(PAGE.read_text(), tables.RESULTS))
+        tables.write(PAGE, tables.insert(PAGE.read_text(), tables.RESULTS))
     print(tables.render(result))
 
 

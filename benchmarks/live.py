@@ -192,11 +192,12 @@ def attention(model: str, kind: str, detector: str, file: str | None) -> dict[st
     """Returns `found`, the share of faces in all frames that are followed, and `rate`, their answers a second."""
     people, length = (4 if kind == "four" else 1), 150
     images = live_process.clip(kind, length)
-    faces = turns = 0
+    faces = followed = turns = 0
     for result in stream(itertools.islice(frames(images), length), model, detector=detector, detector_model=file):
         faces += min(people, len(result.faces))
+        followed += len(result.faces)
         turns += sum(face.raw_probabilities is not None for face in result.faces)
-    return {"found": faces / (people * length), "rate": turns / (faces / FPS)}
+    return {"found": faces / (people * length), "rate": turns / (followed / FPS)}
 
 
 def appearing(model: str, detector: str, file: str | None) -> dict[str, float]:

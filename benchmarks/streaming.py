@@ -60,8 +60,10 @@ def main() -> None:
         return
     given = sys.argv[1:]
     if args.folder:  # sets made before: the command makes its own
-        at = given.index("--folder")
-        del given[at : at + 2]
+        given = [a for a in given if not a.startswith("--folder=")]
+        if "--folder" in given:
+            at = given.index("--folder")
+            del given[at : at + 2]
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.folder or pathlib.Path(scratch)
         rows = [

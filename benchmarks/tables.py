@@ -38,7 +38,7 @@ def main() -> None:
         new = insert(old, args.results)
         stale += [(page, b[0]) for a, b in zip(MARKED.findall(old), MARKED.findall(new), strict=True) if a != b]
         if not args.check:
-            _write(page, new)
+            write(page, new)
     if args.check:
         for page, marker in stale:
             cli.note(f"{page}: {marker.strip()} is out of date; run python -m benchmarks.tables")
@@ -111,7 +111,7 @@ def save(
     kept.update({row["name"]: {**row, **how} for row in rows})
     result = {"columns": [list(c) for c in columns], "rows": list(kept.values())}
     results.mkdir(parents=True, exist_ok=True)
-    _write(path, json.dumps(result, indent=1) + "\n")
+    write(path, json.dumps(result, indent=1) + "\n")
     return result
 
 
@@ -127,7 +127,8 @@ def _how(row: Mapping[str, Any]) -> str:
     return f"`{row['command']}` · {machine} · {versions} · {row['date']}"
 
 
-def _write(path: pathlib.Path, text: str) -> None:
+def write(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole, or leaves the one that is there."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text)
     os.replace(part, path)

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib import colormaps
 
 from ferjax import augment, cli, corrupt, data, models, network, scorer, weights
-from ferjax.data.show import Tile, contact_sheet, file_name
+from ferjax.data.show import Tile, contact_sheet, file_name, save
 from ferjax.spec import ModelSpec
 
 # Rows and columns of a cropped face, from 0 to 1, as the papers' data sets crop it. They cover the face once.
@@ -162,7 +162,7 @@ def write_sheets(
         tiles = [Tile(picture) for picture in overlay(faces.images[numbers], maps)]
         rows = [("", tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
         sheets.append(out / f"gradcam_{file_name(name)}.png")
-        contact_sheet(f"Grad-CAM: {name}, {len(tiles)} recognised faces", rows).save(sheets[-1])
+        save(contact_sheet(f"Grad-CAM: {name}, {len(tiles)} recognised faces", rows), sheets[-1])
         shares[name] = dict(zip(REGIONS, region_shares(maps).mean(0).tolist(), strict=True))
         before.append(numbers[:2])
     sheets.append(_before_and_after(spec, variables, faces, np.concatenate(before), seed, out))
@@ -253,7 +253,7 @@ def _before_and_after(
     ):
         rows.append((caption, [Tile(picture) for picture in _colored(both[half])]))
         rows.append(("", tiles[half]))
-    contact_sheet("What is seen, before and after a perturbation", rows).save(out / "perturbed.png")
+    save(contact_sheet("What is seen, before and after a perturbation", rows), out / "perturbed.png")
     return out / "perturbed.png"
 
 

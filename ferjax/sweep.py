@@ -82,13 +82,16 @@ def plan(
     for text in configs:
         for name, module, arguments in _expand(text):
             figures = getattr(module, "PAPER", {})
+            plain = ",".join(a for a in arguments.split(",") if a != "demo")
+            papers_data = module.get_config(plain or None)["data"]["name"]
             paper = next((figures[a] for a in arguments.split(",") if a in figures), None)
             for values in itertools.product(*(grid or {}).values()):
                 changes = dict(zip(grid or {}, values, strict=True))
                 config = module.get_config(arguments or None)
                 for key, value in {**(fixed or {}), **changes}.items():
                     _set(config, key, value, name)
-                jobs.append(Job(name, changes, config.to_dict(), paper))
+                comparable = config["data"]["name"] == papers_data
+                jobs.append(Job(name, changes, config.to_dict(), paper if comparable else None))
     return jobs
 
 
@@ -120,6 +123,7 @@ def run(
     """
     if teachers and not any(job.taught for job in jobs):
         raise cli.InputError("no run would learn from --teacher: give its share, such as --set loss.alpha=0.7")
+    teachers = [str(pathlib.Path(path)) for path in teachers]  # as a run's configuration has them
     hashes = {path: weights.trained(path)[0].params_sha256 for path in teachers}
     shared: dict[str, dict[str, Any]] = {}
     found: dict[int, dict[int, dict[str, Any]]] = {i: {} for i in range(len(jobs))}  # by the number of the seed
@@ -157,8 +161,7 @@ def _one(
     if sha256 := _data_sha256(config, data_dir):
         asked["data"]["sha256"] = sha256
     if path.exists():
-        done = json.loads(path.read_text())
-        theirs = done.pop("config")
+        done, theirs = _finished(path)
         for group in ("data", "teacher"):
             sides = theirs.get(group, {}), asked.get(group, {})
             if not all("sha256" in side for side in sides):  # an older ferjax did not write it down; data may be gone
@@ -172,7 +175,7 @@ def _one(
     result = function(config, workdir=folder, data_dir=data_dir, name=job.name)
     jax.clear_caches()  # the next run compiles another step: a long sweep would keep them all
     if path.exists():  # another process finished it while this one got ready: only that one's seconds are true
-        return {key: value for key, value in json.loads(path.read_text()).items() if key != "config"}
+        return _finished(path)[0]
     best = result.best
     done = {
         "seed": seed,
@@ -185,6 +188,15 @@ def _one(
     }
     _write(path, json.dumps({**done, "config": asked}, indent=1))
     return done
+
+
+def _finished(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the result of a finished run, and its configuration."""
+    try:
+        done = json.loads(path.read_text())
+        return done, done.pop("config")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise cli.InputError(f"{path} is damaged ({error}): remove it, the run goes on from its checkpoint") from error
 
 
 def _data_sha256(config: Mapping[str, Any], data_dir: str | None) -> str:
@@ -278,7 +290,12 @@ def _expand(text: str) -> Iterator[tuple[str, Any, str]]:
     found = importlib.util.spec_from_file_location(path.stem, path)
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    try:
+        found.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise cli.InputError(f"{file} cannot be read: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise cli.InputError(f"{file} is no configuration: it has no get_config")
     names = getattr(module, "PAPER", {})
     choices = [[n for n in names if n and fnmatch.fnmatch(n, a)] if "*" in a else [a] for a in arguments.split(",")]
     if not all(choices):

@@ -6,6 +6,7 @@ without running anything, and everything that reads safetensors reads it.
 """
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,12 @@ def save(path: str | os.PathLike[str], spec: ModelSpec, variables: Mapping[str, 
         )
     flat = traverse_util.flatten_dict(dict(variables), sep="/")
     tensors = {name: np.ascontiguousarray(value, np.float32) for name, value in sorted(flat.items())}
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # what a link leads to
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         part.write_bytes(to_bytes(tensors, metadata={KEY: spec.to_json()}))
+        if target.exists():
+            shutil.copymode(target, part)
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)

@@ -46,6 +46,8 @@ def test_runs_are_paired_by_seed_and_files_by_order(made):
         assert row["difference"] == pytest.approx(8 / 3)
     assert by_seed["interval"] == pytest.approx(by_order["interval"])
     assert by_order["macro_f1"] is None and by_order["epochs"] is None
+    swapped = [files[i] for i in (2, 0, 1)]  # beside runs in that order, the pairs are the same
+    assert ablation.study("s", {"runs": backwards, "files": swapped})[1]["interval"] == pytest.approx(0, abs=1e-6)
     _, other = ablation.study("s", {"files": files, "again": files[::-1]})
     assert other["difference"] == pytest.approx(0) and other["interval"] > 1
 

@@ -71,6 +71,8 @@ def test_a_star_stands_for_the_experiments_and_a_grid_for_its_combinations(paper
     )
     assert [j.name for j in jobs] == [f"{paper}:two,demo"] * 4 + [f"{paper}:one"] * 4
     assert [j.paper for j in jobs] == [61.5] * 4 + [60.0] * 4
+    (elsewhere,) = sweep.plan([f"{paper}:one"], fixed={"data.name": "mine"})
+    assert elsewhere.paper is None  # the paper's figure is of its own data
     assert jobs[1].changes == {"loss.alpha": 0, "optim.learning_rate": 2} and jobs[1].config["loss"]["alpha"] == 0
     assert len({j.folder(paper.parent, 0) for j in jobs}) == 8
     names = [j.name.split(":")[1] for j in sweep.plan([f"{paper}:*"])]
@@ -98,6 +100,23 @@ def test_what_is_finished_is_left_and_what_is_missing_is_run(paper, runs, tmp_pa
     assert again[0]["runs"][0] == first[0]["runs"][0]
     other = sweep.plan([f"{paper}:one"], fixed={"fit.epochs": 7})
     assert "another experiment" in sweep.run(other, seeds=1, workdir=tmp_path / "out")[0]["failed"]
+
+
+def test_a_damaged_result_is_named_and_costs_its_run_only(paper, runs, tmp_path, capsys):
+    jobs = sweep.plan([f"{paper}:one", f"{paper}:two"])
+    sweep.run(jobs, seeds=1, workdir=tmp_path / "out")
+    path = jobs[0].folder(tmp_path / "out", 42) / "result.json"
+    path.write_text("")
+    rows = sweep.run(jobs, seeds=1, workdir=tmp_path / "out")
+    assert "result.json is damaged" in rows[0]["failed"] and "failed" not in rows[1] and len(runs) == 2
+    assert "remove it, the run goes on from its checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "said"), [("x = 1", "no configuration: it has no get_config"), ("x =", "be read")])
+def test_what_is_no_configuration_is_said(tmp_path, text, said):
+    (tmp_path / "common.py").write_text(text)
+    with pytest.raises(InputError, match=said):
+        sweep.plan([str(tmp_path / "common.py")])
 
 
 def test_rows_of_one_configuration_share_their_runs(paper, runs, tmp_path):
@@ -132,6 +151,7 @@ def test_another_teacher_is_another_experiment(paper, runs, shas, tmp_path):
     jobs = sweep.plan([str(paper)], fixed={"loss.alpha": 0.5})
     options = {"seeds": 1, "workdir": tmp_path / "out", "teachers": ["a"]}
     assert "failed" not in sweep.run(jobs, **options)[0] and "failed" not in sweep.run(jobs, **options)[0]
+    assert "failed" not in sweep.run(jobs, **{**options, "teachers": ["./a/"]})[0]  # the same folder
     shas["a"] = "3" * 64
     assert "another experiment: teacher.sha256" in sweep.run(jobs, **options)[0]["failed"]
     assert len(runs) == 1

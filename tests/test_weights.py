@@ -36,6 +36,15 @@ def test_a_round_trip_gives_equal_logits(run):
     np.testing.assert_array_equal(apply(started), logits)
 
 
+def test_what_a_link_leads_to_is_replaced(run):
+    path, spec, variables = run
+    path.chmod(0o640)
+    link = path.with_name("best.safetensors")
+    link.symlink_to(path.name)
+    weights.save(link, spec.replace(temperature=2.0), variables)
+    assert link.is_symlink() and weights.load(path)[0].temperature == 2.0 and path.stat().st_mode & 0o777 == 0o640
+
+
 def test_the_file_says_what_it_is(run):
     path, spec, variables = run
     found, loaded = weights.load(path)

@@ -111,7 +111,11 @@ def read_csv(path: pathlib.Path) -> list[dict[str, Any]]:
         rows = list(csv.DictReader(file))
     if not rows or any(row.keys() != set(KEYS) for row in rows):
         raise InputError(f"{path} is no table of python -m ferjax.benchmark")
-    return [{key: _value(text) for key, text in row.items()} for row in rows]
+    found = [{key: _value(text) for key, text in row.items()} for row in rows]
+    for key in set(KEYS) - {"file", "runtime", "provider", "architecture", "quantization"}:
+        if odd := [row[key] for row in found if isinstance(row[key], str)]:
+            raise InputError(f"{path} is no table of python -m ferjax.benchmark: {key} is {odd[0]!r}")
+    return found
 
 
 def _value(text: str) -> Any:

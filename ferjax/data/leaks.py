@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from ferjax.data import loading, twins
-from ferjax.data.show import COLORS, Tile, contact_sheet
+from ferjax.data.show import COLORS, Tile, contact_sheet, save
 from ferjax.data.store import FaceData
 from ferjax.data.twins import Member
 
@@ -44,7 +44,7 @@ def write_report(name: str, out: str | Path, data_dir: str | Path | None = None)
     out.mkdir(parents=True, exist_ok=True)
     (out / "leaks.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     _write_table(out / "leaks.csv", data, exact, near)
-    _sheet(data, near).save(out / "leaks.png")
+    save(_sheet(data, near), out / "leaks.png")
     return f"{_text(name, counts)}\nwritten to {out}"
 
 

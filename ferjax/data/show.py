@@ -43,9 +43,19 @@ def write_sheets(name: str, out: str | Path, data_dir: str | Path | None = None)
         rows = [chosen[i : i + _COLUMNS] for i in range(0, len(chosen), _COLUMNS)]
         title = f"{name}, train: {class_name}, {len(chosen)} of {len(members):,}"
         sheet = contact_sheet(title, [("", [Tile(train.images[i]) for i in row]) for row in rows])
-        sheet.save(out / f"{file_name(class_name)}.png")
+        save(sheet, out / f"{file_name(class_name)}.png")
     plot_distribution(data, out / "distribution.png")
     return f"{manifest.table(facts)}\nwritten to {out}"
+
+
+def save(sheet: Image.Image, path: Path) -> None:
+    """Writes a picture whole, or leaves the one that is there."""
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        sheet.save(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[Tile]]]) -> Image.Image:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ferjax import calibration, checkpoint, cli, data, evaluate, explain, robustness
 from ferjax.benchmark import tables
-from ferjax.data.show import Tile, contact_sheet
+from ferjax.data.show import Tile, contact_sheet, save
 from ferjax.history import best_row
 from ferjax.report import plots
 from ferjax.report.page import Block, Code, Figure, Heading, Table, Text
@@ -216,4 +216,4 @@ def _mistakes(probabilities: np.ndarray, faces: data.Split, names: Sequence[str]
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
     tiles = [Tile(faces.images[i], f"{names[predictions[i]]}, not {names[faces.labels[i]]}") for i in worst]
     rows = [("", tiles[i : i + 8]) for i in range(0, len(tiles), 8)]
-    contact_sheet(f"the surest of {len(wrong):,} mistakes among {len(faces.labels):,} images", rows).save(path)
+    save(contact_sheet(f"the surest of {len(wrong):,} mistakes among {len(faces.labels):,} images", rows), path)

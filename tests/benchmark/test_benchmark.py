@@ -237,6 +237,15 @@ def test_the_command_needs_no_jax(files):
     assert done.returncode == 0 and done.stdout.count("m.onnx") == 2, done.stderr
 
 
+def test_a_table_whose_number_is_none_is_refused(tmp_path):
+    path = tmp_path / "b.csv"
+    path.write_text(tables.csv_text([{"file": "1", "p50_ms": 1.25}]))
+    assert tables.read_csv(path)[0]["p50_ms"] == 1.25
+    path.write_text(tables.csv_text([{"file": "1", "p50_ms": "1,25"}]))
+    with pytest.raises(InputError, match=r"b\.csv is no table of .*: p50_ms is '1,25'"):
+        tables.read_csv(path)
+
+
 def test_cells_are_readable_or_a_dash():
     row = {"file": "m", "p50_ms": 0.0123, "p95_ms": 12.345, "p99_ms": 345.6, "bytes": 331_000, "memory": 61_400_000}
     row |= {"parameters": 272_000, "nodes": 30, "nodes_optimised": 3, "accuracy": 0.6389}
