@@ -58,12 +58,9 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(pathlib.Path(args.measure[0]), *map(int, args.measure[1:]))))
         return
-    given = sys.argv[1:]
-    if args.folder:  # sets made before: the command makes its own
-        given = [a for a in given if not a.startswith("--folder=")]
-        if "--folder" in given:
-            at = given.index("--folder")
-            del given[at : at + 2]
+    kept = argparse.ArgumentParser(add_help=False)  # sets made before: the command in the table makes its own
+    kept.add_argument("--folder")
+    _, given = kept.parse_known_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.folder or pathlib.Path(scratch)
         rows = [

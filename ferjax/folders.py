@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all."""
+"""Folders and files that are there whole or not at all."""
 
 import contextlib
 import glob
@@ -49,6 +49,23 @@ def made_whole(out: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replaced(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Yields where to write a file that takes the place of `path` when all went well, and vanishes otherwise.
+
+    What a link leads to is replaced; the mode of the file that is there stays.
+    """
+    target = pathlib.Path(os.path.realpath(path))
+    part = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
+    try:
+        yield part
+        if target.exists():
+            shutil.copymode(target, part)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def remove_left(folder: pathlib.Path, pattern: str) -> None:

@@ -6,7 +6,6 @@ without running anything, and everything that reads safetensors reads it.
 """
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from ferjax import checkpoint, network
+from ferjax import checkpoint, folders, network
 from ferjax.cli import InputError
 from ferjax.spec import ModelSpec
 from ferjax.state_dict import read_state_dict
@@ -43,15 +42,8 @@ def save(path: str | os.PathLike[str], spec: ModelSpec, variables: Mapping[str, 
         )
     flat = traverse_util.flatten_dict(dict(variables), sep="/")
     tensors = {name: np.ascontiguousarray(value, np.float32) for name, value in sorted(flat.items())}
-    target = Path(os.path.realpath(path))  # what a link leads to
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with folders.replaced(path) as part:
         part.write_bytes(to_bytes(tensors, metadata={KEY: spec.to_json()}))
-        if target.exists():
-            shutil.copymode(target, part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def is_ours(path: str | os.PathLike[str]) -> bool:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ferjax import folders
 from ferjax.data import loading, manifest
 from ferjax.data.store import FaceData
 
@@ -50,12 +51,8 @@ def write_sheets(name: str, out: str | Path, data_dir: str | Path | None = None)
 
 def save(sheet: Image.Image, path: Path) -> None:
     """Writes a picture whole, or leaves the one that is there."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
+    with folders.replaced(path) as part:
         sheet.save(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[Tile]]]) -> Image.Image:

@@ -5,7 +5,6 @@ Drawn on the Agg canvas directly: no display, no pyplot, no global state of the 
 
 import io
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from ferjax import folders
 from ferjax.calibration import Bins, Coverage
 from ferjax.cli import InputError
 from ferjax.history import best_row
@@ -223,10 +223,5 @@ def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Writes the whole PNG under a temporary name first, so that no reader ever meets half a picture."""
     image = io.BytesIO()
     figure.savefig(image, format="png", bbox_inches="tight", pad_inches=0.1)
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(image.getvalue())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with folders.replaced(path) as part:
+        part.write_bytes(image.getvalue())
