@@ -11,7 +11,6 @@ over seeds, which is that of the checkpoints. A row is replaced by a later one o
 """
 
 import argparse
-import json
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 
 from benchmarks import tables
 from configs import microexpnet, tormalm, valverde
-from ferjax import checkpoint, cli, evaluate, objective
+from ferjax import checkpoint, cli, evaluate, objective, run_folder
 from ferjax import spec as contract
 from ferjax.benchmark import measuring
 from ferjax.spec import ModelSpec
@@ -155,16 +154,10 @@ def validated(spec: ModelSpec, run: pathlib.Path) -> float:
 
 
 def minutes(run: pathlib.Path) -> float:
-    """Returns how long a run's epochs took at the speed that each was measured at.
-
-    A resumed epoch's time is known from its last start only, and so is its speed. Scoring and saving are not counted.
-    """
-    timing = run / "timing.jsonl"
-    if not timing.exists():
-        raise cli.InputError(f"{timing} is missing: the time that training took is not known")
+    """Returns how long a run's epochs took, see `run_folder.training_seconds`."""
     _, _, meta = checkpoint.load(run, "last")
     images = meta["history"][0]["step"] * meta["config"]["fit"]["batch_size"]
-    return sum(images / json.loads(line)["images_per_second"] for line in timing.read_text().splitlines()) / 60
+    return run_folder.training_seconds(run, images) / 60
 
 
 def main(argv: Sequence[str] | None = None) -> None:

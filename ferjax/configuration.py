@@ -22,6 +22,7 @@ import os
 import pathlib
 import re
 import sys
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -50,7 +51,7 @@ def call(function: Callable[..., Any], group: str, values: Mapping[str, Any], **
 
     Raises:
       InputError: for a key that the function does not take, one that is given beside the configuration, one that is
-        lacking, or a sequence of something else than the function takes.
+        lacking, or a value as `check_value` says.
     """
     if given := [k for k in values if k in more]:
         raise cli.InputError(f"config.{group}.{given[0]} is not set by hand: the data, another key or a flag say it")
@@ -60,14 +61,32 @@ def call(function: Callable[..., Any], group: str, values: Mapping[str, Any], **
     if (odd := [k for k in values if k not in accepted]) and not open_ended:
         raise cli.unknown(f"key in config.{group}", odd[0], accepted)
     for name, value in values.items():
-        kind, said = _ELEMENTS.get(parameters[name].annotation if name in parameters else None, (object, ""))
-        listed = isinstance(value, Sequence) and not isinstance(value, str)
-        if said and not (listed and all(isinstance(element, kind) for element in value)):
-            raise cli.InputError(f"config.{group}.{name} must hold {said}, got {value!r}")
+        if name in parameters:
+            _check_value(parameters[name], group, value)
     needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in (p.VAR_KEYWORD,)]
     if missing := [n for n in needed if n not in values and n not in more]:
         raise cli.InputError(f"config.{group} lacks {', '.join(missing)}")
     return function(**values, **more)
+
+
+def check_value(group: str, key: str, value: Any) -> None:
+    """Checks what a configuration's own types let pass: None for a value that must be one, and elements of sequences.
+
+    Raises:
+      InputError: if the group's function does not take the value.
+    """
+    if parameter := inspect.signature(FUNCTIONS[group]).parameters.get(key):
+        _check_value(parameter, group, value)
+
+
+def _check_value(parameter: inspect.Parameter, group: str, value: Any) -> None:
+    taken = parameter.annotation
+    if value is None and taken not in (parameter.empty, Any) and type(None) not in typing.get_args(taken):
+        raise cli.InputError(f"config.{group}.{parameter.name} cannot be None")
+    kind, said = _ELEMENTS.get(taken, (object, ""))
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    if said and not (listed and all(isinstance(element, kind) for element in value)):
+        raise cli.InputError(f"config.{group}.{parameter.name} must hold {said}, got {value!r}")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Folders and files that are there whole or not at all."""
 
 import contextlib
+import errno
 import glob
 import os
 import pathlib
@@ -25,14 +26,15 @@ def check(out: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def made_whole(out: pathlib.Path) -> Iterator[pathlib.Path]:
+def made_whole(out: pathlib.Path, *, replace: bool = True) -> Iterator[pathlib.Path]:
     """Yields a new folder that takes the place of `out` when all went well, and vanishes otherwise.
 
     Args:
       out: what is to be made; what is there, or what a link there leads to, is replaced at the end.
+      replace: if not, only nothing or an empty folder may be there.
 
     Raises:
-      InputError: as `check`.
+      InputError: as `check`; if another process wrote the same meanwhile, whose folder then stays.
     """
     check(out)
     out = out.resolve()
@@ -43,10 +45,17 @@ def made_whole(out: pathlib.Path) -> Iterator[pathlib.Path]:
         yield part
         part.chmod(0o755)
         old = part.with_name(part.name + ".old")
-        if out.exists():
-            out.rename(old)
-        os.replace(part, out)
-        shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            if replace:
+                out.rename(old)
+        try:
+            os.replace(part, out)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise InputError(f"another process wrote {out} meanwhile, which stays: choose another --out") from error
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -46,6 +46,29 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
+def training_seconds(workdir: pathlib.Path, epoch_images: int) -> float:
+    """Returns how long a run's epochs took in seconds, each at the speed that was measured at its end.
+
+    So an epoch that was stopped and repeated, or went on, counts once. Scoring and saving are not counted.
+
+    Args:
+      workdir: the run's folder.
+      epoch_images: that an epoch trains on.
+
+    Raises:
+      InputError: if the folder has no timing.jsonl, or a damaged one.
+    """
+    path = workdir / "timing.jsonl"
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        speeds = {row["epoch"]: row["images_per_second"] for row in rows}
+        return sum(epoch_images / speed for speed in speeds.values())
+    except FileNotFoundError as error:
+        raise cli.InputError(f"{path} is missing: the time that training took is not known") from error
+    except (ValueError, LookupError, TypeError, ZeroDivisionError) as error:
+        raise cli.InputError(f"{path} is damaged ({error!r}): the time that training took is not known") from error
+
+
 class RunFolder:
     """Keeps a run's files: metrics.jsonl mirrors the history that the checkpoint holds, so neither runs ahead.
 

@@ -1,13 +1,16 @@
 """Where training starts: fresh variables, another framework's weights, or a run of one's own."""
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import traverse_util
 
 from ferjax import cli, weights
+from ferjax.models import OUTPUTS
 from ferjax.pretrained import HEAD, Report, adopt_variables, load_pretrained
 from ferjax.spec import ModelSpec
 from ferjax.torch_names import Preprocessing
@@ -35,8 +38,8 @@ def start(
         torchvision, timm or VGGFace2 see `pretrained.load_pretrained`.
         A network that took blue, green, red takes red, green, blue here: the stem's input channels are turned round,
         the pixels are not.
-      workdir: the folder of a run of the same network. Its head is taken too if the classes are the same, in the
-        same order.
+      workdir: the folder of a run of the same network. Its head is taken too if the classes are the same, in any
+        order.
       network: whether the network itself is that run's or that file's, widths included, see `network_of`.
       strict: for `pretrained`.
       preprocessing: which mean and standard deviation a start from another framework has: "weights", those that its
@@ -71,8 +74,10 @@ def start(
                 f"the normalisations of {source} are folded, this configuration's network has them: "
                 "set init.network=True to train that very network"
             )
-        same_classes = other.class_names == spec.class_names
+        same_classes = set(other.class_names) == set(spec.class_names)
         started, report = adopt_variables(variables, theirs, head_pattern="(?!)" if same_classes else HEAD)
+        if same_classes and other.class_names != spec.class_names:
+            started, report = _reorder(started, report, other.class_names, spec.class_names)
         return started, spec.replace(mean=other.mean, std=other.std, quantization=other.quantization), report
     return dict(variables), spec, None
 
@@ -92,6 +97,23 @@ def network_of(source: str | Path) -> dict[str, Any]:
     return {"name": spec.architecture, **{k: v for k, v in spec.architecture_args.items() if k != "dtype"}}
 
 
+def _reorder(
+    variables: dict[str, Any], report: Report, theirs: Sequence[str], ours: Sequence[str]
+) -> tuple[dict[str, Any], Report]:
+    """Puts the classes that the last layer answers with into another order."""
+    order = np.array([theirs.index(name) for name in ours])
+    params = traverse_util.flatten_dict(variables["params"], sep="/")
+    moved = [name for name in params if re.search(OUTPUTS, name)]
+    params |= {name: params[name][..., order] for name in moved}
+    report = _adapted(report, [f"params/{name}" for name in moved], "classes put into this data set's order")
+    return {**variables, "params": traverse_util.unflatten_dict(params, sep="/")}, report
+
+
+def _adapted(report: Report, names: Sequence[str], how: str) -> Report:
+    loaded = tuple(name for name in report.loaded if name not in names)
+    return dataclasses.replace(report, loaded=loaded, adapted=(*report.adapted, *((name, how) for name in names)))
+
+
 def _turn_round(
     variables: dict[str, Any], report: Report, fed: Preprocessing
 ) -> tuple[dict[str, Any], Report, Preprocessing]:
@@ -100,10 +122,6 @@ def _turn_round(
     stem = next(name for name in _STEMS if name in params)
     kernel = np.asarray(params[stem]["conv"]["kernel"])[:, :, ::-1]
     params[stem] = {**params[stem], "conv": {**params[stem]["conv"], "kernel": np.ascontiguousarray(kernel)}}
-    name = f"params/{stem}/conv/kernel"
-    changed = dataclasses.replace(
-        report,
-        loaded=tuple(n for n in report.loaded if n != name),
-        adapted=(*report.adapted, (name, "input channels turned round: it took blue, green, red")),
-    )
+    how = "input channels turned round: it took blue, green, red"
+    changed = _adapted(report, [f"params/{stem}/conv/kernel"], how)
     return {**variables, "params": params}, changed, Preprocessing("rgb", fed.mean[::-1], fed.std[::-1])

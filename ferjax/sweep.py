@@ -23,7 +23,6 @@ import os
 import pathlib
 import statistics
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -171,11 +170,8 @@ def _one(
         return done
     print(f"== {job.name} {dict(job.changes) or ''} seed {seed}", flush=True)
     function = experiment.distill if job.taught else experiment.train
-    started = time.perf_counter()
     result = function(config, workdir=folder, data_dir=data_dir, name=job.name)
     jax.clear_caches()  # the next run compiles another step: a long sweep would keep them all
-    if path.exists():  # another process finished it while this one got ready: only that one's seconds are true
-        return _finished(path)[0]
     best = result.best
     done = {
         "seed": seed,
@@ -184,7 +180,9 @@ def _one(
         "epoch": best["epoch"],
         "epochs": len(result.history),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(result.variables["params"])),
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(
+            run_folder.training_seconds(folder, best["step"] // best["epoch"] * config["fit"]["batch_size"]), 1
+        ),
     }
     _write(path, json.dumps({**done, "config": asked}, indent=1))
     return done
@@ -314,6 +312,8 @@ def _set(config: Any, key: str, value: Any, name: str) -> None:
         config[group][rest] = value
     except (TypeError, ValueError, KeyError) as error:  # another type than the configuration's, or no key
         raise cli.InputError(f"{key} of {name} cannot be {value!r}: {error}") from error
+    if group in configuration.FUNCTIONS:
+        configuration.check_value(group, rest, value)
 
 
 def _assignment(text: str) -> tuple[str, str]:

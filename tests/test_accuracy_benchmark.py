@@ -18,7 +18,9 @@ def write(folder, faces, *, accuracy=0.5, epochs=3, **groups):
     history = [{"step": 10 * (n + 1), "validation_macro_f1": accuracy - 0.1} for n in range(epochs)]
     config = {**CONFIG, **groups}
     spec, _ = write_run(folder, faces, config=config, history=history, accuracy={"validation": accuracy})
-    (folder / "timing.jsonl").write_text('{"images_per_second": 1.0}\n{"images_per_second": 2.0}\n')
+    (folder / "timing.jsonl").write_text(
+        '{"epoch": 1, "images_per_second": 1.0}\n{"epoch": 2, "images_per_second": 2.0}\n'
+    )
     return spec
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import time
 
 import jax
@@ -243,3 +244,26 @@ def test_what_a_killed_command_left_is_removed_after_a_day_and_nothing_else(tmp_
         pass
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == sorted({*days, "out"} - {".out.new-abcdefgh"})
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_of_two_that_make_one_folder_at_once_one_is_whole_and_the_other_is_told(tmp_path, replace):
+    out = tmp_path / "out"
+    if replace:
+        out.mkdir()
+        (out / "old").touch()
+    rename = pathlib.Path.rename
+
+    def other(path, target):  # in the moment between taking the old folder away and putting the new one there
+        rename(path, target)
+        out.mkdir()
+        (out / "theirs").touch()
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match=r"another process wrote .* meanwhile"):
+        patch.setattr(pathlib.Path, "rename", other)
+        with folders.made_whole(out, replace=replace) as part:
+            (part / "ours").touch()
+            if not replace:
+                out.mkdir()
+                (out / "theirs").touch()
+    assert [path.name for path in out.iterdir()] == ["theirs"] and [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -109,3 +109,17 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path):
     _, wide = network("resnet20", (8, 8, 1), num_classes=3, **{**SMALL, "widths": (4, 8, 16)})
     with pytest.raises(InputError, match=r"of another network: .* of shape .* has shape"):
         starting.start(wide, spec=SPEC.replace(architecture="resnet20"), workdir=tmp_path / "run")
+
+
+def test_a_run_of_the_same_classes_in_another_order_gives_its_head_in_the_new_order(tmp_path):
+    theirs = SPEC.replace(architecture="resnet20", class_names=("c", "a", "b"))
+    source = write_run(tmp_path / "run", num_classes=3, spec=theirs)
+    module, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL)
+    ours = theirs.replace(class_names=("a", "b", "c"))
+    variables, spec, report = starting.start(empty, spec=ours, workdir=tmp_path / "run")
+    images = np.random.default_rng(0).uniform(-1, 1, (4, 8, 8, 1)).astype(np.float32)
+    before, after = (np.asarray(module.apply(v, images, train=False)) for v in (source, variables))
+    np.testing.assert_allclose(after, before[:, [1, 2, 0]], rtol=1e-5)
+    assert np.ptp(before, axis=1).min() > 1e-3 and spec.class_names == ("a", "b", "c")
+    assert [name for name, _ in report.adapted] == ["params/head/out/bias", "params/head/out/kernel"]
+    assert not report.missing

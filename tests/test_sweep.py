@@ -55,7 +55,10 @@ def runs(monkeypatch):
                 raise InputError("label smoothing must be in [0, 1)")
             score = 0.5 + 0.01 * (seed - 42) ** 2 + (0.1 + 0.02 * (seed - 42) if batch == 8 else 0)
             workdir.mkdir(parents=True)
-            row = {"validation_accuracy": score, "validation_macro_f1": score / 2, "epoch": 2}
+            times = [(1, 50.0), (2, 3.0), (2, 10.0), (3, 20.0)]  # killed after the second epoch, which was repeated
+            rows = (json.dumps({"epoch": epoch, "images_per_second": speed}) + "\n" for epoch, speed in times)
+            (workdir / "timing.jsonl").write_text("".join(rows))
+            row = {"validation_accuracy": score, "validation_macro_f1": score / 2, "epoch": 2, "step": 20}
             return types.SimpleNamespace(best=row, history=[row] * 3, variables={"params": {"w": np.zeros(10)}})
 
         return run
@@ -85,6 +88,7 @@ def test_the_table_has_mean_spread_paired_difference_and_the_papers_figure(paper
     one, two = np.array([50.0, 51.0, 54.0]), np.array([60.0, 63.0, 68.0])
     assert rows[0]["mean"] == pytest.approx(one.mean()) and rows[0]["spread"] == pytest.approx(one.std(ddof=1))
     interval = stats.ttest_rel(two, one).confidence_interval(0.95)
+    assert rows[0]["seconds"] == pytest.approx(10 * 16 * (1 / 50 + 1 / 10 + 1 / 20), abs=0.05)  # of all starts of a run
     assert rows[1]["difference"] == pytest.approx((two - one).mean())
     assert rows[1]["difference"] - rows[1]["interval"] == pytest.approx(interval.low)
     text = (tmp_path / "out" / "table.md").read_text()
@@ -195,19 +199,11 @@ def test_a_run_of_another_process_is_left_and_asked_for_again(paper, runs, tmp_p
             raise run_folder.InUse("another process is training")
         return train(config, workdir=workdir, **more)
 
-    def finished(config, *, workdir, **more):
-        result = busy(config, workdir=workdir, **more)
-        if workdir == theirs:  # by the other process, just before this one came in
-            there = json.loads((jobs[0].folder(tmp_path / "alone", 42) / "result.json").read_text())
-            (workdir / "result.json").write_text(json.dumps({**there, "seconds": 999.0}))
-        return result
-
-    monkeypatch.setattr(experiment, "train", finished)
+    monkeypatch.setattr(experiment, "train", busy)
     rows = sweep.run(jobs, seeds=1, workdir=out)
     assert tries == [theirs, jobs[1].folder(out, 42), theirs] and "seed 42: another process" in capsys.readouterr().err
-    assert [row["mean"] for row in rows] == [row["mean"] for row in alone] and rows[0]["seconds"] == 999.0
+    assert [row["mean"] for row in rows] == [row["mean"] for row in alone]
     tries.clear()
-    monkeypatch.setattr(experiment, "train", busy)
     (theirs / "result.json").unlink()
     rows = sweep.run(jobs, seeds=1, workdir=out)
     assert tries == [theirs] * 2 and rows[0]["failed"] == "another process is training" and "mean" in rows[1]
@@ -238,6 +234,7 @@ def test_values_with_commas_are_one_value():
     [
         (["configs/resnet20.py", "--set", "fit.epochs=many"], "fit.epochs of configs/resnet20.py cannot be 'many'"),
         (["configs/resnet20.py", "--set", "model.a.b=1"], "model.a.b of configs/resnet20.py cannot be 1"),
+        (["configs/resnet20.py", "--set", "fit.seed=None"], r"config\.fit\.seed cannot be None"),
         (["README.md"], "README.md: no such configuration file"),
     ],
 )

@@ -1,6 +1,8 @@
 """A user's own pictures: one folder for each class, or a CSV file of paths and labels."""
 
+import functools
 import math
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +16,7 @@ ALIASES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 FRACTIONS = (0.8, 0.1, 0.1)
+_composed = functools.partial(unicodedata.normalize, "NFC")  # macOS writes é in a file's name as e and an accent
 _MISSING = {
     "validation": "add its folder or rows, hold a part of train out with --holdout, or prepare undivided data",
     "test": "add its folder or rows, or prepare undivided data",
@@ -60,15 +63,15 @@ def read(
             f"{', '.join(sorted(above - splits))}: divide all of it or nothing"
         )
     depth = 2 if divided else 1
-    classes = tuple(
-        sorted({PurePosixPath(f).parts[depth - 1] for f in folders if len(PurePosixPath(f).parts) >= depth})
-    )
+    named = {PurePosixPath(f).parts[depth - 1] for f in folders if len(PurePosixPath(f).parts) >= depth}
+    classes = tuple(sorted(set(map(_composed, named))))
     examples = []
     for path in tree.files:
         parts = PurePosixPath(path.removeprefix(top)).parts
         if len(parts) > depth and is_picture(path):
             split = ALIASES[parts[0].lower()] if divided else "train"
-            examples.append(Example(split, "/".join(parts), classes.index(parts[depth - 1]), tree.reader(path)))
+            label = classes.index(_composed(parts[depth - 1]))
+            examples.append(Example(split, "/".join(parts), label, tree.reader(path)))
     ignored = len(tree.files) - len(examples)
     shares = _shares(source, fractions, divided=divided)
     return _source(source, classes, by_split(examples), size, channels, shares, find_faces, ignored)
@@ -102,7 +105,7 @@ def read_table(
     if source.is_dir() or source.suffix.lower() != ".csv":
         raise InputError(f"{source} is no .csv file with the columns path, label and, if you like, split")
     rows = list(Tree(source).rows(source.name, ("path", "label")))
-    classes = tuple(sorted({r.values["label"] for r in rows} - {""}))
+    classes = tuple(sorted({_composed(r.values["label"]) for r in rows} - {""}))
     divided = bool(rows) and "split" in rows[0].values
     examples = []
     for row in rows:
@@ -115,7 +118,7 @@ def read_table(
             examples.append(row.bad(f"the image {path} is missing"))
         else:
             where = ALIASES[split.lower()] if divided else "train"
-            examples.append(Example(where, path, classes.index(label), (source.parent / path).read_bytes))
+            examples.append(Example(where, path, classes.index(_composed(label)), (source.parent / path).read_bytes))
     shares = _shares(source, fractions, divided=divided)
     return _source(source, classes, by_split(examples), size, channels, shares, find_faces)
 

@@ -59,6 +59,20 @@ def test_folders_of_splits_may_be_capitalised(tmp_path):
     assert source.class_names == ("cat", "dog") and {e.split for e in source.examples} == {"train", "test"}
 
 
+@pytest.mark.parametrize("table", [False, True])
+def test_a_class_is_one_however_its_accents_are_coded(tmp_path, table):
+    composed, decomposed = "d\u00e9go\u00fbt", "de\u0301gou\u0302t"
+    files = {f"train/{p}": c for p, c in album(5, ("joie", decomposed)).items()}
+    files |= {f"val/{p}": c for p, c in album(2, ("joie", composed)).items()}
+    made = write(tmp_path / "album", files)
+    if table:
+        rows = [f"{path},{path.split('/')[1]},{path.split('/')[0]}" for path in files]
+        (made / "table.csv").write_text("path,label,split\n" + "\n".join(rows))
+    source = folder.read_table(made / "table.csv") if table else folder.read(made)
+    assert source.class_names == (composed, "joie")
+    assert {(e.split, e.label) for e in source.examples} == {(s, i) for s in ("train", "validation") for i in (0, 1)}
+
+
 def test_splits_beside_other_folders_are_refused(tmp_path):
     files = {f"{split}/{p}": c for split in ("train", "test", "notes") for p, c in album(1).items()}
     with pytest.raises(InputError, match=r"has the folders test, train, and beside them notes: divide all of it or"):
