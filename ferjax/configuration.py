@@ -81,12 +81,12 @@ def check_value(group: str, key: str, value: Any) -> None:
 
 def _check_value(parameter: inspect.Parameter, group: str, value: Any) -> None:
     taken = parameter.annotation
-    if value is None and taken not in (parameter.empty, Any) and type(None) not in typing.get_args(taken):
-        raise cli.InputError(f"config.{group}.{parameter.name} cannot be None")
     kind, said = _ELEMENTS.get(taken, (object, ""))
     listed = isinstance(value, Sequence) and not isinstance(value, str)
     if said and not (listed and all(isinstance(element, kind) for element in value)):
         raise cli.InputError(f"config.{group}.{parameter.name} must hold {said}, got {value!r}")
+    if value is None and taken not in (parameter.empty, Any) and type(None) not in typing.get_args(taken):
+        raise cli.InputError(f"config.{group}.{parameter.name} must be {inspect.formatannotation(taken)}, got None")
 
 
 @contextlib.contextmanager

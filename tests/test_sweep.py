@@ -234,7 +234,7 @@ def test_values_with_commas_are_one_value():
     [
         (["configs/resnet20.py", "--set", "fit.epochs=many"], "fit.epochs of configs/resnet20.py cannot be 'many'"),
         (["configs/resnet20.py", "--set", "model.a.b=1"], "model.a.b of configs/resnet20.py cannot be 1"),
-        (["configs/resnet20.py", "--set", "fit.seed=None"], r"config\.fit\.seed cannot be None"),
+        (["configs/resnet20.py", "--set", "fit.seed=None"], r"config\.fit\.seed must be int, got None"),
         (["README.md"], "README.md: no such configuration file"),
     ],
 )
