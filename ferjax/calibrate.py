@@ -6,14 +6,13 @@ into the model's contract: beside the checkpoints of a run, inside an exported f
 
 import argparse
 import json
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ferjax import calibration, checkpoint, cli, report, spec, weights
+from ferjax import calibration, checkpoint, cli, folders, report, spec, weights
 from ferjax.scorer import FILES, load_split, open_model
 
 
@@ -95,6 +94,9 @@ def store(model: pathlib.Path | str, *, temperature: float, threshold: float) ->
     if path.suffix.lower() in FILES:
         contract = spec.read(path)
         spec.embed(path, contract.replace(temperature=temperature, abstention_threshold=threshold))
+        beside = path.with_name(f"{path.name}.md")
+        if beside.exists():
+            cli.note(f"{beside} describes it as it was: python -m ferjax.card {path} --out {beside}")
     elif path.suffix == weights.SUFFIX:
         contract, variables = weights.load(path)
         weights.save(path, contract.replace(temperature=temperature, abstention_threshold=threshold), variables)
@@ -121,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results: dict[str, dict[str, Any]] = {}
     scorers = {name: open_model(name) for name in options.model}
     if options.out is not None:
+        folders.check_out(options.out)
         options.out.mkdir(parents=True, exist_ok=True)
     for name, scorer in scorers.items():
         faces = load_split(scorer.spec, "validation", dataset=options.data, data_dir=options.data_dir)
@@ -144,9 +147,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, result in results.items():  # when all of them could be done
         store(name, temperature=result["temperature"], threshold=result["threshold"])
     if options.out is not None:
-        part = options.out / "calibration.json.part"
-        part.write_text(json.dumps(results, indent=1))
-        os.replace(part, options.out / "calibration.json")
+        with folders.replaced(options.out / "calibration.json") as part:
+            part.write_text(json.dumps(results, indent=1))
         print(f"saved {options.out}")
 
 

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ferjax import cli
+from ferjax import cli, folders
 from ferjax import spec as contract
 from ferjax.benchmark import tables
 from ferjax.spec import ModelSpec
@@ -65,13 +65,8 @@ def write(spec: ModelSpec, out_path: str | os.PathLike[str], measured: Mapping[s
     text = "\n\n".join(
         f"{'#' if level == 0 else '##'} {title}\n\n{body}" for level, (title, body) in enumerate(sections)
     )
-    target = pathlib.Path(out_path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with folders.replaced(out_path) as part:
         part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _head(spec: ModelSpec, measured: Mapping[str, Any]) -> tuple[str, str]:

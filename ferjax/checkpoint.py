@@ -16,7 +16,6 @@ import gc
 import hashlib
 import json
 import logging
-import os
 import pathlib
 import shutil
 import sys
@@ -28,7 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from ferjax import cli
+from ferjax import cli, folders
 from ferjax.paths import path_name
 from ferjax.spec import ModelSpec
 
@@ -153,9 +152,8 @@ def calibrate(workdir: pathlib.Path | str, *, temperature: float, abstention_thr
     """
     workdir = pathlib.Path(workdir)
     spec = load(workdir)[0].replace(temperature=temperature, abstention_threshold=abstention_threshold)
-    part = workdir / "calibration.json.part"
-    part.write_text(json.dumps({name: getattr(spec, name) for name in ("params_sha256", *_CALIBRATED)}, indent=1))
-    os.replace(part, workdir / "calibration.json")
+    with folders.replaced(workdir / "calibration.json") as part:
+        part.write_text(json.dumps({name: getattr(spec, name) for name in ("params_sha256", *_CALIBRATED)}, indent=1))
 
 
 def _calibrated(spec: ModelSpec, workdir: pathlib.Path) -> ModelSpec:

@@ -34,7 +34,8 @@ def unknown(kind: str, name: object, accepted: Iterable[str]) -> InputError:
 
 def note(message: str) -> None:
     """Prints one line about progress or a repair on standard error."""
-    print(f"ferjax: {message}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # closed: print would take standard output
+        print(f"ferjax: {message}", file=sys.stderr, flush=True)
 
 
 def run(main: Callable[[], object], *, interrupted: str = "interrupted") -> None:
@@ -47,7 +48,8 @@ def run(main: Callable[[], object], *, interrupted: str = "interrupted") -> None
     """
     try:
         main()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed
+            sys.stdout.flush()
     except InputError as error:
         sys.exit(_fail(explain(error)))
     except BrokenPipeError:
@@ -75,5 +77,5 @@ def explain(error: InputError | OSError) -> str:
 
 
 def _fail(message: str) -> int:
-    print(f"ferjax: error: {message}", file=sys.stderr, flush=True)
+    note(f"error: {message}")
     return 2

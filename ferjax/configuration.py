@@ -18,7 +18,6 @@ import contextlib
 import inspect
 import json
 import numbers
-import os
 import pathlib
 import re
 import sys
@@ -28,7 +27,20 @@ from typing import Any
 
 from absl import flags
 
-from ferjax import augment, checkpoint, cli, data, fitting, models, objective, optim, quantising, starting, teaching
+from ferjax import (
+    augment,
+    checkpoint,
+    cli,
+    data,
+    fitting,
+    folders,
+    models,
+    objective,
+    optim,
+    quantising,
+    starting,
+    teaching,
+)
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "data": data.load,
@@ -117,9 +129,8 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     if not path.exists():
         if any((workdir / kind).exists() for kind in checkpoint.KINDS):
             raise cli.InputError(f"{workdir} holds checkpoints without a config.json: choose another --workdir")
-        part = path.with_suffix(".part")
-        part.write_text(text)
-        os.replace(part, path)
+        with folders.replaced(path) as part:
+            part.write_text(text)
         return
     try:
         stored = json.loads(path.read_text())

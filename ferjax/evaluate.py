@@ -8,7 +8,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +15,20 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax import augment, calibration, checkpoint, cli, corrupt, data, intervals, metrics, openset, report, robustness
+from ferjax import (
+    augment,
+    calibration,
+    checkpoint,
+    cli,
+    corrupt,
+    data,
+    folders,
+    intervals,
+    metrics,
+    openset,
+    report,
+    robustness,
+)
 from ferjax.data.rafdb import GROUPS
 from ferjax.scorer import SPLITS, Scorer, left_out, load_split, open_model
 
@@ -141,9 +153,8 @@ def save(result: dict[str, Any], out: pathlib.Path) -> None:
 
 
 def _write(path: pathlib.Path, value: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1))
-    os.replace(part, path)
+    with folders.replaced(path) as part:
+        part.write_text(json.dumps(value, indent=1))
 
 
 def _shown(found: Mapping[str, intervals.Interval]) -> dict[str, list[float]]:
@@ -196,6 +207,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--open-set", action="store_true", help="also answer for textures and for drawn faces")
     parser.add_argument("--full", action="store_true", help="corrupt all images, not a stratified 1,000")
     options = parser.parse_args(argv)
+    if options.out is not None:
+        folders.check_out(options.out)
     if options.batch_size < 1:
         raise cli.InputError(f"--batch-size must be at least 1, got {options.batch_size}")
     if options.full and not options.robustness:

@@ -9,7 +9,6 @@ regions.json: which share of the heat falls on each part of the face, averaged p
 import argparse
 import functools
 import json
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib import colormaps
 
-from ferjax import augment, cli, corrupt, data, models, network, scorer, weights
+from ferjax import augment, cli, corrupt, data, folders, models, network, scorer, weights
 from ferjax.data.show import Tile, contact_sheet, file_name, save
 from ferjax.spec import ModelSpec
 
@@ -167,9 +166,8 @@ def write_sheets(
         before.append(numbers[:2])
     sheets.append(_before_and_after(spec, variables, faces, np.concatenate(before), seed, out))
     counts = {name: len(numbers) for name, numbers in zip(spec.class_names, picked, strict=True)}
-    part = out / "regions.json.part"
-    part.write_text(json.dumps({"regions": REGIONS, "samples": counts, "shares": shares}, indent=1))
-    os.replace(part, out / "regions.json")
+    with folders.replaced(out / "regions.json") as part:
+        part.write_text(json.dumps({"regions": REGIONS, "samples": counts, "shares": shares}, indent=1))
     return {"sheets": sheets, "samples": counts, "shares": shares}
 
 
@@ -229,6 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise cli.InputError(f"--samples must be at least 1, got {options.samples}")
     if options.seed < 0:
         raise cli.InputError(f"--seed must be 0 or more, got {options.seed}")
+    folders.check_out(options.out)
     spec, variables, _ = weights.trained(options.model)
     chosen = scorer.load_split(spec, options.split, dataset=options.data, data_dir=options.data_dir)
     predictions = scorer.predict(spec, variables, chosen.images).argmax(1)

@@ -15,6 +15,19 @@ from ferjax.cli import InputError
 _ABANDONED = 86400  # seconds without a change
 
 
+def check_out(out: pathlib.Path) -> None:
+    """Checks that files can be put into a folder, which need not be there yet, before they have cost any work.
+
+    Raises:
+      InputError: if it is a file, or nothing can be written where it is or would be.
+    """
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"--out {out} must be a folder: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"--out {out}: nothing can be written into {there}: choose another folder")
+
+
 def check(out: pathlib.Path) -> None:
     """Checks that a folder can be replaced.
 
@@ -73,6 +86,10 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         if target.exists():
             shutil.copymode(target, part)
         os.replace(part, target)
+    except OSError as error:  # a disk that is full names no file, and nobody knows the part
+        if error.filename not in (None, str(part)):
+            raise
+        raise type(error)(error.errno, error.strerror, os.fspath(path)) from error
     finally:
         part.unlink(missing_ok=True)
 

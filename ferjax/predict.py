@@ -6,11 +6,10 @@ Each image is taken as one cropped face, whole.
 import argparse
 import collections
 import csv
-import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
-from ferjax import cli
+from ferjax import cli, folders
 from ferjax.runtime import Model, Prediction, load, shipped
 
 
@@ -42,17 +41,15 @@ def predict_folder(model: Model, folder: pathlib.Path) -> Iterator[tuple[str, Pr
 
 def write_csv(path: pathlib.Path, class_names: Sequence[str], rows: Iterable[tuple[str, Prediction]]) -> None:
     """Writes one row an image: file, label, confidence, then the probability of each class; all or nothing."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # names in any encoding
-            writer = csv.writer(file)
-            writer.writerow(["file", "label", "confidence", *class_names])
-            for name, answer in rows:
-                values = [answer.confidence, *answer.probabilities.values()]
-                writer.writerow([name, answer.label, *(f"{value:.6f}" for value in values)])
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        folders.replaced(path) as part,
+        open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,  # names in any encoding
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["file", "label", "confidence", *class_names])
+        for name, answer in rows:
+            values = [answer.confidence, *answer.probabilities.values()]
+            writer.writerow([name, answer.label, *(f"{value:.6f}" for value in values)])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

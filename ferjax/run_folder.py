@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,7 @@ from typing import Any
 
 import jax
 
-from ferjax import checkpoint, cli, processes
+from ferjax import checkpoint, cli, folders, processes
 from ferjax.history import best_row
 from ferjax.spec import ModelSpec
 from ferjax.training import Sums, TrainState
@@ -151,6 +150,5 @@ class RunFolder:
 
     def _write_metrics(self, history: list[dict[str, Any]]) -> None:
         path = self.workdir / "metrics.jsonl"
-        part = path.with_suffix(".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in history))
-        os.replace(part, path)
+        with folders.replaced(path) as part:
+            part.write_text("".join(json.dumps(row) + "\n" for row in history))

@@ -10,13 +10,21 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_origin
 
 from ferjax import __version__, _model_file, cli
 from ferjax.cli import InputError
 
+UNCERTAIN = "uncertain"  # the answer below the abstention threshold
 COLOR_ORDERS = {"gray": 1, "rgb": 3, "bgr": 3}
 _NUMBER = (int, float)
+_LARGEST = 1e6  # of mean, and of std and temperature, whose least is its inverse: what float32 can divide by
+_KINDS: dict[Any, tuple[Any, str]] = {
+    float: (_NUMBER, "a number"),
+    int: (int, "a whole number"),
+    str: (str, "a text"),
+    Mapping: (Mapping, "an object of names and values"),
+}
 _LISTS = {"class_names": (str,), "input_size": (int,), "mean": _NUMBER, "std": _NUMBER}
 
 
@@ -78,11 +86,16 @@ class ModelSpec:
             if isinstance(values, str) or not all(isinstance(value, kind) for value in values):
                 raise InputError(f"{name} must be a list of {kind[-1].__name__}, got {values!r}")
             object.__setattr__(self, name, tuple(values))
-        for name in ("temperature", "abstention_threshold"):
-            if not isinstance(value := getattr(self, name), _NUMBER):
-                raise InputError(f"{name} must be a number, got {value!r}")
+        for field in dataclasses.fields(self):
+            kind, said = _KINDS.get(get_origin(field.type) or field.type, (object, ""))
+            if not isinstance(value := getattr(self, field.name), kind):
+                raise InputError(f"{field.name} must be {said}, got {value!r}")
+        if not all(isinstance(value, _NUMBER) for value in self.accuracy.values()):
+            raise InputError(f"accuracy must hold numbers by split, got {dict(self.accuracy)}")
         if len(self.class_names) < 2 or len(set(self.class_names)) != len(self.class_names):
             raise InputError(f"class_names must be two or more distinct names, got {self.class_names}")
+        if UNCERTAIN in self.class_names:
+            raise InputError(f"no class may be called {UNCERTAIN!r}: that is the answer below the abstention threshold")
         if len(self.input_size) != 2 or min(self.input_size) < 1:
             raise InputError(f"input_size must be (height, width), got {self.input_size}")
         if self.color_order not in COLOR_ORDERS:
@@ -92,8 +105,13 @@ class ModelSpec:
                 f"mean and std need {self.channels} values for {self.color_order!r}, "
                 f"got {len(self.mean)} and {len(self.std)}"
             )
-        if not all(value > 0 for value in (*self.std, self.temperature)):  # NaN is not, either
-            raise InputError(f"std and temperature must be positive, got {self.std} and {self.temperature}")
+        if not all(-_LARGEST <= value <= _LARGEST for value in self.mean):  # NaN is not, either
+            raise InputError(f"mean must be finite, within ±{_LARGEST:g}, got {self.mean}")
+        if not all(1 / _LARGEST <= value <= _LARGEST for value in (*self.std, self.temperature)):
+            raise InputError(
+                f"std and temperature must be positive, within {1 / _LARGEST:g}..{_LARGEST:g}, got {self.std} and "
+                f"{self.temperature}"
+            )
         if not 0 <= self.abstention_threshold <= 1:
             raise InputError(f"abstention_threshold must be within 0..1, got {self.abstention_threshold}")
 
@@ -128,7 +146,7 @@ class ModelSpec:
         """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a number too long, lists in lists
             raise InputError(f"the model's spec is not valid JSON: {error}") from error
         if not isinstance(values, dict):
             raise InputError(f"the model's spec must be a JSON object, got {type(values).__name__}")

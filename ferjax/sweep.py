@@ -19,7 +19,6 @@ import fnmatch
 import importlib.util
 import itertools
 import json
-import os
 import pathlib
 import statistics
 import sys
@@ -30,7 +29,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from ferjax import cli, configuration, data, experiment, objective, run_folder, teaching, weights
+from ferjax import cli, configuration, data, experiment, folders, objective, run_folder, teaching, weights
 
 Changes = Mapping[str, Any]
 _IN_FOLDERS = str.maketrans("/[]", "_()")  # a checkpoint's path may hold no bracket, see `checkpoint.check_path`
@@ -349,9 +348,8 @@ def _save(rows: Sequence[Mapping[str, Any]], workdir: pathlib.Path, command: str
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part{os.getpid()}")  # another process may write the same
-    part.write_text(text)
-    os.replace(part, path)
+    with folders.replaced(path) as part:
+        part.write_text(text)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

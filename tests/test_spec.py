@@ -83,6 +83,13 @@ def test_a_spec_cannot_be_changed_in_place():
         ({"std": (0.1, 0.1)}, "mean and std need 1 values for 'gray', got 1 and 2"),
         ({"std": (0.0,)}, "std and temperature must be positive"),
         ({"temperature": -1.0}, "std and temperature must be positive"),
+        ({"temperature": float("inf")}, "std and temperature must be positive, within"),
+        ({"temperature": 10**400}, "std and temperature must be positive, within"),
+        ({"temperature": 1e-320}, "std and temperature must be positive, within"),
+        ({"std": (float("inf"),)}, "std and temperature must be positive, within"),
+        ({"mean": (float("nan"),)}, "mean must be finite"),
+        ({"mean": (10**400,)}, "mean must be finite"),
+        ({"class_names": ("happy", "uncertain")}, "no class may be called 'uncertain'"),
         ({"abstention_threshold": 1.2}, r"abstention_threshold must be within 0..1, got 1.2"),
     ],
 )
@@ -118,7 +125,20 @@ def test_what_has_a_default_may_be_left_out():
         (GRAY.to_json().replace("48", "48.5"), "input_size must be a list of int"),
         (json.dumps({**json.loads(GRAY.to_json()), "class_names": "ab"}), "class_names must be a list of str"),
         (json.dumps({**json.loads(GRAY.to_json()), "class_names": [1, 2]}), "class_names must be a list of str"),
-        (GRAY.to_json().replace('"gray"', "[1]"), "a value of the wrong type"),
+        (GRAY.to_json().replace('"gray"', "[1]"), r"color_order must be a text, got \[1\]"),
+        ("[" * 100_000, "not valid JSON"),
+        (GRAY.to_json().replace("0.25", "9" * 5000), "not valid JSON"),
+        *(
+            (json.dumps({**json.loads(GRAY.to_json()), name: value}), f"{name} must {said}")
+            for name, value, said in [
+                ("accuracy", [1], "be an object"),
+                ("accuracy", {"test": "high"}, "hold numbers by split"),
+                ("parameters", "many", "be a whole number"),
+                ("dataset_args", [1], "be an object"),
+                ("split_sha256", None, "be an object"),
+                ("architecture", None, "be a text"),
+            ]
+        ),
     ],
 )
 def test_a_damaged_spec_is_one_clear_error(text, message):

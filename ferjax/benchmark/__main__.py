@@ -1,13 +1,12 @@
 """Measures model files side by side: python -m ferjax.benchmark FILES --out DIR."""
 
 import argparse
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ferjax import cli
+from ferjax import cli, folders
 from ferjax.benchmark import measuring, scoring, tables
 from ferjax.runtime.engine import PROVIDERS
 
@@ -63,9 +62,8 @@ def save(rows: Sequence[tables.Row], out: pathlib.Path, command: str) -> list[st
     """Writes benchmark.csv, benchmark.md and, where accuracies are known, size_accuracy.png; returns their names."""
     out.mkdir(parents=True, exist_ok=True)
     for name, text in (("benchmark.csv", tables.csv_text(rows)), ("benchmark.md", tables.markdown(rows, command))):
-        part = out / f".{name}.{os.getpid()}.part"
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, out / name)
+        with folders.replaced(out / name) as part:
+            part.write_text(text, encoding="utf-8")
     scored = {row["file"]: row for row in rows if row.get("accuracy") is not None}
     if not scored:
         cli.note("no size-against-accuracy plot: no file has an accuracy")
@@ -95,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise cli.InputError(f"--images must be at least 1, got {options.images}")
     if options.passes < 1:
         raise cli.InputError(f"--passes must be at least 1, got {options.passes}")
+    if options.out is not None:
+        folders.check_out(options.out)
     rows = benchmark(
         list(dict.fromkeys(options.files)),
         providers=list(dict.fromkeys(options.provider)),

@@ -5,12 +5,11 @@ Everything is measured here and now, on the validation split unless another is n
 
 import argparse
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
-from ferjax import cli, scorer
+from ferjax import cli, folders, scorer
 from ferjax.report import models, page
 from ferjax.report.page import Block, Code, Heading, Text
 
@@ -29,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     arguments = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(argv)
+    folders.check_out(options.out)
     opened = [scorer.open_model(name) for name in dict.fromkeys(options.model)]
     first = opened[0].spec
     if odd := [
@@ -58,9 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         ),
     ]
     page.write(blocks, options.out)
-    part = options.out / "report.json.part"
-    part.write_text(json.dumps([m.result for m in measured], indent=1))
-    os.replace(part, options.out / "report.json")
+    with folders.replaced(options.out / "report.json") as part:
+        part.write_text(json.dumps([m.result for m in measured], indent=1))
     print(f"saved {options.out / 'report.html'}, report.md and report.json")
 
 

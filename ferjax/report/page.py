@@ -2,11 +2,12 @@
 
 import base64
 import html
-import os
 import pathlib
 import urllib.parse
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from ferjax import folders
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
@@ -73,9 +74,8 @@ def page_html(blocks: Sequence[Block]) -> str:
 def write(blocks: Sequence[Block], folder: pathlib.Path, name: str = "report") -> None:
     """Writes NAME.md and NAME.html into a folder, each under a temporary name first."""
     for suffix, text in ((".md", markdown(blocks, folder)), (".html", page_html(blocks))):
-        part = folder / f"{name}{suffix}.part"
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, folder / f"{name}{suffix}")
+        with folders.replaced(folder / f"{name}{suffix}") as part:
+            part.write_text(text, encoding="utf-8")
 
 
 def _markdown(block: Block, folder: pathlib.Path) -> str:

@@ -58,6 +58,15 @@ def open_camera(
     return _live(f"camera {text}", capture, open_capture, stop, on_wait)
 
 
+def without_secrets(address: str) -> str:
+    """Returns the scheme and the host of an address, for the screen and logs of the system.
+
+    A password may hold an @ or a /, and may stand before the host, after ? or #, or, of many cameras, in the path.
+    """
+    host, *rest = re.split("[/?#;&]", re.sub("^.*@", "", address.partition("//")[2]), maxsplit=1)
+    return f"{address.partition('//')[0]}//{host}{'/…' if any(rest) else ''}"
+
+
 def open_url(text: str, stop: threading.Event, on_wait: Callable[[], object]) -> Source:
     """Opens a network stream, or a video file behind a URL.
 
@@ -71,8 +80,7 @@ def open_url(text: str, stop: threading.Event, on_wait: Callable[[], object]) ->
             return cv2.VideoCapture(text, cv2.CAP_FFMPEG, limits)
 
     capture = open_capture()
-    # No password on the screen or in a log of the system: it may hold an @ or a /, and may stand after ? or #.
-    shown = re.split("[?#]", re.sub(r"//.*@", "//", text))[0]
+    shown = without_secrets(text)
     if not capture.isOpened():
         raise InputError(f"{shown} does not open: is the address right, the sender running and the network up?")
     if capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:  # a whole file behind a URL

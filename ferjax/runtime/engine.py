@@ -6,6 +6,7 @@ ai-edge-litert or onnxruntime is imported when a file of its kind is opened. Not
 import contextlib
 import os
 import pathlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -103,22 +104,45 @@ def saturates() -> bool:
     return "avx2" in words and not {"avx512_vnni", "avx_vnni"} & words
 
 
+class _Silence:
+    """Standard error led to nowhere for as long as any thread wants it."""
+
+    def __init__(self) -> None:
+        self._lock, self._wanted, self._kept = threading.Lock(), 0, -1
+
+    def begin(self) -> None:
+        with self._lock:
+            self._wanted += 1
+            if self._wanted > 1:
+                return
+            try:
+                self._kept = os.dup(2)
+            except OSError:  # closed, as for a daemon
+                self._kept = -1
+                return
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+
+    def end(self) -> None:
+        with self._lock:
+            self._wanted -= 1
+            if not self._wanted and self._kept >= 0:
+                os.dup2(self._kept, 2)
+                os.close(self._kept)
+
+
+_silence = _Silence()
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keeps LiteRT, which no setting silences, from writing about its delegate on standard error."""
+    _silence.begin()
     try:
-        kept = os.dup(2)
-    except OSError:  # closed, as for a daemon
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        _silence.end()
 
 
 def _litert(path: pathlib.Path, threads: int) -> Engine:
@@ -176,17 +200,22 @@ def _onnxruntime(path: pathlib.Path, threads: int, provider: str) -> Engine:
     feed, fetch = inputs[0].name, [outputs[0].name]
     return Engine(
         "ONNX Runtime",
-        _onnx_port(inputs[0]),
-        _onnx_port(outputs[0]),
+        _onnx_port(path, inputs[0]),
+        _onnx_port(path, outputs[0]),
         lambda batch: session.run(fetch, {feed: batch})[0],
     )
 
 
-def _onnx_port(value: Any) -> Port:
+def _onnx_port(path: pathlib.Path, value: Any) -> Port:
+    if not value.shape:
+        raise InputError(f"{path} does not say the shape of {value.name!r}: export it again with its shapes")
     shape = tuple(n if isinstance(n, int) else -1 if axis else 1 for axis, n in enumerate(value.shape))
     names = {"float": "float32", "double": "float64"}
     kind = value.type.removeprefix("tensor(").removesuffix(")")
-    return Port(shape, np.dtype(names.get(kind, kind)))
+    try:
+        return Port(shape, np.dtype(names.get(kind, kind)))
+    except TypeError as error:
+        raise InputError(f"{path} has {value.type} at {value.name!r}, which numpy has no arrays of") from error
 
 
 def _check_single(path: pathlib.Path, inputs: int, outputs: int) -> None:

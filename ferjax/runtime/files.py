@@ -105,7 +105,7 @@ def open_video(path: pathlib.Path, name: str, stop: threading.Event) -> Source:
       InputError: if not even its first frame can be read.
     """
     with quiet():
-        capture = cv2.VideoCapture(str(path))
+        capture = cv2.VideoCapture(os.path.abspath(path))  # FFmpeg takes what is before a colon for a protocol
     first = read(capture) if capture.isOpened() else None
     if first is None:
         capture.release()

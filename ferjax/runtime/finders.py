@@ -20,6 +20,7 @@ from ferjax.runtime.engine import quiet
 
 Find = Callable[[np.ndarray, float, float], list[Face]]
 _EYES_AT = 200.0  # pixels; a larger face is searched for eyes at this size
+_YUNET = 64  # pixels, the least side that YuNet searches
 _TILE, _CLIP = 40, 2.0  # pixels a side, about the smallest face; the steepest stretch of the grey values
 
 
@@ -60,14 +61,15 @@ def yunet(given: Path | None) -> tuple[Find, Find]:
 
     def find(picture: np.ndarray, least: float, most: float, score: float = 0.7) -> list[Face]:
         height, width = picture.shape[:2]
-        right, bottom = -width % 32, -height % 32
+        # Multiples of 32, and two at least: of nets that are one cell wide or high OpenCV's answers are no numbers.
+        right, bottom = max(-width % 32, _YUNET - width), max(-height % 32, _YUNET - height)
         padded = cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_CONSTANT) if right or bottom else picture
         try:
             _, rows = net((width + right, height + bottom)).detect(padded)
         except cv2.error as error:
             raise InputError(f"{path} is no YuNet model that OpenCV {cv2.__version__} reads") from error
         faces = []
-        for row in rows if rows is not None else ():
+        for row in rows[np.isfinite(rows).all(1)] if rows is not None else ():
             x, y, w, h = row[:4].tolist()
             side = 0.525 * (w + h)  # the Haar cascade's square, by 150 rendered faces and six portraits
             box = (x + w / 2 - side / 2, y + h / 2 - 0.53 * side, side, side)

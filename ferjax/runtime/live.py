@@ -28,25 +28,29 @@ from ferjax.runtime.smooth import METHODS, Limits
 from ferjax.runtime.source import open_source
 from ferjax.runtime.window import Window
 
+_KEYS = {"q": "quit", "s": "snapshot"}
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the live loop as the command line says, and ends with one line about it."""
     options = _parser().parse_args(argv)
     if options.frames is not None and options.frames < 1:
         raise InputError(f"--frames must be at least 1, got {options.frames}")
+    if empty := [name for name in ("log", "record", "snapshot") if getattr(options, name) == ""]:
+        raise InputError(f"--{empty[0]} is empty: name what to write, or leave it out")
     model = load(options.model, threads=options.threads)
     cv2.setNumThreads(options.threads)
     window = None if options.no_display else Window()
-    asked = {"quit": False, "snapshot": False}
+    asked: dict[str, bool] = {}
 
     def pressed(key: str) -> None:
-        asked["quit"] |= key == "q"
-        asked["snapshot"] |= key == "s"
+        if key in _KEYS:
+            asked[_KEYS[key]] = True
 
     def waiting() -> None:
         if window is not None:
             pressed(window.key(0.001))
-        if asked["quit"]:
+        if "quit" in asked:
             source.stop()
 
     source = open_source(options.source, size=_size(options.camera_size), on_wait=waiting)
@@ -70,10 +74,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if window is not None:
                     window.show(result.frame.image)
                     pressed(window.key(_pause(source, result, summary), until=lambda: source.stopped))
-                outputs.write(result, picture=asked["snapshot"])
-                asked["snapshot"] = False
+                picture = asked.pop("snapshot", False)  # before it is saved: another signal may come meanwhile
+                outputs.write(result, picture=picture)
                 summary.add(result)
-                if asked["quit"] or summary.frames == options.frames:
+                if "quit" in asked or summary.frames == options.frames:
                     break
         finally:
             outputs.close()
@@ -184,11 +188,13 @@ def _spare(options: argparse.Namespace, *, stills: bool) -> None:
 
 
 class _Signals:
-    """Ctrl-C and SIGTERM end the loop after its frame, so that files are closed; SIGUSR1 asks for a picture."""
+    """Ctrl-C, SIGTERM and a closed terminal end the loop after its frame; SIGUSR1 asks for a picture."""
 
     def __init__(self, source: Source, asked: dict[str, bool]):
         self._handlers = {signal.SIGINT: lambda *_: source.stop(), signal.SIGTERM: lambda *_: source.stop()}
         if sys.platform != "win32":
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+                self._handlers[signal.SIGHUP] = lambda *_: source.stop()
             self._handlers[signal.SIGUSR1] = lambda *_: asked.update(snapshot=True)
 
     def __enter__(self) -> None:

@@ -6,6 +6,7 @@ OpenCV is imported where a colour crop has to become grey.
 
 import functools
 import os
+import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from ferjax.runtime import shipped
 from ferjax.runtime.engine import Engine, open_engine, saturates
 from ferjax.spec import ModelSpec
 
-UNCERTAIN = "uncertain"
+UNCERTAIN = contract.UNCERTAIN
 
 
 class Prediction(NamedTuple):
@@ -63,7 +64,7 @@ class NotFinite(InputError):
 
 
 class Model:
-    """A loaded classifier; not for use by several threads at once.
+    """A loaded classifier. Threads that share it take turns: one for each is faster.
 
     Attributes:
       spec: the contract that the file carries.
@@ -80,6 +81,8 @@ class Model:
         self._batch = np.zeros(engine.input.shape, engine.input.dtype)
         last = engine.input.shape[1:] == spec.input_shape
         self._slots = self._batch if last else self._batch.transpose(0, 2, 3, 1)
+        self._turn = threading.Lock()
+        self._try()
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Runs the network.
@@ -102,10 +105,11 @@ class Model:
         size = len(self._slots)
         for start in range(0, len(images), size):
             count = min(size, len(images) - start)
-            for slot, image in zip(self._slots, images[start : start + count], strict=False):
-                np.add(image, self._offsets, out=self._places)
-                self._table.take(self._places, out=slot, mode="clip")
-            answer, output = self._engine.run(self._batch)[:count], self._engine.output
+            with self._turn:
+                for slot, image in zip(self._slots, images[start : start + count], strict=False):
+                    np.add(image, self._offsets, out=self._places)
+                    self._table.take(self._places, out=slot, mode="clip")
+                answer, output = self._engine.run(self._batch)[:count], self._engine.output
             if output.scale:
                 answer = (answer.astype(np.float32) - output.zero_point) * output.scale
             logits[start : start + count] = answer
@@ -115,6 +119,14 @@ class Model:
                 f"{self._name} gives non-finite logits for {bad} of {len(logits)} images: the file is broken"
             )
         return logits
+
+    def _try(self) -> None:
+        """Runs the network once: a file that was damaged in its middle loads."""
+        try:
+            self._engine.run(self._batch)
+        except Exception as error:  # the runtimes' exceptions have no common base class
+            why = " ".join(str(error).split())
+            raise InputError(f"{self._name} is loaded but does not run; copy or export it again ({why})") from error
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns softmax(logits / temperature) as float32 (N, classes); takes and raises what `logits` does."""

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shutil
+import stat
 import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
@@ -18,7 +19,13 @@ import numpy as np
 
 from ferjax.cli import InputError, abandon_output, note, unknown
 from ferjax.runtime.files import expanded
+from ferjax.runtime.frame import quiet
 from ferjax.runtime.result import FaceResult, Latency, Result
+
+try:
+    import fcntl
+except ImportError:  # Windows, where two may write one log
+    fcntl = None  # type: ignore[assignment]
 
 LOGS = (".jsonl", ".csv")
 VIDEOS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
@@ -33,7 +40,8 @@ class Log:
         """Opens the file, replacing an older one.
 
         Raises:
-          InputError: if its name ends in neither .jsonl nor .csv, or its folder does not exist.
+          InputError: if its name ends in neither .jsonl nor .csv, its folder does not exist, another process writes
+            it, or standard output is closed.
           OSError: if it cannot be written.
         """
         self._path, self._names = path, tuple(class_names)
@@ -41,9 +49,13 @@ class Log:
         if kind not in LOGS:
             raise unknown("kind of log", path, (*(f"FILE{suffix}" for suffix in LOGS), "-"))
         self._file: TextIO | None = sys.stdout
+        if path == "-" and self._file is None:
+            raise InputError("the log cannot go to standard output, which is closed: give a FILE.jsonl")
         self._target, self._whole = None if path == "-" else _ready(path), 0
         if self._target:  # names of files keep their bytes, whatever their encoding
-            self._file = open(self._target, "w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+            self._file = open(  # noqa: SIM115
+                self._target, "w", newline="", encoding="utf-8", errors="surrogateescape", opener=_claimed
+            )
         self._line = self._json if kind == ".jsonl" else self._csv
         if kind == ".csv":
             head = ["time", "frame", "image", "track", "x", "y", "width", "height", "label", "confidence"]
@@ -134,10 +146,13 @@ class Recorder:
             raise InputError(f"the disk is too full to record {path}: less than {RESERVE >> 20} MB are free")
         self._fps, self._size = fps, (0, 0)
         self._writer: cv2.VideoWriter | None = None
-        self._part = self._path.with_name(f".{self._path.stem}.part{self._path.suffix}")
+        self._part = self._path.with_name(f".{self._path.stem}.{os.getpid()}.part{self._path.suffix}")
         self._written, self._start, self._done = 0, 0.0, False
-        self._open((16, 16)).release()  # what cannot be written is said before anything else is replaced
-        self._part.unlink(missing_ok=True)
+        self._part.touch()  # where nothing can be written the system says why
+        try:
+            self._open((16, 16)).release()  # what cannot be written is said before anything else is replaced
+        finally:
+            self._part.unlink(missing_ok=True)
 
     def write(self, result: Result) -> None:
         """Adds a frame, as often as its time asks; one of another size is fitted in with a black border."""
@@ -160,17 +175,32 @@ class Recorder:
         self._written = max(self._written, wanted)
 
     def close(self) -> None:
-        """Ends the video and gives it its name."""
+        """Ends the video and gives it its name; one that cannot be played, of which OpenCV says nothing, vanishes."""
         if self._writer is not None:
             self._writer.release()
-            os.replace(self._part, self._path)
+            least = int(0.95 * self._written) - 1  # some formats hold a length, not a number of frames
+            readable = _frames_in(self._part, least)
+            if readable < least:
+                note(
+                    f"of {self._written} frames of the recording {self._path} {readable} can be read"
+                    f"{'' if readable else ': nothing is saved'}; is the size of files limited here?"
+                )
+            if readable:
+                os.replace(self._part, self._path)
+            else:
+                self._part.unlink(missing_ok=True)
         self._writer, self._done = None, True
 
     def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
         code = cv2.VideoWriter.fourcc(*VIDEOS[self._path.suffix.lower()])
-        writer = cv2.VideoWriter(str(self._part), code, self._fps, size)
+        with quiet():
+            writer = cv2.VideoWriter(str(self._part), code, self._fps, size)
         if not writer.isOpened():
-            raise InputError(f"this OpenCV cannot write {self._path}: try another of {', '.join(VIDEOS)}")
+            self._part.unlink(missing_ok=True)
+            raise InputError(
+                f"this OpenCV cannot write {self._path} of {size[0]}x{size[1]} pixels: try another of "
+                f"{', '.join(VIDEOS)}, or smaller frames"
+            )
         return writer
 
 
@@ -182,14 +212,17 @@ class Snapshots:
 
         Raises:
           OSError: if it cannot be made.
+          InputError: if nothing can be written into it.
         """
         self._folder = expanded(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(self._folder, os.W_OK):
+            raise InputError(f"nothing can be written into {folder}: choose another folder")
 
     def write(self, result: Result) -> None:
         """Saves a frame as PNG, named after its number or, from a folder, its picture: me.png, me.jpg.png."""
         name = snapshot_name(result.frame.name or f"frame-{result.frame.index:06d}")
-        path, part = self._folder / name, self._folder / f".{name.removesuffix('.png')}.part"
+        path, part = self._folder / name, self._folder / f".{name.removesuffix('.png')}.{os.getpid()}.part"
         try:
             part.write_bytes(cv2.imencode(".png", result.frame.image)[1].tobytes())
             os.replace(part, path)
@@ -201,12 +234,48 @@ class Snapshots:
 
 def _ready(path: str) -> pathlib.Path:
     """Returns the path of an output whose folder exists."""
-    target = expanded(path)
+    target = pathlib.Path(os.path.realpath(expanded(path)))  # whole: FFmpeg takes what is before a colon for a protocol
     if not target.parent.is_dir():
         raise InputError(f"the folder of {path} does not exist: make {target.parent} first")
     if target.is_dir():
         raise InputError(f"{path} is a folder: give the name of a file")
     return target
+
+
+def _claimed(path: str, flags: int) -> int:
+    """Opens a file to write, and empties it once it is clear that no other process writes it."""
+    number = os.open(path, flags & ~os.O_TRUNC, 0o666)
+    try:
+        if stat.S_ISREG(os.fstat(number).st_mode):
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # a file system without locks
+                    _lock(number, path)
+            os.ftruncate(number, 0)
+    except BaseException:
+        os.close(number)
+        raise
+    return number
+
+
+def _lock(number: int, path: str) -> None:
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"another process writes the log {path}: stop it, or choose another --log") from None
+
+
+def _frames_in(path: pathlib.Path, least: int) -> int:
+    """Returns the number of frames in a video, 0 if it cannot be read: its own word if that is enough, or counted."""
+    with quiet():
+        capture = cv2.VideoCapture(str(path))
+        first = capture.isOpened() and capture.grab()
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if first else 0
+        if first and count < least:
+            count = 1
+            while capture.grab():
+                count += 1
+        capture.release()
+    return count
 
 
 def _free(path: pathlib.Path) -> int:

@@ -1,5 +1,6 @@
 """Where frames come from: a camera, a video file, a picture, a folder of pictures or a network stream."""
 
+import re
 import threading
 from collections.abc import Callable
 from os import PathLike
@@ -35,6 +36,8 @@ def open_source(
     if "://" in text:
         return camera.open_url(text, stop, on_wait)
     path = files.expanded(text)
+    if not path.exists() and (scheme := re.match("(rtsp|rtmp|http|https|tcp|udp):", text)):
+        raise InputError(f"an address begins with {scheme[0]}// and its host, such as {scheme[0]}//camera.local/")
     if not path.exists():
         raise InputError(
             f"source {text!r} does not exist. Accepted: a camera's index (0) or device (/dev/video0), a video file, "

@@ -11,6 +11,7 @@ import numpy as np
 from ferjax.runtime.boxes import Box, Face
 
 _DOUBT = 0.2  # seconds without a second sighting that a chance find lives
+_MISSED = 2.5  # frames that everybody may be unseen, however far apart frames are
 
 
 class Track(NamedTuple):
@@ -85,13 +86,15 @@ class Tracker:
         """Starts without anybody.
 
         Args:
-          time_to_live: seconds after which a person who is not found is forgotten; who returns later is new.
+          time_to_live: seconds after which a person who is not found is forgotten; who returns later is new. Where
+            frames come more slowly than one in 0.6 s, it is two and a half of them.
           confirm: a new face counts as a person once it has been found so often, which a chance find is not,
           sure: and once with this score or a higher one.
         """
         self._time_to_live, self._confirm, self._sure = time_to_live, confirm, sure
         self._people: list[_Person] = []
         self._ids = itertools.count(1)
+        self._time, self._steps = math.nan, (math.inf, math.inf)
 
     def predict(self, time: float) -> list[Track]:
         """Returns everybody followed, confirmed or not, where they should be at a time."""
@@ -108,6 +111,9 @@ class Tracker:
         Returns:
           The confirmed people, in the order of their ids, each seen in this frame or predicted.
         """
+        if time > self._time:
+            self._steps = (self._steps[1], time - self._time)
+        self._time = time
         self._people = [p for p in self._people if time - p.last_seen <= self._patience(p)]
         pairs = self._assign(faces, time)
         for who, which in pairs:
@@ -131,7 +137,8 @@ class Tracker:
 
     def _patience(self, person: _Person) -> float:
         proven = person.shown and person.hits >= self._confirm
-        return self._time_to_live if proven else min(_DOUBT, self._time_to_live)
+        seconds = self._time_to_live if proven else min(_DOUBT, self._time_to_live)
+        return max(seconds, _MISSED * min(self._steps))  # a slow camera's frames, not one gap among quick ones
 
     def _track(self, person: _Person, time: float) -> Track:
         box = _box(person.motion.at(time))

@@ -1,7 +1,10 @@
+import os
 import subprocess
 import sys
+from concurrent import futures
 
 import numpy as np
+import onnx
 import pytest
 import small_files
 from small_files import GRAY, RGB
@@ -9,7 +12,7 @@ from small_files import GRAY, RGB
 from ferjax import spec as contract
 from ferjax.cli import InputError
 from ferjax.data import images
-from ferjax.runtime import UNCERTAIN, load
+from ferjax.runtime import UNCERTAIN, load, shipped
 from ferjax.runtime import engine as engines
 from ferjax.runtime.engine import open_engine
 
@@ -265,3 +268,41 @@ def test_eight_bit_weights_that_saturate_here_are_said(tmp_path, monkeypatch, ca
     assert "VNNI" not in capsys.readouterr().err
     load(small_files.onnx_file(tmp_path / "m.onnx", spec))
     assert ("saturate in ONNX Runtime on this processor" in capsys.readouterr().err) == said
+
+
+def test_a_network_damaged_in_its_middle_is_said_when_it_is_loaded(tmp_path):
+    whole = shipped.find("mini_xception").read_bytes()
+    path = tmp_path / "hole.tflite"
+    for start in range(2000, 30000, 1000):  # some of these are weights, with which it runs, some make it unreadable
+        path.write_bytes(whole[:start] + bytes(512) + whole[start + 512 :])
+        try:
+            load(path).logits(np.zeros((1, 48, 48, 1), np.uint8))
+        except InputError as error:
+            if "is loaded but does not run; copy or export it again" in str(error):
+                return
+    pytest.fail("no hole let the file be loaded and not run")
+
+
+def test_threads_may_share_a_model(make):
+    model, pixels = load(make()), small_files.images(GRAY, 400)
+    expected = model.logits(pixels)
+    with futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda i: model.logits(pixels[i : i + 1])[0], range(400)))
+    np.testing.assert_array_equal(answers, expected)
+
+
+def test_threads_that_load_leave_standard_error_as_it_was():
+    before = os.fstat(2)
+    with futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: load("mini_xception"), range(40)))
+    assert (os.fstat(2).st_dev, os.fstat(2).st_ino) == (before.st_dev, before.st_ino)
+
+
+@pytest.mark.parametrize(("shape", "kind", "said"), [(None, "FLOAT", "shape"), ([1, 30], "STRING", "no arrays of")])
+def test_a_foreign_network_of_another_kind_is_one_line(tmp_path, shape, kind, said):
+    helper, number = onnx.helper, getattr(onnx.TensorProto, kind)
+    ports = [helper.make_tensor_value_info(name, number, shape) for name in ("image", "logits")]
+    graph = helper.make_graph([helper.make_node("Identity", ["image"], ["logits"])], "foreign", ports[:1], ports[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "f.onnx")
+    with pytest.raises(InputError, match=said):
+        open_engine(tmp_path / "f.onnx", threads=1, provider="cpu")

@@ -14,6 +14,7 @@ from live_parts import NAMES, face, frame, result
 from ferjax.cli import InputError
 from ferjax.runtime import sink
 from ferjax.runtime.sink import Log, Recorder, Snapshots
+from ferjax.runtime.source import open_source
 
 P, RAW = (0.7, 0.2, 0.1), (0.123456789, 0.5, 0.376543211)
 
@@ -175,9 +176,74 @@ def test_a_full_disk_is_said_before_recording(tmp_path, monkeypatch):
 
 def test_a_codec_that_is_lacking_is_said_before_anything_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setitem(sink.VIDEOS, ".avi", "none")
-    with pytest.raises(InputError, match=r"OpenCV cannot write .*out\.avi: try another of"):
+    with pytest.raises(InputError, match=r"OpenCV cannot write .*out\.avi of 16x16 pixels: try another of"):
         Recorder(str(tmp_path / "out.avi"), 30.0)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a limit on files is not known there")
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_a_recording_that_was_cut_off_is_told_and_replaces_nothing_if_it_cannot_be_played(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    path.write_bytes(b"an older film")
+    script = (
+        "import resource, signal, sys; import numpy as np\n"
+        f"sys.path[:0] = {[p for p in sys.path if p]!r}\n"
+        "from live_parts import frame, result; from ferjax.runtime.sink import Recorder\n"
+        f"recorder = Recorder({str(path)!r}, 30.0)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2)\n"
+        "noise = np.random.default_rng(0).integers(0, 255, (60, 240, 320, 3)).astype(np.uint8)\n"
+        "for i in range(60): recorder.write(result(of=frame(i)._replace(image=noise[i], time=i / 30)))\n"
+        "recorder.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    said = [line for line in done.stderr.splitlines() if line.startswith("ferjax:")]
+    assert len(said) == 1 and "of 60 frames of the recording" in said[0] and not done.returncode
+    whole = "nothing is saved" in said[0]
+    assert whole == (suffix == ".mp4") == (path.read_bytes() == b"an older film")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
+def test_a_log_has_one_writer_and_a_recording_the_last_of_several(tmp_path):
+    path = tmp_path / "out.jsonl"
+    log = Log(str(path), NAMES)
+    log.write(result(face(1), of=frame(1)))
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="another process writes the log"):
+        Log(str(path), NAMES)
+    assert path.read_bytes() == before
+    log.close()
+    Log(str(path), NAMES).close()
+    assert path.read_bytes() == b""
+    (tmp_path / "link.jsonl").symlink_to(path)
+    written(Log(str(tmp_path / "link.jsonl"), NAMES), result(face(1), of=frame(1)))
+    assert path.read_bytes() == before and (tmp_path / "link.jsonl").is_symlink()
+
+
+def test_a_log_on_a_closed_standard_output_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(InputError, match="standard output, which is closed"):
+        Log("-", NAMES)
+
+
+def test_names_with_a_colon_are_no_addresses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recorder = Recorder("at-12:30.mp4", 30.0)
+    recorder.write(result(of=frame(1)))
+    recorder.close()
+    with open_source("at-12:30.mp4") as source:
+        assert len(list(source)) == 1
+
+
+def test_a_recording_follows_a_link(tmp_path):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "a.mp4").write_bytes(b"old")
+    (tmp_path / "out.mp4").symlink_to(tmp_path / "films" / "a.mp4")
+    recorder = Recorder(str(tmp_path / "out.mp4"), 30.0)
+    recorder.write(result(of=frame(1)))
+    recorder.close()
+    assert (tmp_path / "out.mp4").is_symlink() and (tmp_path / "films" / "a.mp4").stat().st_size > 100
 
 
 def test_nothing_is_recorded_before_the_first_frame(tmp_path):
@@ -193,7 +259,7 @@ def test_snapshots_are_pictures_of_the_frame(tmp_path, capfd):
     names = sorted(p.name for p in (tmp_path / "new" / "folder").iterdir())
     assert names == ["frame-000012.png", "me.jpg.png", "me.png"]
     assert (cv2.imread(str(tmp_path / "new" / "folder" / names[0])) == 33).all()
-    (tmp_path / "new" / "folder" / ".frame-000014.part").mkdir()  # in the way
+    (tmp_path / "new" / "folder" / f".frame-000014.{os.getpid()}.part").mkdir()  # in the way
     pictures.write(result(of=frame(14)))
     assert "frame-000014.png could not be saved" in capfd.readouterr().err
 

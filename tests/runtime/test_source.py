@@ -265,10 +265,25 @@ def test_a_network_stream_is_read_and_reopened_when_the_sender_hangs_up(capfd):
 
 
 @pytest.mark.parametrize(
-    "address", ["me:secret@{}", "me:p@secret@{}", "me:p/secret@{}", "{}?user=me&pwd=secret", "{}#secret"]
+    "address",
+    [
+        "me:secret@{}",
+        "me:p@secret@{}",
+        "me:p/secret@{}",
+        "{}?user=me&pwd=secret",
+        "{}#secret",
+        "{};pwd=secret",
+        "{}/user=me&password=secret&stream=0.sdp?",
+    ],
 )
 def test_a_stream_that_does_not_open_is_one_line_without_its_password(capfd, address):
-    with pytest.raises(InputError, match=r"rtsp://127.0.0.1:9/x does not open") as caught:
+    with pytest.raises(InputError, match=r"rtsp://127.0.0.1:9/… does not open") as caught:
         open_source("rtsp://" + address.format("127.0.0.1:9/x"))
     assert "secret" not in str(caught.value)
     assert capfd.readouterr().err == ""
+
+
+def test_an_address_that_lacks_a_slash_is_said_without_its_password():
+    with pytest.raises(InputError, match=r"begins with rtsp:// and its host") as caught:
+        open_source("rtsp:/me:secret@camera/x")
+    assert "secret" not in str(caught.value)

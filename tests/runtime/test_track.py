@@ -140,7 +140,27 @@ def test_a_face_as_sure_as_asked_is_shown_when_found_as_often_as_asked():
 def test_a_chance_find_is_forgotten_soon():
     tracker = Tracker()
     assert len(tracker.update([face(200, 200)], 0.0, certain=True)) == 1
+    assert len(tracker.update([], 1 / 30)) == 1
     assert tracker.update([], 0.3) == []
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.25, 1.0, 4.0])
+def test_people_are_followed_however_slowly_frames_come(seconds):
+    tracker = Tracker()
+    first = tracker.update([face(200, 200)], 0.0, certain=True)
+    shown = [tracker.update([face(200, 200)] if k != 5 else [], k * seconds) for k in range(1, 10)]
+    assert [[t.id for t in tracks] for tracks in shown] == [[first[0].id]] * 9
+    late = Tracker()
+    seen = [len(late.update([face(200, 200)] if k else [], k * seconds)) for k in range(5)]
+    assert seen == [0, 0, 0, 1, 1]
+
+
+def test_one_gap_among_quick_frames_is_no_slow_camera():
+    tracker = Tracker()
+    for k in range(10):
+        (before,) = tracker.update([face(200, 200)], k / 30, certain=not k)
+    (after,) = tracker.update([face(200, 200)], 5.0, certain=True)
+    assert after.id != before.id
 
 
 def test_landmarks_move_with_the_box():
