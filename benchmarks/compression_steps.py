@@ -16,6 +16,7 @@ Times are of the machine at rest: do not run it beside a training.
 
 import argparse
 import pathlib
+import shlex
 import statistics
 import sys
 import tempfile
@@ -60,7 +61,7 @@ def main() -> None:
             "compression_steps",
             COLUMNS,
             rows,
-            command=" ".join(["python -m benchmarks.compression_steps", *sys.argv[1:]]),
+            command=shlex.join(["python", "-m", "benchmarks.compression_steps", *sys.argv[1:]]),
             packages=["jax", "flax", "optax"],
             results=pathlib.Path(scratch) if args.dry_run else tables.RESULTS,
         )

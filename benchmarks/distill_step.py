@@ -11,6 +11,7 @@ Times are of the machine at rest: do not run it beside a training.
 
 import argparse
 import pathlib
+import shlex
 import statistics
 import sys
 import tempfile
@@ -53,7 +54,7 @@ def main() -> None:
             "distill_step",
             COLUMNS,
             rows,
-            command=" ".join(["python -m benchmarks.distill_step", *sys.argv[1:]]),
+            command=shlex.join(["python", "-m", "benchmarks.distill_step", *sys.argv[1:]]),
             packages=["jax", "flax"],
             results=pathlib.Path(scratch) if args.dry_run else tables.RESULTS,
         )

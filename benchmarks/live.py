@@ -22,6 +22,7 @@ import functools
 import itertools
 import os
 import pathlib
+import shlex
 import sys
 import tempfile
 import time
@@ -82,7 +83,7 @@ def main() -> None:
         "live",
         COLUMNS,
         rows,
-        command=" ".join(["python -m benchmarks.live", *sys.argv[1:]]),
+        command=shlex.join(["python", "-m", "benchmarks.live", *sys.argv[1:]]),
         packages=["numpy", "opencv-python", "ai-edge-litert", "torch"],
     )
     print(tables.render(result))

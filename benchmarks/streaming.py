@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -72,7 +73,7 @@ def main() -> None:
             "streaming",
             COLUMNS,
             rows,
-            command=" ".join(["python -m benchmarks.streaming", *given]),
+            command=shlex.join(["python", "-m", "benchmarks.streaming", *given]),
             packages=["jax", "grain", "array_record", "numpy"],
             results=pathlib.Path(scratch) if args.dry_run else tables.RESULTS,
         )

@@ -11,6 +11,7 @@ and their ratios. The integer file is the fastest of those given, in whichever r
 
 import argparse
 import pathlib
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ def main() -> None:
             "export_latency",
             COLUMNS,
             rows,
-            command=" ".join(["python -m benchmarks.torch_export", *sys.argv[1:]]),
+            command=shlex.join(["python", "-m", "benchmarks.torch_export", *sys.argv[1:]]),
             packages=["onnxruntime", "ai-edge-litert", "torch", "jax"],
             results=folder if args.dry_run else tables.RESULTS,
         )

@@ -26,6 +26,7 @@ import functools
 import importlib.util
 import os
 import pathlib
+import shlex
 import statistics
 import sys
 import tempfile
@@ -82,7 +83,7 @@ def main() -> None:
                 "train_throughput",
                 COLUMNS,
                 [row],
-                command=" ".join(["python -m benchmarks.train_throughput", *sys.argv[1:]]),
+                command=shlex.join(["python", "-m", "benchmarks.train_throughput", *sys.argv[1:]]),
                 packages=["jax", "flax", *(["torch"] if _torch_is_here() else [])],
                 results=pathlib.Path(scratch) if args.dry_run else tables.RESULTS,
             )

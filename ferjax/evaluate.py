@@ -150,6 +150,8 @@ def save(result: dict[str, Any], out: pathlib.Path) -> None:
     report.plot_confusion(np.array(result["confusion"]), list(result["per_class"]), out / "confusion.png")
     if "robustness" in result:
         report.plot_robustness(result["robustness"], out / "robustness.png")
+    else:
+        (out / "robustness.png").unlink(missing_ok=True)  # of another evaluation
 
 
 def _write(path: pathlib.Path, value: Any) -> None:

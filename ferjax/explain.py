@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib import colormaps
 
 from ferjax import augment, cli, corrupt, data, folders, models, network, scorer, weights
-from ferjax.data.show import Tile, contact_sheet, file_name, save
+from ferjax.data.show import Tile, contact_sheet, file_names, save
 from ferjax.spec import ModelSpec
 
 # Rows and columns of a cropped face, from 0 to 1, as the papers' data sets crop it. They cover the face once.
@@ -154,13 +154,14 @@ def write_sheets(
     shares: dict[str, dict[str, float]] = {}
     sheets, before = [], []
     parts = np.split(heat, np.cumsum([len(numbers) for numbers in picked[:-1]]))
-    for name, numbers, maps in zip(spec.class_names, picked, parts, strict=True):
+    files = file_names(spec.class_names)
+    for name, file, numbers, maps in zip(spec.class_names, files, picked, parts, strict=True):
         if not len(numbers):
             cli.note(f"no {name} face is recognised: it has no sheet")
             continue
         tiles = [Tile(picture) for picture in overlay(faces.images[numbers], maps)]
         rows = [("", tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
-        sheets.append(out / f"gradcam_{file_name(name)}.png")
+        sheets.append(out / f"gradcam_{file}.png")
         save(contact_sheet(f"Grad-CAM: {name}, {len(tiles)} recognised faces", rows), sheets[-1])
         shares[name] = dict(zip(REGIONS, region_shares(maps).mean(0).tolist(), strict=True))
         before.append(numbers[:2])

@@ -20,6 +20,7 @@ import importlib.util
 import itertools
 import json
 import pathlib
+import shlex
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -323,11 +324,16 @@ def _assignment(text: str) -> tuple[str, str]:
 
 
 def _split(values: str) -> list[str]:
-    """Divides at the commas that are in no brackets."""
-    parts, depth = [""], 0
+    """Divides at the commas that are in no brackets and no quotes."""
+    parts, depth, quote = [""], 0, ""
     for letter in values:
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and not depth:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"" and (depth or not parts[-1].strip()):
+            quote = letter
+        else:
+            depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth and not quote:
             parts.append("")
         else:
             parts[-1] += letter
@@ -370,7 +376,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     grid = {k: [_value(v) for v in _split(values)] for k, values in map(_assignment, options.grid)}
     fixed = {k: _value(v) for k, v in map(_assignment, options.set)}
     jobs = plan(options.configs, grid=grid, fixed=fixed)
-    command = " ".join(["python -m ferjax.sweep", *(argv if argv is not None else sys.argv[1:])])
+    command = f"python -m ferjax.sweep {shlex.join(argv if argv is not None else sys.argv[1:])}"
     rows = run(
         jobs,
         seeds=options.seeds,

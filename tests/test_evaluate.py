@@ -142,6 +142,13 @@ def test_robustness_repeats_itself_and_is_drawn(run, tmp_path, capsys):
     model = scorer.open_model(path)
     hazy = model.logits(corrupt.corrupt(faces.images, "fog", 4)).argmax(1)
     assert found["accuracy"]["fog"][3] == (hazy == faces.labels).mean()
+    evaluate.main(["--model", str(path), "--data-dir", str(run / "data"), "--out", str(out)])
+    assert sorted(p.name for p in out.iterdir()) == [
+        "confusion.png",
+        "metrics.json",
+    ]  # no picture of another evaluation
+    with pytest.raises(InputError, match=r"--out .*metrics\.json must be a folder"):
+        evaluate.main(["--model", "nowhere", "--out", str(out / "metrics.json")])
 
 
 def test_the_robustness_subset_keeps_the_classes_shares():

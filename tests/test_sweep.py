@@ -227,6 +227,7 @@ def test_a_seed_that_failed_shifts_no_pair():
 
 def test_values_with_commas_are_one_value():
     assert sweep._split("('kernel',),(0.5, 1)") == ["('kernel',)", "(0.5, 1)"] and sweep._split("0,0.7") == ["0", "0.7"]
+    assert [sweep._value(v) for v in sweep._split("'sad, blue',angry,it's")] == ["sad, blue", "angry", "it's"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print(tables.screen(rows))
     if options.out is not None:
-        command = " ".join(["python -m ferjax.benchmark", *(argv if argv is not None else sys.argv[1:])])
+        command = f"python -m ferjax.benchmark {shlex.join(argv if argv is not None else sys.argv[1:])}"
         print(f"saved {', '.join(save(rows, options.out, command))} in {options.out}")
 
 

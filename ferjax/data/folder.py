@@ -64,6 +64,8 @@ def read(
         )
     depth = 2 if divided else 1
     named = {PurePosixPath(f).parts[depth - 1] for f in folders if len(PurePosixPath(f).parts) >= depth}
+    if odd := [name for name in named if any("\ud800" <= letter <= "\udfff" for letter in name)]:  # bytes of no text
+        raise InputError(f"{source}: the folder {odd[0]!r} names a class, and its name is no text: rename it")
     classes = tuple(sorted(set(map(_composed, named))))
     examples = []
     for path in tree.files:
@@ -107,8 +109,9 @@ def read_table(
     rows = list(Tree(source).rows(source.name, ("path", "label")))
     classes = tuple(sorted({_composed(r.values["label"]) for r in rows} - {""}))
     divided = bool(rows) and "split" in rows[0].values
-    examples = []
+    examples, bad = [], 0
     for row in rows:
+        bad += 1  # unless it is good
         path, label, split = (row.values.get(k, "") for k in ("path", "label", "split"))
         if not label or not path:
             examples.append(row.bad("path or label is empty"))
@@ -119,8 +122,9 @@ def read_table(
         else:
             where = ALIASES[split.lower()] if divided else "train"
             examples.append(Example(where, path, classes.index(_composed(label)), (source.parent / path).read_bytes))
+            bad -= 1
     shares = _shares(source, fractions, divided=divided)
-    return _source(source, classes, by_split(examples), size, channels, shares, find_faces)
+    return _source(source, classes, by_split(examples), size, channels, shares, find_faces, bad=bad)
 
 
 def _shares(source: Path, fractions: Sequence[float] | None, *, divided: bool) -> Sequence[float] | None:
@@ -151,11 +155,12 @@ def _source(
     fractions: Sequence[float] | None,
     find_faces: bool,
     ignored: int = 0,
+    bad: int = 0,
 ) -> Source:
     if len(classes) < 2:
         raise InputError(f"{source} must hold two or more classes, found {', '.join(classes) or 'none'}")
     present = {e.label for e in examples}
-    if empty := [c for i, c in enumerate(classes) if i not in present]:
+    if not bad and (empty := [c for i, c in enumerate(classes) if i not in present]):  # bad rows are told by themselves
         raise InputError(f"{source}: the class {', '.join(empty)} holds no pictures; add some, or remove the class")
     crop = detect.largest_face(size, channels) if find_faces else None
     notes = ["the largest face of each picture cut out"] if find_faces else []

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from ferjax.data.sources import BadExample
+
 Box = tuple[int, int, int, int]
 
 
@@ -106,5 +108,5 @@ def _clip(box: Box, size: tuple[int, int]) -> Box:
     left, top, right, bottom = box
     clipped = max(0, left), max(0, top), min(size[0], right), min(size[1], bottom)
     if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        raise ValueError(f"the face box {box} lies outside the picture of {size[0]}x{size[1]}")
+        raise BadExample(f"the face box {box} lies outside the picture of {size[0]}x{size[1]}")
     return clipped

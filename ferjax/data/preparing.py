@@ -106,7 +106,14 @@ def write(
             raise InputError(f"{_list(bad)}; mend or remove them, or leave them out with --skip-bad")
         _divide(name, source, staged, holdout)
         dropped = _drop_leaks(staged) if drop_leaks else 0
+        if dropped and not (staged / "train").exists():
+            raise InputError(
+                f"--drop-leaks would remove all {dropped:,} training images: each has a twin in another split, see "
+                "python -m ferjax.data leaks; leave it out, or take other pictures"
+            )
         missing = {s: t for s, t in source.missing.items() if not (staged / s).exists()}
+        if holdout and "validation" in missing:
+            missing["validation"] = "take other pictures: --holdout found none that is no near copy of another"
         facts = {"remarks": remarks, "skipped": bad, "dropped_leaks": dropped, "missing": missing}
         result = manifest.complete(staged, name, source.class_names, **facts, notes=list(source.notes))
         if array_record:

@@ -1,5 +1,6 @@
 """What a data set looks like: a contact sheet of each class, the distribution of classes, the counts."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -38,13 +39,14 @@ def write_sheets(name: str, out: str | Path, data_dir: str | Path | None = None)
     out.mkdir(parents=True, exist_ok=True)
     train = data.splits["train"]
     rng = np.random.default_rng(0)
+    files = file_names(data.class_names, taken=("distribution",))
     for label, class_name in enumerate(data.class_names):
         members = np.flatnonzero(train.labels == label)
         chosen = np.sort(rng.permutation(members)[: _COLUMNS * _ROWS])
         rows = [chosen[i : i + _COLUMNS] for i in range(0, len(chosen), _COLUMNS)]
         title = f"{name}, train: {class_name}, {len(chosen)} of {len(members):,}"
         sheet = contact_sheet(title, [("", [Tile(train.images[i]) for i in row]) for row in rows])
-        save(sheet, out / f"{file_name(class_name)}.png")
+        save(sheet, out / f"{files[label]}.png")
     plot_distribution(data, out / "distribution.png")
     return f"{manifest.table(facts)}\nwritten to {out}"
 
@@ -105,6 +107,11 @@ def plot_distribution(data: FaceData, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def file_name(class_name: str) -> str:
-    """Returns a class's name as that of a file: what is no letter, digit, dash or space is an underscore."""
-    return "".join(c if c.isalnum() or c in "-_ " else "_" for c in class_name)
+def file_names(class_names: Sequence[str], *, taken: Sequence[str] = ()) -> list[str]:
+    """Returns the classes' names as those of files: what is no letter, digit, dash or space is an underscore.
+
+    Where two would be one file, or one of those taken, on any system, the class's number stands before them.
+    """
+    plain = ["".join(c if c.isalnum() or c in "-_ " else "_" for c in name) for name in class_names]
+    known = Counter([name.casefold() for name in (*plain, *taken)])
+    return [f"{i}_{name}" if known[name.casefold()] > 1 else name for i, name in enumerate(plain)]

@@ -162,7 +162,7 @@ class Tree:
         """
         name = PurePosixPath(path).name
         with self._open(path) as raw:
-            reader = csv.reader(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline=""))
+            reader = csv.reader(io.TextIOWrapper(raw, encoding="utf-8-sig", newline=""))
             try:
                 header = [c.strip().lower() for c in next(reader, [])]
                 if lacking := [c for c in needed if c not in header]:
@@ -173,6 +173,8 @@ class Tree:
                     where = f"{name} row {number} (line {reader.line_num})"
                     padded = [v.strip() for v in values] + [""] * (len(header) - len(values))
                     yield Row(where, dict(zip(header, padded, strict=False)))
+            except UnicodeDecodeError as error:
+                raise InputError(f"{name} is no UTF-8 text ({error}): save it as UTF-8") from error
             except (csv.Error, *_DAMAGE) as error:
                 raise InputError(f"{name} is damaged at line {reader.line_num}: {error}") from error
 

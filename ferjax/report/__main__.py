@@ -6,6 +6,7 @@ Everything is measured here and now, on the validation split unless another is n
 import argparse
 import json
 import pathlib
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             blocks += models.attention(model.scorer, faces, model.logits.argmax(1), options.out, number)
     blocks += [
         Heading(2, "How this page was made"),
-        Code(" ".join(["python -m ferjax.report", *arguments])),
+        Code(f"python -m ferjax.report {shlex.join(arguments)}"),
         Text(
             "Emotion labels are what annotators saw in a face, not what a person felt. Inferring emotions of people in "
             "workplaces and schools is prohibited in the European Union (Regulation 2024/1689, Article 5)."

@@ -101,6 +101,13 @@ def test_a_bad_number_in_the_table_is_named_by_its_row(tmp_path):
         prepare("affectnet", write(tmp_path / "a", files), tmp_path)
 
 
+def test_a_box_beyond_its_picture_is_said(tmp_path):
+    files = table_files()
+    files["training.csv"] = files["training.csv"].replace("20,10,20,20,1;2,4,", "400,400,20,20,1;2,4,")
+    with pytest.raises(InputError, match=r"face4\.jpg: the face box .* lies outside the picture of 60x40"):
+        prepare("affectnet", write(tmp_path / "a", files), tmp_path)
+
+
 def test_a_folder_of_something_else_says_what_to_get(tmp_path):
     write(tmp_path, {"a.jpg": jpeg(faces()[0][0])})
     with pytest.raises(

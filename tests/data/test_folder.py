@@ -1,4 +1,6 @@
 import io
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -172,6 +174,21 @@ def test_a_bad_row_is_named(tmp_path, row, said):
     source = table(tmp_path, f"path,label,split\ndog/001.jpg,dog,train\n{row}\ncat/002.jpg,cat,train\n")
     with pytest.raises(InputError, match=said):
         prepare_as("pets", folder.read_table(source), tmp_path / "data")
+
+
+def test_a_class_of_bad_rows_only_is_told_by_its_rows(tmp_path):
+    made = write(tmp_path / "album", album(3, ("cat",)))
+    (made / "table.csv").write_text("path,label\ncat/000.jpg,cat\ncat/001.jpg,cat\nx/none.jpg,dog\n")
+    with pytest.raises(InputError, match=r"row 3 .*the image x/none\.jpg is missing"):
+        prepare_as("pets", folder.read_table(made / "table.csv"), tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names themselves")
+def test_a_folder_whose_name_is_no_text_is_refused(tmp_path):
+    made = write(tmp_path / "album", album(2))
+    os.rename(os.fsencode(made / "cat"), os.fsencode(made) + b"/\xfcber")
+    with pytest.raises(InputError, match=r"names a class, and its name is no text: rename it"):
+        folder.read(made)
 
 
 def test_a_csv_that_is_none_is_one_line(tmp_path):

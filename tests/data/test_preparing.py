@@ -5,10 +5,10 @@ import sys
 
 import numpy as np
 import pytest
-from data_layouts import faces, fer2013_files, jpeg, write_zip
+from data_layouts import faces, fer2013_files, jpeg, rafdb_files, write, write_zip
 
 from ferjax.cli import InputError
-from ferjax.data import load, store
+from ferjax.data import EMOTIONS, load, store
 from ferjax.data.preparing import divide, prepare
 from ferjax.data.store import SPLITS
 
@@ -172,6 +172,17 @@ def test_twins_in_train_are_marked_and_dropped_from_training_only(tmp_path, caps
     assert dropped["dropped_leaks"] == len(removed) < 6
     assert len(clean["validation"].names) == 15 and len(clean["test"].names) == 15
     assert f"{len(removed)} training images with a twin in another split removed" in capsys.readouterr().err
+
+
+def test_data_that_are_all_copies_are_not_divided_or_emptied_without_a_word(tmp_path, capsys):
+    image = jpeg(faces("train", 7)[0][0])
+    names = [("train", "Training"), ("test", "PublicTest"), ("test", "PrivateTest")]
+    files = {f"{s}/{c}/{name}_{i:05d}.jpg": image for s, name in names for i, c in enumerate(EMOTIONS)}
+    with pytest.raises(InputError, match=r"--drop-leaks would remove all 7 training images"):
+        prepare("fer2013", write_zip(tmp_path / "a.zip", files), tmp_path, drop_leaks=True)
+    alike = {path: image if path.endswith(".jpg") else content for path, content in rafdb_files()[0].items()}
+    prepare("rafdb", write(tmp_path / "raf", alike), tmp_path, holdout=0.5)
+    assert "to get it, take other pictures" in capsys.readouterr().err
 
 
 def test_division_keeps_fractions_classes_and_groups():

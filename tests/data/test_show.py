@@ -23,6 +23,13 @@ def test_a_sheet_for_each_class_a_plot_and_the_counts(tmp_path):
     assert "angry" in text and text.splitlines()[8].split() == ["all", "14", "7", "7"]
 
 
+def test_every_class_has_a_file_of_its_own():
+    names = ("a/b", "a,b", "Angry", "angry", "distribution", "sad")
+    files = show.file_names(names, taken=("distribution",))
+    assert files == ["0_a_b", "1_a_b", "2_Angry", "3_angry", "4_distribution", "sad"]
+    assert show.file_names(EMOTIONS, taken=("distribution",)) == list(EMOTIONS)
+
+
 def test_images_land_in_their_cells():
     tiles = [show.Tile(np.full((24, 24, 1), v, np.uint8)) for v in (0, 90)]
     sheet = np.asarray(show.contact_sheet("title", [("", tiles)]))

@@ -77,6 +77,12 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path):
         rows(tmp_path, "")
 
 
+def test_what_is_no_utf8_is_one_line(tmp_path):
+    (tmp_path / "t.csv").write_bytes("path,label\na.png,überrascht\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"t\.csv is no UTF-8 text .*save it as UTF-8"):
+        list(Tree(tmp_path).rows("t.csv", ("path", "label")))
+
+
 def test_what_is_no_csv_is_one_line_with_its_place(tmp_path):
     with pytest.raises(InputError, match=r"table\.csv is damaged at line 2"):
         rows(tmp_path, "a,b\n1," + "9" * 200_000)
