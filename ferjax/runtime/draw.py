@@ -61,9 +61,11 @@ class Painter:
             self._box(image, face, unit)
         boxes = [face.box for face in result.faces]
         taken: list[Area] = []
+        above = height - _text("Ag", unit).shape[0]  # the line at the bottom
         for face in result.faces:
             panel = self._panel(unit)
-            area = self._place(face, boxes, taken, panel.shape, (height, width))
+            free = above if len(panel) <= above else height
+            area = self._place(face, boxes, taken, panel.shape, (free, width))
             if area is None:
                 self._caption(image, face, unit)
             else:

@@ -38,6 +38,7 @@ class Detector:
       scale: size of the searched picture relative to the frame, or None.
       span: how many times `smallest` a face may be so that the search of one picture stays cheap.
       tile: area in pixels of a picture that costs it a millisecond or a few.
+      find_turned: as `find`, faces turned to their side, which take too long to be looked for in a film.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Detector:
     scale: float | None = None
     span: float = math.inf
     tile: float = math.inf
+    find_turned: Find | None = None
 
     def smallest_face(self, frame_shape: tuple[int, ...]) -> float:
         """Returns the side of the smallest face found in a frame of shape (H, W, ...), in its pixels."""
@@ -85,6 +87,16 @@ class Detector:
     def hints(self, frame: np.ndarray, region: Box, min_face: float, max_face: float) -> list[Face]:
         """Finds what may be a face: as `detector(...)`, on less evidence."""
         return _search(self.find_hints, frame, region, self.smallest / min_face, self.smallest, max_face)
+
+    def still(self, frame: np.ndarray) -> list[Face]:
+        """Finds the faces in a photograph: as `detector(frame)`, and where it can, those turned to their side."""
+        faces = self(frame)
+        if self.find_turned is None:
+            return faces
+        least = self.smallest_face(frame.shape) / 2  # seen twice as large: such a face has less to be known by
+        scale = min(1.0, self.smallest / least)
+        turned = _search(self.find_turned, frame, None, scale, scale * least, math.inf)
+        return faces + [face for face in turned if not any(_meet(face.box, other.box) for other in faces)]
 
     def near(self, frame: np.ndarray, box: Box) -> Face | None:
         """Finds the face that should be where `box` is, or nearly so and nearly as large.
@@ -179,6 +191,12 @@ def _search(find: Find, frame: np.ndarray, region: Box | None, scale: float, lea
     return [_moved(face, fx, fy, x, y) for face in find(small, least, most / fx)]
 
 
+def _meet(a: Box, b: Box) -> bool:
+    """Whether the middle of one box lies in the other."""
+    apart = (abs(a[i] + a[i + 2] / 2 - b[i] - b[i + 2] / 2) for i in (0, 1))
+    return max(apart) < max(a[2], b[2]) / 2
+
+
 def _moved(face: Face, fx: float, fy: float, x: float, y: float) -> Face:
     left, top, w, h = face.box
     points = None if face.landmarks is None else face.landmarks * np.array([fx, fy]) + np.array([x, y])
@@ -187,7 +205,16 @@ def _moved(face: Face, fx: float, fy: float, x: float, y: float) -> Face:
 
 _CREATE: dict[str, Callable[[Path | None, float | None], Detector]] = {
     "haar": lambda path, scale: Detector(
-        "haar", *finders.haar(path), sure=0.5, smallest=30, known=40, longest=320, scale=scale, span=1.55, tile=27_000
+        "haar",
+        *finders.haar(path),
+        sure=0.5,
+        smallest=30,
+        known=40,
+        longest=320,
+        scale=scale,
+        span=1.55,
+        tile=27_000,
+        find_turned=None if path else finders.haar_profile(),
     ),
     "yunet": lambda path, scale: Detector(
         "yunet", *finders.yunet(path), sure=0.7, smallest=16, known=37, longest=320, scale=scale, span=4, tile=45_000

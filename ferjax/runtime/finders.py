@@ -20,6 +20,7 @@ from ferjax.runtime.engine import quiet
 
 Find = Callable[[np.ndarray, float, float], list[Face]]
 _EYES_AT = 200.0  # pixels; a larger face is searched for eyes at this size
+_OF_HEAD = 0.7  # of the side of what the profile cascade marks
 _YUNET = 64  # pixels, the least side that YuNet searches
 _TILE, _CLIP = 40, 2.0  # pixels a side, about the smallest face; the steepest stretch of the grey values
 
@@ -41,6 +42,31 @@ def haar(path: Path | None) -> tuple[Find, Find]:
         return [Face((float(x), float(y), float(w), float(h)), n / (n + 5)) for (x, y, w, h), n in pairs]
 
     return find, functools.partial(find, neighbours=2)
+
+
+def haar_profile() -> Find:
+    """Reads OpenCV's cascade for faces turned to their side: scale factor 1.1, 8 neighbours; both sides are searched.
+
+    It marks the head, of which the face is the lower middle. In 200 rendered rooms five neighbours have 9 false finds,
+    eight have 2.
+    """
+    cascade = _cascade("haarcascade_profileface.xml")
+
+    def find(picture: np.ndarray, least: float, most: float) -> list[Face]:
+        gray = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+        low = round(least / _OF_HEAD)
+        faces = []
+        for mirrored in (False, True):
+            seen = np.ascontiguousarray(gray[:, ::-1]) if mirrored else gray
+            boxes, counts = cascade.detectMultiScale2(seen, 1.1, 8, minSize=(low, low))
+            for (x, y, w, h), n in zip(np.reshape(boxes, (-1, 4)).tolist(), np.ravel(counts).tolist(), strict=True):
+                left, side = gray.shape[1] - x - w if mirrored else x, _OF_HEAD * w
+                box = (left + (w - side) / 2, y + 0.58 * h - side / 2, side, side)
+                if side <= most:
+                    faces.append(Face(box, n / (n + 5)))
+        return faces
+
+    return find
 
 
 def yunet(given: Path | None) -> tuple[Find, Find]:

@@ -101,7 +101,7 @@ def _run(frames: Iterable[Frame], detector: Detector, people: "_People") -> Iter
 
 def _unrelated(detector: Detector, frame: Frame, ids: Iterator[int]) -> list[Track]:
     """Everybody in a picture that has nothing to do with the one before."""
-    faces = distinct(detector(frame.image))
+    faces = distinct(detector.still(frame.image))
     return [Track(next(ids), f.box, f.landmarks, f.score, True, frame.time, frame.time) for f in faces]
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+import pathlib
 import sys
 import types
 
@@ -12,6 +14,8 @@ from ferjax.runtime import faces, finders
 from ferjax.runtime.faces import Face, create_detector, crop
 from ferjax.runtime.track import overlap
 from ferjax.spec import ModelSpec
+
+OTHER = pathlib.Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_alt.xml"
 
 
 def spec(size=48, color_order="gray"):
@@ -243,3 +247,36 @@ def test_a_wrong_detector_is_one_clear_line(name, options, message, tmp_path, mo
 def test_what_is_no_frame_is_said(frame):
     with pytest.raises(InputError, match="a frame must be uint8"):
         create_detector("haar")(frame)
+
+
+def test_a_photograph_is_searched_for_turned_faces_too():
+    both, found, more = create_detector("haar", scale=0.25), 0, 0
+    plain = dataclasses.replace(both, find_turned=None)
+    for seed in range(6):
+        frame, boxes = scene(seed=seed, people=3)
+        before, after = plain.still(frame), both.still(frame)
+        assert all(any(overlap(f.box, g.box) > 0.9 for g in after) for f in before)
+        found += sum(any(overlap(f.box, box) > 0.4 for f in before) for box in boxes)
+        more += sum(any(overlap(f.box, box) > 0.4 for f in after) for box in boxes)
+    assert more > found  # the rendered faces are frontal: what it finds of them are those too small for the other
+
+
+def test_both_sides_of_a_face_are_searched_alike():
+    find = finders.haar_profile()
+    for seed in range(4):
+        frame, _ = scene(seed=seed, people=3)
+        seen, mirrored = find(frame, 20, 500), find(np.ascontiguousarray(frame[:, ::-1]), 20, 500)
+        turned = {(frame.shape[1] - x - w, y, w, h) for (x, y, w, h), *_ in mirrored}
+        assert {tuple(np.round(box, 6)) for box in turned} == {tuple(np.round(face.box, 6)) for face in seen}
+        assert seen or seed
+
+
+def test_a_turned_face_is_no_second_find_of_a_frontal_one():
+    frontal, same, other = ((50.0, 50.0, 40.0, 40.0), (62.0, 55.0, 20.0, 20.0), (120.0, 50.0, 40.0, 40.0))
+    detector = dataclasses.replace(
+        create_detector("none"),
+        find=lambda *_: [Face(frontal, 0.5)],
+        find_turned=lambda *_: [Face(same, 0.9), Face(other, 0.4)],
+    )
+    assert [face.box for face in detector.still(np.zeros((200, 200, 3), np.uint8))] == [frontal, other]
+    assert create_detector("haar", model=OTHER).find_turned is None  # another cascade finds what it finds
