@@ -87,7 +87,7 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
             shutil.copymode(target, part)
         os.replace(part, target)
     except OSError as error:  # a disk that is full names no file, and nobody knows the part
-        if error.filename not in (None, str(part)):
+        if error.errno is None or error.filename not in (None, str(part)):
             raise
         raise type(error)(error.errno, error.strerror, os.fspath(path)) from error
     finally:

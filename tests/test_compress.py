@@ -1,9 +1,6 @@
 """python -m ferjax.compress and what follows it: every result is a workdir, and exports as what it says it is."""
 
 import json
-import os
-import pathlib
-import time
 
 import jax
 import numpy as np
@@ -17,7 +14,6 @@ from ferjax import (
     data,
     evaluate,
     experiment,
-    folders,
     models,
     network,
     runtime,
@@ -233,37 +229,3 @@ def test_how_to_prune_without_pruning_is_refused():
         with pytest.raises(InputError, match=rf"--{key} says how weights are pruned: give --sparsity too"):
             compressing._check(compressing.Wish(macs=0.5, **{key: value}))
     compressing._check(compressing.Wish(macs=0.5, score="magnitude"))
-
-
-def test_what_a_killed_command_left_is_removed_after_a_day_and_nothing_else(tmp_path):
-    days = {".out.new-abcdefgh": 2, ".out.new-ijklmnop": 0, ".out.new-abcdefgh.old": 2, ".out.settings": 2}
-    for name, age in days.items():
-        (tmp_path / name).mkdir()
-        os.utime(tmp_path / name, (time.time() - 86400 * age,) * 2)
-    with folders.made_whole(tmp_path / "out"):
-        pass
-    left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == sorted({*days, "out"} - {".out.new-abcdefgh"})
-
-
-@pytest.mark.parametrize("replace", [False, True])
-def test_of_two_that_make_one_folder_at_once_one_is_whole_and_the_other_is_told(tmp_path, replace):
-    out = tmp_path / "out"
-    if replace:
-        out.mkdir()
-        (out / "old").touch()
-    rename = pathlib.Path.rename
-
-    def other(path, target):  # in the moment between taking the old folder away and putting the new one there
-        rename(path, target)
-        out.mkdir()
-        (out / "theirs").touch()
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match=r"another process wrote .* meanwhile"):
-        patch.setattr(pathlib.Path, "rename", other)
-        with folders.made_whole(out, replace=replace) as part:
-            (part / "ours").touch()
-            if not replace:
-                out.mkdir()
-                (out / "theirs").touch()
-    assert [path.name for path in out.iterdir()] == ["theirs"] and [path.name for path in tmp_path.iterdir()] == ["out"]
