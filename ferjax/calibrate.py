@@ -7,6 +7,7 @@ into the model's contract: beside the checkpoints of a run, inside an exported f
 import argparse
 import json
 import pathlib
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,7 +97,8 @@ def store(model: pathlib.Path | str, *, temperature: float, threshold: float) ->
         spec.embed(path, contract.replace(temperature=temperature, abstention_threshold=threshold))
         beside = path.with_name(f"{path.name}.md")
         if beside.exists():
-            cli.note(f"{beside} describes it as it was: python -m ferjax.card {path} --out {beside}")
+            command = shlex.join(["python", "-m", "ferjax.card", str(path), "--out", str(beside)])
+            cli.note(f"{beside} describes it as it was; next: {command}")
     elif path.suffix == weights.SUFFIX:
         contract, variables = weights.load(path)
         weights.save(path, contract.replace(temperature=temperature, abstention_threshold=threshold), variables)

@@ -3,6 +3,7 @@
 Standard library only, so that the edge runtime can use it too.
 """
 
+import contextlib
 import difflib
 import os
 import sys
@@ -35,7 +36,8 @@ def unknown(kind: str, name: object, accepted: Iterable[str]) -> InputError:
 def note(message: str) -> None:
     """Prints one line about progress or a repair on standard error."""
     if sys.stderr is not None:  # closed: print would take standard output
-        print(f"ferjax: {message}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # a terminal that is gone
+            print(f"ferjax: {message}", file=sys.stderr, flush=True)
 
 
 def run(main: Callable[[], object], *, interrupted: str = "interrupted") -> None:

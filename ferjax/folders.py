@@ -21,7 +21,9 @@ def check_out(out: pathlib.Path) -> None:
     Raises:
       InputError: if it is a file, or nothing can be written where it is or would be.
     """
-    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    there = next((path for path in (out.absolute(), *out.absolute().parents) if path.exists()), None)
+    if there is None or (out.is_symlink() and not out.exists()):
+        raise InputError(f"--out {out} leads nowhere: choose another folder")
     if not there.is_dir():
         raise InputError(f"--out {out} must be a folder: {there} is a file")
     if not os.access(there, os.W_OK | os.X_OK):
@@ -58,17 +60,22 @@ def made_whole(out: pathlib.Path, *, replace: bool = True) -> Iterator[pathlib.P
         yield part
         part.chmod(0o755)
         old = part.with_name(part.name + ".old")
-        with contextlib.suppress(FileNotFoundError):
-            if replace:
+        if replace:
+            with contextlib.suppress(FileNotFoundError):
                 out.rename(old)
+        else:
+            with contextlib.suppress(OSError):  # Windows replaces no folder, empty or not
+                out.rmdir()
         try:
             os.replace(part, out)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with contextlib.suppress(FileNotFoundError):
+                    old.rename(out)
                 raise
-            raise InputError(f"another process wrote {out} meanwhile, which stays: choose another --out") from error
-        finally:
             shutil.rmtree(old, ignore_errors=True)
+            raise InputError(f"another process wrote {out} meanwhile, which stays: choose another --out") from error
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -89,7 +96,7 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     except OSError as error:  # a disk that is full names no file, and nobody knows the part
         if error.errno is None or error.filename not in (None, str(part)):
             raise
-        raise type(error)(error.errno, error.strerror, os.fspath(path)) from error
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
     finally:
         part.unlink(missing_ok=True)
 

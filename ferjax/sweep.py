@@ -180,12 +180,18 @@ def _one(
         "epoch": best["epoch"],
         "epochs": len(result.history),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(result.variables["params"])),
-        "seconds": round(
-            run_folder.training_seconds(folder, best["step"] // best["epoch"] * config["fit"]["batch_size"]), 1
-        ),
+        "seconds": _seconds(folder, best["step"] // best["epoch"] * config["fit"]["batch_size"]),
     }
     _write(path, json.dumps({**done, "config": asked}, indent=1))
     return done
+
+
+def _seconds(folder: pathlib.Path, epoch_images: int) -> float | None:
+    try:
+        return round(run_folder.training_seconds(folder, epoch_images), 1)
+    except cli.InputError as error:  # the run is whole without its times
+        cli.note(str(error))
+        return None
 
 
 def _finished(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -224,7 +230,7 @@ def _row(
         "mean": statistics.mean(scores),
         "spread": statistics.stdev(scores) if len(scores) > 1 else None,
         "macro_f1": statistics.mean(r["macro_f1"] for r in results),
-        "seconds": statistics.mean(r["seconds"] for r in results),
+        "seconds": statistics.mean(known) if (known := [r["seconds"] for r in results if r["seconds"]]) else None,
     }
     pairs = [100 * (r["accuracy"] - first[n]["accuracy"]) for n, r in by_number.items() if n in first]
     if by_number is not first and len(pairs) > 1:

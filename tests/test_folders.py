@@ -92,3 +92,17 @@ def test_of_two_that_make_one_folder_at_once_one_is_whole_and_the_other_is_told(
                 out.mkdir()
                 (out / "theirs").touch()
     assert [path.name for path in out.iterdir()] == ["theirs"] and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").touch()
+
+    def denied(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(PermissionError), folders.made_whole(out) as part:
+        (part / "new").touch()
+        monkeypatch.setattr(os, "replace", denied)
+    assert [p.name for p in out.iterdir()] == ["old"] and [p.name for p in tmp_path.iterdir()] == ["out"]

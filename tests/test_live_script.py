@@ -16,7 +16,7 @@ from benchmarks import live_process
 from ferjax.cli import InputError
 from ferjax.data.clips import render_clip
 from ferjax.data.synthetic import render_scene
-from ferjax.runtime import live, window
+from ferjax.runtime import live, sink, window
 from ferjax.runtime.frame import Frame
 from ferjax.runtime.result import FaceResult, Latency, Result
 
@@ -144,7 +144,7 @@ def test_a_full_standard_output_ends_the_log_and_not_the_loop(model, clip):
     assert done.returncode == 0 and "the log - ends here: No space left" in done.stderr and "30 frames" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
 def test_a_signal_ends_it_with_its_files_closed(tmp_path, model, number):
     long, record = tmp_path / "long.avi", tmp_path / "out.mp4"
     writer = cv2.VideoWriter(str(long), cv2.VideoWriter.fourcc(*"MJPG"), 30.0, (64, 48))
@@ -197,6 +197,8 @@ def test_a_reader_of_the_log_may_go_away(model, clip):
         (("--camera-size", "big"), "--camera-size must be WIDTHxHEIGHT"),
         (("--log", "out.txt"), "kind of log"),
         (("--record", "out.gif"), "kind of video"),
+        (("--log", ""), "--log is empty"),
+        (("--snapshot", ""), "--snapshot is empty"),
         (("--threshold", "2"), "threshold"),
         (("--detector", "yunet", "--detector-model", "nowhere.onnx"), "nowhere.onnx"),
     ],
@@ -262,6 +264,22 @@ def test_keys_quit_and_save_a_picture(tmp_path, monkeypatch, model, clip, capfd)
     first, last = sorted(tmp_path.iterdir())
     assert (first.name, last.name) == ("frame-000002.png", "frame-000005.png")
     np.testing.assert_array_equal(cv2.imread(str(first)), screen.shown[2])  # as drawn
+
+
+def test_a_picture_asked_for_while_one_is_saved_is_saved_too(tmp_path, monkeypatch, model, clip):
+    keys = {3: ord("s"), 8: ord("q")}
+    Screen(keys).install(monkeypatch)
+    asked, write = [], sink.Snapshots.write
+
+    def slow(snapshots, result):
+        if not asked:
+            asked.append(result.frame.index)
+            os.kill(os.getpid(), signal.SIGUSR1)  # comes in the middle
+        write(snapshots, result)
+
+    monkeypatch.setattr(sink.Snapshots, "write", slow)
+    live.main(["--model", str(model), "--source", str(clip), "--snapshot", str(tmp_path)])
+    assert [p.name for p in sorted(tmp_path.iterdir())] == [f"frame-00000{i}.png" for i in (2, 3, 7)]
 
 
 def test_a_signal_ends_it_while_a_picture_is_shown(tmp_path, monkeypatch, model, capfd):

@@ -16,6 +16,7 @@ import numpy as np
 from ferjax.cli import InputError, note, unknown
 from ferjax.data import affectnet, fer2013, ferplus, images, manifest, rafdb, records, store, twins
 from ferjax.data.sources import BadExample, Example, Source
+from ferjax.spec import UNCERTAIN
 
 DATASETS: dict[str, ModuleType] = {"fer2013": fer2013, "ferplus": ferplus, "rafdb": rafdb, "affectnet": affectnet}
 _SEED = 0
@@ -94,6 +95,8 @@ def write(
     """
     if not re.fullmatch(r"\w[\w.-]*", name) or name == "synthetic_faces":
         raise InputError(f"{name!r} cannot name a data set: use letters, digits, - and _, and not synthetic_faces")
+    if UNCERTAIN in source.class_names:
+        raise InputError(f"no class may be called {UNCERTAIN!r}, which is the answer of an unsure model: rename it")
     if source.size < 1:
         raise InputError(f"the images' size must be 1 or more pixels, got {source.size}")
     if not 0 <= holdout <= 0.5:

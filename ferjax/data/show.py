@@ -1,6 +1,5 @@
 """What a data set looks like: a contact sheet of each class, the distribution of classes, the counts."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -110,8 +109,8 @@ def plot_distribution(data: FaceData, path: Path) -> None:
 def file_names(class_names: Sequence[str], *, taken: Sequence[str] = ()) -> list[str]:
     """Returns the classes' names as those of files: what is no letter, digit, dash or space is an underscore.
 
-    Where two would be one file, or one of those taken, on any system, the class's number stands before them.
+    Where two would be one file, or one of those taken, on any system, the class's number stands before each.
     """
     plain = ["".join(c if c.isalnum() or c in "-_ " else "_" for c in name) for name in class_names]
-    known = Counter([name.casefold() for name in (*plain, *taken)])
-    return [f"{i}_{name}" if known[name.casefold()] > 1 else name for i, name in enumerate(plain)]
+    known = {name.casefold() for name in (*plain, *taken)}
+    return plain if len(known) == len(plain) + len(taken) else [f"{i}_{name}" for i, name in enumerate(plain)]

@@ -115,14 +115,14 @@ class _Silence:
             self._wanted += 1
             if self._wanted > 1:
                 return
-            try:
-                self._kept = os.dup(2)
-            except OSError:  # closed, as for a daemon
-                self._kept = -1
-                return
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 2)
-            os.close(nowhere)
+            self._kept = -1
+            with contextlib.suppress(OSError):  # standard error is closed, as for a daemon, or too many files are open
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                try:
+                    self._kept = os.dup(2)
+                    os.dup2(nowhere, 2)
+                finally:
+                    os.close(nowhere)
 
     def end(self) -> None:
         with self._lock:

@@ -50,7 +50,7 @@ def haar_profile() -> Find:
     It marks the head, of which the face is the lower middle. In 200 rendered rooms five neighbours have 9 false finds,
     eight have 2.
     """
-    cascade = _cascade("haarcascade_profileface.xml")
+    cascade = functools.cache(lambda: _cascade("haarcascade_profileface.xml"))  # films and cameras never need it
 
     def find(picture: np.ndarray, least: float, most: float) -> list[Face]:
         gray = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
@@ -58,7 +58,7 @@ def haar_profile() -> Find:
         faces = []
         for mirrored in (False, True):
             seen = np.ascontiguousarray(gray[:, ::-1]) if mirrored else gray
-            boxes, counts = cascade.detectMultiScale2(seen, 1.1, 8, minSize=(low, low))
+            boxes, counts = cascade().detectMultiScale2(seen, 1.1, 8, minSize=(low, low))
             for (x, y, w, h), n in zip(np.reshape(boxes, (-1, 4)).tolist(), np.ravel(counts).tolist(), strict=True):
                 left, side = gray.shape[1] - x - w if mirrored else x, _OF_HEAD * w
                 box = (left + (w - side) / 2, y + 0.58 * h - side / 2, side, side)

@@ -5,12 +5,14 @@ A disk that fills ends the output with one message and leaves what was written r
 
 import contextlib
 import csv
+import glob
 import json
 import os
 import pathlib
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
@@ -70,7 +72,7 @@ class Log:
             for face in result.faces:
                 self._line(result, face)
             self._file.flush()  # whole frames, also for those who read along or pull the plug
-            if self._target:
+            if self._target and self._file.seekable():
                 self._whole = self._file.tell()
         except BrokenPipeError:
             raise
@@ -138,21 +140,31 @@ class Recorder:
         Raises:
           InputError: if the name has no known ending, its folder does not exist, the disk is full or OpenCV cannot
             write such a video there.
+          OSError: if nothing can be written there.
         """
         self._path = _ready(path)
+        target = pathlib.Path(os.path.realpath(self._path))
         if self._path.suffix.lower() not in VIDEOS:
             raise unknown("kind of video", path, (f"FILE{suffix}" for suffix in VIDEOS))
-        if _free(self._path) < RESERVE:
+        if _free(target) < RESERVE:
             raise InputError(f"the disk is too full to record {path}: less than {RESERVE >> 20} MB are free")
         self._fps, self._size = fps, (0, 0)
         self._writer: cv2.VideoWriter | None = None
-        self._part = self._path.with_name(f".{self._path.stem}.{os.getpid()}.part{self._path.suffix}")
-        self._written, self._start, self._done = 0, 0.0, False
-        self._part.touch()  # where nothing can be written the system says why
+        self._target = target
+        for left in target.parent.glob(f".{glob.escape(target.stem)}.*.part{self._path.suffix}"):
+            _remove_old(left)
+        self._part = target.with_name(f".{target.stem}.{os.getpid()}.part{self._path.suffix}")
+        self._written, self._frames, self._start, self._done = 0, 0, 0.0, False
+        self._try()
+
+    def _try(self) -> None:
+        """Writes a video and removes it: what cannot be written is said before anything else is replaced."""
+        trial = self._part.with_stem(f"{self._part.stem}.trial")
+        trial.touch()  # where nothing can be written the system says why
         try:
-            self._open((16, 16)).release()  # what cannot be written is said before anything else is replaced
+            self._open(trial, (16, 16)).release()
         finally:
-            self._part.unlink(missing_ok=True)
+            trial.unlink(missing_ok=True)
 
     def write(self, result: Result) -> None:
         """Adds a frame, as often as its time asks; one of another size is fitted in with a black border."""
@@ -161,8 +173,8 @@ class Recorder:
         if self._writer is None:
             height, width = result.frame.image.shape[:2]
             self._size, self._start = (max(2, width & ~1), max(2, height & ~1)), result.time  # codecs want even sides
-            self._writer = self._open(self._size)
-        if _free(self._path) < RESERVE:
+            self._writer = self._open(self._part, self._size)
+        if _free(self._target) < RESERVE:
             note(
                 f"the disk is nearly full: the recording {self._path} ends here after {self._written / self._fps:.0f} s"
             )
@@ -172,31 +184,32 @@ class Recorder:
         wanted = round((result.time - self._start) * self._fps) + 1
         for _ in range(min(wanted - self._written, int(_LONGEST_GAP * self._fps))):
             self._writer.write(image)
+            self._frames += 1
         self._written = max(self._written, wanted)
 
     def close(self) -> None:
         """Ends the video and gives it its name; one that cannot be played, of which OpenCV says nothing, vanishes."""
         if self._writer is not None:
             self._writer.release()
-            least = int(0.95 * self._written) - 1  # some formats hold a length, not a number of frames
+            least = max(1, int(0.95 * self._frames) - 1)  # some formats hold a length, not a number of frames
             readable = _frames_in(self._part, least)
-            if readable < least:
-                note(
-                    f"of {self._written} frames of the recording {self._path} {readable} can be read"
-                    f"{'' if readable else ': nothing is saved'}; is the size of files limited here?"
-                )
             if readable:
-                os.replace(self._part, self._path)
+                os.replace(self._part, self._target)
             else:
                 self._part.unlink(missing_ok=True)
+            if readable < least:
+                note(
+                    f"of {self._frames} frames of the recording {self._path} {readable} can be read"
+                    f"{'' if readable else ': nothing is saved'}; is the size of files limited here?"
+                )
         self._writer, self._done = None, True
 
-    def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
+    def _open(self, path: pathlib.Path, size: tuple[int, int]) -> cv2.VideoWriter:
         code = cv2.VideoWriter.fourcc(*VIDEOS[self._path.suffix.lower()])
         with quiet():
-            writer = cv2.VideoWriter(str(self._part), code, self._fps, size)
+            writer = cv2.VideoWriter(str(path), code, self._fps, size)
         if not writer.isOpened():
-            self._part.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             raise InputError(
                 f"this OpenCV cannot write {self._path} of {size[0]}x{size[1]} pixels: try another of "
                 f"{', '.join(VIDEOS)}, or smaller frames"
@@ -234,7 +247,7 @@ class Snapshots:
 
 def _ready(path: str) -> pathlib.Path:
     """Returns the path of an output whose folder exists."""
-    target = pathlib.Path(os.path.realpath(expanded(path)))  # whole: FFmpeg takes what is before a colon for a protocol
+    target = pathlib.Path(os.path.abspath(expanded(path)))  # whole: FFmpeg takes what is before a colon for a protocol
     if not target.parent.is_dir():
         raise InputError(f"the folder of {path} does not exist: make {target.parent} first")
     if target.is_dir():
@@ -262,6 +275,13 @@ def _lock(number: int, path: str) -> None:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(f"another process writes the log {path}: stop it, or choose another --log") from None
+
+
+def _remove_old(path: pathlib.Path) -> None:
+    """Removes what a killed process left a day ago or more."""
+    with contextlib.suppress(OSError):
+        if time.time() - path.stat().st_mtime > 86400:
+            path.unlink()
 
 
 def _frames_in(path: pathlib.Path, least: int) -> int:

@@ -9,6 +9,8 @@ from ferjax.cli import InputError
 from ferjax.runtime import camera, files
 from ferjax.runtime.frame import Frame, Source
 
+_ADDRESS = "(rtsps?|rtmps?|srt|https?|tcp|udp)[:;]?/"
+
 __all__ = ["Frame", "Source", "open_source"]
 
 
@@ -36,8 +38,10 @@ def open_source(
     if "://" in text:
         return camera.open_url(text, stop, on_wait)
     path = files.expanded(text)
-    if not path.exists() and (scheme := re.match("(rtsp|rtmp|http|https|tcp|udp):", text)):
-        raise InputError(f"an address begins with {scheme[0]}// and its host, such as {scheme[0]}//camera.local/")
+    if not path.exists() and re.match(_ADDRESS, text, re.IGNORECASE):  # which may hold a password
+        raise InputError(
+            "the source is no file, and no address: one has :// before its host, as rtsp://camera/stream has"
+        )
     if not path.exists():
         raise InputError(
             f"source {text!r} does not exist. Accepted: a camera's index (0) or device (/dev/video0), a video file, "

@@ -82,6 +82,17 @@ def test_a_panel_stays_inside_and_leaves_the_face_free(box):
     assert right < x or left > x + w or bottom < y or top > y + h
 
 
+def test_a_panel_keeps_clear_of_the_line_at_the_bottom():
+    image = drawn(face(box=(300, 420, 60, 60)))
+    shape = Painter(NAMES)._panel(1.0).shape
+    painter, taken = Painter(NAMES), []
+    place = painter._place
+    painter._place = lambda *given: taken.append(place(*given)) or taken[-1]
+    painter.draw(result(face(box=(300, 420, 60, 60)), of=frame(size=image.shape[:2])))
+    ((_, y, _, height),) = taken
+    assert height == shape[0] and y + height <= 480 - 12
+
+
 def test_panels_of_neighbours_hide_neither_face_nor_panel():
     boxes = [(30, 40, 80, 80), (125, 40, 80, 80), (470, 300, 80, 80), (380, 300, 80, 80)]
     alone = [count(drawn(face(box=b, p=(0.0, 0.0, 1.0), label="x")), colors(NAMES)["sad"]) for b in boxes]

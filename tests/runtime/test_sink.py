@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -205,7 +206,7 @@ def test_a_recording_that_was_cut_off_is_told_and_replaces_nothing_if_it_cannot_
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
-def test_a_log_has_one_writer_and_a_recording_the_last_of_several(tmp_path):
+def test_a_log_has_one_writer(tmp_path):
     path = tmp_path / "out.jsonl"
     log = Log(str(path), NAMES)
     log.write(result(face(1), of=frame(1)))
@@ -219,6 +220,54 @@ def test_a_log_has_one_writer_and_a_recording_the_last_of_several(tmp_path):
     (tmp_path / "link.jsonl").symlink_to(path)
     written(Log(str(tmp_path / "link.jsonl"), NAMES), result(face(1), of=frame(1)))
     assert path.read_bytes() == before and (tmp_path / "link.jsonl").is_symlink()
+
+
+def test_two_that_record_into_one_file_leave_one_of_the_two_films(tmp_path, monkeypatch):
+    recorders = []
+    for process in (1, 2):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        recorders.append(Recorder(str(tmp_path / "out.mp4"), 30.0))
+        recorders[-1].write(result(of=frame(0)))
+    for recorder, count in zip(recorders, (5, 9), strict=True):
+        for index in range(1, count):
+            recorder.write(result(of=frame(index)))
+    for recorder in recorders:
+        recorder.close()
+    video = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 9 and [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_a_gap_is_no_damage(tmp_path, capsys):
+    recorder = Recorder(str(tmp_path / "out.avi"), 5.0)
+    for minute in range(4):
+        recorder.write(result(of=frame(minute, time=60.0 * minute)))
+    recorder.close()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_film_of_one_frame_that_cannot_be_read_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sink, "_frames_in", lambda *_: 0)
+    recorder = Recorder(str(tmp_path / "out.mp4"), 30.0)
+    recorder.write(result(of=frame(1)))
+    recorder.close()
+    assert "of 1 frames of the recording" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_recording_left_goes_after_a_day(tmp_path):
+    for name, age in ((".out.1.part.mp4", 2), (".out.2.part.mp4", 0), (".other.1.part.mp4", 2)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - 86400 * age,) * 2)
+    Recorder(str(tmp_path / "out.mp4"), 30.0).close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.1.part.mp4", ".out.2.part.mp4"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes in folders there")
+def test_a_log_may_be_a_pipe(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    reader = os.open(tmp_path / "pipe.jsonl", os.O_RDONLY | os.O_NONBLOCK)
+    written(Log(str(tmp_path / "pipe.jsonl"), NAMES), *(result(face(1), of=frame(i)) for i in range(3)))
+    assert os.read(reader, 1 << 16).count(b"\n") == 3 and capsys.readouterr().err == ""
+    os.close(reader)
 
 
 def test_a_log_on_a_closed_standard_output_is_refused(monkeypatch):
@@ -238,12 +287,12 @@ def test_names_with_a_colon_are_no_addresses(tmp_path, monkeypatch):
 
 def test_a_recording_follows_a_link(tmp_path):
     (tmp_path / "films").mkdir()
-    (tmp_path / "films" / "a.mp4").write_bytes(b"old")
-    (tmp_path / "out.mp4").symlink_to(tmp_path / "films" / "a.mp4")
+    (tmp_path / "films" / "a").write_bytes(b"old")  # whose own name has no ending
+    (tmp_path / "out.mp4").symlink_to(tmp_path / "films" / "a")
     recorder = Recorder(str(tmp_path / "out.mp4"), 30.0)
     recorder.write(result(of=frame(1)))
     recorder.close()
-    assert (tmp_path / "out.mp4").is_symlink() and (tmp_path / "films" / "a.mp4").stat().st_size > 100
+    assert (tmp_path / "out.mp4").is_symlink() and (tmp_path / "films" / "a").stat().st_size > 100
 
 
 def test_nothing_is_recorded_before_the_first_frame(tmp_path):

@@ -283,7 +283,8 @@ def test_a_stream_that_does_not_open_is_one_line_without_its_password(capfd, add
     assert capfd.readouterr().err == ""
 
 
-def test_an_address_that_lacks_a_slash_is_said_without_its_password():
-    with pytest.raises(InputError, match=r"begins with rtsp:// and its host") as caught:
-        open_source("rtsp:/me:secret@camera/x")
+@pytest.mark.parametrize("start", ["rtsp:/", "RTSP:/", "srt:/", "https//", "rtsp;//"])
+def test_an_address_that_is_mistyped_is_said_without_its_password(start):
+    with pytest.raises(InputError, match=r"has :// before its host") as caught:
+        open_source(f"{start}me:secret@camera/x")
     assert "secret" not in str(caught.value)
