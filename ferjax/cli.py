@@ -3,6 +3,7 @@
 Standard library only, so that the edge runtime can use it too.
 """
 
+import atexit
 import contextlib
 import difflib
 import os
@@ -62,7 +63,17 @@ def run(main: Callable[[], object], *, interrupted: str = "interrupted") -> None
         sys.exit(_fail(explain(error)))
     except KeyboardInterrupt:
         note(interrupted)
+        if "jax" in sys.modules:  # taken down with the interpreter while it compiles, it ends in a segmentation fault
+            atexit.register(_leave, 130)
         sys.exit(130)
+
+
+def _leave(code: int) -> None:
+    """Ends the process without the rest of its shutdown."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed
+            stream.flush()
+    os._exit(code)
 
 
 def abandon_output() -> None:

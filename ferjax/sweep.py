@@ -16,9 +16,11 @@ import argparse
 import ast
 import dataclasses
 import fnmatch
+import hashlib
 import importlib.util
 import itertools
 import json
+import math
 import pathlib
 import shlex
 import statistics
@@ -159,9 +161,11 @@ def _one(
         asked["teacher"] = {**config["teacher"], "sha256": list(teachers.values())}
     if sha256 := _data_sha256(config, data_dir):
         asked["data"]["sha256"] = sha256
+    if sha256 := _start_sha256(config):
+        asked["init"]["sha256"] = sha256
     if path.exists():
         done, theirs = _finished(path)
-        for group in ("data", "teacher"):
+        for group in ("data", "teacher", "init"):
             sides = theirs.get(group, {}), asked.get(group, {})
             if not all("sha256" in side for side in sides):  # an older ferjax did not write it down; data may be gone
                 for side in sides:
@@ -198,8 +202,11 @@ def _finished(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the result of a finished run, and its configuration."""
     try:
         done = json.loads(path.read_text())
-        return done, done.pop("config")
-    except (ValueError, KeyError, AttributeError) as error:
+        config = done.pop("config")
+        if not all(math.isfinite(done[key]) for key in ("accuracy", "macro_f1", "parameters")) or not config["fit"]:
+            raise ValueError("its figures are not finite")
+        return done, config
+    except (ValueError, LookupError, AttributeError, TypeError, OSError) as error:
         raise cli.InputError(f"{path} is damaged ({error}): remove it, the run goes on from its checkpoint") from error
 
 
@@ -209,6 +216,18 @@ def _data_sha256(config: Mapping[str, Any], data_dir: str | None) -> str:
         group = {**config.get("data", {}), "splits": ()}
         return configuration.call(data.load, "data", group, data_dir=data_dir).sha256
     except cli.InputError:
+        return ""
+
+
+def _start_sha256(config: Mapping[str, Any]) -> str:
+    """Returns the hash of the weights that a run starts from; nothing for a fresh start, or weights that are gone."""
+    start = config.get("init", {})
+    path = start.get("workdir") or start.get("pretrained")
+    try:
+        if path and (start.get("workdir") or weights.is_ours(path)):
+            return weights.trained(path)[0].params_sha256
+        return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest() if path else ""
+    except (cli.InputError, OSError):
         return ""
 
 
@@ -317,7 +336,9 @@ def _set(config: Any, key: str, value: Any, name: str) -> None:
     try:
         config[group][rest] = value
     except (TypeError, ValueError, KeyError) as error:  # another type than the configuration's, or no key
-        raise cli.InputError(f"{key} of {name} cannot be {value!r}: {error}") from error
+        was = config[group].get(rest) if rest in config[group] else None
+        wanted = f"it is {was!r} there" if was is not None else str(error)
+        raise cli.InputError(f"{key} of {name} cannot be {value!r}: {wanted}") from error
     if group in configuration.FUNCTIONS:
         configuration.check_value(group, rest, value)
 

@@ -5,15 +5,16 @@ The file holds the variables in floats under their paths, such as "params/stem/c
 without running anything, and everything that reads safetensors reads it.
 """
 
+import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
-from ferjax import checkpoint, folders, network
+from ferjax import checkpoint, cli, folders, network
 from ferjax.cli import InputError
 from ferjax.spec import ModelSpec
 from ferjax.state_dict import read_state_dict
@@ -36,10 +37,9 @@ def save(path: str | os.PathLike[str], spec: ModelSpec, variables: Mapping[str, 
     from safetensors.numpy import save as to_bytes
 
     if network.weight_bits(spec) or spec.architecture_args.get("folded"):
-        raise InputError(
-            f"{spec.source_run or spec.architecture} is a network prepared for integers (quantization "
-            f"{spec.quantization!r}): give the run in floats that it started from"
-        )
+        rounds = f"rounds its weights (quantization {spec.quantization!r})"
+        why = rounds if network.weight_bits(spec) else "has its normalisations folded into its weights"
+        raise InputError(f"this {spec.architecture} {why}: give the run that it started from")
     flat = traverse_util.flatten_dict(dict(variables), sep="/")
     tensors = {name: np.ascontiguousarray(value, np.float32) for name, value in sorted(flat.items())}
     with folders.replaced(path) as part:
@@ -89,6 +89,21 @@ def trained(source: str | os.PathLike[str], kind: str = "best") -> tuple[ModelSp
     return *load(source), {"config": {}, "history": [], "step": 0}
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the best weights of a run into a file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ferjax.weights", description="Writes a run's best weights as .safetensors, with their contract."
+    )
+    parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="a run's folder")
+    parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+    options = parser.parse_args(argv)
+    if options.out.suffix != SUFFIX or not options.out.absolute().parent.is_dir():
+        raise InputError(f"--out must be a {SUFFIX} file in an existing folder, got {options.out}")
+    spec, variables, _ = checkpoint.load(options.workdir)
+    save(options.out, spec, variables)
+    print(f"saved {options.out}: {spec.architecture}, {spec.parameters:,} parameters")
+
+
 def _contract(path: str | os.PathLike[str]) -> str | None:
     from safetensors import SafetensorError, safe_open
 
@@ -99,3 +114,7 @@ def _contract(path: str | os.PathLike[str]) -> str | None:
             return (file.metadata() or {}).get(KEY)
     except SafetensorError:
         return None
+
+
+if __name__ == "__main__":
+    cli.run(main)

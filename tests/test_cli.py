@@ -51,11 +51,18 @@ def test_our_own_defects_keep_their_traceback():
         cli.run(raising(ValueError("not an InputError")))
 
 
-def test_an_interrupt_says_that_the_command_continues_where_it_does(capsys):
+def test_an_interrupt_says_that_the_command_continues_where_it_does(capsys, monkeypatch):
+    monkeypatch.setattr(cli.atexit, "register", lambda *_: None)  # it would end the tests
     code, err = exit_of(raising(KeyboardInterrupt()), capsys)
     assert (code, err) == (130, "ferjax: interrupted\n")
     code, err = exit_of(raising(KeyboardInterrupt()), capsys, interrupted=cli.RESUMES)
     assert (code, err) == (130, "ferjax: interrupted; the same command continues\n")
+
+
+def test_an_interrupt_ends_jax_without_taking_it_down():
+    script = "import atexit, types; sys.modules['jax'] = types; atexit.register(print, 'taken down'); print('said')\n"
+    script += "def main(): raise KeyboardInterrupt\ncli.run(main)"
+    assert outcome(script) == (130, "said\n", "ferjax: interrupted\n")
 
 
 def test_an_exit_code_of_the_command_itself_is_kept():

@@ -89,7 +89,7 @@ def test_what_is_rounded_exports_as_integers_alone(run, rounded, tmp_path):
             found.logits(images) if name.endswith("tflite") else run_onnx_as_written(tmp_path / "files" / name, pixels)
         )
         assert np.abs(answers - logits).max() <= step
-    with pytest.raises(InputError, match=r"int8 starts from floats, .* 8-bit weights: export it as qat"):
+    with pytest.raises(InputError, match=r"quantised to 8-bit weights: export it as qat, not as int8"):
         export(run, rounded, tmp_path / "no", "--quantization", "int8")
     with pytest.raises(InputError, match=r"qat needs a network .* quantised to 8-bit weights, .*--config.quant.bits=8"):
         export(run, run / "run", tmp_path / "no", "--quantization", "qat")

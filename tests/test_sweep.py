@@ -36,6 +36,7 @@ def get_config(arg=None):
 @pytest.fixture
 def paper(tmp_path):
     values = {**SMALL, "loss": {"alpha": None, "label_smoothing": 0.1}, "fit": {**SMALL["fit"], "seed": 42}}
+    values["init"] = {"pretrained": ""}
     path = tmp_path / "configs" / "paper.py"
     path.parent.mkdir()
     path.write_text(CONFIG.format(values=json.dumps(values)))
@@ -228,6 +229,31 @@ def test_a_seed_that_failed_shifts_no_pair():
 def test_values_with_commas_are_one_value():
     assert sweep._split("('kernel',),(0.5, 1)") == ["('kernel',)", "(0.5, 1)"] and sweep._split("0,0.7") == ["0", "0.7"]
     assert [sweep._value(v) for v in sweep._split("'sad, blue',angry,it's")] == ["sad, blue", "angry", "it's"]
+
+
+@pytest.mark.parametrize("damage", [{"accuracy": None}, {"accuracy": "x"}, {"accuracy": float("nan")}, {"config": 3}])
+def test_a_result_that_lacks_something_costs_its_run_only(paper, runs, tmp_path, damage):
+    jobs = sweep.plan([f"{paper}:one", f"{paper}:two"])
+    sweep.run(jobs, seeds=1, workdir=tmp_path / "out")
+    path = jobs[0].folder(tmp_path / "out", 42) / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
+    rows = sweep.run(jobs, seeds=1, workdir=tmp_path / "out")
+    assert "is damaged" in rows[0]["failed"] and "mean" in rows[1]
+    path.unlink()
+    path.mkdir()
+    assert "is damaged" in sweep.run(jobs, seeds=1, workdir=tmp_path / "out")[0]["failed"]
+
+
+def test_other_weights_to_start_from_are_another_experiment(paper, runs, tmp_path):
+    start = tmp_path / "start.safetensors"
+    start.write_bytes(b"one network's")
+    jobs = sweep.plan([f"{paper}:one"], fixed={"init.pretrained": str(start)})
+    sweep.run(jobs, seeds=1, workdir=tmp_path / "out")
+    assert "mean" in sweep.run(jobs, seeds=1, workdir=tmp_path / "out")[0]
+    start.write_bytes(b"another network's")
+    assert "another experiment: init.sha256" in sweep.run(jobs, seeds=1, workdir=tmp_path / "out")[0]["failed"]
+    start.unlink()  # as data may be gone
+    assert "mean" in sweep.run(jobs, seeds=1, workdir=tmp_path / "out")[0]
 
 
 @pytest.mark.parametrize(

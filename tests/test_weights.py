@@ -86,8 +86,19 @@ def test_changed_weights_are_noticed(run):
 
 
 @pytest.mark.parametrize("change", [{"quantization": "qat"}, {"architecture_args": {"folded": True}}])
-def test_a_network_prepared_for_integers_is_refused(run, tmp_path, change):
+def test_a_network_that_is_no_longer_plain_is_refused(run, tmp_path, change):
     _, spec, variables = run
-    with pytest.raises(InputError, match="give the run in floats"):
+    said = "rounds its weights" if "quantization" in change else "has its normalisations folded"
+    with pytest.raises(InputError, match=f"{said}.*give the run that it started from"):
         weights.save(tmp_path / "integers.safetensors", spec.replace(**change), variables)
     assert not (tmp_path / "integers.safetensors").exists()
+
+
+def test_the_command_writes_the_weights_of_a_run(run, tmp_path, capsys):
+    folder, variables = tmp_path / "run", run[2]
+    weights.main([str(folder), "--out", str(tmp_path / "new.safetensors")])
+    theirs, read = weights.load(tmp_path / "new.safetensors")
+    assert theirs == RESNET and "saved" in capsys.readouterr().out
+    jax.tree.map(np.testing.assert_array_equal, read, dict(variables))
+    with pytest.raises(InputError, match=r"--out must be a \.safetensors file in an existing folder"):
+        weights.main([str(folder), "--out", str(tmp_path / "w.npz")])

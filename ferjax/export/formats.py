@@ -174,8 +174,7 @@ def _check_training(spec: ModelSpec, quantization: str) -> None:
         return
     if bits := trained.weight_bits(spec):
         raise cli.InputError(
-            f"{quantization} starts from floats, and this network was quantised to {bits}-bit weights: export it as "
-            f"{spec.quantization}"
+            f"this network was quantised to {bits}-bit weights: export it as {spec.quantization}, not as {quantization}"
         )
     bits = trained.TRAINED[quantization]
     raise cli.InputError(
