@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ferjax import cli
+from ferjax import cli, folders
 from ferjax.benchmark.tables import processor
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -129,9 +129,8 @@ def _how(row: Mapping[str, Any]) -> str:
 
 def write(path: pathlib.Path, text: str) -> None:
     """Writes a file whole, or leaves the one that is there."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)
+    with folders.replaced(path) as part:
+        part.write_text(text)
 
 
 if __name__ == "__main__":

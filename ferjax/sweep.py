@@ -336,7 +336,7 @@ def _set(config: Any, key: str, value: Any, name: str) -> None:
     try:
         config[group][rest] = value
     except (TypeError, ValueError, KeyError) as error:  # another type than the configuration's, or no key
-        was = config[group].get(rest) if rest in config[group] else None
+        was = config[group].get(rest)
         wanted = f"it is {was!r} there" if was is not None else str(error)
         raise cli.InputError(f"{key} of {name} cannot be {value!r}: {wanted}") from error
     if group in configuration.FUNCTIONS:

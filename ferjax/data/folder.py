@@ -76,7 +76,11 @@ def read(
             examples.append(Example(split, "/".join(parts), label, tree.reader(path)))
     ignored = len(tree.files) - len(examples)
     shares = _shares(source, fractions, divided=divided)
-    return _source(source, classes, by_split(examples), size, channels, shares, find_faces, ignored)
+    made = _source(source, classes, by_split(examples), size, channels, shares, find_faces, ignored)
+    present = {e.label for e in examples}
+    if empty := [c for i, c in enumerate(classes) if i not in present]:
+        raise InputError(f"{source}: the class {', '.join(empty)} holds no pictures; add some, or remove the class")
+    return made
 
 
 def read_table(
@@ -109,9 +113,8 @@ def read_table(
     rows = list(Tree(source).rows(source.name, ("path", "label")))
     classes = tuple(sorted({_composed(r.values["label"]) for r in rows} - {""}))
     divided = bool(rows) and "split" in rows[0].values
-    examples, bad = [], 0
+    examples = []
     for row in rows:
-        bad += 1  # unless it is good
         path, label, split = (row.values.get(k, "") for k in ("path", "label", "split"))
         if not label or not path:
             examples.append(row.bad("path or label is empty"))
@@ -122,9 +125,8 @@ def read_table(
         else:
             where = ALIASES[split.lower()] if divided else "train"
             examples.append(Example(where, path, classes.index(_composed(label)), (source.parent / path).read_bytes))
-            bad -= 1
     shares = _shares(source, fractions, divided=divided)
-    return _source(source, classes, by_split(examples), size, channels, shares, find_faces, bad=bad)
+    return _source(source, classes, by_split(examples), size, channels, shares, find_faces)
 
 
 def _shares(source: Path, fractions: Sequence[float] | None, *, divided: bool) -> Sequence[float] | None:
@@ -155,13 +157,9 @@ def _source(
     fractions: Sequence[float] | None,
     find_faces: bool,
     ignored: int = 0,
-    bad: int = 0,
 ) -> Source:
     if len(classes) < 2:
         raise InputError(f"{source} must hold two or more classes, found {', '.join(classes) or 'none'}")
-    present = {e.label for e in examples}
-    if not bad and (empty := [c for i, c in enumerate(classes) if i not in present]):  # bad rows are told by themselves
-        raise InputError(f"{source}: the class {', '.join(empty)} holds no pictures; add some, or remove the class")
     crop = detect.largest_face(size, channels) if find_faces else None
     notes = ["the largest face of each picture cut out"] if find_faces else []
     notes += [f"{ignored:,} files that are no pictures ignored"] if ignored else []

@@ -61,10 +61,9 @@ class Painter:
             self._box(image, face, unit)
         boxes = [face.box for face in result.faces]
         taken: list[Area] = []
-        above = height - _text("Ag", unit).shape[0]  # the line at the bottom
+        panel, above = self._panel(unit), height - _text("Ag", unit).shape[0]  # the line at the bottom
+        free = above if len(panel) <= above else height
         for face in result.faces:
-            panel = self._panel(unit)
-            free = above if len(panel) <= above else height
             area = self._place(face, boxes, taken, panel.shape, (free, width))
             if area is None:
                 self._caption(image, face, unit)
