@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from test_experiment import SMALL
 
-from ferjax import cli, experiment, run_folder, sweep
+from ferjax import cli, experiment, planning, run_folder, sweep
 from ferjax.cli import InputError
 
 CONFIG = '''"""A paper."""
@@ -70,21 +70,21 @@ def runs(monkeypatch):
 
 
 def test_a_star_stands_for_the_experiments_and_a_grid_for_its_combinations(paper):
-    jobs = sweep.plan(
+    jobs = planning.plan(
         [f"{paper}:t*,demo", f"{paper}:one"], grid={"loss.alpha": [0, 0.5], "optim.learning_rate": [1, 2]}
     )
     assert [j.name for j in jobs] == [f"{paper}:two,demo"] * 4 + [f"{paper}:one"] * 4
     assert [j.paper for j in jobs] == [61.5] * 4 + [60.0] * 4
-    (elsewhere,) = sweep.plan([f"{paper}:one"], fixed={"data.name": "mine"})
+    (elsewhere,) = planning.plan([f"{paper}:one"], fixed={"data.name": "mine"})
     assert elsewhere.paper is None  # the paper's figure is of its own data
     assert jobs[1].changes == {"loss.alpha": 0, "optim.learning_rate": 2} and jobs[1].config["loss"]["alpha"] == 0
     assert len({j.folder(paper.parent, 0) for j in jobs}) == 8
-    names = [j.name.split(":")[1] for j in sweep.plan([f"{paper}:*"])]
+    names = [j.name.split(":")[1] for j in planning.plan([f"{paper}:*"])]
     assert names == ["one", "two", "other"]
 
 
 def test_the_table_has_mean_spread_paired_difference_and_the_papers_figure(paper, runs, tmp_path):
-    rows = sweep.run(sweep.plan([f"{paper}:one", f"{paper}:two"]), seeds=3, workdir=tmp_path / "out", command="this")
+    rows = sweep.run(planning.plan([f"{paper}:one", f"{paper}:two"]), seeds=3, workdir=tmp_path / "out", command="this")
     assert [r["seed"] for r in rows[0]["runs"]] == [42, 43, 44]
     one, two = np.array([50.0, 51.0, 54.0]), np.array([60.0, 63.0, 68.0])
     assert rows[0]["mean"] == pytest.approx(one.mean()) and rows[0]["spread"] == pytest.approx(one.std(ddof=1))
@@ -98,17 +98,17 @@ def test_the_table_has_mean_spread_paired_difference_and_the_papers_figure(paper
 
 
 def test_what_is_finished_is_left_and_what_is_missing_is_run(paper, runs, tmp_path):
-    plan = lambda: sweep.plan([f"{paper}:one"])  # noqa: E731
+    plan = lambda: planning.plan([f"{paper}:one"])  # noqa: E731
     first = sweep.run(plan(), seeds=1, workdir=tmp_path / "out")
     again = sweep.run(plan(), seeds=2, workdir=tmp_path / "out")
     assert [asked[2]["fit"]["seed"] for asked in runs] == [42, 43]
     assert again[0]["runs"][0] == first[0]["runs"][0]
-    other = sweep.plan([f"{paper}:one"], fixed={"fit.epochs": 7})
+    other = planning.plan([f"{paper}:one"], fixed={"fit.epochs": 7})
     assert "another experiment" in sweep.run(other, seeds=1, workdir=tmp_path / "out")[0]["failed"]
 
 
 def test_a_damaged_result_is_named_and_costs_its_run_only(paper, runs, tmp_path, capsys):
-    jobs = sweep.plan([f"{paper}:one", f"{paper}:two"])
+    jobs = planning.plan([f"{paper}:one", f"{paper}:two"])
     sweep.run(jobs, seeds=1, workdir=tmp_path / "out")
     path = jobs[0].folder(tmp_path / "out", 42) / "result.json"
     path.write_text("")
@@ -121,11 +121,11 @@ def test_a_damaged_result_is_named_and_costs_its_run_only(paper, runs, tmp_path,
 def test_what_is_no_configuration_is_said(tmp_path, text, said):
     (tmp_path / "common.py").write_text(text)
     with pytest.raises(InputError, match=said):
-        sweep.plan([str(tmp_path / "common.py")])
+        planning.plan([str(tmp_path / "common.py")])
 
 
 def test_rows_of_one_configuration_share_their_runs(paper, runs, tmp_path):
-    rows = sweep.run(sweep.plan([f"{paper}:one", f"{paper}:other"]), seeds=2, workdir=tmp_path / "out")
+    rows = sweep.run(planning.plan([f"{paper}:one", f"{paper}:other"]), seeds=2, workdir=tmp_path / "out")
     assert len(runs) == 2 and rows[0]["runs"] == rows[1]["runs"]
 
 
@@ -140,20 +140,20 @@ def shas(monkeypatch):
 
 
 def test_only_what_has_a_share_for_a_teacher_learns_from_it(paper, runs, shas, tmp_path):
-    jobs = sweep.plan([str(paper)], grid={"loss.alpha": [0, 0.5]})
+    jobs = planning.plan([str(paper)], grid={"loss.alpha": [0, 0.5]})
     sweep.run(jobs, seeds=1, workdir=tmp_path / "out", teachers=["a", "b"])
     assert [(kind, config.get("teacher")) for kind, _, config, _ in runs] == [
         ("train", None),
         ("distill", {"workdirs": ["a", "b"]}),
     ]
     with pytest.raises(InputError, match="no run would learn from --teacher"):
-        sweep.run(sweep.plan([str(paper)]), seeds=1, workdir=tmp_path / "none", teachers=["a"])
-    decoupled = sweep.Job("a", {}, {"loss": {"alpha": 0, "method": "decoupled"}}, None)
+        sweep.run(planning.plan([str(paper)]), seeds=1, workdir=tmp_path / "none", teachers=["a"])
+    decoupled = planning.Job("a", {}, {"loss": {"alpha": 0, "method": "decoupled"}}, None)
     assert decoupled.taught and not dataclasses.replace(decoupled, config={"loss": {"method": "decoupled"}}).taught
 
 
 def test_another_teacher_is_another_experiment(paper, runs, shas, tmp_path):
-    jobs = sweep.plan([str(paper)], fixed={"loss.alpha": 0.5})
+    jobs = planning.plan([str(paper)], fixed={"loss.alpha": 0.5})
     options = {"seeds": 1, "workdir": tmp_path / "out", "teachers": ["a"]}
     assert "failed" not in sweep.run(jobs, **options)[0] and "failed" not in sweep.run(jobs, **options)[0]
     assert "failed" not in sweep.run(jobs, **{**options, "teachers": ["./a/"]})[0]  # the same folder
@@ -171,7 +171,7 @@ def test_other_data_are_another_experiment(paper, runs, tmp_path):
     manifest = {"image_shape": (24, 24, 1), "mean": [0.5], "std": [0.2], "class_names": ["a", "b"]}
     folder, known = tmp_path / "data" / "mine", {"counts": {}, "sha256": "1" * 64, **manifest}
     options = {"seeds": 1, "workdir": tmp_path / "out", "data_dir": tmp_path / "data"}
-    (job,) = sweep.plan([f"{paper}:one"])
+    (job,) = planning.plan([f"{paper}:one"])
     jobs = [dataclasses.replace(job, config={**job.config, "data": {"name": "mine"}})]
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text(json.dumps(known))
@@ -190,7 +190,7 @@ def test_other_data_are_another_experiment(paper, runs, tmp_path):
 
 
 def test_a_run_of_another_process_is_left_and_asked_for_again(paper, runs, tmp_path, monkeypatch, capsys):
-    jobs, out = sweep.plan([f"{paper}:one", f"{paper}:two"]), tmp_path / "out"
+    jobs, out = planning.plan([f"{paper}:one", f"{paper}:two"]), tmp_path / "out"
     alone = sweep.run(jobs, seeds=1, workdir=tmp_path / "alone")
     theirs, train, tries = jobs[0].folder(out, 42), experiment.train, []
 
@@ -212,7 +212,7 @@ def test_a_run_of_another_process_is_left_and_asked_for_again(paper, runs, tmp_p
 
 def test_how_images_are_read_may_change(paper, runs, tmp_path):
     for workers in (0, 2):
-        jobs = sweep.plan([f"{paper}:one"], fixed={"data.workers": workers})
+        jobs = planning.plan([f"{paper}:one"], fixed={"data.workers": workers})
         assert "failed" not in sweep.run(jobs, seeds=1, workdir=tmp_path / "out")[0]
     assert len(runs) == 1
 
@@ -221,19 +221,26 @@ def test_a_seed_that_failed_shifts_no_pair():
     rest = {"parameters": 1, "macro_f1": 0.5, "seconds": 1.0}
     second = {number: {"accuracy": value, **rest} for number, value in enumerate((0.5, 0.6, 0.7))}
     first = {number: second[number] for number in (1, 2)}
-    job = sweep.Job("a", {}, {}, None)
+    job = planning.Job("a", {}, {}, None)
     row = sweep._row(job, second, None, first)
     assert (row["difference"], row["interval"]) == (0.0, 0.0) and len(row["runs"]) == 3
 
 
-def test_values_with_commas_are_one_value():
-    assert sweep._split("('kernel',),(0.5, 1)") == ["('kernel',)", "(0.5, 1)"] and sweep._split("0,0.7") == ["0", "0.7"]
-    assert [sweep._value(v) for v in sweep._split("'sad, blue',angry,it's")] == ["sad, blue", "angry", "it's"]
+@pytest.mark.parametrize(
+    ("given", "values"),
+    [
+        ("('kernel',),(0.5, 1)", [("kernel",), (0.5, 1)]),
+        ("0,0.7", [0, 0.7]),
+        ("'sad, blue',angry,it's", ["sad, blue", "angry", "it's"]),
+    ],
+)
+def test_values_with_commas_are_one_value(given, values):
+    assert planning.read_grid([f"group.key={given}"]) == {"group.key": values}
 
 
 @pytest.mark.parametrize("damage", [{"accuracy": None}, {"accuracy": "x"}, {"accuracy": float("nan")}, {"config": 3}])
 def test_a_result_that_lacks_something_costs_its_run_only(paper, runs, tmp_path, damage):
-    jobs = sweep.plan([f"{paper}:one", f"{paper}:two"])
+    jobs = planning.plan([f"{paper}:one", f"{paper}:two"])
     sweep.run(jobs, seeds=1, workdir=tmp_path / "out")
     path = jobs[0].folder(tmp_path / "out", 42) / "result.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
@@ -247,7 +254,7 @@ def test_a_result_that_lacks_something_costs_its_run_only(paper, runs, tmp_path,
 def test_other_weights_to_start_from_are_another_experiment(paper, runs, tmp_path):
     start = tmp_path / "start.safetensors"
     start.write_bytes(b"one network's")
-    jobs = sweep.plan([f"{paper}:one"], fixed={"init.pretrained": str(start)})
+    jobs = planning.plan([f"{paper}:one"], fixed={"init.pretrained": str(start)})
     sweep.run(jobs, seeds=1, workdir=tmp_path / "out")
     assert "mean" in sweep.run(jobs, seeds=1, workdir=tmp_path / "out")[0]
     start.write_bytes(b"another network's")
@@ -316,5 +323,5 @@ def test_a_runs_folder_has_no_bracket_and_a_configuration_is_read_from_anywhere(
     monkeypatch.setattr(sys, "path", [p for p in sys.path if pathlib.Path(p or ".").resolve() != root])
     monkeypatch.delitem(sys.modules, "configs", raising=False)
     monkeypatch.delitem(sys.modules, "configs.common", raising=False)
-    (job,) = sweep.plan([str(root / "configs/baseline_cnn3.py")], grid={"model.widths": [[8, 16, 32]]})
+    (job,) = planning.plan([str(root / "configs/baseline_cnn3.py")], grid={"model.widths": [[8, 16, 32]]})
     assert job.folder(tmp_path, 0) == tmp_path / "baseline_cnn3-widths=(8, 16, 32)" / "seed0"
