@@ -10,7 +10,9 @@ The same command continues a run that was stopped.
 from absl import flags
 
 import train
-from ferjax import cli, configuration, experiment, memory, teaching
+from ferjax import cli, memory
+from ferjax.train import config as train_config
+from ferjax.train import experiment, teacher
 
 TEACHER = flags.DEFINE_multi_string(
     "teacher", None, "The --workdir of a trained run, or its .safetensors; repeated or a,b for an ensemble."
@@ -21,9 +23,9 @@ flags.adopt_module_key_flags(train)
 def main() -> None:
     """Reads the flags and trains with the teacher."""
     memory.keep_freed()
-    configuration.parse_flags(__doc__)
+    train_config.parse_flags(__doc__)
     config, name, workdir = train.resolve(suffix="-distilled")
-    teachers = teaching.paths(TEACHER.value or ())
+    teachers = teacher.paths(TEACHER.value or ())
     with train.together():
         experiment.distill(config, workdir=workdir, teachers=teachers, name=name, **train.options())
 

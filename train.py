@@ -14,7 +14,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ferjax import cli, configuration, experiment, memory, processes
+from ferjax import cli, errors, memory
+from ferjax.train import config as train_config
+from ferjax.train import experiment, processes
 
 TRACED = 5  # dispatches, with --profile
 
@@ -41,7 +43,7 @@ JOIN_SECONDS = flags.DEFINE_float("join_seconds", 300.0, "How long the processes
 def main() -> None:
     """Reads the flags and trains."""
     memory.keep_freed()
-    configuration.parse_flags(__doc__)
+    train_config.parse_flags(__doc__)
     config, name, workdir = resolve()
     with together():
         experiment.train(config, workdir=workdir, name=name, **options())
@@ -55,7 +57,7 @@ def together() -> contextlib.AbstractContextManager[None]:
 
 
 def options() -> dict[str, Any]:
-    """Returns what the flags say beside the configuration, see `ferjax.experiment.train`."""
+    """Returns what the flags say beside the configuration, see `ferjax.train.experiment.train`."""
     return {
         "data_dir": DATA_DIR.value,
         "tensorboard": TENSORBOARD.value,
@@ -74,11 +76,13 @@ def resolve(suffix: str = "") -> tuple[dict[str, Any], str, pathlib.Path]:
       InputError: if there is no configuration.
     """
     if CONFIG.value is None:
-        raise cli.InputError("--config FILE is missing; see configs/, such as configs/resnet18.py")
+        raise errors.InputError("--config FILE is missing; see configs/, such as configs/resnet18.py")
     name = config_flags.get_config_filename(flags.FLAGS["config"])
     if not isinstance(CONFIG.value, ConfigDict):
-        raise cli.InputError(f"--config {name}: no such configuration file; see configs/, such as configs/resnet18.py")
-    return CONFIG.value.to_dict(), name, pathlib.Path(WORKDIR.value or f"runs/{configuration.run_name(name)}{suffix}")
+        raise errors.InputError(
+            f"--config {name}: no such configuration file; see configs/, such as configs/resnet18.py"
+        )
+    return CONFIG.value.to_dict(), name, pathlib.Path(WORKDIR.value or f"runs/{train_config.run_name(name)}{suffix}")
 
 
 if __name__ == "__main__":

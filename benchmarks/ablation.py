@@ -19,8 +19,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import accuracy, tables
-from ferjax import checkpoint, cli, scorer, sweep
+from ferjax import cli, errors
 from ferjax import spec as contract
+from ferjax.evaluate import predictor
+from ferjax.train import sweep
+from ferjax.weights import checkpoint
 
 COLUMNS = [
     ("study", "{study}"),
@@ -57,7 +60,7 @@ def study(name: str, arms: Mapping[str, Sequence[pathlib.Path]]) -> list[dict[st
         scores = {seed: each["accuracy"] for seed, each in zip(seeds, found, strict=True)}
         first = first or scores
         if scores.keys() != first.keys():
-            raise cli.InputError(
+            raise errors.InputError(
                 f"arm {label!r} has the seeds {sorted(scores)}, the first arm {sorted(first)}: give each arm the same"
             )
         rows.append({"name": f"{name}: {label}", "study": name, "arm": label, **_row(found)})
@@ -88,16 +91,18 @@ def _row(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _results(path: pathlib.Path) -> list[dict[str, Any]]:
     """Returns what is known of a run, of every run in a folder, or of an exported file."""
-    if path.suffix.lower() in scorer.FILES:
+    if path.suffix.lower() in predictor.FILES:
         spec = contract.read(path)
         if "validation" not in spec.accuracy:
-            raise cli.InputError(f"{path} was never compared on the whole validation split: export it without --images")
+            raise errors.InputError(
+                f"{path} was never compared on the whole validation split: export it without --images"
+            )
         known = {"accuracy": 100 * spec.accuracy["validation"], "macro_f1": None, "epochs": None, "minutes": None}
         return [{"seed": None, **known}]
     if not (path / "last").is_dir():
         runs = sorted(each.parent for each in path.glob("*/last"))
         if not runs:
-            raise cli.InputError(f"{path} is no run, no folder of runs and no exported file")
+            raise errors.InputError(f"{path} is no run, no folder of runs and no exported file")
         return [result for run in runs for result in _results(run)]
     spec, _, meta = checkpoint.load(path)
     return [
@@ -120,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     arms = {label: [pathlib.Path(path) for path in paths] for label, *paths in options.arm}
     if len(arms) != len(options.arm) or not all(arms.values()):
-        raise cli.InputError("each --arm takes a label of its own and at least one run, folder or file")
+        raise errors.InputError("each --arm takes a label of its own and at least one run, folder or file")
     rows = study(options.study, arms)
     result = tables.save("ablation", COLUMNS, rows, command=options.command, packages=PACKAGES, results=options.results)
     print(tables.render(result))

@@ -18,10 +18,13 @@ from typing import Any
 
 from benchmarks import tables
 from configs import microexpnet, tormalm, valverde
-from ferjax import checkpoint, cli, evaluate, objective, run_folder
+from ferjax import cli, errors
 from ferjax import spec as contract
-from ferjax.benchmark import measuring
+from ferjax.evaluate import scoring
+from ferjax.evaluate.benchmark import measuring
 from ferjax.spec import ModelSpec
+from ferjax.train import objective, run_folder
+from ferjax.weights import checkpoint
 
 COLUMNS = [
     ("network", "{network}"),
@@ -66,11 +69,11 @@ def row(
     """
     spec, _, meta = checkpoint.load(runs[0])
     if file is not None and (told := contract.read(file)).params_sha256 != spec.params_sha256:
-        raise cli.InputError(
+        raise errors.InputError(
             f"{file} was exported from {told.source_run}, {told.params_sha256[:12]}…, not from {runs[0]}, "
             f"{spec.params_sha256[:12]}…"
         )
-    scored = evaluate.evaluate(file or runs[0], data_dir=data_dir)
+    scored = scoring.evaluate(file or runs[0], data_dir=data_dir)
     how = how or kind(meta["config"], contract.read(file) if file else spec)
     # An earlier row's name was the configuration alone; a float run's still is.
     name = spec.source_run if file is None and how == "plain" else f"{spec.source_run}, {spec.architecture}, {how}"
@@ -138,7 +141,9 @@ def _best(run: pathlib.Path, spec: ModelSpec) -> float:
     """Returns the accuracy in percent by which a run's epoch was selected."""
     theirs, _, _ = checkpoint.load(run)
     if theirs.architecture != spec.architecture:
-        raise cli.InputError(f"{run} holds {theirs.architecture}, the first run {spec.architecture}: no seeds of one")
+        raise errors.InputError(
+            f"{run} holds {theirs.architecture}, the first run {spec.architecture}: no seeds of one"
+        )
     return validated(theirs, run)
 
 
@@ -149,7 +154,7 @@ def validated(spec: ModelSpec, run: pathlib.Path) -> float:
       InputError: if it was stopped before its first epoch ended.
     """
     if "validation" not in spec.accuracy:
-        raise cli.InputError(f"{run} has no epoch that ended: train it on")
+        raise errors.InputError(f"{run} has no epoch that ended: train it on")
     return 100 * spec.accuracy["validation"]
 
 

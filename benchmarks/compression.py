@@ -30,9 +30,12 @@ import numpy as np
 
 from benchmarks import tables
 from configs.compress import finetune, prune, qat
-from ferjax import checkpoint, cli, compress, experiment, export, intervals, scorer, weights
+from ferjax import cli, compress, errors, export
 from ferjax import spec as contract
-from ferjax.benchmark import measuring
+from ferjax.evaluate import intervals, predictor
+from ferjax.evaluate.benchmark import measuring
+from ferjax.train import experiment
+from ferjax.weights import checkpoint, single_file
 
 PACKAGES = ("jax", "flax", "optax", "tensorflow-cpu", "ai-edge-litert")
 COLUMNS = [
@@ -139,12 +142,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=pathlib.Path, default=tables.RESULTS, help="folder of compression.json")
     options = parser.parse_args(argv)
     if min(options.epochs, options.batch_size, options.seeds, options.passes) < 1:
-        raise cli.InputError("epochs, batch size, seeds and passes must be positive")
+        raise errors.InputError("epochs, batch size, seeds and passes must be positive")
     names = [row.name for row in ROWS]
     for name in options.rows or ():
         if name not in names:
-            raise cli.unknown("row", name, names)
-    network = weights.trained(options.model)[0].architecture
+            raise errors.unknown("row", name, names)
+    network = single_file.trained(options.model)[0].architecture
     study = Study(
         options.model,
         options.teacher or options.model,
@@ -163,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 continue
             try:
                 one(row, seed, study)
-            except cli.InputError as error:  # a file that fails the gate is a result, too
+            except errors.InputError as error:  # a file that fails the gate is a result, too
                 if row is ROWS[0]:
                     raise  # what all others are compared with
                 cli.note(f"{row.name}, seed {seed}: {error}")
@@ -186,7 +189,7 @@ def _claim(study: Study) -> None:
       InputError: if it is another's.
     """
     starts = {"model": study.model} | ({"teacher": study.teacher} if study.teacher != study.model else {})
-    ours = {name: weights.trained(path)[0].params_sha256 for name, path in starts.items()}
+    ours = {name: single_file.trained(path)[0].params_sha256 for name, path in starts.items()}
     ours |= {"training": study.training, "batch_size": study.batch_size}
     path = study.runs / "study.json"
     if not path.exists():
@@ -196,7 +199,7 @@ def _claim(study: Study) -> None:
         os.replace(part, path)
     theirs = json.loads(path.read_text())
     if other := [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]:
-        raise cli.InputError(
+        raise errors.InputError(
             f"{study.runs} holds rows of another study (another {', '.join(other)}): give another --runs"
         )
 
@@ -220,8 +223,8 @@ def one(row: Row, seed: int, study: Study) -> None:
         overwrite=True,
     )
     spec, variables, _ = checkpoint.load(folder / "run")
-    faces = scorer.load_split(spec, "validation", data_dir=study.data_dir)
-    answers = scorer.open_model(out / file.file).logits(faces.images).argmax(1)
+    faces = predictor.load_split(spec, "validation", data_dir=study.data_dir)
+    answers = predictor.open_model(out / file.file).logits(faces.images).argmax(1)
     dense = study.runs / ROWS[0].folder / f"seed{seed}" / "files-none"
     chosen = [measuring.Contender(each, "cpu") for each in {*dense.glob("*.tflite"), out / file.file}]
     times = dict(zip(chosen, measuring.measure(chosen, threads=1, passes=study.passes), strict=True))
@@ -262,7 +265,7 @@ def train(row: Row, seed: int, workdir: pathlib.Path, study: Study) -> None:
             compress.compress(study.model, start, compress.Wish(macs=row.macs), data_dir=study.data_dir)
     if row.macs < 1 and row.bits:
         if study.epochs < 2:
-            raise cli.InputError("it needs 2 epochs: one in floats, one in integers")
+            raise errors.InputError("it needs 2 epochs: one in floats, one in integers")
         floats, integers = workdir.with_name("floats"), study.epochs // 2
         _train(row._replace(bits=0), seed, start, floats, study._replace(epochs=study.epochs - integers))
         start, study = floats, study._replace(epochs=integers)
@@ -286,10 +289,10 @@ def recipe(row: Row, seed: int, start: pathlib.Path, study: Study) -> dict[str, 
         config = prune.get_config(f"s{row.sparsity}")
     else:
         config = finetune.get_config()
-    spec = weights.trained(study.model)[0]
+    spec = single_file.trained(study.model)[0]
     made = config.to_dict()
     made["data"] = {"name": spec.dataset, **spec.dataset_args}
-    made["init"]["pretrained" if start.suffix == weights.SUFFIX else "workdir"] = str(start)
+    made["init"]["pretrained" if start.suffix == single_file.SUFFIX else "workdir"] = str(start)
     share = study.epochs / made["fit"]["epochs"]
     for group, key in (("optim", "warmup_epochs"), ("prune", "ramp_epochs"), ("quant", "freeze_epochs")):
         made[group][key] *= share

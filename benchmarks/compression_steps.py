@@ -28,8 +28,10 @@ import numpy as np
 import optax
 
 from benchmarks import tables, train_contenders
-from ferjax import cli, experiment, losses, models, optim, prune, training
-from ferjax.models import quantized
+from ferjax import cli, errors, losses, models, prune
+from ferjax.quant import rounding
+from ferjax.train import experiment, optim
+from ferjax.train import step as train_step
 
 CLASSES, FREQUENCY = 7, 100
 COLUMNS = (
@@ -54,7 +56,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the table but leave the results as they are")
     args = parser.parse_args()
     if min(args.batch_size, args.rounds, args.steps) < 1:
-        raise cli.InputError("batch size, rounds and steps must be positive")
+        raise errors.InputError("batch size, rounds and steps must be positive")
     rows = [measure(name, args.batch_size, args.rounds, args.steps) for name in args.models]
     with tempfile.TemporaryDirectory() as scratch:
         result = tables.save(
@@ -100,8 +102,8 @@ def contenders(name: str, batch_size: int) -> dict[str, train_contenders.Block]:
     shape = models.default_input_shape(name)
     module = models.create(name, num_classes=CLASSES)
     variables = experiment.init_variables(module, shape, seed=0)
-    folded, rounded = quantized.fold(module, variables, shape)
-    rounded["ranges"] = quantized.initial_ranges(folded, shape)
+    folded, rounded = rounding.fold(module, variables, shape)
+    rounded["ranges"] = rounding.initial_ranges(folded, shape)
     adam = optim.create(
         "adam", learning_rate=1e-3, weight_decay=1e-4, schedule="constant", steps_per_epoch=1000, epochs=1
     ).tx
@@ -116,7 +118,7 @@ def contenders(name: str, batch_size: int) -> dict[str, train_contenders.Block]:
     def block(
         apply_fn: Callable[..., Any], start: Any, tx: optax.GradientTransformation, compiled_as: Any = module
     ) -> train_contenders.Block:
-        step = training.make_train_step(
+        step = train_step.make_train_step(
             apply_fn,
             losses.cross_entropy,
             tx,
@@ -124,11 +126,11 @@ def contenders(name: str, batch_size: int) -> dict[str, train_contenders.Block]:
             mean=(0.5,) * shape[2],
             std=(0.25,) * shape[2],
         )
-        return train_contenders.repeated(step, training.init_state(start, tx), batch, compiled_as)
+        return train_contenders.repeated(step, train_step.init_state(start, tx), batch, compiled_as)
 
     return {
         "step": block(module.apply, variables, adam),
-        "qat": block(quantized.make_apply(folded), rounded, adam, folded),
+        "qat": block(rounding.make_apply(folded), rounded, adam, folded),
         "prune": block(module.apply, variables, never),
         "look": block(module.apply, variables, always),
     }

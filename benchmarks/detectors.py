@@ -16,10 +16,10 @@ import numpy as np
 
 from benchmarks import tables
 from ferjax import cli
-from ferjax.data.synthetic import render_scene
-from ferjax.runtime.boxes import Box
-from ferjax.runtime.faces import Detector, create_detector
-from ferjax.runtime.track import overlap
+from ferjax.data.synthetic.rendering import render_scene
+from ferjax.runtime.faces.boxes import Box
+from ferjax.runtime.faces.detector import Detector, create_detector
+from ferjax.runtime.faces.tracking import overlap
 
 COLUMNS = [
     ("detector", "{detector}"),

@@ -23,8 +23,12 @@ import jax
 import numpy as np
 
 from benchmarks import tables, train_contenders
-from ferjax import augment, checkpoint, cli, experiment, losses, models, optim, teaching, training
+from ferjax import augment, cli, errors, losses, models
 from ferjax.spec import ModelSpec
+from ferjax.train import experiment, optim
+from ferjax.train import step as train_step
+from ferjax.train import teacher as train_teacher
+from ferjax.weights import checkpoint
 
 CLASSES = 7
 COLUMNS = (
@@ -47,7 +51,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the table but leave the results as they are")
     args = parser.parse_args()
     if min(args.batch_size, args.rounds, args.steps) < 1:
-        raise cli.InputError("batch size, rounds and steps must be positive")
+        raise errors.InputError("batch size, rounds and steps must be positive")
     rows = [measure(*pair.split(":"), args.batch_size, args.rounds, args.steps) for pair in args.pairs]
     with tempfile.TemporaryDirectory() as scratch:
         result = tables.save(
@@ -103,8 +107,8 @@ def contenders(student: str, teacher: str, batch_size: int) -> dict[str, Callabl
         "std": spec.std,
         "augment": augmentation,
     }
-    plain = training.make_train_step(module.apply, losses.cross_entropy, optimizer.tx, **common)
-    taught = training.make_train_step(
+    plain = train_step.make_train_step(module.apply, losses.cross_entropy, optimizer.tx, **common)
+    taught = train_step.make_train_step(
         module.apply,
         lambda own, targets, other: losses.distillation(own.logits, targets, other.logits),
         optimizer.tx,
@@ -113,7 +117,7 @@ def contenders(student: str, teacher: str, batch_size: int) -> dict[str, Callabl
     )
 
     def train_block(step: Callable[..., Any], *more: Any) -> train_contenders.Block:
-        return train_contenders.repeated(step, training.init_state(variables, optimizer.tx), batch, module, *more)
+        return train_contenders.repeated(step, train_step.init_state(variables, optimizer.tx), batch, module, *more)
 
     images = jax.device_put(pixels)
     passes = jax.jit(lambda v, x: wise.apply(v, {"images": augment.to_float(x)}).logits)
@@ -136,13 +140,13 @@ def _spec(name: str, shape: tuple[int, int, int]) -> ModelSpec:
     )
 
 
-def _teacher(name: str, student: ModelSpec) -> teaching.Teacher:
+def _teacher(name: str, student: ModelSpec) -> train_teacher.Teacher:
     """An untrained teacher, which costs what a trained one does, through a checkpoint as in any run."""
     own = _spec(name, student.input_shape)
     variables = experiment.init_variables(models.create(name, num_classes=CLASSES), student.input_shape, seed=1)
     with tempfile.TemporaryDirectory() as workdir:
         checkpoint.save(pathlib.Path(workdir), "best", 1, variables, {"spec": own.to_json()}, keep=1)
-        return teaching.load([workdir], spec=student)
+        return train_teacher.load([workdir], spec=student)
 
 
 if __name__ == "__main__":

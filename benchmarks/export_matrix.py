@@ -14,9 +14,11 @@ from typing import Any
 
 from benchmarks import tables
 from configs import resnet20
-from ferjax import checkpoint, cli, data, experiment, export, models
-from ferjax.export import exporting
+from ferjax import cli, data, export, models
+from ferjax.export import pipeline
 from ferjax.models.costs import cost
+from ferjax.train import experiment
+from ferjax.weights import checkpoint
 
 PAGE = tables.ROOT / "docs" / "export.md"
 PACKAGES = ("jax", "flax", "tensorflow-cpu", "tf2onnx", "onnxruntime", "ai-edge-litert")
@@ -92,9 +94,9 @@ def measure(workdir: pathlib.Path, data_dir: str | None) -> Iterator[dict[str, A
     spec, variables, _ = checkpoint.load(workdir)
     faces = data.load(spec.dataset, data_dir=data_dir, **spec.dataset_args)
     with tempfile.TemporaryDirectory() as folder:
-        results = exporting.export_network(spec, variables, faces, export.choose(spec), pathlib.Path(folder))
+        results = pipeline.export_network(spec, variables, faces, export.choose(spec), pathlib.Path(folder))
     for result in results:
-        found = exporting.record(result)
+        found = pipeline.record(result)
         low, high = found["difference_interval"]
         verdict = "no: " + "; ".join(found["faults"]) if found["faults"] else "yes"
         more = {"percent_agreement": 100 * found["agreement"], "percent": 100 * found["accuracy"]}

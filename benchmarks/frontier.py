@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks import tables
-from ferjax import cli
-from ferjax.report.plots import TRAIN, VALIDATION
+from ferjax import cli, errors
+from ferjax.evaluate.report.plots import TRAIN, VALIDATION
 
 AXES = {
     "bytes": (1e-3, "size of the file (kB, logarithmic)"),
@@ -58,7 +58,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     """
     files = [row for row in rows if all(row.get(key) is not None for key in AXES)]
     if not files:
-        raise cli.InputError("no row has a file: python -m benchmarks.accuracy --file FILE makes one that has")
+        raise errors.InputError("no row has a file: python -m benchmarks.accuracy --file FILE makes one that has")
     files.sort(key=lambda row: row["bytes"])
     figure = Figure(figsize=(13, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     path = options.results / f"{options.data}.json"
     if not path.is_file():
-        raise cli.InputError(f"there are no results {path}: python -m benchmarks.accuracy writes them")
+        raise errors.InputError(f"there are no results {path}: python -m benchmarks.accuracy writes them")
     plot(json.loads(path.read_text())["rows"], options.out)
     print(f"saved {options.out}")
 

@@ -38,10 +38,10 @@ import numpy as np
 from benchmarks import live_process, tables
 from benchmarks.live_process import soak
 from ferjax import cli
-from ferjax.runtime.draw import Painter
-from ferjax.runtime.frame import Frame
 from ferjax.runtime.loop import stream
 from ferjax.runtime.model import load
+from ferjax.runtime.show.drawing import Painter
+from ferjax.runtime.sources.frame import Frame
 
 __all__ = ["main", "soak"]
 

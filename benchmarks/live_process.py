@@ -22,8 +22,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ferjax import cli
-from ferjax.data.clips import render_clip
+from ferjax import errors
+from ferjax.data.synthetic.films import render_clip
 
 ROOT = pathlib.Path(__file__).parent.parent
 SUMMARY = re.compile(r"(\d+) frames.*?, ([\d.]+) fps, (\d+) faces, CPU (\d+) % of one core, memory (\d+) MB")
@@ -62,7 +62,7 @@ def first_result(model: str, source: pathlib.Path, *options: str, window: bool =
         process.kill()
         process.communicate()
         if not line:
-            raise cli.InputError(f"live.py gave no result for {source}")
+            raise errors.InputError(f"live.py gave no result for {source}")
     return statistics.median(seconds[1:])
 
 
@@ -121,7 +121,7 @@ def _summary(process: subprocess.Popen[str]) -> dict[str, float]:
     output, errors = process.communicate()
     match = SUMMARY.search(errors)
     if process.returncode or match is None:
-        raise cli.InputError(f"live.py failed: {errors.strip() or output}")
+        raise errors.InputError(f"live.py failed: {errors.strip() or output}")
     names = ("frames", "fps", "faces", "cpu_percent", "memory_mb")
     return dict(zip(names, map(float, match.groups()), strict=True))
 

@@ -16,11 +16,13 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from ferjax import card, checkpoint, cli, evaluate, robustness, scorer, weights
+from ferjax import cli, errors
 from ferjax import spec as contract
-from ferjax.data.fer2013 import CLASSES
+from ferjax.data.datasets.fer2013 import CLASSES
+from ferjax.evaluate import model_card, predictor, robustness, scoring
 from ferjax.runtime import shipped
 from ferjax.spec import ModelSpec
+from ferjax.weights import checkpoint, single_file
 
 FILES_BYTES, WEIGHTS_BYTES = 2_000_000, 5_000_000
 # What export.py, and only export.py, changes in the contract.
@@ -58,18 +60,18 @@ def ship(
       InputError: if it may not be shipped; the package is unchanged then.
     """
     if not re.fullmatch(r"[a-z0-9_]+", name) or name == shipped.DEFAULT:
-        raise cli.InputError(f"--name takes small letters, digits and underscores, got {name!r}")
+        raise errors.InputError(f"--name takes small letters, digits and underscores, got {name!r}")
     entry, spec = _passed(file), _checked(file, model)
     others = sum(path.stat().st_size for path in _files() if path.stem != name)
     if (size := others + file.stat().st_size) > FILES_BYTES:
-        raise cli.InputError(f"with {file} the shipped files take {size:,} bytes, more than {FILES_BYTES:,}")
-    scored = scorer.open_model(file)
-    evaluation = evaluate.evaluate(scored, data_dir=data_dir)
-    faces = scorer.load_split(spec, "validation", data_dir=data_dir)
+        raise errors.InputError(f"with {file} the shipped files take {size:,} bytes, more than {FILES_BYTES:,}")
+    scored = predictor.open_model(file)
+    evaluation = scoring.evaluate(scored, data_dir=data_dir)
+    faces = predictor.load_split(spec, "validation", data_dir=data_dir)
     evaluation["robustness"] = robustness.measure(scored.logits, faces)
     said = spec.accuracy["validation"]
     if abs(evaluation["accuracy"] - said) > 0.5 / evaluation["n"]:
-        raise cli.InputError(f"{file} scores {evaluation['accuracy']:.4f} here, its contract says {said:.4f}")
+        raise errors.InputError(f"{file} scores {evaluation['accuracy']:.4f} here, its contract says {said:.4f}")
     measured = {
         **entry,
         "file": f"{name}{shipped.SUFFIX}",
@@ -78,19 +80,19 @@ def ship(
         "commands": commands,
         "bytes": file.stat().st_size,
         "evaluation": evaluation,
-        "benchmark": card.read_benchmark(benchmark, file.name) if benchmark else (),
+        "benchmark": model_card.read_benchmark(benchmark, file.name) if benchmark else (),
     }
     shipped.FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=shipped.FOLDER.parent, prefix=".ship.") as scratch:
         made = pathlib.Path(scratch)
         shutil.copyfile(file, made / f"{name}{shipped.SUFFIX}")
-        _write_weights(made / f"{name}{weights.SUFFIX}", weights_of or model, spec)
-        if (made / f"{name}{weights.SUFFIX}").exists():
-            measured["weights"] = f"{name}{weights.SUFFIX}"
-        card.write(spec, made / f"{name}.md", measured)
+        _write_weights(made / f"{name}{single_file.SUFFIX}", weights_of or model, spec)
+        if (made / f"{name}{single_file.SUFFIX}").exists():
+            measured["weights"] = f"{name}{single_file.SUFFIX}"
+        model_card.write(spec, made / f"{name}.md", measured)
         if default or not shipped.names():
             (made / shipped.DEFAULT).write_text(f"{name}\n")
-        (shipped.FOLDER / f"{name}{weights.SUFFIX}").unlink(missing_ok=True)
+        (shipped.FOLDER / f"{name}{single_file.SUFFIX}").unlink(missing_ok=True)
         for path in sorted(made.iterdir()):
             os.replace(path, shipped.FOLDER / path.name)
     return sorted(shipped.FOLDER.glob(f"{name}.*"))
@@ -106,12 +108,12 @@ def faults(folder: pathlib.Path) -> list[str]:
         if path.name == shipped.DEFAULT:
             if path.read_text().strip() not in names:
                 found.append(f"the default {path.read_text().strip()!r} is not there")
-        elif path.stem not in names or path.suffix not in (shipped.SUFFIX, ".md", weights.SUFFIX):
+        elif path.stem not in names or path.suffix not in (shipped.SUFFIX, ".md", single_file.SUFFIX):
             found.append(f"{path.name} belongs to no model")
     for name in sorted(names):
         try:
             found += [f"{name}: {fault}" for fault in _faults(folder, name)]
-        except (cli.InputError, OSError) as error:
+        except (errors.InputError, OSError) as error:
             found.append(f"{name}: {error}")
     return found if not names or (folder / shipped.DEFAULT).is_file() else [*found, "no default is named"]
 
@@ -124,9 +126,9 @@ def _faults(folder: pathlib.Path, name: str) -> list[str]:
         found.append("its contract has no accuracy on validation")
     text = (folder / f"{name}.md").read_text(encoding="utf-8")
     found += [f"its card does not say {part!r}" for part in (_LAW, _SELECTED, "Made by") if part not in text]
-    path = folder / f"{name}{weights.SUFFIX}"
+    path = folder / f"{name}{single_file.SUFFIX}"
     if path.exists():
-        theirs, _ = weights.load(path)
+        theirs, _ = single_file.load(path)
         if (theirs.architecture, theirs.class_names) != (spec.architecture, spec.class_names):
             found.append(f"its weights are of {theirs.architecture} with {', '.join(theirs.class_names)}")
         if path.stat().st_size > WEIGHTS_BYTES:
@@ -141,14 +143,16 @@ def _passed(file: pathlib.Path) -> dict[str, Any]:
       InputError: if it did not compare that very file, whole, and find it faithful.
     """
     if file.suffix != shipped.SUFFIX:
-        raise cli.InputError(f"{file} is no {shipped.SUFFIX} file: those are shipped")
-    entry = dict(card.read_export(file)) if file.is_file() else {}
+        raise errors.InputError(f"{file} is no {shipped.SUFFIX} file: those are shipped")
+    entry = dict(model_card.read_export(file)) if file.is_file() else {}
     if not entry:
-        raise cli.InputError(f"{file} has no record of its gate: give a file where export.py left it, with export.json")
+        raise errors.InputError(
+            f"{file} has no record of its gate: give a file where export.py left it, with export.json"
+        )
     if entry["faults"]:
-        raise cli.InputError(f"{file} did not pass: {', '.join(entry['faults'])}")
+        raise errors.InputError(f"{file} did not pass: {', '.join(entry['faults'])}")
     if entry["bytes"] != file.stat().st_size:
-        raise cli.InputError(f"{file} has changed since it was compared with its run: export it again")
+        raise errors.InputError(f"{file} has changed since it was compared with its run: export it again")
     entry.pop("confusion", None)
     return entry
 
@@ -158,12 +162,12 @@ def _checked(file: pathlib.Path, model: pathlib.Path) -> ModelSpec:
     spec, (theirs, _, _) = contract.read(file), checkpoint.load(model)
     for field in vars(spec):
         if field not in _EXPORTED and getattr(spec, field) != getattr(theirs, field):
-            raise cli.InputError(
+            raise errors.InputError(
                 f"{file} is no export of {model} as it is now: {field} is {getattr(spec, field)!r} in the file, "
                 f"{getattr(theirs, field)!r} in the run"
             )
     if "validation" not in spec.accuracy:
-        raise cli.InputError(f"{file} was compared on some images only: export it without --images")
+        raise errors.InputError(f"{file} was compared on some images only: export it without --images")
     return spec
 
 
@@ -177,8 +181,10 @@ def _write_weights(path: pathlib.Path, run: pathlib.Path, spec: ModelSpec) -> No
     """Writes a run's weights, unless they are too large, which is said."""
     theirs, variables, _ = checkpoint.load(run)
     if (theirs.architecture, theirs.class_names) != (spec.architecture, spec.class_names):
-        raise cli.InputError(f"{run} holds {theirs.architecture}, the file {spec.architecture}: give the run before it")
-    weights.save(path, theirs, variables)
+        raise errors.InputError(
+            f"{run} holds {theirs.architecture}, the file {spec.architecture}: give the run before it"
+        )
+    single_file.save(path, theirs, variables)
     if (size := path.stat().st_size) > WEIGHTS_BYTES:
         path.unlink()
         cli.note(f"the weights of {run} are not shipped: they take {size:,} bytes, more than {WEIGHTS_BYTES:,}")

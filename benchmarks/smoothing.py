@@ -18,12 +18,12 @@ import cv2
 import numpy as np
 
 from benchmarks import tables
-from ferjax import cli, runtime
-from ferjax.data.clips import EXPRESSIONS, render_clip
-from ferjax.data.synthetic import render_faces
-from ferjax.runtime.faces import Face, create_detector, crop
-from ferjax.runtime.smooth import Labeller, Limits, Smoother
-from ferjax.runtime.watch import Watcher
+from ferjax import cli, errors, runtime
+from ferjax.data.synthetic.films import EXPRESSIONS, render_clip
+from ferjax.data.synthetic.rendering import render_faces
+from ferjax.runtime.faces.detector import Face, create_detector, crop
+from ferjax.runtime.faces.watching import Watcher
+from ferjax.runtime.smoothing import Labeller, Limits, Smoother
 from ferjax.spec import ModelSpec
 
 COLUMNS = [
@@ -94,7 +94,7 @@ def main() -> None:
     options = parser.parse_args()
     classifier = runtime.load(options.model) if options.model else Gradients()
     if classifier.spec.class_names != EXPRESSIONS:
-        raise cli.InputError(f"the model must tell {', '.join(EXPRESSIONS)} apart, in this order")
+        raise errors.InputError(f"the model must tell {', '.join(EXPRESSIONS)} apart, in this order")
     cv2.setNumThreads(1)
     steady, changing = (
         [list(answers(kind, seed, options.seconds, classifier)) for seed in range(options.clips)]

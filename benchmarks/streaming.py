@@ -27,10 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import tables
-from ferjax import cli, data, devices, feeding
+from ferjax import cli, data, devices
 from ferjax.data import manifest, store
-from ferjax.sampling import sampler
-from ferjax.training import Sums
+from ferjax.train import feed as train_feed
+from ferjax.train.sampling import sampler
+from ferjax.train.step import Sums
 
 CLASSES = data.EMOTIONS
 SHAPE = (48, 48, 1)
@@ -124,7 +125,7 @@ def measure(data_dir: pathlib.Path, workers: int, batch_size: int) -> dict[str, 
     faces = data.load("generated", data_dir, resident_bytes=0, workers=workers)
     train = faces.splits["train"]._asdict()
     steps = len(train["labels"]) // batch_size
-    feed = feeding.create(
+    feed = train_feed.create(
         train,
         {"labels": train["labels"]},
         sampler("shuffled", train["labels"], faces.class_names, seed=0),

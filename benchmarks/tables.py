@@ -17,8 +17,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ferjax import cli, folders
-from ferjax.benchmark.tables import processor
+from ferjax import cli, errors, folders
+from ferjax.evaluate.benchmark.tables import processor
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -53,12 +53,12 @@ def insert(page: str, results: pathlib.Path) -> str:
     """
     opened, found = page.count("<!-- table:"), MARKED.findall(page)
     if opened != len(found) or page.count("<!-- /table -->") != opened:
-        raise cli.InputError("each <!-- table:NAME --> line of the page needs its own <!-- /table --> below it")
+        raise errors.InputError("each <!-- table:NAME --> line of the page needs its own <!-- /table --> below it")
 
     def draw(match: re.Match[str]) -> str:
         path = results / f"{match[2]}.json"
         if not path.exists():
-            raise cli.unknown("table", match[2], sorted(p.stem for p in results.glob("*.json")))
+            raise errors.unknown("table", match[2], sorted(p.stem for p in results.glob("*.json")))
         return f"{match[1]}{render(json.loads(path.read_text()))}\n{match[4]}"
 
     return MARKED.sub(draw, page)

@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import tables
-from ferjax import cli
-from ferjax.benchmark import measuring, scoring
+from ferjax import cli, errors
+from ferjax.evaluate.benchmark import facts, measuring
 from ferjax.spec import ModelSpec
 
 COLUMNS = (
@@ -72,14 +72,14 @@ def by_network(folders: Sequence[pathlib.Path]) -> dict[str, Files]:
     found: dict[str, dict[pathlib.Path, ModelSpec]] = {}
     for folder in folders:
         for path in sorted([*folder.glob("*.tflite"), *folder.glob("*.onnx")]):
-            spec = scoring.read_spec(path)
+            spec = facts.read_spec(path)
             if spec is not None:
                 found.setdefault(spec.architecture, {})[path] = spec
     if not found:
-        raise cli.InputError(f"no exported file in {', '.join(map(str, folders))}; run python export.py first")
+        raise errors.InputError(f"no exported file in {', '.join(map(str, folders))}; run python export.py first")
     for network, files in found.items():
         if not any(_is_float_onnx(path, spec) for path, spec in files.items()):
-            raise cli.InputError(f"{network} lacks its float32 .onnx file: export it with --quantization none")
+            raise errors.InputError(f"{network} lacks its float32 .onnx file: export it with --quantization none")
     return dict(found)
 
 
@@ -95,16 +95,16 @@ def export_torch(network: str, spec: ModelSpec, path: pathlib.Path) -> pathlib.P
     from benchmarks import torch_models
 
     if network not in torch_models.list_models():
-        raise cli.unknown("network for PyTorch", network, torch_models.list_models())
+        raise errors.unknown("network for PyTorch", network, torch_models.list_models())
     torch.manual_seed(0)
     try:
         model = torch_models.create(network, len(spec.class_names), **spec.architecture_args).eval()
     except TypeError as error:
         given = ", ".join(spec.architecture_args)
-        raise cli.InputError(f"PyTorch's {network} has no {given}: export one without") from error
+        raise errors.InputError(f"PyTorch's {network} has no {given}: export one without") from error
     parameters = sum(p.numel() for p in model.parameters())
     if parameters != spec.parameters:
-        raise cli.InputError(
+        raise errors.InputError(
             f"{network} has {spec.parameters:,} parameters, PyTorch's {parameters:,}: not the same network"
         )
     height, width, channels = spec.input_shape

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax import augment, experiment, fitting, losses, models, optim, training
+from ferjax import augment, losses, models
 from ferjax.data import on_disk
 from ferjax.spec import ModelSpec
+from ferjax.train import experiment, loop, optim
+from ferjax.train import step as train_step
 
 CLASSES = 7
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-4
@@ -48,7 +50,7 @@ class Job:
 
     def bare_block(self, augmentation: augment.Augment | None) -> Block:
         """Returns blocks of the bare step on one batch."""
-        train_step = training.make_train_step(
+        bare = train_step.make_train_step(
             self.module.apply,
             losses.cross_entropy,
             self.optimizer.tx,
@@ -58,7 +60,7 @@ class Job:
             augment=augmentation,
         )
         batch = {"images": self.images, "labels": self.labels}
-        return repeated(train_step, training.init_state(self.variables, self.optimizer.tx), batch, self.module)
+        return repeated(bare, train_step.init_state(self.variables, self.optimizer.tx), batch, self.module)
 
     def fit(self, steps: int, epochs: int, on_epoch: Callable[[Any], None], workers: int | None) -> None:
         """Trains from memory, or from disk with so many workers."""
@@ -69,7 +71,7 @@ class Job:
                 path = pathlib.Path(folder) / "images.npy"
                 np.save(path, images)
                 images = dataclasses.replace(on_disk.open_array(path), workers=workers)
-            fitting.fit(
+            loop.fit(
                 self.module.apply,
                 self.variables,
                 self.optimizer,

@@ -6,7 +6,7 @@
 Five contenders take turns, a block of steps each, in an order that rotates every round, so that a busy moment of the
 machine hits all of them. Shown are medians over the rounds, and medians of the rounds' ratios.
 
-- fit: `ferjax.fitting.fit` with flip, rotation and translation, from order of the epoch to the end of its last step,
+- fit: `ferjax.train.loop.fit` with flip, rotation and translation, from order of the epoch to the end of its last step,
   and the validation of one image; checkpoints are not written, as a real epoch is much longer than a block.
 - from disk: the same `fit` on images that stay on disk, read ahead by a thread or by `--workers` processes.
 - bare step: the same train step with the same augmentation, jitted, on one batch that never leaves the device.
@@ -43,7 +43,8 @@ import jax
 import numpy as np
 
 from benchmarks import tables, train_contenders
-from ferjax import checkpoint, cli, memory, models
+from ferjax import cli, errors, memory, models
+from ferjax.weights import checkpoint
 
 COLUMNS = (
     ("network", "{name}"),
@@ -95,7 +96,7 @@ def measure(
 ) -> dict[str, Any]:
     """Returns one row: images per second of every contender for one network."""
     if rounds < 1 or batch_size < 1 or size < 0:
-        raise cli.InputError(f"rounds, batch size and size must be positive, got {rounds}, {batch_size} and {size}")
+        raise errors.InputError(f"rounds, batch size and size must be positive, got {rounds}, {batch_size} and {size}")
     shape = models.default_input_shape(name)
     if size:
         shape = (size, size, shape[-1])

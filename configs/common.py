@@ -5,7 +5,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from ferjax import cli
+from ferjax import errors
 
 
 def base() -> ConfigDict:
@@ -101,7 +101,7 @@ def arguments(config: ConfigDict, text: str | None, **known: Callable[[ConfigDic
     """
     for name in (text or "").split(","):
         if name and name not in known:
-            raise cli.unknown("config argument", name, known)
+            raise errors.unknown("config argument", name, known)
         if name:
             known[name](config)
     config.lock()

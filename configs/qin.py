@@ -11,7 +11,7 @@ python train.py --config configs/qin.py:baseline,demo             embedded data,
 
 Validation accuracy on its perturbed RAF-DB: see PAPER. The small ones are quantised there too; the small DeiT's 84.55
 belongs to a full DeiT-Tiny (a counting error) and is no target. Clean accuracy of our runs is not the same figure:
-score them with the perturbed test of ferjax.evaluate --split test --robustness --full.
+score them with the perturbed test of ferjax.evaluate.scoring --split test --robustness --full.
 
 Left open by the paper, our choice: α = 0.5 and τ = 4 ("default values"), Adam at 1e-3 (1e-4 from pretrained weights),
 StepLR halving every 20 of 90 epochs (it says 80 to 100), batch 64, no augmentation of the training set (it perturbs the

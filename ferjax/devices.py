@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ferjax import cli
+from ferjax import errors
 
 AXIS = "data"
 
@@ -24,9 +24,11 @@ def mesh(count: int = 0) -> Mesh:
     found = jax.devices()
     if not 0 <= count <= len(found):
         kinds = f"{len(found)} of {found[0].platform}"
-        raise cli.InputError(f"--devices {count}: this run sees {kinds}; 0 takes all of them")
+        raise errors.InputError(f"--devices {count}: this run sees {kinds}; 0 takes all of them")
     if count and jax.process_count() > 1:
-        raise cli.InputError(f"--devices {count}: {jax.process_count()} processes train together on all their devices")
+        raise errors.InputError(
+            f"--devices {count}: {jax.process_count()} processes train together on all their devices"
+        )
     return Mesh(np.array(found[: count or len(found)]), (AXIS,))
 
 
@@ -101,7 +103,9 @@ def check_batch(batch_size: int, mesh: Mesh, *, accumulate: int = 1, largest: in
       InputError: naming the nearest sizes that can.
     """
     if accumulate < 1:
-        raise cli.InputError(f"fit.accumulate is the number of micro-batches in a batch, 1 or more, got {accumulate}")
+        raise errors.InputError(
+            f"fit.accumulate is the number of micro-batches in a batch, 1 or more, got {accumulate}"
+        )
     unit = mesh.size * accumulate
     if batch_size % unit == 0:
         return
@@ -113,7 +117,7 @@ def check_batch(batch_size: int, mesh: Mesh, *, accumulate: int = 1, largest: in
     fewer = [n for n in range(1, mesh.size) if batch_size % (n * accumulate) == 0]
     if fewer and jax.process_count() == 1:
         advice += f", or use --devices {fewer[-1]}"
-    raise cli.InputError(f"a batch of {batch_size} cannot be cut evenly for {' and '.join(parts)}: {advice}")
+    raise errors.InputError(f"a batch of {batch_size} cannot be cut evenly for {' and '.join(parts)}: {advice}")
 
 
 def describe(mesh: Mesh) -> str:

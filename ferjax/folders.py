@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from ferjax.cli import InputError
+from ferjax.errors import InputError
 
 _ABANDONED = 86400  # seconds without a change
 

@@ -12,8 +12,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, get_origin
 
-from ferjax import __version__, _model_file, cli
-from ferjax.cli import InputError
+from ferjax import __version__, cli, metadata
+from ferjax.errors import InputError
 
 UNCERTAIN = "uncertain"  # the answer below the abstention threshold
 COLOR_ORDERS = {"gray": 1, "rgb": 3, "bgr": 3}
@@ -53,7 +53,7 @@ class ModelSpec:
       accuracy: measured accuracy by split name, in 0..1.
       parameters: number of trainable parameters.
       macs: multiply-accumulate operations for one image; 0 if not counted.
-      params_sha256: hash of the variables, see `ferjax.checkpoint.fingerprint`.
+      params_sha256: hash of the variables, see `ferjax.weights.checkpoint.fingerprint`.
       license: note on the licence of data and weights.
       ferjax_version: version that wrote the spec.
     """
@@ -169,7 +169,7 @@ def read(path: str | os.PathLike[str]) -> ModelSpec:
     Raises:
       InputError: if there is no such file, it is cut short, or it has no valid contract.
     """
-    text = _model_file.read(path)
+    text = metadata.read(path)
     if text is None:
         raise InputError(
             f"{os.fspath(path)} carries no ferjax contract (class names, input size, mean and std): "
@@ -189,7 +189,7 @@ def embed(path: str | os.PathLike[str], spec: ModelSpec) -> None:
     Raises:
       InputError: if there is no such file or it is cut short.
     """
-    _model_file.write(path, spec.to_json())
+    metadata.write(path, spec.to_json())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

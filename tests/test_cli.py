@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from ferjax import cli
+from ferjax import cli, errors
 
 
 def outcome(script, **kwargs):
@@ -32,7 +32,7 @@ def test_a_command_that_returns_exits_with_0():
 
 
 def test_bad_input_is_one_line_and_exit_2(capsys):
-    code, err = exit_of(raising(cli.InputError("batch_size must be positive,\n  got 0")), capsys)
+    code, err = exit_of(raising(errors.InputError("batch_size must be positive,\n  got 0")), capsys)
     assert (code, err) == (2, "ferjax: error: batch_size must be positive, got 0\n")
 
 
@@ -90,12 +90,12 @@ def test_notes_go_to_standard_error():
 
 
 def test_an_unknown_name_lists_near_ones_first_then_all():
-    error = cli.unknown("model", "resnet81", ("resnet18", "resnet20", "deit_tiny"))
-    assert isinstance(error, cli.InputError)
+    error = errors.unknown("model", "resnet81", ("resnet18", "resnet20", "deit_tiny"))
+    assert isinstance(error, errors.InputError)
     assert str(error) == (
         "unknown model 'resnet81'. Did you mean 'resnet18' or 'resnet20'? Accepted: resnet18, resnet20, deit_tiny."
     )
 
 
 def test_an_unknown_name_like_nothing_is_not_guessed_at():
-    assert str(cli.unknown("split", 7, iter(["train", "test"]))) == "unknown split 7. Accepted: train, test."
+    assert str(errors.unknown("split", 7, iter(["train", "test"]))) == "unknown split 7. Accepted: train, test."

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ferjax import devices
-from ferjax.cli import InputError
+from ferjax.errors import InputError
 
 
 def mesh(size):

@@ -1,7 +1,6 @@
 """What an extra installs is enough for the commands it is for: they start where nothing else can be imported."""
 
 import importlib.metadata
-import pathlib
 import re
 import subprocess
 import sys
@@ -10,14 +9,22 @@ import tomllib
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.support import ROOT
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 STARTS = {
-    "train": ("train", "distill", "ferjax.evaluate", "ferjax.calibrate", "ferjax.compress", "ferjax.sweep"),
-    "data": ("ferjax.data.__main__",),
-    "export": ("export", "ferjax.export.exporting", "ferjax.weights", "safetensors.numpy"),
-    "live": ("live", "ferjax.predict", "ferjax.runtime.live"),
-    "edge": ("live", "ferjax.predict", "ferjax.runtime.live"),
+    "train": (
+        "train",
+        "distill",
+        "ferjax.evaluate.scoring",
+        "ferjax.evaluate.temperature",
+        "ferjax.compress",
+        "ferjax.train.sweep",
+    ),
+    "data": ("ferjax.data.commands",),
+    "export": ("export", "ferjax.export.pipeline", "ferjax.weights.single_file", "safetensors.numpy"),
+    "live": ("live", "ferjax.runtime.predict", "ferjax.runtime.live"),
+    "edge": ("live", "ferjax.runtime.predict", "ferjax.runtime.live"),
 }
 BLOCKED = """
 import importlib, sys

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ferjax import cli, folders
+from ferjax import errors, folders
 
 
 def test_a_file_takes_the_place_of_another_and_keeps_its_mode_and_its_link(tmp_path):
@@ -36,11 +36,11 @@ def test_what_fails_is_said_of_the_file_and_leaves_the_one_that_is_there(tmp_pat
     with pytest.raises(OSError) as caught, folders.replaced(path) as part:
         part.write_text("ne")
         raise raised
-    assert cli.explain(caught.value) == said.format(path) and path.read_text() == "old"
+    assert errors.explain(caught.value) == said.format(path) and path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     with pytest.raises(OSError) as caught, folders.replaced(tmp_path / "no" / "a.txt") as part:
         part.write_text("new")
-    assert cli.explain(caught.value) == f"{tmp_path / 'no' / 'a.txt'}: No such file or directory"
+    assert errors.explain(caught.value) == f"{tmp_path / 'no' / 'a.txt'}: No such file or directory"
 
 
 def test_a_folder_for_results_is_checked_before_the_work(tmp_path):
@@ -48,11 +48,11 @@ def test_a_folder_for_results_is_checked_before_the_work(tmp_path):
     folders.check_out(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(cli.InputError, match=r"must be a folder: .*file is a file"):
+        with pytest.raises(errors.InputError, match=r"must be a folder: .*file is a file"):
             folders.check_out(out)
     if os.getuid():  # root may write anywhere
         tmp_path.chmod(0o500)
-        with pytest.raises(cli.InputError, match="nothing can be written into"):
+        with pytest.raises(errors.InputError, match="nothing can be written into"):
             folders.check_out(tmp_path / "new")
         tmp_path.chmod(0o700)
 
@@ -83,7 +83,7 @@ def test_of_two_that_make_one_folder_at_once_one_is_whole_and_the_other_is_told(
 
     with (
         pytest.MonkeyPatch.context() as patch,
-        pytest.raises(cli.InputError, match=r"another process wrote .* meanwhile"),
+        pytest.raises(errors.InputError, match=r"another process wrote .* meanwhile"),
     ):
         patch.setattr(pathlib.Path, "rename", other)
         with folders.made_whole(out, replace=replace) as part:

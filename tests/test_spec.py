@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 
 import ferjax
-from ferjax.cli import InputError
+from ferjax.errors import InputError
 from ferjax.spec import COLOR_ORDERS, ModelSpec
 
 GRAY = ModelSpec(

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ferjax import cli
+from ferjax import errors
 from ferjax.augment.geometry import VIEWS, random_affine, random_flip, views
 from ferjax.augment.mixing import Batch, random_mix
 from ferjax.augment.pixels import random_brightness_contrast, random_color, random_erase
@@ -84,16 +84,16 @@ def create(
         **{f"erase_fill[{i}]": v for i, v in enumerate(erase_fill)},
     )
     if not 0 <= hue <= 0.5:
-        raise cli.InputError(f"augment.hue is a fraction of the circle, 0 to 0.5, got {hue}")
+        raise errors.InputError(f"augment.hue is a fraction of the circle, 0 to 0.5, got {hue}")
     for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
         if not 0 <= alpha < float("inf"):
-            raise cli.InputError(f"augment.{name} must be 0 or more, got {alpha}; 0 switches it off")
+            raise errors.InputError(f"augment.{name} must be 0 or more, got {alpha}; 0 switches it off")
     if not 0 <= rotate <= 180:
-        raise cli.InputError(f"augment.rotate is in degrees, 0 to 180, got {rotate}")
+        raise errors.InputError(f"augment.rotate is in degrees, 0 to 180, got {rotate}")
     for name, ends, most in (("crop", tuple(crop), 4.0), ("erase_area", tuple(erase_area), 1.0)):
         numbers = len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
         if not numbers or not 0 < ends[0] <= ends[1] <= most:
-            raise cli.InputError(f"augment.{name} must be two numbers, 0 < low <= high <= {most}, got {ends}")
+            raise errors.InputError(f"augment.{name} must be two numbers, 0 < low <= high <= {most}, got {ends}")
     steps: list[Callable[[jax.Array, jax.Array], jax.Array]] = []
     if flip:
         steps.append(lambda key, x: random_flip(key, x, probability=flip))
@@ -133,4 +133,4 @@ def to_float(images: jax.Array) -> jax.Array:
 def _check(**fractions: Any) -> None:
     for name, value in fractions.items():
         if not 0 <= value <= 1:
-            raise cli.InputError(f"augment.{name} must lie in 0..1, got {value}")
+            raise errors.InputError(f"augment.{name} must lie in 0..1, got {value}")

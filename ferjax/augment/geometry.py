@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from ferjax import cli
+from ferjax import errors
 
 VIEWS = ("one", "flip", "ten")
 
@@ -62,9 +62,9 @@ def views(images: jax.Array, *, kind: str, crop: float = 0.9) -> jax.Array:
       InputError: for an unknown kind or a crop outside its range.
     """
     if kind not in VIEWS:
-        raise cli.unknown("kind of views", kind, VIEWS)
+        raise errors.unknown("kind of views", kind, VIEWS)
     if not 0 < crop <= 1:
-        raise cli.InputError(f"a crop is a fraction of the side in (0, 1], got {crop!r}")
+        raise errors.InputError(f"a crop is a fraction of the side in (0, 1], got {crop!r}")
     plain = [images]
     if kind == "ten":
         height, width = images.shape[1:3]

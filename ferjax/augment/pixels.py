@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax import cli
+from ferjax import errors
 
 # RGB to luma and two axes of colour (the NTSC's YIQ), in which a hue is an angle.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
@@ -43,7 +43,7 @@ def random_color(key: jax.Array, images: jax.Array, *, saturation: float, hue: f
       InputError: for images without colour.
     """
     if images.shape[-1] != 3:
-        raise cli.InputError(
+        raise errors.InputError(
             f"augment.saturation and augment.hue need RGB images, these have {images.shape[-1]} channel(s): set 0"
         )
     strengths, turns = jax.random.split(key)
@@ -102,7 +102,9 @@ def random_erase(
     if not fill:
         return jnp.where(mask, _noise(keys[5], images.shape, images.dtype), images)
     if len(fill) not in (1, images.shape[-1]):
-        raise cli.InputError(f"augment.erase_fill has {len(fill)} values for images of {images.shape[-1]} channel(s)")
+        raise errors.InputError(
+            f"augment.erase_fill has {len(fill)} values for images of {images.shape[-1]} channel(s)"
+        )
     return jnp.where(mask, jnp.array(fill, images.dtype)[None, None, None, :], images)
 
 

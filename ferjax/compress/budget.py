@@ -9,12 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from ferjax import cli, export, models, network, quantising, runtime, slim
+from ferjax import cli, errors, export, models, runtime
 from ferjax import spec as contract
-from ferjax.compress.model import Model, loss, refreshed
-from ferjax.export.network import Network, logits
-from ferjax.paths import path_name
+from ferjax.compress.network import Model, loss, refreshed
+from ferjax.export.conversion import Network, logits
+from ferjax.prune import slim
 from ferjax.spec import ModelSpec
+from ferjax.train import quantization as train_quantization
+from ferjax.trees import path_name
+from ferjax.weights import trained
 
 WIDTHS = (32, 8, 4)  # bits of the weights, 32 for floats
 _TRIES = 6
@@ -37,8 +40,8 @@ def fit(model: Model, target: int, *, slopes: Callable[[Model], Any], images: np
     Raises:
       InputError: if the network rounds already, or no width fits: the smallest file is named.
     """
-    if network.weight_bits(model.spec):
-        raise cli.InputError("--target-bytes chooses the bits: start from a run in floats")
+    if trained.weight_bits(model.spec):
+        raise errors.InputError("--target-bytes chooses the bits: start from a run in floats")
     channels = _slimmable(model)
     scores = model.scores(slopes(model)) if channels else {}
     candidates, smallest = [], {}
@@ -54,7 +57,7 @@ def fit(model: Model, target: int, *, slopes: Callable[[Model], Any], images: np
     if not candidates:
         bits = min(smallest, key=lambda b: smallest[b])
         how = "every group of channels at its least" if channels else "it has no rules for removing channels"
-        raise cli.InputError(
+        raise errors.InputError(
             f"{model.spec.architecture} does not fit into {target:,} bytes: the smallest file has "
             f"{smallest[bits]:,} ({_named(bits)}, {how})"
         )
@@ -70,7 +73,7 @@ def file_bytes(model: Model) -> int:
 def latency(spec: ModelSpec) -> slim.CostFn:
     """Returns the cost of a module in milliseconds for one image: its float32 TFLite file on this machine, one thread.
 
-    The median of a hundred passes, for `ferjax.slim.choose`; a machine that does other things measures them too.
+    The median of a hundred passes, for `ferjax.prune.slim.choose`; a machine that does other things measures them too.
 
     Args:
       spec: of the network, for its input.
@@ -105,7 +108,7 @@ def _largest(model: Model, scores: dict[str, np.ndarray], bits: int, target: int
 
     def made(plain: Model) -> tuple[Model, float, int]:
         rounded = _rounded(plain, bits, images)
-        return rounded, price(network.create(plain.spec).module), file_bytes(rounded)
+        return rounded, price(trained.create(plain.spec).module), file_bytes(rounded)
 
     whole, payload, size = made(model)
     if size <= target or not scores:
@@ -117,7 +120,7 @@ def _largest(model: Model, scores: dict[str, np.ndarray], bits: int, target: int
         return held
     for _ in range(_TRIES):  # what a file holds beside its numbers hardly depends on the widths
         plain = model.slimmed(scores, price, max(floor, payload + target - size))
-        if price(network.create(plain.spec).module) == payload:
+        if price(trained.create(plain.spec).module) == payload:
             break
         candidate, payload, size = made(refreshed(plain, images))
         if held < size <= target:
@@ -126,7 +129,7 @@ def _largest(model: Model, scores: dict[str, np.ndarray], bits: int, target: int
 
 
 def _rounded(model: Model, bits: int, images: np.ndarray) -> Model:
-    return model if bits == 32 else Model(*quantising.quantise(model.spec, model.variables, images, bits=bits))
+    return model if bits == 32 else Model(*train_quantization.quantise(model.spec, model.variables, images, bits=bits))
 
 
 def _payload(module: Any, shape: tuple[int, int, int], bits: int) -> float:
@@ -143,10 +146,10 @@ def _payload(module: Any, shape: tuple[int, int, int], bits: int) -> float:
 
 def _written(model: Model, folder: pathlib.Path) -> pathlib.Path:
     spec = model.spec
-    quantization = spec.quantization if network.weight_bits(spec) else "none"
+    quantization = spec.quantization if trained.weight_bits(spec) else "none"
     row = export.choose(spec, ["tflite"], [quantization])[0]
     path = folder / "model.tflite"
-    module = models.for_export(network.create(spec).module)
+    module = models.for_export(trained.create(spec).module)
     path.write_bytes(row.convert[export.family(spec)](Network(spec, module, model.variables, np.zeros(0), logits)))
     third = 1 / 3  # all its digits: the contract is priced as long as what is measured later can make it
     known = {"temperature": third, "abstention_threshold": third, "accuracy": {"validation": third}}
@@ -157,7 +160,7 @@ def _written(model: Model, folder: pathlib.Path) -> pathlib.Path:
 def _slimmable(model: Model) -> bool:
     try:
         return bool(model.groups)
-    except cli.InputError:
+    except errors.InputError:
         return False
 
 

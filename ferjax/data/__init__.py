@@ -1,8 +1,7 @@
 """Labelled faces: preparing a user's copy of a data set, and loading it as arrays."""
 
+from ferjax.data.datasets.sources import EMOTIONS
 from ferjax.data.loading import READING, RESIDENT_BYTES, load
-from ferjax.data.preparing import prepare
-from ferjax.data.sources import EMOTIONS
 from ferjax.data.store import FaceData, Images, Split, class_weights, default_data_dir
 
 __all__ = [
@@ -15,5 +14,4 @@ __all__ = [
     "class_weights",
     "default_data_dir",
     "load",
-    "prepare",
 ]

@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from ferjax.cli import InputError, note, unknown
-from ferjax.data import manifest, on_disk, store, synthetic
-from ferjax.data.images import decode
+from ferjax.cli import note
+from ferjax.data import manifest, on_disk, store
+from ferjax.data.datasets.sources import EMOTIONS
 from ferjax.data.on_disk import DiskImages
-from ferjax.data.preparing import DATASETS
-from ferjax.data.sources import EMOTIONS
+from ferjax.data.prepare.decoding import decode
+from ferjax.data.prepare.pipeline import DATASETS
 from ferjax.data.store import FaceData, Split
+from ferjax.data.synthetic import rendering
+from ferjax.errors import InputError, unknown
 
 SYNTHETIC = {"size": 48, "channels": 1, "seed": 0, "train": 3000, "validation": 700, "test": 700}
 
@@ -202,8 +204,9 @@ def _render(data_dir: Path, options: dict[str, Any]) -> str:
     options = SYNTHETIC | options
     _check(options)
     # The drawing code is part of the name, so that no stale picture survives a change of it.
-    here = Path(__file__).parent
-    code = b"".join(p.read_bytes() for p in sorted([*here.glob("face*.py"), here / "synthetic.py"]))
+    here = Path(rendering.__file__).parent
+    parts = ("action_units", "drawing", "geometry", "rendering")
+    code = b"".join((here / f"{part}.py").read_bytes() for part in parts)
     key = hashlib.sha256(json.dumps(options, sort_keys=True).encode() + code).hexdigest()[:12]
     name = f"synthetic_faces-{key}"
     if store.read_manifest(data_dir, name) is not None:
@@ -215,7 +218,7 @@ def _render(data_dir: Path, options: dict[str, Any]) -> str:
         for split in store.SPLITS:
             labels = np.arange(options[split], dtype=np.int32) % len(EMOTIONS)
             with store.SplitWriter(folder / split, shape) as writer:
-                for i, image in enumerate(synthetic.render_faces(labels, split=split, **render)):
+                for i, image in enumerate(rendering.render_faces(labels, split=split, **render)):
                     writer.add(image, int(labels[i]), f"{split}_{i:06d}", {})
         manifest.complete(folder, "synthetic_faces", EMOTIONS, options=options)
     return name

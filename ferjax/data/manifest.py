@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from ferjax import __version__
-from ferjax.cli import InputError
-from ferjax.data import store, twins
+from ferjax.data import store
 from ferjax.data.on_disk import DiskImages
+from ferjax.data.prepare import duplicates
 from ferjax.data.store import Split
+from ferjax.errors import InputError
 
 
 def complete(folder: Path, name: str, class_names: Iterable[str], **more: Any) -> dict[str, Any]:
@@ -40,8 +41,8 @@ def complete(folder: Path, name: str, class_names: Iterable[str], **more: Any) -
     mean, std = _moments(splits["train"].images)
     if min(std) == 0:
         raise InputError(f"{name}: all training pixels of a channel are equal; is this the right data?")
-    groups = twins.exact_groups(splits)
-    for split, marks in twins.in_train(groups, splits).items():
+    groups = duplicates.exact_groups(splits)
+    for split, marks in duplicates.in_train(groups, splits).items():
         splits[split].columns["twin_in_train"] = marks
         np.save(folder / split / "twin_in_train.npy", marks)
     manifest = {
@@ -53,7 +54,7 @@ def complete(folder: Path, name: str, class_names: Iterable[str], **more: Any) -
         "mean": mean,
         "std": std,
         "columns": sorted({c for d in splits.values() for c in d.columns}),
-        "exact_duplicates": twins.summary(groups, splits),
+        "exact_duplicates": duplicates.summary(groups, splits),
         "sha256": _sha256(splits),
         **more,
         "ferjax_version": __version__,

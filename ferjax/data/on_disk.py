@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ferjax.cli import InputError
 from ferjax.data import streaming
+from ferjax.errors import InputError
 
 ReadRows = Callable[[np.ndarray], np.ndarray]
 

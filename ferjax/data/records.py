@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ferjax.cli import InputError
 from ferjax.data.on_disk import DiskImages
+from ferjax.errors import InputError
 
 FOLDER = "records"
 _VERSION = "1.0.0"

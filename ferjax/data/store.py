@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ferjax import folders
-from ferjax.cli import InputError
 from ferjax.data import on_disk, records
 from ferjax.data.on_disk import DiskImages
+from ferjax.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 _READ_WHOLE = 1 << 30  # bytes of images that preparing and checking a set keep in memory

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ferjax.cli import InputError
+from ferjax.errors import InputError
 
 RowsOf = Callable[[int], np.ndarray]
 _AHEAD = 2  # batches that each worker, and each queue between it and the training, holds ready

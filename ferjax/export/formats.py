@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from ferjax import cli
-from ferjax import network as trained
+from ferjax import cli, errors
 from ferjax.export import onnx_file, qat, tflite
-from ferjax.export.network import Network
+from ferjax.export.conversion import Network
 from ferjax.spec import ModelSpec
+from ferjax.weights import trained
 
 CONVOLUTIONAL, SWISH, TRANSFORMER = "convolutional", "hard-swish", "transformer"
 FAMILIES = (CONVOLUTIONAL, SWISH, TRANSFORMER)
@@ -136,7 +136,7 @@ def choose(
     ):
         for name in wanted or ():
             if name not in known:
-                raise cli.unknown(kind, name, known)
+                raise errors.unknown(kind, name, known)
     for name in quantizations_wanted or ():
         _check_training(spec, name)
     own, table = family(spec), [row for row in FORMATS if _as_trained(spec, row.quantization)]
@@ -156,7 +156,7 @@ def choose(
             rows.append(row)
     if not rows:
         suitable = [f"{r.format} {r.quantization}" for r in table if own in r.convert]
-        raise cli.InputError(
+        raise errors.InputError(
             f"nothing of what was asked for suits {spec.architecture}; these do: {', '.join(suitable)}"
         )
     return rows
@@ -173,11 +173,11 @@ def _check_training(spec: ModelSpec, quantization: str) -> None:
     if _as_trained(spec, quantization):
         return
     if bits := trained.weight_bits(spec):
-        raise cli.InputError(
+        raise errors.InputError(
             f"this network was quantised to {bits}-bit weights: export it as {spec.quantization}, not as {quantization}"
         )
     bits = trained.TRAINED[quantization]
-    raise cli.InputError(
+    raise errors.InputError(
         f"{quantization} needs a network that was quantised to {bits}-bit weights, and this one is in floats: train it "
         f"with --config.quant.bits={bits}, or run python -m ferjax.compress --bits {bits}"
     )

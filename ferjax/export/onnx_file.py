@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ferjax.export import onnx_graph
+from ferjax.export.conversion import Network, quiet
 from ferjax.export.flatbuffer import quantize_channels
-from ferjax.export.network import Network, quiet
 
 
 def float32(network: Network) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ferjax.export import onnx_handlers
-from ferjax.export.network import import_tensorflow, quiet
+from ferjax.export.conversion import import_tensorflow, quiet
 
 OPSET = 18
 

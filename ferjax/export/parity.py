@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ferjax import cli, intervals, metrics, runtime, scorer
-from ferjax.calibration import softmax
+from ferjax import errors, runtime
 from ferjax.data import Split
+from ferjax.evaluate import intervals, metrics, predictor
+from ferjax.evaluate.calibration import softmax
 from ferjax.export.formats import Tolerance
 from ferjax.runtime.model import NotFinite
 from ferjax.spec import ModelSpec
@@ -77,12 +78,12 @@ def reference(spec: ModelSpec, variables: Any, split: Split, *, count: int = 0, 
       InputError: if fewer than 512 images are asked for of a split that has them, or the images do not fit.
     """
     if count and count < min(AT_LEAST, len(split.labels)):
-        raise cli.InputError(f"the comparison needs at least {AT_LEAST} images, got {count}")
+        raise errors.InputError(f"the comparison needs at least {AT_LEAST} images, got {count}")
     chosen = stratified(split.labels, count or len(split.labels), seed)
     noise = np.random.default_rng(seed).integers(0, 256, (4, *spec.input_shape), np.uint8)
     made = np.stack([np.zeros(spec.input_shape, np.uint8), np.full(spec.input_shape, 255, np.uint8), *noise])
     images = np.concatenate([split.images[chosen], made])
-    logits = scorer.predict(spec, variables, images, batch_size=min(64, len(images)))
+    logits = predictor.predict(spec, variables, images, batch_size=min(64, len(images)))
     return Reference(spec, variables, images, split.labels[chosen], softmax(logits, spec.temperature))
 
 
@@ -105,7 +106,7 @@ def compare(path: pathlib.Path, truth: Reference) -> Comparison:
     model = runtime.load(path)
     names = model.spec.class_names
     if sorted(names) != sorted(truth.spec.class_names):
-        raise cli.InputError(f"{path.name} knows the classes {', '.join(names)}, not those of its network")
+        raise errors.InputError(f"{path.name} knows the classes {', '.join(names)}, not those of its network")
     places = [names.index(name) for name in truth.spec.class_names]
     images = truth.images
     if model.spec.color_order != truth.spec.color_order and model.spec.channels == 3:

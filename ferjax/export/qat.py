@@ -1,6 +1,6 @@
 """Integer files of networks that were trained with quantisation: the very numbers that training saw.
 
-The network comes with its normalisations folded and its ranges observed, see `ferjax.models.quantized`; nothing is
+The network comes with its normalisations folded and its ranges observed, see `ferjax.quant.rounding`; nothing is
 calibrated here. Each function takes a Network and returns a file.
 """
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ferjax.export import flatbuffer, onnx_graph
-from ferjax.export.network import Apply, Network
-from ferjax.models import quantized
+from ferjax.export.conversion import Apply, Network
+from ferjax.quant import rounding
 
 
 def tflite(network: Network) -> bytes:
@@ -86,7 +86,7 @@ def _strict(network: Network, *, weight_bits: int) -> bytes:
     """
 
     def marked(network: Network) -> Apply:
-        return quantized.make_marked(network.module, network.variables, weight_bits=weight_bits)
+        return rounding.make_marked(network.module, network.variables, weight_bits=weight_bits)
 
     def convert(converter: Any) -> bytes:
         converter._experimental_strict_qdq = True

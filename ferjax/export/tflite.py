@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ferjax.export import flatbuffer
-from ferjax.export.network import Network, import_tensorflow
+from ferjax.export.conversion import Network, import_tensorflow
 
 
 def float32(network: Network) -> bytes:

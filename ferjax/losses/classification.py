@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ferjax.cli import InputError
+from ferjax.errors import InputError
 
 
 def cross_entropy(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax.cli import InputError
+from ferjax.errors import InputError
 from ferjax.losses.classification import cross_entropy, same_rows
 
 

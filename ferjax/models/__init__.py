@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ferjax.cli import unknown
-from ferjax.models import arguments, baseline, convolution, deit, mobilenet, resemotenet, resnet, xception
+from ferjax.errors import unknown
+from ferjax.models import arguments, baseline, deit, mobilenet, resemotenet, resnet, xception
+from ferjax.models.cpu import convolution
 
 __all__ = [
     "OUTPUTS",

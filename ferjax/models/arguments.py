@@ -6,7 +6,7 @@ import types
 import typing
 from typing import Any
 
-from ferjax.cli import InputError
+from ferjax.errors import InputError
 
 
 def check(name: str, field: dataclasses.Field[Any], value: Any, *, default: Any) -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ferjax.cli import InputError
+from ferjax.errors import InputError
 from ferjax.models.layers import ConvNormAct, Head, global_average_pool, max_pool, tap
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ferjax.cli import InputError
-from ferjax.models import tokens
+from ferjax.errors import InputError
+from ferjax.models.cpu import tokens
 from ferjax.models.layers import PROBABILITY, Head, QuantPoint, activate, activation, full_precision, tap
 
 TEACHER_HEADS = ("class_logits", "distillation_logits")

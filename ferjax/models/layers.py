@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ferjax.cli import InputError, unknown
-from ferjax.models import pooling
-from ferjax.models.convolution import depthwise, pointwise, windowed
-from ferjax.models.normalization import BatchNorm
+from ferjax.errors import InputError, unknown
+from ferjax.models.cpu import pooling
+from ferjax.models.cpu.convolution import depthwise, pointwise, windowed
+from ferjax.models.cpu.normalization import BatchNorm
 
 # He et al. 2015, eq. 14, on the outgoing connections and without truncation, as torchvision starts its ResNets.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -109,7 +109,7 @@ def tapped(state: Mapping[str, Any]) -> dict[str, jax.Array]:
 
 
 class QuantPoint(nn.Module):
-    """A value that an integer network rounds: the identity, until `ferjax.models.quantized` intercepts it.
+    """A value that an integer network rounds: the identity, until `ferjax.quant.rounding` intercepts it.
 
     Attributes:
       bounds: (low, high) of the grid where TFLite's operator allows no other; else the range is observed.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ferjax.cli import InputError
+from ferjax.errors import InputError
 from ferjax.models.arguments import is_whole
 from ferjax.models.layers import ConvNormAct, Head, QuantPoint, SqueezeExcite, global_average_pool, tap
 

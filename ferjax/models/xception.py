@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ferjax.cli import InputError
+from ferjax.errors import InputError
+from ferjax.models.cpu.pooling import max_pool
 from ferjax.models.layers import ConvNormAct, QuantPoint, convolution, full_precision, global_average_pool, tap
-from ferjax.models.pooling import max_pool
 
 
 class SeparableConv(nn.Module):

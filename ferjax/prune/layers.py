@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax import cli
-from ferjax.paths import path_mask, path_name
+from ferjax import errors
+from ferjax.trees import path_mask, path_name
 
 DISTRIBUTIONS = ("global", "uniform", "erdos_renyi_kernel")
 STRUCTURES = ("weight", "filter", "N:M, such as 2:4")
@@ -73,12 +73,12 @@ def find_layers(
     for name in chosen(params, rules, keep):
         shape = weights[name].shape
         if structure != "weight" and len(shape) < 2:
-            raise cli.InputError(
+            raise errors.InputError(
                 f"{name} of shape {shape} has no {structure} structure: let the rules find kernels only"
             )
         inputs = int(np.prod(shape[:-1]))
         if block and inputs % block[1]:
-            raise cli.InputError(
+            raise errors.InputError(
                 f"{name} has {inputs} weights per output, not a multiple of {block[1]}: put it in `keep`"
             )
         module, _, _ = name.rpartition("/")
@@ -88,7 +88,7 @@ def find_layers(
         companions = tuple(c for c in around if c in weights) if filters else ()
         layers[name] = Layer(shape, tuple(range(len(shape) - 1)) if filters else (), companions)
     if not layers:
-        raise cli.InputError("the exceptions in `keep` leave nothing to prune")
+        raise errors.InputError("the exceptions in `keep` leave nothing to prune")
     return layers
 
 
@@ -102,13 +102,13 @@ def find_pools(layers: Mapping[str, Layer], sparsity: float, distribution: str) 
         total = sum(layer.units for layer in layers.values())
         pruned = round(sparsity * total)
         if pruned > total - len(layers):
-            raise cli.InputError(f"sparsity {sparsity} leaves no unit to some of {len(layers)} layers: lower it")
+            raise errors.InputError(f"sparsity {sparsity} leaves no unit to some of {len(layers)} layers: lower it")
         return [Pool(tuple(layers), pruned)]
     shares = dict.fromkeys(layers, sparsity) if distribution == "uniform" else _erdos_renyi(layers, sparsity)
     pools = [Pool((name,), round(shares[name] * layer.units)) for name, layer in layers.items()]
     for (name,), pruned in pools:
         if pruned >= layers[name].units:
-            raise cli.InputError(
+            raise errors.InputError(
                 f"sparsity {sparsity} prunes {name} away ({pruned} of {layers[name].units} units): "
                 "lower it or put the layer in `keep`"
             )
@@ -121,10 +121,10 @@ def parse_block(structure: str, sparsity: float, *, one_shot: bool) -> tuple[int
         return None
     match = re.fullmatch(r"(\d+):(\d+)", structure)
     if not match or not 0 < int(match[1]) < int(match[2]):
-        raise cli.unknown("structure", structure, STRUCTURES)
+        raise errors.unknown("structure", structure, STRUCTURES)
     kept, size = int(match[1]), int(match[2])
     if abs(sparsity - (1 - kept / size)) > 1e-6 or not one_shot:
-        raise cli.InputError(
+        raise errors.InputError(
             f"structure {structure!r} is reached at once and means sparsity {1 - kept / size:g}: "
             "set that sparsity and leave out `end`"
         )

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax import cli
-from ferjax.paths import path_name
+from ferjax import errors
 from ferjax.prune.layers import KERNELS, chosen, flat
+from ferjax.trees import path_name
 
 
 def apply_masks(params: Any, masks: Mapping[str, jax.Array]) -> Any:
@@ -55,5 +55,5 @@ def compression_ratio(dense: Any, pruned: Any) -> float:
     """
     remaining = sum(int(np.count_nonzero(np.asarray(w))) for w in jax.tree.leaves(pruned))
     if not remaining:
-        raise cli.InputError("nothing remains of the network: its compression ratio is infinite")
+        raise errors.InputError("nothing remains of the network: its compression ratio is infinite")
     return sum(w.size for w in jax.tree.leaves(dense)) / remaining

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ferjax import cli
-from ferjax.paths import path_name
+from ferjax import errors
 from ferjax.prune.layers import DISTRIBUTIONS, KERNELS, Layer, find_layers, find_pools, flat, parse_block
 from ferjax.prune.selection import Masks, best_of_blocks, select
+from ferjax.trees import path_name
 
 SCORES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "magnitude": lambda weight, gradient: jnp.abs(weight),
@@ -63,8 +63,8 @@ def prune(
         prunes the same share of each layer; "erdos_renyi_kernel" prunes large layers more, the density of a layer
         being proportional to sum(shape) / prod(shape) (Evci et al. 2020, section 3).
       structure: what a unit is: "weight"; "filter", all weights of an output channel and its bias and normalisation,
-        so that the channel is dead and `ferjax.slim` can remove it; or "N:M": N of M consecutive weights along the
-        inputs of an output channel stay, `sparsity` being 1 - N/M, in every layer and at once.
+        so that the channel is dead and `ferjax.prune.slim` can remove it; or "N:M": N of M consecutive weights along
+        the inputs of an output channel stay, `sparsity` being 1 - N/M, in every layer and at once.
       rules: regular expressions over parameter paths: what is pruned; each must find one.
       keep: regular expressions over parameter paths: exceptions; each must find one.
       keep_zeros: whether what is zero when the state is initialised is pruned from the first update on, so that a
@@ -78,14 +78,14 @@ def prune(
         nothing, a layer that would be pruned away, or a kernel that N:M does not divide.
     """
     if score not in SCORES:
-        raise cli.unknown("score", score, SCORES)
+        raise errors.unknown("score", score, SCORES)
     if distribution not in DISTRIBUTIONS:
-        raise cli.unknown("distribution", distribution, DISTRIBUTIONS)
+        raise errors.unknown("distribution", distribution, DISTRIBUTIONS)
     if not 0 <= sparsity < 1:
-        raise cli.InputError(f"sparsity must be at least 0 and below 1, got {sparsity}")
+        raise errors.InputError(f"sparsity must be at least 0 and below 1, got {sparsity}")
     end = begin if end is None else end
     if not (0 <= begin <= end and frequency >= 1):
-        raise cli.InputError(f"pruning needs 0 <= begin <= end and frequency >= 1, got {begin}, {end}, {frequency}")
+        raise errors.InputError(f"pruning needs 0 <= begin <= end and frequency >= 1, got {begin}, {end}, {frequency}")
     block = parse_block(structure, sparsity, one_shot=begin == end)
     # the share of the final count that is pruned by an update
     reached = (
@@ -144,7 +144,7 @@ def find_masks(opt_state: Any) -> Masks:
     """
     states = [s for s in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(s)]
     if not states:
-        raise cli.InputError("this optimiser prunes nothing: its chain has no prune")
+        raise errors.InputError("this optimiser prunes nothing: its chain has no prune")
     return states[0].masks
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ferjax.cli import InputError, unknown
+from ferjax.errors import InputError, unknown
 
 # Name on the command line -> onnxruntime's name.
 PROVIDERS = {

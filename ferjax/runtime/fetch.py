@@ -9,7 +9,8 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-from ferjax.cli import InputError, note, unknown
+from ferjax.cli import note
+from ferjax.errors import InputError, unknown
 
 
 class Download(NamedTuple):

@@ -14,19 +14,19 @@ from collections.abc import Sequence
 import cv2
 
 from ferjax import cli
-from ferjax.cli import InputError
+from ferjax.errors import InputError
 from ferjax.runtime import shipped
-from ferjax.runtime.draw import Painter
-from ferjax.runtime.faces import DETECTORS
-from ferjax.runtime.files import expanded
-from ferjax.runtime.frame import Source
+from ferjax.runtime.faces.detector import DETECTORS
 from ferjax.runtime.loop import RATE, stream
 from ferjax.runtime.model import load
 from ferjax.runtime.result import Result
-from ferjax.runtime.sink import Log, Recorder, Snapshots, snapshot_name
-from ferjax.runtime.smooth import METHODS, Limits
-from ferjax.runtime.source import open_source
-from ferjax.runtime.window import Window
+from ferjax.runtime.show.drawing import Painter
+from ferjax.runtime.show.recording import Log, Recorder, Snapshots, snapshot_name
+from ferjax.runtime.show.window import Window
+from ferjax.runtime.smoothing import METHODS, Limits
+from ferjax.runtime.sources.files import expanded
+from ferjax.runtime.sources.frame import Source
+from ferjax.runtime.sources.opening import open_source
 
 _KEYS = {"q": "quit", "s": "snapshot"}
 

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ferjax.cli import InputError
-from ferjax.runtime.faces import Detector, Face, create_detector, crop
-from ferjax.runtime.frame import Frame, Source
+from ferjax.errors import InputError
+from ferjax.runtime.faces.detector import Detector, Face, create_detector, crop
+from ferjax.runtime.faces.tracking import Track, distinct
+from ferjax.runtime.faces.watching import Watcher
 from ferjax.runtime.model import Model, load
 from ferjax.runtime.result import FaceResult, Latency, Result
-from ferjax.runtime.smooth import Decision, Labeller, Limits, Quality, Smoother, quality
-from ferjax.runtime.source import open_source
-from ferjax.runtime.track import Track, distinct
-from ferjax.runtime.watch import Watcher
+from ferjax.runtime.smoothing import Decision, Labeller, Limits, Quality, Smoother, quality
+from ferjax.runtime.sources.frame import Frame, Source
+from ferjax.runtime.sources.opening import open_source
 
 RATE = 10.0  # classifications of a face per second, at least
 _UNSEEN = 0.25  # seconds for which a face that is not found is still shown where it should be

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ferjax import spec as contract
-from ferjax.cli import InputError, note
+from ferjax.cli import note
+from ferjax.errors import InputError
 from ferjax.runtime import shipped
 from ferjax.runtime.engine import Engine, open_engine, saturates
 from ferjax.spec import ModelSpec

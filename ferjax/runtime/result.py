@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ferjax.runtime.frame import Frame
+from ferjax.runtime.sources.frame import Frame
 
 
 class FaceResult(NamedTuple):

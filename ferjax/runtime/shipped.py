@@ -9,7 +9,7 @@ import os
 import pathlib
 
 from ferjax import spec as contract
-from ferjax.cli import InputError, unknown
+from ferjax.errors import InputError, unknown
 
 FOLDER = pathlib.Path(__file__).parent / "models"
 DEFAULT, SUFFIX = "default", ".tflite"

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from data_layouts import affectnet_files, faces, jpeg, npy, write, write_zip
 
-from ferjax.cli import InputError
-from ferjax.data import affectnet, load
-from ferjax.data.preparing import prepare
+from ferjax.data import load
+from ferjax.data.datasets import affectnet
+from ferjax.data.prepare.pipeline import prepare
+from ferjax.errors import InputError
+from tests.support.data_layouts import affectnet_files, faces, jpeg, npy, write, write_zip
 
 ORDER = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt")
 

@@ -3,12 +3,12 @@ import subprocess
 import sys
 
 import pytest
-from data_layouts import affectnet_files, fer2013_files, write, write_zip
 from test_folder import album
 
-from ferjax.cli import InputError
 from ferjax.data import load
-from ferjax.data.__main__ import main
+from ferjax.data.commands import main
+from ferjax.errors import InputError
+from tests.support.data_layouts import affectnet_files, fer2013_files, write, write_zip
 
 
 def test_prepare_prints_the_counts(tmp_path, capsys):

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from data_layouts import CSV_NUMBERS, faces, fer2013_csv, fer2013_files, write, write_zip
 
-from ferjax.cli import InputError
-from ferjax.data import EMOTIONS, fer2013, load
-from ferjax.data.preparing import prepare
+from ferjax.data import EMOTIONS, load
+from ferjax.data.datasets import fer2013
+from ferjax.data.prepare.pipeline import prepare
+from ferjax.errors import InputError
+from tests.support.data_layouts import CSV_NUMBERS, faces, fer2013_csv, fer2013_files, write, write_zip
 
 
 def labels_by_name(source):

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from data_layouts import faces, ferplus_files, write, write_zip
 
-from ferjax.cli import InputError
-from ferjax.data import ferplus, load
-from ferjax.data.preparing import prepare
+from ferjax.data import load
+from ferjax.data.datasets import ferplus
+from ferjax.data.prepare.pipeline import prepare
+from ferjax.errors import InputError
+from tests.support.data_layouts import faces, ferplus_files, write, write_zip
 
 
 def test_majority_labels_and_votes_as_the_paper_counts_them(tmp_path, capsys):

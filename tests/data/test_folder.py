@@ -4,12 +4,14 @@ import sys
 
 import numpy as np
 import pytest
-from data_layouts import faces, jpeg, write, write_zip
 from PIL import Image
 
-from ferjax.cli import InputError
-from ferjax.data import folder, load, synthetic
-from ferjax.data.preparing import write as prepare_as
+from ferjax.data import load
+from ferjax.data.datasets import folder
+from ferjax.data.prepare.pipeline import write as prepare_as
+from ferjax.data.synthetic import rendering
+from ferjax.errors import InputError
+from tests.support.data_layouts import faces, jpeg, write, write_zip
 
 
 def album(count=20, classes=("cat", "dog"), size=60, channels=3):
@@ -202,7 +204,7 @@ def test_the_largest_face_is_cut_out_and_pictures_without_one_are_named(tmp_path
     pytest.importorskip("cv2")
     files = {}
     for seed in range(4):
-        scene, boxes, _ = synthetic.render_scene(seed=seed, faces=1, size=(240, 320))
+        scene, boxes, _ = rendering.render_scene(seed=seed, faces=1, size=(240, 320))
         files[f"{'ab'[seed % 2]}/{seed}.jpg"] = jpeg(scene)
         assert len(boxes) == 1
     files["a/nobody.jpg"] = jpeg(np.full((200, 200, 3), 90, np.uint8))

@@ -3,11 +3,11 @@ import json
 
 import numpy as np
 import pytest
-from data_layouts import faces, fer2013_files, jpeg, write_zip
 from PIL import Image
 
-from ferjax.data import leaks
-from ferjax.data.preparing import prepare
+from ferjax.data.prepare import leaks
+from ferjax.data.prepare.pipeline import prepare
+from tests.support.data_layouts import faces, fer2013_files, jpeg, write_zip
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,13 @@ import os
 
 import numpy as np
 import pytest
-from data_layouts import fer2013_files, write_zip
 
-from ferjax.cli import InputError
 from ferjax.data import EMOTIONS, FaceData, load
 from ferjax.data.loading import prepared
 from ferjax.data.on_disk import DiskImages
-from ferjax.data.preparing import prepare
+from ferjax.data.prepare.pipeline import prepare
+from ferjax.errors import InputError
+from tests.support.data_layouts import fer2013_files, write_zip
 
 SMALL = {"train": 14, "validation": 7, "test": 8, "size": 24}
 
@@ -40,14 +40,14 @@ def test_synthetic_faces_render_themselves(faces_dir):
 
 
 def test_the_second_load_reads_what_the_first_one_drew(faces_dir, monkeypatch):
-    from ferjax.data import synthetic
+    from ferjax.data.synthetic import rendering
 
-    monkeypatch.setattr(synthetic, "render_faces", None)
+    monkeypatch.setattr(rendering, "render_faces", None)
     assert load("synthetic_faces", faces_dir, **SMALL).sha256
 
 
 def test_the_two_lists_of_expressions_agree():
-    from ferjax.data.faces import EXPRESSIONS
+    from ferjax.data.synthetic.action_units import EXPRESSIONS
 
     assert EXPRESSIONS == EMOTIONS
 

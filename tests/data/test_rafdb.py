@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from data_layouts import rafdb_files, write, write_zip
 
-from ferjax.cli import InputError
-from ferjax.data import load, rafdb
-from ferjax.data.preparing import prepare
+from ferjax.data import load
+from ferjax.data.datasets import rafdb
+from ferjax.data.prepare.pipeline import prepare
+from ferjax.errors import InputError
+from tests.support.data_layouts import rafdb_files, write, write_zip
 
 LIST = "basic/EmoLabel/list_patition_label.txt"
 

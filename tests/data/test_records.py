@@ -9,13 +9,14 @@ import sys
 
 import numpy as np
 import pytest
-from data_layouts import fer2013_files, write_zip
 
-from ferjax.cli import InputError
-from ferjax.data import load, preparing, store
-from ferjax.data.__main__ import main
+from ferjax.data import load, store
+from ferjax.data.commands import main
 from ferjax.data.on_disk import DiskImages
-from ferjax.sampling import BatchRows, sampler
+from ferjax.data.prepare import pipeline
+from ferjax.errors import InputError
+from ferjax.train.sampling import BatchRows, sampler
+from tests.support.data_layouts import fer2013_files, write_zip
 
 pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("tensorflow")
@@ -28,7 +29,7 @@ TRAIN = "records/1.0.0/records-train.array_record-0000{}-of-0000{}"
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
     folder = tmp_path_factory.mktemp("arrays")
-    preparing.prepare("fer2013", write_zip(folder / "fer2013.zip", fer2013_files(count=COUNT)), folder)
+    pipeline.prepare("fer2013", write_zip(folder / "fer2013.zip", fer2013_files(count=COUNT)), folder)
     return folder
 
 
@@ -137,7 +138,7 @@ def test_damaged_facts_about_the_files_are_one_line(breakable, name, damage):
 def test_what_is_not_installed_is_said_before_anything_is_decoded(arrays, tmp_path, monkeypatch, absent):
     monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(InputError, match=r"--array-record needs .* to write .*pip install 'ferjax\[data\]'"):
-        preparing.prepare("fer2013", arrays / "fer2013.zip", tmp_path, array_record=True)
+        pipeline.prepare("fer2013", arrays / "fer2013.zip", tmp_path, array_record=True)
     assert not list(tmp_path.iterdir())
 
 

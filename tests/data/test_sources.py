@@ -1,10 +1,10 @@
 import os
 
 import pytest
-from data_layouts import write, write_zip
 
-from ferjax.cli import InputError
-from ferjax.data.sources import BadExample, Tree, bad_example
+from ferjax.data.datasets.sources import BadExample, Tree, bad_example
+from ferjax.errors import InputError
+from tests.support.data_layouts import write, write_zip
 
 FILES = {
     "top/a/1.jpg": b"one",

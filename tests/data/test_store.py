@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ferjax.cli import InputError
 from ferjax.data import class_weights, default_data_dir, store
 from ferjax.data.on_disk import DiskImages
+from ferjax.errors import InputError
 
 
 def write_split(folder, count, shape=(4, 4, 1), **columns):

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from ferjax.cli import InputError
 from ferjax.data import on_disk, store
-from ferjax.sampling import BatchRows, sampler
+from ferjax.errors import InputError
+from ferjax.train.sampling import BatchRows, sampler
 
 COUNT, BATCH = 50, 8
 

@@ -7,11 +7,17 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from ferjax.cli import InputError
-from ferjax.data.face_drawing import draw_face
-from ferjax.data.face_geometry import Light, Pose
-from ferjax.data.faces import EXPRESSIONS, PROTOTYPES, ActionUnits, sample_action_units, sample_identity
-from ferjax.data.synthetic import render_faces, render_scene
+from ferjax.data.synthetic.action_units import (
+    EXPRESSIONS,
+    PROTOTYPES,
+    ActionUnits,
+    sample_action_units,
+    sample_identity,
+)
+from ferjax.data.synthetic.drawing import draw_face
+from ferjax.data.synthetic.geometry import Light, Pose
+from ferjax.data.synthetic.rendering import render_faces, render_scene
+from ferjax.errors import InputError
 
 
 def overlap(a, b):

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from data_layouts import affectnet_files, fer2013_files, ferplus_files, rafdb_files, write, write_zip
 
-from ferjax.cli import InputError
-from ferjax.data import load, tfds_builders
-from ferjax.data.preparing import prepare
+from ferjax.data import load
+from ferjax.data.datasets import tfds_builders
+from ferjax.data.prepare.pipeline import prepare
+from ferjax.errors import InputError
+from tests.support.data_layouts import affectnet_files, fer2013_files, ferplus_files, rafdb_files, write, write_zip
 
 tfds = pytest.importorskip("tensorflow_datasets")
 

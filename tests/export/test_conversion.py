@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import quick
 from ai_edge_litert.interpreter import Interpreter
 
 from ferjax import export, models
-from ferjax.export import departure, flatbuffer, formats, network, onnx_graph, tflite
-from ferjax.export.examples import normalize
+from ferjax.export import conversion, diagnosis, flatbuffer, formats, onnx_graph, tflite
+from ferjax.export.representative import normalize
 from ferjax.spec import ModelSpec
+from tests.support import quick
 
 SMALL = {
     "baseline_cnn5": {"widths": [8, 16]},
@@ -52,7 +52,7 @@ def small(name):
         return (value + spread * rng.uniform(-1, 1, value.shape)).astype(np.float32)
 
     variables = jax.tree_util.tree_map_with_path(stirred, variables)
-    return network.Network.of(spec, variables, inputs)
+    return conversion.Network.of(spec, variables, inputs)
 
 
 @functools.cache
@@ -211,8 +211,8 @@ def test_more_than_ten_layers_are_compared_in_their_order(kind):
     variables = quick.jit(functools.partial(module.init, train=False))(jax.random.key(0), image)
     row = next(r for r in export.FORMATS if (r.format, r.quantization) == (kind, "none"))
     images = np.random.default_rng(2).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
-    net = network.Network.of(spec, variables, image)
-    found = departure.layers(row.convert[formats.TRANSFORMER], net, images)
+    net = conversion.Network.of(spec, variables, image)
+    found = diagnosis.layers(row.convert[formats.TRANSFORMER], net, images)
     assert [layer.name for layer in found[2:-1]] == [*(f"stage{i}" for i in range(1, 11)), "embedding"]
     assert max(layer.error for layer in found) < 1e-5
 
@@ -221,7 +221,7 @@ def test_more_than_ten_layers_are_compared_in_their_order(kind):
 def test_layers_are_compared_in_their_order(kind):
     row = next(r for r in export.FORMATS if (r.format, r.quantization) == (kind, "none"))
     images = np.random.default_rng(2).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
-    found = departure.layers(row.convert[formats.CONVOLUTIONAL], small("resnet20"), images)
+    found = diagnosis.layers(row.convert[formats.CONVOLUTIONAL], small("resnet20"), images)
     assert [layer.name for layer in found] == ["stage0", "stage1", "stage2", "embedding", "logits"]
     assert max(layer.error for layer in found) < 1e-5
 
@@ -231,11 +231,11 @@ def test_the_first_layer_that_departs_is_named():
         """The second stage's convolution loses a channel."""
         variables = jax.tree.map(np.copy, net.variables)
         variables["params"]["layer2_0"]["conv1"]["conv"]["kernel"][..., 0] = 0
-        return tflite.float32(network.Network(net.spec, net.module, variables, net.examples, net.function))
+        return tflite.float32(conversion.Network(net.spec, net.module, variables, net.examples, net.function))
 
     images = np.random.default_rng(2).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
-    found = departure.layers(spoil, small("resnet20"), images)
-    assert departure.first(found).name == "stage2"
+    found = diagnosis.layers(spoil, small("resnet20"), images)
+    assert diagnosis.first(found).name == "stage2"
 
 
 def test_numbers_at_the_end_of_names():

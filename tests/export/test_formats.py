@@ -4,15 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 
 from ferjax import export, models
-from ferjax.cli import InputError
 from ferjax.data import Split
+from ferjax.errors import InputError
 from ferjax.export import formats, tflite
-from ferjax.export.examples import balanced, calibration_images, typical
-from ferjax.export.network import Network
+from ferjax.export.conversion import Network
+from ferjax.export.representative import balanced, calibration_images, typical
 from ferjax.spec import ModelSpec
+from tests.support import quick
 
 
 def spec(architecture="resnet20", **args):

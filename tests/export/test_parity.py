@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-import small_files
 
 from ferjax import spec as contract
-from ferjax.calibration import softmax
-from ferjax.cli import InputError
+from ferjax.errors import InputError
+from ferjax.evaluate.calibration import softmax
 from ferjax.export import formats, parity
+from tests.support import small_files
 
 
 @pytest.fixture

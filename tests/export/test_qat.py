@@ -6,15 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
-import small_files
-import tiny_networks as tiny
 
 from ferjax import models, quant
-from ferjax.cli import InputError
-from ferjax.export import flatbuffer, network, qat
-from ferjax.models import quantized
+from ferjax.errors import InputError
+from ferjax.export import conversion, flatbuffer, qat
+from ferjax.quant import rounding as quant_rounding
 from ferjax.spec import ModelSpec
+from tests.support import quick, small_files
+from tests.support import tiny_networks as tiny
 
 MULTIPLY = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
 
@@ -22,10 +21,10 @@ MULTIPLY = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
 def observed(name, weight_bits=8):
     """A folded network with the ranges of 32 images, those images, and what fake quantisation makes of them."""
     module, _, shape = tiny.create(name)
-    folded, variables = quantized.fold(module, tiny.variables(module, shape), shape)
+    folded, variables = quant_rounding.fold(module, tiny.variables(module, shape), shape)
     x = tiny.images(shape, 32)
-    apply = quantized.make_apply(folded, weight_bits=weight_bits)
-    variables["ranges"] = quantized.initial_ranges(folded, shape)
+    apply = quant_rounding.make_apply(folded, weight_bits=weight_bits)
+    variables["ranges"] = quant_rounding.initial_ranges(folded, shape)
     _, ranges = quick.jit(functools.partial(apply, train=False, mutable=["ranges"]))(variables, x)
     return folded, {**variables, **ranges}, x, quick.jit(functools.partial(apply, train=False))
 
@@ -39,7 +38,7 @@ def as_network(module, variables, x):
         std=(0.25,) * x.shape[-1],
         architecture="any",
     )
-    return network.Network(spec, models.for_export(module), variables, np.asarray(x), network.logits)
+    return conversion.Network(spec, models.for_export(module), variables, np.asarray(x), conversion.logits)
 
 
 def run_tflite(blob, x):
@@ -138,9 +137,9 @@ def test_four_bit_weights():
 
 def test_a_range_never_observed_is_named():
     module, _, shape = tiny.create("baseline_cnn3")
-    folded, variables = quantized.fold(module, tiny.variables(module, shape), shape)
+    folded, variables = quant_rounding.fold(module, tiny.variables(module, shape), shape)
     x = tiny.images(shape)
     with pytest.raises(InputError, match=r"the range of the image was never observed \(0 of \d+ were\): train with"):
-        qat.tflite(as_network(folded, {**variables, "ranges": quantized.initial_ranges(folded, shape)}, x))
+        qat.tflite(as_network(folded, {**variables, "ranges": quant_rounding.initial_ranges(folded, shape)}, x))
     with pytest.raises(InputError, match=r"ranges were never observed \(0 of 0 were\)"):
         qat.tflite(as_network(folded, variables, x))

@@ -11,8 +11,9 @@ Run it in an environment of its own; the tests need none of this:
 import json
 from pathlib import Path
 
-import seeded
 import torch
+
+from tests.support import seeded
 
 HERE = Path(__file__).parent
 

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import quick
 
-from ferjax import losses, models, training
-from ferjax.cli import InputError
-from ferjax.data.synthetic import render_faces
+from ferjax import losses, models
+from ferjax.data.synthetic.rendering import render_faces
+from ferjax.errors import InputError
+from ferjax.train import step as train_step
+from tests.support import quick
 
 LARGE = {"resnet18_imagenet", "resnet50", "resnet50_caffe", "deit_tiny_distilled", "resemotenet"}
 # The same code at a depth or width that compiles quickly; `full` runs take the networks as they are.
@@ -67,11 +68,11 @@ def test_steps_on_embedded_faces_move_every_parameter(name, kwargs):
     channels = batch["images"].shape[-1]
     tx = optax.adam(1e-3)
     step = quick.jit(
-        training.make_train_step(
+        train_step.make_train_step(
             module.apply, losses.cross_entropy, tx, num_classes=7, mean=(0.5,) * channels, std=(0.25,) * channels
         )
     )
-    state, seen = training.init_state(variables, tx), []
+    state, seen = train_step.init_state(variables, tx), []
     for _ in range(2):
         state, sums = step(state, batch)
         seen.append(sums)

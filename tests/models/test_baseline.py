@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from ferjax import models
-from ferjax.cli import InputError
+from ferjax.errors import InputError
 
 
 @pytest.mark.parametrize(("name", "least"), [("baseline_cnn5", 32), ("baseline_cnn3", 4)])

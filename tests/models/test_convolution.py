@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ferjax.cli import InputError
-from ferjax.models import convolution
+from ferjax.errors import InputError
+from ferjax.models.cpu import convolution
 
 
 def values_and_gradients(function, *shapes):

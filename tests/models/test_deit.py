@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 
 from ferjax import models
-from ferjax.cli import InputError
+from ferjax.errors import InputError
 from ferjax.models.deit import resize_positions
+from tests.support import quick
 
 SMALL = {"depth": 1, "width": 12, "heads": 3, "patch": 8, "grid": (2, 3)}
 

@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 from jax.test_util import check_grads
 
-from ferjax.models import normalization
+from ferjax.models.cpu import normalization
 
 BOTH = [normalization.at_once, normalization.in_parts]
 SHAPES = [(16, 5, 4, 3), (12, 3, 3, 2), (7, 2, 3, 4), (1, 4, 4, 2), (24, 6)]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.models import pooling
+from ferjax.models.cpu import pooling
 
 
 @pytest.mark.parametrize(("window", "stride"), [(3, 2), (2, 2), (3, 1)])

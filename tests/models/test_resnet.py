@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 
 from ferjax import models
-from ferjax.cli import InputError
+from ferjax.errors import InputError
+from tests.support import quick
 
 
 def count(tree):

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 from flax import linen as nn
 
 from ferjax import models
-from ferjax.models import tokens
+from ferjax.models.cpu import tokens
+from tests.support import quick
 
 EPSILON = 1e-6
 

@@ -6,10 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-import small_files
 
 import ferjax
 from ferjax.runtime import load
+from tests.support import small_files
 
 FACE = np.arange(30, dtype=np.uint8).reshape(6, 5)
 SERVE = """

@@ -7,12 +7,13 @@ import cv2
 import numpy as np
 import pytest
 
-from ferjax.cli import InputError
-from ferjax.data.clips import render_clip
-from ferjax.data.synthetic import render_scene
-from ferjax.runtime import faces, finders
-from ferjax.runtime.faces import Face, create_detector, crop
-from ferjax.runtime.track import overlap
+from ferjax.data.synthetic.films import render_clip
+from ferjax.data.synthetic.rendering import render_scene
+from ferjax.errors import InputError
+from ferjax.runtime.faces import detector as faces_detector
+from ferjax.runtime.faces import finders
+from ferjax.runtime.faces.detector import Face, create_detector, crop
+from ferjax.runtime.faces.tracking import overlap
 from ferjax.spec import ModelSpec
 
 OTHER = pathlib.Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_alt.xml"
@@ -92,11 +93,11 @@ def test_a_region_is_searched_alone_and_answered_in_the_frames_pixels():
 
 def test_a_large_frame_is_reduced_by_averaging():
     noise = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), np.uint8)
-    small = faces.reduced(noise, 0.1)
+    small = faces_detector.reduced(noise, 0.1)
     assert small.shape == (120, 160, 3)
     assert small.std() < 40 and abs(small.mean() - 127.5) < 2  # single pixels have a deviation of 74
-    assert faces.reduced(noise, 1.0) is noise
-    assert faces.reduced(noise[:4, :4], 0.01).shape == (1, 1, 3)
+    assert faces_detector.reduced(noise, 1.0) is noise
+    assert faces_detector.reduced(noise[:4, :4], 0.01).shape == (1, 1, 3)
 
 
 @pytest.mark.parametrize("color_order", ["gray", "rgb", "bgr"])
@@ -156,7 +157,7 @@ def test_eyes_come_out_level(angle):
 
 def test_eyes_one_above_the_other_are_not_believed():
     landmarks = np.array([[10, 10], [12, 40], [0, 0], [0, 0], [0, 0]], float)
-    assert faces.tilt(Face((0, 0, 50, 50), 1.0, landmarks)) == 0
+    assert faces_detector.tilt(Face((0, 0, 50, 50), 1.0, landmarks)) == 0
 
 
 class Net:

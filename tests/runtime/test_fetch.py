@@ -5,9 +5,10 @@ import threading
 
 import pytest
 
-from ferjax.cli import InputError
+from ferjax.errors import InputError
 from ferjax.runtime import __main__ as command
-from ferjax.runtime import faces, fetch
+from ferjax.runtime import fetch
+from ferjax.runtime.faces import detector
 
 MODEL = b"a detector's weights" * 100
 
@@ -119,4 +120,4 @@ def test_the_real_model_is_pinned():
     model = fetch.MODELS["yunet"]
     assert model.url.startswith("https://github.com/opencv/opencv_zoo/") and model.url.endswith(model.file)
     assert len(bytes.fromhex(model.sha256)) == 32
-    assert faces.DETECTORS[1] == "yunet"
+    assert detector.DETECTORS[1] == "yunet"

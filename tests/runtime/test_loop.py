@@ -3,12 +3,12 @@ import math
 import cv2
 import numpy as np
 import pytest
-import small_files
-from live_parts import SPEC, frame, patch_detector, patches
 
-from ferjax.cli import InputError
+from ferjax.errors import InputError
 from ferjax.runtime import load, stream
-from ferjax.runtime.frame import Frame
+from ferjax.runtime.sources.frame import Frame
+from tests.support import small_files
+from tests.support.live_parts import SPEC, frame, patch_detector, patches
 
 PLACES = {0: (20, 20), 50: (120, 30), 100: (220, 20), 150: (60, 150)}
 

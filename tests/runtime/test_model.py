@@ -6,15 +6,15 @@ from concurrent import futures
 import numpy as np
 import onnx
 import pytest
-import small_files
-from small_files import GRAY, RGB
 
 from ferjax import spec as contract
-from ferjax.cli import InputError
-from ferjax.data import images
+from ferjax.data.prepare import decoding
+from ferjax.errors import InputError
 from ferjax.runtime import UNCERTAIN, Model, load
 from ferjax.runtime import engine as engines
 from ferjax.runtime.engine import open_engine
+from tests.support import small_files
+from tests.support.small_files import GRAY, RGB
 
 
 @pytest.fixture(scope="module", params=["tflite", "onnx"])
@@ -100,7 +100,7 @@ def test_a_crop_of_another_size_is_resized_as_a_data_set_is(tmp_path, spec, size
     """Training's pixels are Pillow's: what is served must not differ, noise least of all."""
     square = spec.replace(input_size=(48, 48))
     face = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
-    trained = images.decode(np.ascontiguousarray(face[..., ::-1]), size=48, channels=spec.channels).image
+    trained = decoding.decode(np.ascontiguousarray(face[..., ::-1]), size=48, channels=spec.channels).image
     served = load(small_files.onnx_file(tmp_path / "m.onnx", square)).prepare(face)
     difference = np.abs(served.astype(int) - trained)
     assert difference.max() <= 1 and difference.mean() < 0.02
@@ -212,7 +212,7 @@ RUNTIME, path = sys.argv[1:]
 sys.meta_path.insert(0, Blocker())
 import numpy as np
 import ferjax.runtime
-from ferjax.cli import InputError
+from ferjax.errors import InputError
 model = ferjax.runtime.load(path)
 face = np.arange(30, dtype=np.uint8).reshape(6, 5)
 print(model.predict(face).confidence)

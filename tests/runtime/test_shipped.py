@@ -3,13 +3,12 @@ import sys
 import cv2
 import numpy as np
 import pytest
-import small_files
 
-from ferjax import predict
-from ferjax.cli import InputError
-from ferjax.data.synthetic import render_scene
+from ferjax.data.synthetic.rendering import render_scene
+from ferjax.errors import InputError
 from ferjax.runtime import __main__ as command
-from ferjax.runtime import live, load, shipped
+from ferjax.runtime import live, load, predict, shipped
+from tests.support import small_files
 
 SPEC = small_files.GRAY.replace(quantization="int8", dataset="fer2013", accuracy={"validation": 0.6391})
 

@@ -1,0 +1,1 @@
+"""The data sets: one module reads each form in which people have it."""

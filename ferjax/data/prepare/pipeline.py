@@ -1,0 +1,250 @@
+"""From a user's copy of a data set to prepared arrays, in one pass, or to nothing at all."""
+
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ferjax.cli import note
+from ferjax.data import manifest, records, store
+from ferjax.data.datasets import affectnet, fer2013, ferplus, rafdb
+from ferjax.data.datasets.sources import BadExample, Example, Source
+from ferjax.data.prepare import decoding, duplicates
+from ferjax.errors import InputError, unknown
+from ferjax.spec import UNCERTAIN
+
+DATASETS: dict[str, ModuleType] = {"fer2013": fer2013, "ferplus": ferplus, "rafdb": rafdb, "affectnet": affectnet}
+_SEED = 0
+
+
+def prepare(
+    name: str,
+    source: str | Path,
+    data_dir: str | Path | None = None,
+    *,
+    skip_bad: bool = False,
+    drop_leaks: bool = False,
+    holdout: float = 0.0,
+    array_record: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Prepares one of the field's data sets from a user's copy.
+
+    Args:
+      name: one of DATASETS.
+      source: zip file, folder or CSV file; see the parser `ferjax.data.<name>.read`.
+      data_dir: where prepared data lie; `default_data_dir()` if None.
+      skip_bad: leave out images that do not decode and say how many, instead of failing.
+      drop_leaks: remove training images that have an exact or near twin in another split.
+      holdout: part of training (0..0.5) to take as validation, for a data set that has none.
+      array_record: store the images as `ferjax.data.records` instead of one array a split.
+      **options: of the parser.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      InputError: on a source that is not what it should be; data prepared before stay as they are.
+    """
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
+    parsed = DATASETS[name].read(Path(source), **options)
+    return write(
+        name,
+        parsed,
+        data_dir,
+        skip_bad=skip_bad,
+        drop_leaks=drop_leaks,
+        holdout=holdout,
+        array_record=array_record,
+    )
+
+
+def write(
+    name: str,
+    source: Source,
+    data_dir: str | Path | None = None,
+    *,
+    skip_bad: bool = False,
+    drop_leaks: bool = False,
+    holdout: float = 0.0,
+    array_record: bool = False,
+) -> dict[str, Any]:
+    """Decodes a parsed source and stores it as data_dir/name.
+
+    Args:
+      name: name of the data set.
+      source: what a parser returned.
+      data_dir: as for `prepare`.
+      skip_bad: as for `prepare`.
+      drop_leaks: as for `prepare`.
+      holdout: as for `prepare`.
+      array_record: as for `prepare`.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      InputError: naming the images that do not decode, or the class without training images; if the folder holds
+        something else.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name) or name == "synthetic_faces":
+        raise InputError(f"{name!r} cannot name a data set: use letters, digits, - and _, and not synthetic_faces")
+    if UNCERTAIN in source.class_names:
+        raise InputError(f"no class may be called {UNCERTAIN!r}, which is the answer of an unsure model: rename it")
+    if source.size < 1:
+        raise InputError(f"the images' size must be 1 or more pixels, got {source.size}")
+    if not 0 <= holdout <= 0.5:
+        raise InputError(f"holdout must be in 0..0.5, got {holdout}")
+    if array_record:
+        records.check()
+    with store.staging(Path(data_dir or store.default_data_dir()), name) as staged:
+        remarks, bad = write_arrays(source, staged)
+        if bad and not skip_bad:
+            raise InputError(f"{_list(bad)}; mend or remove them, or leave them out with --skip-bad")
+        _divide(name, source, staged, holdout)
+        dropped = _drop_leaks(staged) if drop_leaks else 0
+        if dropped and not (staged / "train").exists():
+            raise InputError(
+                f"--drop-leaks would remove all {dropped:,} training images: each has a twin in another split, see "
+                "python -m ferjax.data leaks; leave it out, or take other pictures"
+            )
+        missing = {s: t for s, t in source.missing.items() if not (staged / s).exists()}
+        if holdout and "validation" in missing:
+            missing["validation"] = "take other pictures: --holdout found none that is no near copy of another"
+        facts = {"remarks": remarks, "skipped": bad, "dropped_leaks": dropped, "missing": missing}
+        result = manifest.complete(staged, name, source.class_names, **facts, notes=list(source.notes))
+        if array_record:
+            store.use_records(staged, source.class_names)
+    said = [f"left out: {_list(bad)}"] if bad else []
+    said += [f"{count:,} images {remark}" for remark, count in remarks.items()]
+    said += source.notes
+    said += [f"{dropped:,} training images with a twin in another split removed"] if drop_leaks else []
+    said += [f"there is no {split} split in the source; to get it, {text}" for split, text in missing.items()]
+    for line in said:
+        note(f"{name}: {line}")
+    return result
+
+
+def write_arrays(source: Source, staged: Path) -> tuple[dict[str, int], list[str]]:
+    """Decodes every example into staged/<split>/.
+
+    Returns:
+      How many images each remark applies to, and what is wrong with each image that is left out.
+    """
+    writers: dict[str, store.SplitWriter] = {}
+    remarks: Counter[str] = Counter()
+    bad = []
+    started = said = time.monotonic()
+    with ExitStack() as stack:
+        for done, (example, decoded) in enumerate(decoded_examples(source), 1):
+            if isinstance(decoded, str):
+                bad.append(decoded)
+                continue
+            remarks.update(decoded.remarks)
+            if example.split not in writers:
+                writer = store.SplitWriter(staged / example.split, (source.size, source.size, source.channels))
+                writers[example.split] = stack.enter_context(writer)
+            writers[example.split].add(decoded.image, example.label, example.name, example.columns)
+            if time.monotonic() - said > 10:
+                said = time.monotonic()
+                note(f"decoded {done:,} of {len(source.examples):,} images, {done / (said - started):,.0f} a second")
+    return dict(remarks), bad
+
+
+def decoded_examples(source: Source) -> Iterator[tuple[Example, decoding.Decoded | str]]:
+    """Decodes in threads (Pillow lets go of the interpreter lock), in order, a block at a time.
+
+    Yields:
+      Each example with its image, or with one line that says what is wrong with it.
+    """
+
+    def decode(example: Example) -> decoding.Decoded | str:
+        try:
+            size, channels = source.size, source.channels
+            return decoding.decode(example.read(), size, channels, box=example.box, crop=source.crop)
+        except BadExample as error:
+            return str(error) if example.name in str(error) else f"{example.name}: {error}"
+        except InputError:
+            raise
+        except Exception:  # a broken file makes Pillow raise nearly anything
+            return f"{example.name} does not decode"
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(source.examples), 1024):
+            block = source.examples[start : start + 1024]
+            yield from zip(block, pool.map(decode, block), strict=True)
+
+
+def _list(lines: list[str]) -> str:
+    more = f"; and {len(lines) - 5:,} more" if len(lines) > 5 else ""
+    return f"{len(lines):,} unusable image{'s'[: len(lines) != 1]}: {'; '.join(lines[:5])}{more}"
+
+
+def _divide(name: str, source: Source, staged: Path, holdout: float) -> None:
+    """Divides the training split by fractions, near twins on one side."""
+    fractions = source.fractions
+    if holdout:
+        if (staged / "validation").exists() or fractions:
+            raise InputError(f"{name} has a validation split already: --holdout would make a second one")
+        fractions = (1 - holdout, holdout, 0.0)
+    if fractions is None or not (staged / "train").exists():
+        return
+    train = {"train": store.read_split(staged / "train")}
+    exact = duplicates.exact_groups(train)
+    groups = duplicates.join(duplicates.near_pairs(train, exact), exact)
+    parts = divide(train["train"].labels, [[m.row for m in g] for g in groups], fractions)
+    for i, split in enumerate(store.SPLITS):
+        if fractions[i] > 0 and not (parts == i).any():
+            together = max(map(len, groups), default=0)
+            note(
+                f"no image is left for {split}: {together} of {len(parts)} are near copies of each other, as frames of "
+                "one film are, and stay on one side. Divide the pictures yourself, into folders train, val and test"
+            )
+    store.resplit(staged, {s: np.flatnonzero(parts == i) for i, s in enumerate(store.SPLITS)})
+
+
+def divide(labels: np.ndarray, groups: list[list[int]], fractions: tuple[float, float, float]) -> np.ndarray:
+    """Divides images so that each class has the fractions and each group stays on one side.
+
+    Args:
+      labels: int (N,).
+      groups: indices of images that belong together.
+      fractions: parts of train, validation and test.
+
+    Returns:
+      int (N,): 0, 1 or 2. Train comes first where a class is too small for all three.
+    """
+    rng = np.random.default_rng(_SEED)
+    alone = np.setdiff1d(np.arange(len(labels)), [i for g in groups for i in g])
+    units = [*groups, *([int(i)] for i in rng.permutation(alone))]
+    units.sort(key=len, reverse=True)  # large groups go to train, which wants the most
+    counts = np.bincount(labels)
+    wanted = np.outer(counts, fractions)
+    wanted = np.where(np.array(fractions) > 0, np.maximum(wanted, 1), 0)
+    parts = np.zeros(len(labels), np.int64)
+    for unit in units:
+        label = labels[unit[0]]
+        part = int(wanted[label].argmax())
+        parts[unit] = part
+        for i in unit:
+            wanted[labels[i], part] -= 1
+    return parts
+
+
+def _drop_leaks(staged: Path) -> int:
+    """Removes training images with an exact or near twin in another split; returns how many."""
+    splits = {s: store.read_split(staged / s) for s in store.SPLITS if (staged / s).is_dir()}
+    exact = duplicates.exact_groups(splits)
+    leaks = duplicates.leaks(duplicates.near_pairs(splits, exact), exact)
+    if leaks:
+        store.resplit(staged, {"train": np.setdiff1d(np.arange(len(splits["train"].labels)), sorted(leaks))})
+    return len(leaks)

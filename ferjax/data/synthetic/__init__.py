@@ -1,0 +1,1 @@
+"""The embedded faces and films, which ferjax renders itself."""

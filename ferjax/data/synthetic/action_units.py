@@ -1,0 +1,202 @@
+"""What a rendered face is made of: who it is, what its muscles do, and which muscles an expression moves.
+
+Expressions are combinations of facial action units (AU; Ekman & Friesen 1978, *Facial Action Coding
+System*). The seven prototypes follow the emotion predictions of EMFACS (Friesen & Ekman 1983).
+"""
+
+import dataclasses
+
+import numpy as np
+
+from ferjax.data.datasets.sources import EMOTIONS as EXPRESSIONS
+from ferjax.errors import unknown
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActionUnits:
+    """Contraction of each facial muscle group, 0 (at rest) to 1 (strongest).
+
+    Attributes:
+      au1: inner brow raiser.
+      au2: outer brow raiser.
+      au4: brow lowerer; also draws the brows together.
+      au5: upper lid raiser.
+      au6: cheek raiser.
+      au7: lid tightener.
+      au9: nose wrinkler.
+      au10: upper lip raiser.
+      au12: lip corner puller.
+      au15: lip corner depressor.
+      au17: chin raiser.
+      au20: lip stretcher.
+      au24: lip pressor.
+      au25: lips part.
+      au26: jaw drop.
+    """
+
+    au1: float = 0.0
+    au2: float = 0.0
+    au4: float = 0.0
+    au5: float = 0.0
+    au6: float = 0.0
+    au7: float = 0.0
+    au9: float = 0.0
+    au10: float = 0.0
+    au12: float = 0.0
+    au15: float = 0.0
+    au17: float = 0.0
+    au20: float = 0.0
+    au24: float = 0.0
+    au25: float = 0.0
+    au26: float = 0.0
+
+    def blend(self, other: "ActionUnits", weight: float) -> "ActionUnits":
+        """Returns the face between this one (weight 0) and another (weight 1), for moving pictures."""
+        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        return ActionUnits(**{name: (1 - weight) * mine[name] + weight * theirs[name] for name in mine})
+
+
+# Always-present units first, then units that only some variants show (EMFACS lists several variants each).
+PROTOTYPES: dict[str, tuple[dict[str, float], dict[str, float]]] = {
+    "angry": ({"au4": 1.0, "au7": 0.6, "au24": 1.0}, {"au5": 0.4, "au17": 0.5}),
+    "disgust": ({"au9": 1.0, "au10": 1.0, "au25": 0.4}, {"au4": 0.3, "au25": 0.3, "au15": 0.3}),
+    "fear": ({"au1": 0.9, "au2": 0.5, "au4": 0.6, "au5": 0.9, "au20": 1.0, "au25": 1.0}, {"au7": 0.3, "au26": 0.3}),
+    "happy": ({"au6": 0.8, "au12": 1.0}, {"au25": 0.9, "au26": 0.2}),
+    "neutral": ({}, {}),
+    "sad": ({"au1": 1.0, "au4": 0.5, "au15": 1.0}, {"au17": 0.6, "au7": 0.3}),
+    "surprise": ({"au1": 1.0, "au2": 1.0, "au5": 0.8, "au25": 0.7, "au26": 1.0}, {}),
+}
+
+
+def sample_action_units(rng: np.random.Generator, expression: str, intensity: float | None = None) -> ActionUnits:
+    """Draws one way of showing an expression.
+
+    Args:
+      rng: source of randomness; always the same number of draws is taken from it.
+      expression: one of EXPRESSIONS.
+      intensity: strength of the whole expression in 0..1; drawn from 0.6..1 if not given.
+
+    Returns:
+      The prototype scaled by the intensity, each unit jittered, optional units present half of the time.
+
+    Raises:
+      InputError: if the expression is unknown.
+    """
+    if expression not in PROTOTYPES:
+        raise unknown("expression", expression, EXPRESSIONS)
+    core, optional = PROTOTYPES[expression]
+    drawn = rng.uniform(0.6, 1.0)
+    strength = drawn if intensity is None else intensity
+    names = [field.name for field in dataclasses.fields(ActionUnits)]
+    gain, shown, rest = rng.uniform(0.8, 1.2, len(names)), rng.random(len(names)) < 0.5, rng.normal(0, 0.05, len(names))
+    units = {}
+    for k, name in enumerate(names):
+        target = core.get(name, 0.0) + optional.get(name, 0.0) * bool(shown[k])
+        units[name] = float(np.clip(target * strength * gain[k] + rest[k], 0.0, 1.0))
+    return ActionUnits(**units)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Identity:
+    """The lasting features of one person. Lengths are in half face widths.
+
+    Attributes:
+      width: half width of the head at the cheekbones.
+      chin: distance from the middle of the face down to the chin.
+      jaw: squareness of the jaw, about 2 (oval) to 3 (square).
+      eye_distance: from the nose bridge to a pupil.
+      eye_size: half width of an eye.
+      eye_tilt: how much higher the outer eye corner is.
+      brow_height: from the pupil up to the brow.
+      brow_thickness: half thickness of the brow.
+      brow_arch: how far the middle of the brow stands above its ends.
+      nose_length: from the eye line to the nose base.
+      nose_width: half width of the nose wings.
+      mouth_width: half width of the resting mouth.
+      mouth_curve: resting height of the mouth corners, positive is up.
+      lips: thickness of one lip.
+      skin: RGB in 0..255 under full light.
+      hair: RGB in 0..255.
+      iris: RGB in 0..255.
+      hair_style: 0 bald, 1 short, 2 side parting, 3 fringe, 4 long.
+      hairline: height of the hairline above the middle of the face.
+      beard: density of the beard in 0..1, 0 is none.
+      moustache: density of the moustache in 0..1, 0 is none.
+      glasses: darkness of the frames in 0..1, 0 is no glasses.
+      age: depth of resting wrinkles in 0..1.
+    """
+
+    width: float
+    chin: float
+    jaw: float
+    eye_distance: float
+    eye_size: float
+    eye_tilt: float
+    brow_height: float
+    brow_thickness: float
+    brow_arch: float
+    nose_length: float
+    nose_width: float
+    mouth_width: float
+    mouth_curve: float
+    lips: float
+    skin: tuple[float, float, float]
+    hair: tuple[float, float, float]
+    iris: tuple[float, float, float]
+    hair_style: int
+    hairline: float
+    beard: float
+    moustache: float
+    glasses: float
+    age: float
+
+
+_SKIN = np.array([(255, 226, 204), (250, 205, 170), (232, 178, 138), (196, 138, 100), (150, 100, 72), (112, 74, 55)])
+_HAIR = np.array(
+    [(28, 24, 24), (60, 40, 30), (100, 66, 40), (160, 116, 66), (205, 170, 110), (150, 70, 40), (150, 150, 150)]
+)
+_IRIS = np.array([(60, 38, 24), (90, 60, 35), (80, 90, 60), (80, 110, 140)])
+
+
+def sample_identity(rng: np.random.Generator) -> Identity:
+    """Draws a person."""
+    u, normal = rng.uniform, rng.normal
+    tone = rng.beta(1.2, 1.6) * (len(_SKIN) - 1)
+    low = min(int(tone), len(_SKIN) - 2)
+    skin = _SKIN[low] + (tone - low) * (_SKIN[low + 1] - _SKIN[low]) + normal(0, 4, 3)
+    dark = tone > 3
+    hair = _HAIR[rng.integers(2) if dark else rng.integers(len(_HAIR))] * u(0.8, 1.2)
+    iris = _IRIS[rng.integers(2) if dark else rng.integers(len(_IRIS))] * u(0.8, 1.2)
+    bearded, moustached, spectacled = rng.random(3) < (0.15, 0.12, 0.15)
+    hair_style = int(rng.choice(5, p=(0.08, 0.27, 0.22, 0.18, 0.25)))
+    bearded, moustached = bearded and hair_style != 4, moustached and hair_style != 4
+    return Identity(
+        width=u(0.92, 1.06),
+        chin=u(1.25, 1.42),
+        jaw=u(2.0, 2.8),
+        eye_distance=u(0.40, 0.48),
+        eye_size=u(0.20, 0.25),
+        eye_tilt=normal(0, 0.02),
+        brow_height=u(0.24, 0.30),
+        brow_thickness=u(0.028, 0.06),
+        brow_arch=u(0.02, 0.07),
+        nose_length=u(0.60, 0.72),
+        nose_width=u(0.17, 0.24),
+        mouth_width=u(0.32, 0.40),
+        mouth_curve=normal(0.01, 0.012),
+        lips=u(0.055, 0.10),
+        skin=_rgb(skin),
+        hair=_rgb(hair),
+        iris=_rgb(iris),
+        hair_style=hair_style,
+        hairline=u(0.85, 1.05),
+        beard=float(bearded) * u(0.3, 0.9),
+        moustache=float(moustached) * u(0.5, 0.9),
+        glasses=float(spectacled) * u(0.5, 1.0),
+        age=u(0.0, 0.5),
+    )
+
+
+def _rgb(color: np.ndarray) -> tuple[float, float, float]:
+    r, g, b = np.clip(color, 0, 255)
+    return float(r), float(g), float(b)

@@ -1,0 +1,114 @@
+"""Measures model files side by side: python -m ferjax.benchmark FILES --out DIR."""
+
+import argparse
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ferjax import cli, errors, folders
+from ferjax.evaluate.benchmark import facts as benchmark_facts
+from ferjax.evaluate.benchmark import measuring, tables
+from ferjax.runtime.engine import PROVIDERS
+
+THREADS = (1, 2)
+
+
+def benchmark(
+    files: Sequence[pathlib.Path],
+    *,
+    providers: Sequence[str] = ("cpu",),
+    passes: int = 1000,
+    data_dir: str | None = None,
+    images: int | None = None,
+) -> list[dict[str, Any]]:
+    """Measures every file on every provider with 1 and 2 threads.
+
+    Args:
+      files: .tflite and .onnx files; those without contract are references, without accuracy and cost.
+      providers: names of `ferjax.runtime.engine.PROVIDERS`; one that is not here is said and left out.
+      passes: timed inferences of each.
+      data_dir: where prepared data lies, for the accuracy on the validation split.
+      images: score on this many images, evenly spread over the split; all if None.
+
+    Returns:
+      One mapping for each file, provider and number of threads, with the keys of `tables.KEYS`; None or absent where
+      nothing could be measured.
+
+    Raises:
+      InputError: if a file or a name is wrong, or nothing runs here.
+    """
+    specs = {path: benchmark_facts.read_spec(path) for path in files}
+    chosen = measuring.contenders(files, providers)
+    facts, scores = benchmark_facts.facts(specs), benchmark_facts.score(specs, data_dir, images)
+    measured = {n: measuring.measure(chosen, threads=n, passes=passes) for n in THREADS}
+    names = [path.name for path in files]
+    return [
+        {
+            "file": contender.path.name if names.count(contender.path.name) == 1 else str(contender.path),
+            "provider": contender.provider,
+            "threads": threads,
+            "passes": passes,
+            **measured[threads][place],
+            "memory_opencv": measuring.memory_beside_opencv(contender, threads=threads),
+            **facts[contender.path],
+            **scores.get(contender.path, {}),
+        }
+        for place, contender in enumerate(chosen)
+        for threads in THREADS
+    ]
+
+
+def save(rows: Sequence[tables.Row], out: pathlib.Path, command: str) -> list[str]:
+    """Writes benchmark.csv, benchmark.md and, where accuracies are known, size_accuracy.png; returns their names."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in (("benchmark.csv", tables.csv_text(rows)), ("benchmark.md", tables.markdown(rows, command))):
+        with folders.replaced(out / name) as part:
+            part.write_text(text, encoding="utf-8")
+    scored = {row["file"]: row for row in rows if row.get("accuracy") is not None}
+    if not scored:
+        cli.note("no size-against-accuracy plot: no file has an accuracy")
+        return ["benchmark.csv", "benchmark.md"]
+    try:
+        from ferjax.evaluate import report
+    except ImportError:
+        cli.note("no size-against-accuracy plot: pip install matplotlib")
+        return ["benchmark.csv", "benchmark.md"]
+    report.plot_size_accuracy(list(scored.values()), out / "size_accuracy.png")
+    return ["benchmark.csv", "benchmark.md", "size_accuracy.png"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures the files and prints and saves the table."""
+    parser = argparse.ArgumentParser(prog="python -m ferjax.benchmark", description=(__doc__ or "").split(":")[0] + ".")
+    parser.add_argument("files", metavar="FILE", nargs="+", type=pathlib.Path, help=".tflite and .onnx files")
+    parser.add_argument("--provider", nargs="+", default=["cpu"], metavar="NAME", help=", ".join(PROVIDERS))
+    parser.add_argument("--out", type=pathlib.Path, help="folder for benchmark.csv, benchmark.md, size_accuracy.png")
+    parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
+    parser.add_argument("--passes", type=int, default=1000, help="timed inferences of each file")
+    parser.add_argument(
+        "--images", type=int, help="score on so many validation images, evenly spread; all if not given"
+    )
+    options = parser.parse_args(argv)
+    if options.images is not None and options.images < 1:
+        raise errors.InputError(f"--images must be at least 1, got {options.images}")
+    if options.passes < 1:
+        raise errors.InputError(f"--passes must be at least 1, got {options.passes}")
+    if options.out is not None:
+        folders.check_out(options.out)
+    rows = benchmark(
+        list(dict.fromkeys(options.files)),
+        providers=list(dict.fromkeys(options.provider)),
+        passes=options.passes,
+        data_dir=options.data_dir,
+        images=options.images,
+    )
+    print(tables.screen(rows))
+    if options.out is not None:
+        command = f"python -m ferjax.benchmark {shlex.join(argv if argv is not None else sys.argv[1:])}"
+        print(f"saved {', '.join(save(rows, options.out, command))} in {options.out}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

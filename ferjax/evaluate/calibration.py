@@ -1,0 +1,166 @@
+"""What a confidence is worth: calibration error, temperature scaling, abstention. numpy only."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ferjax.errors import InputError
+
+
+class Bins(NamedTuple):
+    """A reliability diagram: confidences in bins, empty bins left out.
+
+    Attributes:
+      edges: (B, 2) lower and upper confidence of each bin.
+      confidence: (B,) mean confidence in the bin.
+      accuracy: (B,) share of right answers in the bin.
+      counts: (B,) examples in the bin.
+    """
+
+    edges: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    counts: np.ndarray
+
+    def error(self) -> float:
+        """Returns the expected calibration error Σ counts / N · |accuracy − confidence| (Naeini et al. 2015)."""
+        gaps = np.abs(self.accuracy - self.confidence)
+        return float((self.counts * gaps).sum() / self.counts.sum())
+
+
+def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> np.ndarray:
+    """Returns the softmax of logits / temperature over the last axis, float64."""
+    scaled = np.asarray(logits, np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: int = 15, adaptive: bool = False) -> Bins:
+    """Sorts examples by the probability of their predicted class.
+
+    Args:
+      probabilities: (N, C), N at least 1.
+      labels: (N,) true classes.
+      bins: their number.
+      adaptive: bins of equal count (Nguyen & O'Connor 2015) instead of equal width.
+
+    Raises:
+      InputError: if the shapes do not fit, there is no example, or bins is below 1.
+    """
+    values, truth = _checked(probabilities, labels)
+    if bins < 1:
+        raise InputError(f"the number of bins must be at least 1, got {bins}")
+    confidence, right = values.max(axis=1), values.argmax(axis=1) == truth
+    if adaptive:
+        order = np.argsort(confidence, kind="stable")
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order)) * bins // len(order)
+    else:
+        place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    kept = np.unique(place)
+    count = np.array([(place == b).sum() for b in kept])
+    mean = np.array([confidence[place == b].mean() for b in kept])
+    share = np.array([right[place == b].mean() for b in kept])
+    if adaptive:
+        edges = np.array([(confidence[place == b].min(), confidence[place == b].max()) for b in kept])
+    else:
+        edges = np.stack([kept / bins, (kept + 1) / bins], axis=1)
+    return Bins(edges, mean, share, count)
+
+
+def brier(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Returns the mean over examples of Σ_c (p_c − 1[c = y])² (Brier 1950), 0..2."""
+    values, truth = _checked(probabilities, labels)
+    return float(((values - np.eye(values.shape[1])[truth]) ** 2).sum(axis=1).mean())
+
+
+def negative_log_likelihood(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Returns the mean of −log p of the true class, in nats."""
+    values, truth = _checked(probabilities, labels)
+    own = np.take_along_axis(values, truth[:, None], axis=1)
+    return float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean())
+
+
+def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Returns the temperature in [0.05, 20] whose softmax has the least negative log-likelihood (Guo et al. 2017).
+
+    The likelihood is concave in β = 1 / T; its slope Σ (E_p[z] − z_y) is bisected.
+
+    Args:
+      logits: (N, C).
+      labels: (N,) true classes.
+
+    Raises:
+      InputError: if the shapes do not fit or there is no example.
+    """
+    scores, truth = _checked(logits, labels)
+    scores = scores - scores.max(axis=1, keepdims=True)
+    own = np.take_along_axis(scores, truth[:, None], axis=1)[:, 0]
+
+    def slope(beta: float) -> float:
+        return float(((softmax(scores * beta) * scores).sum(axis=1) - own).sum())
+
+    low, high = np.log(1 / 20), np.log(20)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if slope(np.exp(middle)) > 0 else (middle, high)
+    return float(np.exp(-(low + high) / 2))
+
+
+class Coverage(NamedTuple):
+    """What answering only above a threshold gives, from the most cautious to answering always.
+
+    Attributes:
+      threshold: (K,) confidences, falling.
+      coverage: (K,) share of examples whose confidence is at least the threshold, rising to 1.
+      accuracy: (K,) share of right answers among them.
+    """
+
+    threshold: np.ndarray
+    coverage: np.ndarray
+    accuracy: np.ndarray
+
+    def abstention(self, accuracy: float) -> tuple[float, float, float] | None:
+        """Returns (threshold, coverage, accuracy) of the largest coverage that reaches an accuracy, or None."""
+        reached = np.flatnonzero(self.accuracy >= accuracy)
+        if not len(reached):
+            return None
+        last = reached[-1]
+        return float(self.threshold[last]), float(self.coverage[last]), float(self.accuracy[last])
+
+
+def coverage(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> Coverage:
+    """Returns accuracy against coverage (El-Yaniv & Wiener 2010); equal confidences enter together."""
+    values, truth = _checked(probabilities, labels)
+    confidence, right = values.max(axis=1), values.argmax(axis=1) == truth
+    order = np.argsort(-confidence, kind="stable")
+    sorted_confidence = confidence[order]
+    last = np.append(sorted_confidence[1:] != sorted_confidence[:-1], True)
+    answered = np.arange(1, len(order) + 1)
+    share = np.cumsum(right[order]) / answered
+    return Coverage(sorted_confidence[last], (answered / len(order))[last], share[last])
+
+
+def auroc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> float:
+    """Returns the probability that a positive scores higher than a negative, ties counting half.
+
+    Raises:
+      InputError: if one of the two is empty.
+    """
+    high, low = np.ravel(positives), np.sort(np.ravel(negatives))
+    if not len(high) or not len(low):
+        raise InputError(f"AUROC needs scores of both kinds, got {len(high)} and {len(low)}")
+    below, up_to = np.searchsorted(low, high, "left"), np.searchsorted(low, high, "right")
+    return float((below + up_to).sum() / (2 * len(high) * len(low)))
+
+
+def _checked(values: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    table, truth = np.asarray(values, np.float64), np.asarray(labels)
+    if table.ndim != 2 or truth.shape != table.shape[:1] or not len(table):
+        raise InputError(
+            f"needed are values (N, C) and labels (N,) of at least one example, got {table.shape} and {truth.shape}"
+        )
+    if truth.dtype.kind not in "iu" or truth.min() < 0 or truth.max() >= table.shape[1]:
+        raise InputError(f"labels must be integers in 0..{table.shape[1] - 1}, got {truth.min()} to {truth.max()}")
+    return table, truth.astype(np.int64)

@@ -1,0 +1,270 @@
+"""What a network looks at: Grad-CAM from a checkpoint, for every network with a map of features.
+
+python -m ferjax.explain --model WORKDIR --out DIR
+
+Writes a sheet per class (faces with their heat maps), the same faces before and after Qin's perturbation, and
+regions.json: which share of the heat falls on each part of the face, averaged per class.
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib import colormaps
+
+from ferjax import augment, cli, data, errors, folders, models
+from ferjax.data.prepare.contact_sheets import Tile, contact_sheet, file_names, save
+from ferjax.evaluate import corruptions, predictor
+from ferjax.spec import ModelSpec
+from ferjax.weights import single_file, trained
+
+# Rows and columns of a cropped face, from 0 to 1, as the papers' data sets crop it. They cover the face once.
+REGIONS: dict[str, tuple[float, float, float, float]] = {
+    "forehead": (0.0, 0.2, 0.0, 1.0),
+    "brows": (0.2, 0.35, 0.0, 1.0),
+    "eyes": (0.35, 0.5, 0.0, 1.0),
+    "nose": (0.5, 0.68, 0.3, 0.7),
+    "left cheek": (0.5, 0.68, 0.0, 0.3),
+    "right cheek": (0.5, 0.68, 0.7, 1.0),
+    "mouth": (0.68, 0.88, 0.0, 1.0),
+    "chin": (0.88, 1.0, 0.0, 1.0),
+}
+
+COLUMNS = 10
+GradCam = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def make_grad_cam(
+    module: Any, input_shape: tuple[int, int, int], *, apply: Callable[..., Any] | None = None
+) -> GradCam:
+    """Builds Grad-CAM (Selvaraju et al. 2017; Paraschiv 2026, eq. 24 and 25) for a network of the registry.
+
+    The maps are those of the intermediate `features`: the last feature map, or for a network of tokens, the tokens
+    of the patches before the last block, laid out as the image is.
+
+    Args:
+      module: from `models.create`.
+      input_shape: (H, W, C) of its images.
+      apply: what is called in the place of the module's own `apply`, see `ferjax.weights.trained.create`.
+
+    Returns:
+      A jitted function (variables, inputs float (N, H, W, C), classes int (N,)) -> (maps (N, H, W), logits (N, K)).
+      A map is ReLU(Σ_k α_k A^k), α_k the mean over the map of ∂ logit / ∂ A^k, resized bilinearly to the image; it
+      is not negative and not normalised.
+    """
+    apply = apply or module.apply
+    layout = functools.partial(models.feature_map, module, image_shape=input_shape)
+
+    @jax.jit
+    def grad_cam(variables: Any, inputs: jax.Array, classes: jax.Array) -> tuple[jax.Array, jax.Array]:
+        features = _features(apply, variables, inputs)
+
+        def scores(perturbation: jax.Array) -> tuple[jax.Array, jax.Array]:
+            probed = {**variables, "perturbations": {"features": perturbation}}
+            logits = apply(probed, inputs, train=False)
+            chosen = jnp.take_along_axis(logits, classes[:, None], axis=1)
+            return chosen.sum(), logits  # no image's logit depends on another image
+
+        gradient, logits = jax.grad(scores, has_aux=True)(jnp.zeros_like(features))
+        gradient, maps = layout(gradient).astype(jnp.float32), layout(features).astype(jnp.float32)
+        weights = gradient.mean(axis=(1, 2), keepdims=True)
+        heat = jax.nn.relu((weights * maps).sum(axis=-1))
+        return jax.image.resize(heat, (len(heat), *input_shape[:2]), "bilinear"), logits
+
+    return grad_cam
+
+
+def explain(
+    spec: ModelSpec,
+    variables: Any,
+    images: np.ndarray,
+    classes: np.ndarray | None = None,
+    *,
+    batch_size: int = 64,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns Grad-CAM maps of a trained model.
+
+    Args:
+      spec: its contract.
+      variables: its variables.
+      images: uint8 (N, H, W, C), N at least 1.
+      classes: (N,) the class whose evidence is asked for; the predicted one if not given.
+      batch_size: images per pass.
+
+    Returns:
+      maps float32 (N, H, W), not negative; logits float32 (N, K).
+
+    Raises:
+      InputError: if the images do not fit the spec.
+    """
+    if images.shape[1:] != spec.input_shape or not len(images):
+        raise errors.InputError(f"the model takes images of shape (N, {spec.input_shape}), got {images.shape}")
+    if classes is None:
+        classes = predictor.predict(spec, variables, images, batch_size=batch_size).argmax(1)
+    net = trained.create(spec)
+    grad_cam = make_grad_cam(net.module, spec.input_shape, apply=net.apply)
+    maps, logits = [], []
+    size = min(batch_size, len(images))
+    for start in range(0, len(images), size):
+        chosen = np.arange(start, start + size) % len(images)  # the last batch is filled with the first images
+        inputs = augment.normalize(augment.to_float(jnp.asarray(images[chosen])), mean=spec.mean, std=spec.std)
+        heat, scores = grad_cam(variables, inputs, jnp.asarray(classes[chosen], jnp.int32))
+        maps.append(np.asarray(heat))
+        logits.append(np.asarray(scores))
+    return np.concatenate(maps)[: len(images)], np.concatenate(logits)[: len(images)]
+
+
+def write_sheets(
+    spec: ModelSpec,
+    variables: Any,
+    faces: data.Split,
+    predictions: np.ndarray,
+    out: pathlib.Path,
+    *,
+    samples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Draws a sheet per class, the faces before and after Qin's perturbation, and writes regions.json.
+
+    Args:
+      spec: the model's contract.
+      variables: its variables.
+      faces: the split.
+      predictions: (N,) what the model answers.
+      out: the folder, made if missing.
+      samples: recognised faces per class.
+      seed: of their choice and of the perturbation.
+
+    Returns:
+      `sheets`, the pictures' paths, perturbed.png last; `samples` and `shares` (by region) for each class.
+
+    Raises:
+      InputError: if no face is recognised.
+    """
+    picked = _sample(faces.labels, predictions, len(spec.class_names), samples, seed)
+    if not sum(map(len, picked)):
+        raise errors.InputError("the model recognises no face of the split: there is nothing to explain")
+    out.mkdir(parents=True, exist_ok=True)
+    every = np.concatenate(picked)
+    heat, _ = explain(spec, variables, faces.images[every], predictions[every])  # in one go: it is compiled once
+    shares: dict[str, dict[str, float]] = {}
+    sheets, before = [], []
+    parts = np.split(heat, np.cumsum([len(numbers) for numbers in picked[:-1]]))
+    files = file_names(spec.class_names)
+    for name, file, numbers, maps in zip(spec.class_names, files, picked, parts, strict=True):
+        if not len(numbers):
+            cli.note(f"no {name} face is recognised: it has no sheet")
+            continue
+        tiles = [Tile(picture) for picture in overlay(faces.images[numbers], maps)]
+        rows = [("", tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
+        sheets.append(out / f"gradcam_{file}.png")
+        save(contact_sheet(f"Grad-CAM: {name}, {len(tiles)} recognised faces", rows), sheets[-1])
+        shares[name] = dict(zip(REGIONS, region_shares(maps).mean(0).tolist(), strict=True))
+        before.append(numbers[:2])
+    sheets.append(_before_and_after(spec, variables, faces, np.concatenate(before), seed, out))
+    counts = {name: len(numbers) for name, numbers in zip(spec.class_names, picked, strict=True)}
+    with folders.replaced(out / "regions.json") as part:
+        part.write_text(json.dumps({"regions": REGIONS, "samples": counts, "shares": shares}, indent=1))
+    return {"sheets": sheets, "samples": counts, "shares": shares}
+
+
+def region_shares(maps: np.ndarray) -> np.ndarray:
+    """Returns the share of each map's heat in each of REGIONS, (N, R); a map without heat has equal density."""
+    height, width = maps.shape[1:]
+    heat = maps.astype(np.float64) + 1e-12
+    rows, columns = (np.arange(n + 1) / n for n in (height, width))
+    shares = []
+    for top, bottom, left, right in REGIONS.values():
+        cover = [
+            np.clip(np.minimum(e[1:], b) - np.maximum(e[:-1], a), 0, None) * (len(e) - 1)
+            for e, a, b in ((rows, top, bottom), (columns, left, right))
+        ]
+        shares.append(np.einsum("nij,i,j->n", heat, *cover))
+    return np.stack(shares, axis=1) / heat.sum(axis=(1, 2))[:, None]
+
+
+def overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """Returns uint8 RGB pictures (N, H, W, 3): each image in grey under its map, the map's maximum at full colour."""
+    peak = np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
+    heat = maps / peak
+    colors = 255 * colormaps["inferno"](heat)[..., :3]
+    grey = images.mean(axis=-1, keepdims=True)
+    opacity = 0.65 * heat[..., None]
+    return np.rint((1 - opacity) * grey + opacity * colors).astype(np.uint8)
+
+
+def _colored(images: np.ndarray) -> np.ndarray:
+    return images if images.shape[-1] == 3 else np.repeat(images, 3, axis=-1)
+
+
+def _features(apply: Callable[..., Any], variables: Any, inputs: jax.Array) -> jax.Array:
+    _, seen = apply(variables, inputs, train=False, mutable=["intermediates"])
+    return seen["intermediates"]["features"][0]
+
+
+def _sample(labels: np.ndarray, predictions: np.ndarray, num_classes: int, count: int, seed: int) -> list[np.ndarray]:
+    """Returns for each class up to `count` numbers of images that are recognised, drawn by seed."""
+    rng = np.random.default_rng(seed)
+    right = [np.flatnonzero((labels == c) & (predictions == c)) for c in range(num_classes)]
+    return [np.sort(rng.permutation(found)[:count]) for found in right]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draws the sheets and measures the regions."""
+    parser = argparse.ArgumentParser(prog="python -m ferjax.explain", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", required=True, help="the --workdir of a training run, or .safetensors")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the sheets and regions.json")
+    parser.add_argument("--data", help="a prepared data set; the one the model was trained on if not given")
+    parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
+    parser.add_argument("--split", default="validation", help=", ".join(predictor.SPLITS))
+    parser.add_argument("--samples", type=int, default=50, help="recognised faces per class (Paraschiv: 50)")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of faces and of the perturbation")
+    options = parser.parse_args(argv)
+    if options.samples < 1:
+        raise errors.InputError(f"--samples must be at least 1, got {options.samples}")
+    if options.seed < 0:
+        raise errors.InputError(f"--seed must be 0 or more, got {options.seed}")
+    folders.check_out(options.out)
+    spec, variables, _ = single_file.trained(options.model)
+    chosen = predictor.load_split(spec, options.split, dataset=options.data, data_dir=options.data_dir)
+    predictions = predictor.predict(spec, variables, chosen.images).argmax(1)
+    found = write_sheets(spec, variables, chosen, predictions, options.out, samples=options.samples, seed=options.seed)
+    print(_table(found["shares"]))
+    print(f"saved {len(found['sheets']) - 1} sheets, perturbed.png and regions.json in {options.out}")
+
+
+def _before_and_after(
+    spec: ModelSpec, variables: Any, faces: data.Split, numbers: np.ndarray, seed: int, out: pathlib.Path
+) -> pathlib.Path:
+    """Draws some faces as they are and after Qin's perturbation, each with its answer and its map."""
+    images = faces.images[numbers]
+    both = np.concatenate([images, corruptions.qin(images, seed=seed, indices=numbers.tolist())])
+    maps, logits = explain(spec, variables, both)
+    names = [spec.class_names[i] for i in logits.argmax(1)]
+    tiles = [Tile(picture, name) for picture, name in zip(overlay(both, maps), names, strict=True)]
+    rows = []
+    for caption, half in (
+        ("as they are", slice(len(images))),
+        ("after Qin's perturbation", slice(len(images), None)),
+    ):
+        rows.append((caption, [Tile(picture) for picture in _colored(both[half])]))
+        rows.append(("", tiles[half]))
+    save(contact_sheet("What is seen, before and after a perturbation", rows), out / "perturbed.png")
+    return out / "perturbed.png"
+
+
+def _table(shares: dict[str, dict[str, float]]) -> str:
+    width = max(map(len, shares))
+    lines = [" " * width + "".join(f"{name:>13}" for name in REGIONS)]
+    lines += [f"{name:<{width}}" + "".join(f"{share:13.1%}" for share in row.values()) for name, row in shares.items()]
+    return "share of the heat by region of the face\n" + "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,65 @@
+"""A network in evaluation: one jitted step, and the loop that runs each image through it exactly once."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ferjax import augment as augmentation
+from ferjax import devices, errors
+
+ApplyFn = Callable[..., Any]
+EvalStep = Callable[[Any, jax.Array], jax.Array]
+
+
+def make_eval_step(
+    apply_fn: ApplyFn, *, mean: Sequence[float], std: Sequence[float], mesh: Mesh | None = None
+) -> EvalStep:
+    """Builds (variables, images uint8 (N, H, W, C)) -> logits float32 (N, classes), jitted.
+
+    Args:
+      apply_fn: the network, see `ferjax.train.step.make_train_step`.
+      mean: per channel, 0..1 scale.
+      std: per channel, 0..1 scale.
+      mesh: devices that share a batch; each of them, and each process, then gets the logits of all.
+    """
+
+    def step(variables: Any, images: jax.Array) -> jax.Array:
+        inputs = augmentation.normalize(augmentation.to_float(images), mean=mean, std=std)
+        return apply_fn(variables, inputs, train=False).astype(jnp.float32)
+
+    return jax.jit(step) if mesh is None else jax.jit(step, out_shardings=devices.whole(mesh))
+
+
+def predict(
+    eval_step: EvalStep, variables: Any, images: Any, *, batch_size: int = 256, mesh: Mesh | None = None
+) -> np.ndarray:
+    """Runs each image exactly once; the last batch is padded to full size and its padding dropped.
+
+    Args:
+      eval_step: from `make_eval_step`.
+      variables: the model's variables.
+      images: uint8 (N, H, W, C), N at least 1; every process has all of them.
+      batch_size: images per call, rounded up to a multiple of the devices.
+      mesh: devices that share each batch.
+
+    Returns:
+      float32 logits (N, classes).
+
+    Raises:
+      InputError: if there are no images.
+    """
+    count = len(images)
+    if not count:
+        raise errors.InputError("there is no image to evaluate: the split is empty")
+    parts = 1 if mesh is None else mesh.size
+    size = -(-min(batch_size, count) // parts) * parts
+    logits = []
+    for start in range(0, count, size):
+        batch = np.asarray(images[start : start + size])
+        batch = np.pad(batch, [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1))
+        logits.append(eval_step(variables, jnp.asarray(batch) if mesh is None else devices.spread_rows(batch, mesh)))
+    return np.concatenate([np.asarray(l) for l in logits])[:count]

@@ -1,0 +1,142 @@
+"""Classification metrics from one table of counts: row = true class, column = predicted class.
+
+numpy only, so that a checkpoint on an accelerator and an exported file on a small board are scored by the same
+code. A ratio with an empty denominator is 0, and every class of the data set counts: a class that was neither
+seen nor predicted has F1 = 0 and pulls macro-F1 down. scikit-learn does the same when it is given
+`labels=range(C), zero_division=0`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ferjax.errors import InputError
+
+
+def confusion(labels: npt.ArrayLike, predictions: npt.ArrayLike, num_classes: int) -> np.ndarray:
+    """Counts how often each class was predicted as which.
+
+    Args:
+      labels: (N,) true classes, integers in [0, num_classes).
+      predictions: (N,) predicted classes, likewise.
+      num_classes: C.
+
+    Returns:
+      (C, C) int64 counts; row = true class, column = predicted class.
+
+    Raises:
+      InputError: if the lengths differ or a value is no class.
+    """
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    if labels.ndim != 1 or labels.shape != predictions.shape:
+        raise InputError(f"labels and predictions must both be (N,), got {labels.shape} and {predictions.shape}")
+    for kind, values in (("labels", labels), ("predictions", predictions)):
+        if values.size and (values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= num_classes):
+            found = f"{values.dtype} from {values.min()} to {values.max()}"
+            raise InputError(f"{kind} must be integers in 0..{num_classes - 1}, got {found}")
+    cells = labels.astype(np.int64) * num_classes + predictions.astype(np.int64)
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def accuracy(confusion: np.ndarray) -> float:
+    """Returns the share of examples on the diagonal, in 0..1."""
+    counts = _checked(confusion)
+    return float(np.trace(counts) / counts.sum())
+
+
+def macro_f1(confusion: np.ndarray) -> float:
+    """Returns the plain mean of F1 over all C classes, in 0..1; absent classes count as 0."""
+    return float(per_class(confusion)["f1"].mean())
+
+
+def weighted_f1(confusion: np.ndarray) -> float:
+    """Returns the mean of F1 weighted by the number of true examples of each class, in 0..1."""
+    scores = per_class(confusion)
+    return float(np.average(scores["f1"], weights=scores["support"]))
+
+
+def per_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores each class on its own.
+
+    Args:
+      confusion: (C, C) counts.
+
+    Returns:
+      (C,) arrays `precision` (of those predicted as c, how many are), `recall` (of the true c, how many were
+      found), `f1` (their harmonic mean), all in 0..1 with 0 for 0/0, and `support` (number of true c).
+
+    Raises:
+      InputError: if the counts are not a square table with at least one example.
+    """
+    counts = _checked(confusion)
+    hits, support, predicted = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
+    return {
+        "precision": _ratio(hits, predicted),
+        "recall": _ratio(hits, support),
+        "f1": _ratio(2 * hits, support + predicted),
+        "support": support,
+    }
+
+
+def summary(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+    """Collects every figure of one evaluation as plain JSON values.
+
+    Args:
+      confusion: (C, C) counts.
+      class_names: the C names, in the order of the counts.
+
+    Returns:
+      `accuracy`, `macro_f1`, `weighted_f1` in 0..1; `per_class`: name -> precision, recall, f1, support;
+      `confusion` as a list of rows; `n`, the number of examples.
+
+    Raises:
+      InputError: if the counts are malformed or the names do not fit them.
+    """
+    counts = _checked(confusion)
+    if len(class_names) != len(counts):
+        raise InputError(
+            f"{len(counts)} classes were counted but {len(class_names)} names given: {', '.join(class_names)}"
+        )
+    scores = per_class(counts)
+    return {
+        "accuracy": accuracy(counts),
+        "macro_f1": macro_f1(counts),
+        "weighted_f1": weighted_f1(counts),
+        "per_class": {name: {k: v[c].item() for k, v in scores.items()} for c, name in enumerate(class_names)},
+        "confusion": counts.tolist(),
+        "n": int(counts.sum()),
+    }
+
+
+def classification_report(summary: Mapping[str, Any]) -> str:
+    """Renders a `summary` as a text table for a terminal: one line a class, then the totals."""
+    width = max(12, *map(len, summary["per_class"]))
+    lines = [f"{'':{width}}  precision  recall      f1  support"]
+    lines += [
+        f"{name:{width}}  {s['precision']:9.3f}  {s['recall']:6.3f}  {s['f1']:6.3f}  {s['support']:7d}"
+        for name, s in summary["per_class"].items()
+    ]
+    lines.append("")
+    for key, title in (("accuracy", "accuracy"), ("macro_f1", "macro-F1"), ("weighted_f1", "weighted-F1")):
+        lines.append(f"{title:{width}}  {'':9}  {'':6}  {summary[key]:6.3f}  {summary['n']:7d}")
+    return "\n".join(lines)
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
+
+
+def _checked(confusion: np.ndarray) -> np.ndarray:
+    counts = np.asarray(confusion)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.dtype.kind not in "iu" or counts.min() < 0:
+        raise InputError(f"confusion must be (C, C) counts, got {counts.dtype} of shape {counts.shape}")
+    if not counts.any():
+        raise InputError("there is no example to score: every count of the confusion matrix is 0")
+    return counts
+
+
+def best_row(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the epoch with the highest validation accuracy, of those that pruned most; the earliest of equals."""
+    return max(history, key=lambda row: (row.get("sparsity", 0.0), row["validation_accuracy"], -row["epoch"]))

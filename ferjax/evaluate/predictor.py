@@ -1,0 +1,157 @@
+"""A trained model ready to be scored, be it a checkpoint or an exported file, and the images to score it on."""
+
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ferjax import cli, data, errors, runtime
+from ferjax.evaluate import inference
+from ferjax.spec import ModelSpec
+from ferjax.weights import single_file, trained
+
+SPLITS = ("train", "validation", "test", "test_all")
+FILES = (".tflite", ".onnx")
+
+
+class Scorer(NamedTuple):
+    """A trained model, ready to be scored.
+
+    Attributes:
+      name: what was given as --model.
+      spec: its contract.
+      logits: uint8 images (N, H, W, C) -> float32 logits (N, classes), each image once.
+      step: optimiser steps of a checkpoint, None for a file.
+    """
+
+    name: str
+    spec: ModelSpec
+    logits: Callable[[data.Images], np.ndarray]
+    step: int | None = None
+
+
+def open_model(model: pathlib.Path | str, *, kind: str = "best", batch_size: int = 256) -> Scorer:
+    """Opens the --workdir of a training run, trained weights or an exported file.
+
+    Args:
+      model: the folder, or a .safetensors, .tflite or .onnx file.
+      kind: "best" or "last" checkpoint of a run.
+      batch_size: images per forward pass of a checkpoint.
+
+    Raises:
+      InputError: if there is no such model or it cannot be read.
+    """
+    path = pathlib.Path(model)
+    if path.suffix.lower() in FILES:
+        loaded = runtime.load(path, threads=os.cpu_count() or 1)
+        return Scorer(str(model), loaded.spec, lambda images: loaded.logits(loaded.spec.from_rgb(np.asarray(images))))
+    spec, variables, meta = single_file.trained(path, kind)
+    step = int(meta["step"]) if path.is_dir() else None
+    return Scorer(str(model), spec, make_predict(spec, variables, batch_size=batch_size), step)
+
+
+def load_split(
+    spec: ModelSpec, split: str, *, dataset: str | None = None, data_dir: pathlib.Path | str | None = None
+) -> data.Split:
+    """Reads one split of the data that a model is scored on; its labels are the model's.
+
+    Args:
+      spec: the model's contract.
+      split: see `evaluate`.
+      dataset: see `evaluate`.
+      data_dir: see `evaluate`.
+
+    Raises:
+      InputError: if the split or the data set is unknown, or does not fit the model.
+    """
+    if split not in SPLITS:
+        raise errors.unknown("split", split, SPLITS)
+    same = dataset is None or dataset == spec.dataset
+    options = spec.dataset_args if same else {}
+    faces = data.load(dataset or spec.dataset, data_dir=data_dir, splits=(split,), **options)
+    places = check_fit(spec, faces)
+    if same and spec.dataset_sha256 and faces.sha256 != spec.dataset_sha256:
+        cli.note(
+            f"{faces.name} has been prepared anew since the model was trained: if it was divided anew too, these "
+            f"{split} images may be ones that the model was trained on"
+        )
+    chosen = faces.splits[split]
+    return chosen._replace(labels=places[chosen.labels])
+
+
+def left_out(
+    spec: ModelSpec, split: str, *, dataset: str | None = None, data_dir: pathlib.Path | str | None = None
+) -> dict[str, np.ndarray]:
+    """Returns the split's images of the class that the model's training left out, by its name; {} if there are none."""
+    absent = spec.dataset_args.get("without", "")
+    if not absent or dataset not in (None, spec.dataset):
+        return {}
+    options = {key: value for key, value in spec.dataset_args.items() if key != "without"}
+    faces = data.load(spec.dataset, data_dir=data_dir, splits=(split,), **options)
+    chosen = faces.splits[split]
+    found = chosen.images[chosen.labels == faces.class_names.index(absent)]
+    return {absent: found} if len(found) else {}
+
+
+def make_predict(spec: ModelSpec, variables: Any, *, batch_size: int = 256) -> Callable[[data.Images], np.ndarray]:
+    """Returns the network that a spec describes as a function, in float32, traced once for all calls of one size.
+
+    Args:
+      spec: the model's contract.
+      variables: its variables.
+      batch_size: images per forward pass.
+
+    Returns:
+      uint8 images (N, H, W, C) -> float32 logits (N, classes), each image once. It raises InputError for an empty
+      split, or logits that are not finite.
+    """
+    step = inference.make_eval_step(trained.create(spec).apply, mean=spec.mean, std=spec.std)
+
+    def predict(images: data.Images) -> np.ndarray:
+        logits = inference.predict(step, variables, images, batch_size=batch_size)
+        if not np.isfinite(logits).all():
+            bad = int((~np.isfinite(logits)).any(1).sum())
+            raise errors.InputError(
+                f"the model gives non-finite logits for {bad} of {len(logits)} images: its file is broken"
+            )
+        return logits
+
+    return predict
+
+
+def predict(spec: ModelSpec, variables: Any, images: data.Images, *, batch_size: int = 256) -> np.ndarray:
+    """Runs the network that a spec describes over uint8 images (N, H, W, C) once, see `make_predict`.
+
+    Returns:
+      float32 logits (N, classes).
+
+    Raises:
+      InputError: for an empty split, or logits that are not finite.
+    """
+    return make_predict(spec, variables, batch_size=batch_size)(images)
+
+
+def check_fit(spec: ModelSpec, faces: data.FaceData) -> np.ndarray:
+    """Checks that a model can be scored on a data set.
+
+    Returns:
+      int32 (C,): the model's class for each class of the data, by name.
+
+    Raises:
+      InputError: if the data has a class that the model does not know, or images of another shape.
+    """
+    if missing := [name for name in faces.class_names if name not in spec.class_names]:
+        raise errors.InputError(
+            f"the model knows {', '.join(spec.class_names)}, but {faces.name} also has {', '.join(missing)}: "
+            "evaluate on data whose classes the model knows"
+        )
+    if extra := [name for name in spec.class_names if name not in faces.class_names]:
+        cli.note(f"{faces.name} has no {', '.join(extra)}: an answer {extra[0]!r} counts as wrong")
+    if faces.image_shape != spec.input_shape:
+        raise errors.InputError(
+            f"the model takes images of shape {spec.input_shape}, {faces.name} holds {faces.image_shape}: "
+            "prepare the data at that size and colour"
+        )
+    return np.array([spec.class_names.index(name) for name in faces.class_names], np.int32)

@@ -1,0 +1,71 @@
+"""One page on a run or on several models: python -m ferjax.report WORKDIR_OR_FILE… --out DIR.
+
+Everything is measured here and now, on the validation split unless another is named; the page holds its pictures.
+"""
+
+import argparse
+import json
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+
+from ferjax import cli, errors, folders
+from ferjax.evaluate import predictor
+from ferjax.evaluate.report import models, page
+from ferjax.evaluate.report.page import Block, Code, Heading, Text
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures the models and writes report.html, report.md and report.json."""
+    parser = argparse.ArgumentParser(prog="python -m ferjax.report", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("model", nargs="+", help="workdirs of training runs, .safetensors, .tflite or .onnx files")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the page and its figures")
+    parser.add_argument("--data", help="a prepared data set; the one the first model was trained on if not given")
+    parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
+    parser.add_argument("--split", default="validation", help=", ".join(predictor.SPLITS))
+    parser.add_argument("--without-robustness", action="store_true", help="leave the corrupted images out")
+    parser.add_argument(
+        "--benchmark", type=pathlib.Path, help="benchmark.csv of python -m ferjax.benchmark, to show too"
+    )
+    arguments = sys.argv[1:] if argv is None else argv
+    options = parser.parse_args(argv)
+    folders.check_out(options.out)
+    opened = [predictor.open_model(name) for name in dict.fromkeys(options.model)]
+    first = opened[0].spec
+    if odd := [
+        s.name for s in opened if s.spec.class_names != first.class_names or s.spec.input_shape != first.input_shape
+    ]:
+        raise errors.InputError(
+            f"{odd[0]} has other classes or takes other images than {opened[0].name}: report it apart"
+        )
+    dataset = options.data or first.dataset
+    faces = predictor.load_split(first, options.split, dataset=dataset, data_dir=options.data_dir)
+    timings = models.timings(options.benchmark) if options.benchmark else []
+    options.out.mkdir(parents=True, exist_ok=True)
+    measured = [
+        models.measure(s, faces, dataset=dataset, split=options.split, corrupted=not options.without_robustness)
+        for s in opened
+    ]
+    blocks: list[Block] = [Heading(1, f"{first.architecture} on {dataset}"), *models.overview(measured)]
+    blocks += [*models.comparison(measured, faces.labels), *timings]
+    for number, model in enumerate(measured):
+        blocks += models.chapter(model, faces, options.out, number)
+        if pathlib.Path(model.scorer.name).is_dir():
+            blocks += models.attention(model.scorer, faces, model.logits.argmax(1), options.out, number)
+    blocks += [
+        Heading(2, "How this page was made"),
+        Code(f"python -m ferjax.report {shlex.join(arguments)}"),
+        Text(
+            "Emotion labels are what annotators saw in a face, not what a person felt. Inferring emotions of people in "
+            "workplaces and schools is prohibited in the European Union (Regulation 2024/1689, Article 5)."
+        ),
+    ]
+    page.write(blocks, options.out)
+    with folders.replaced(options.out / "report.json") as part:
+        part.write_text(json.dumps([m.result for m in measured], indent=1))
+    print(f"saved {options.out / 'report.html'}, report.md and report.json")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,227 @@
+"""Figures of runs and models as PNG files.
+
+Drawn on the Agg canvas directly: no display, no pyplot, no global state of the caller's matplotlib is touched.
+"""
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+from ferjax import folders
+from ferjax.errors import InputError
+from ferjax.evaluate.calibration import Bins, Coverage
+from ferjax.evaluate.metrics import best_row
+
+# Okabe and Ito's blue and vermilion, which stay apart under every common colour-vision deficiency.
+TRAIN, VALIDATION = "#0072B2", "#D55E00"
+
+
+def plot_curves(history: Sequence[Mapping[str, float]], path: str | os.PathLike[str]) -> None:
+    """Draws loss, accuracy and learning rate over the epochs; the epoch with the best validation is marked.
+
+    Args:
+      history: one mapping an epoch with `epoch, train_loss, train_accuracy, validation_loss,
+        validation_accuracy, learning_rate`; accuracies in 0..1, losses in nats.
+      path: the PNG file to write; its folder must exist.
+
+    Raises:
+      InputError: if the history is empty or an epoch lacks a value.
+    """
+    if not history:
+        raise InputError("there is no epoch to plot: the history is empty")
+    names = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
+    if missing := sorted({name for row in history for name in names if name not in row}):
+        raise InputError(f"the history lacks {', '.join(missing)}; each epoch needs {', '.join(names)}")
+    series = {name: np.array([row[name] for row in history], float) for name in names}
+    finite = [dict(row) for row in history if np.isfinite(row["validation_accuracy"])]
+    best = list(history).index(best_row(finite)) if finite else 0
+    epoch, top = series["epoch"][best], series["validation_accuracy"][best]
+
+    figure = _figure(13, 4)
+    figure.suptitle(f"best validation accuracy {top:.1%} at epoch {epoch:.0f}")
+    loss, accuracy, rate = figure.subplots(1, 3)
+    for axes, name, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
+        for split, color, line in (("train", TRAIN, "--"), ("validation", VALIDATION, "-")):
+            axes.plot(series["epoch"], scale * series[f"{split}_{name}"], line, color=color, marker=".", label=split)
+        axes.plot(
+            epoch, scale * series[f"validation_{name}"][best], "*", color="black", markersize=11, label="best epoch"
+        )
+        axes.legend(frameon=False)
+    rate.plot(series["epoch"], series["learning_rate"], color=TRAIN, marker=".")
+    rate.set_ylim(bottom=0)
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    _label(loss, "loss", "mean loss (nats)")
+    _label(accuracy, "accuracy", "accuracy (%)")
+    _label(rate, "learning rate", "learning rate")
+    for axes in (loss, accuracy, rate):
+        axes.axvline(epoch, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+    _save(figure, path)
+
+
+def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str | os.PathLike[str]) -> None:
+    """Draws a confusion matrix: colour and percentage within each true class, and the count.
+
+    Args:
+      confusion: (C, C) counts; row = true class, column = predicted class.
+      class_names: the C names in that order.
+      path: the PNG file to write; its folder must exist.
+
+    Raises:
+      InputError: if the counts and the names do not fit.
+    """
+    counts, classes = np.asarray(confusion), len(class_names)
+    if counts.shape != (classes, classes):
+        raise InputError(
+            f"a confusion matrix for {classes} class names must be {classes} x {classes}, got {counts.shape}"
+        )
+    n = counts.sum()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+    side = max(5.0, 2.2 + 0.85 * classes)
+    figure = _figure(side + 0.9, side)
+    axes = figure.subplots()
+    image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    for row, column in np.ndindex(classes, classes):
+        share, color = shares[row, column], "white" if shares[row, column] > 0.5 else "black"
+        text = f"{share:.0%}\n{counts[row, column]:,}" if counts[row].any() else "–"
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
+    axes.set_xticks(range(classes), class_names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(classes), [f"{name} ({k:,})" for name, k in zip(class_names, counts.sum(1), strict=True)])
+    axes.set(xlabel="predicted class", ylabel="true class (images)")
+    axes.set_title(f"accuracy {np.trace(counts) / max(n, 1):.1%} of {n:,} images")
+    figure.colorbar(image, ax=axes, shrink=0.75, label="share of the true class (%)")
+    _save(figure, path)
+
+
+def plot_f1(per_class: Mapping[str, Mapping[str, float]], path: str | os.PathLike[str]) -> None:
+    """Draws the F1 of each class as a bar, the weakest on top.
+
+    Args:
+      per_class: class name -> `f1` in 0..1 and `support`, as `metrics.summary` gives them.
+      path: the PNG file to write; its folder must exist.
+    """
+    ordered = sorted(per_class.items(), key=lambda item: -item[1]["f1"])
+    figure = _figure(7.5, 1.2 + 0.4 * len(ordered))
+    axes = figure.subplots()
+    values = [scores["f1"] for _, scores in ordered]
+    bars = axes.barh([f"{name} ({scores['support']:,})" for name, scores in ordered], values, color=TRAIN)
+    axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=3)
+    axes.set(xlim=(0, 1.08), xlabel="F1", title="F1 by class (images)")
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def plot_size_accuracy(models: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Draws accuracy with its interval over the size of model files.
+
+    Args:
+      models: one mapping a file with `file`, its name; `bytes`; `accuracy`, `accuracy_low`, `accuracy_high` in 0..1.
+      path: the PNG file to write; its folder must exist.
+
+    Raises:
+      InputError: if there is no file to draw.
+    """
+    if not models:
+        raise InputError("there is no file to plot: none has an accuracy")
+    figure = _figure(11, 5)
+    axes = figure.subplots()
+    ordered = sorted(models, key=lambda m: (m["bytes"], m["file"]))
+    shown = 0.0
+    for number, model in enumerate(ordered, start=1):
+        # Files of nearly one size stand side by side, so that each interval is seen.
+        shown = max(model["bytes"] / 1e6, 1.08 * shown)
+        top, low, high = (100 * model[key] for key in ("accuracy", "accuracy_low", "accuracy_high"))
+        color = TRAIN if str(model["file"]).endswith(".tflite") else VALIDATION
+        label = f"{number}  {model['file']}: {model['bytes'] / 1e6:.3g} MB, {top:.1f} %"
+        axes.errorbar(shown, top, [[top - low], [high - top]], fmt="o", color=color, capsize=3, label=label)
+        axes.annotate(str(number), (shown, high), (0, 4), textcoords="offset points", ha="center", fontsize=9)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+    axes.set_xscale("log")
+    axes.margins(x=0.12, y=0.15)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(xlabel="size of the file (MB, logarithmic)", ylabel="accuracy (%), with 95 % interval")
+    axes.set_title("size against accuracy")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def plot_robustness(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Draws accuracy by corruption and severity as a heat map, the clean accuracy in front.
+
+    Args:
+      result: from `robustness.measure`.
+      path: the PNG file to write; its folder must exist.
+    """
+    kinds = list(result["accuracy"])
+    shares = 100 * np.array([[result["clean"], *result["accuracy"][kind]] for kind in kinds])
+    figure = _figure(7.5, 1.5 + 0.42 * len(kinds))
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    for row, column in np.ndindex(*shares.shape):
+        color = "black" if shares[row, column] > 60 else "white"
+        axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=color, fontsize=9)
+    axes.set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
+    axes.set_xticks(range(shares.shape[1]), ["clean", *map(str, range(1, shares.shape[1]))])
+    axes.set(xlabel="severity", title=f"accuracy (%) on {result['n']:,} corrupted images, mean {result['mean']:.1%}")
+    figure.colorbar(image, ax=axes, label="accuracy (%)")
+    _save(figure, path)
+
+
+def plot_reliability(diagrams: Mapping[str, Bins], curve: Coverage, path: str | os.PathLike[str]) -> None:
+    """Draws reliability diagrams, the number of images in each bin, and accuracy against coverage.
+
+    Args:
+      diagrams: caption -> bins from `calibration.reliability`, at most two.
+      curve: from `calibration.coverage`.
+      path: the PNG file to write; its folder must exist.
+    """
+    figure = _figure(13, 4.2)
+    axes, counts, covered = figure.subplots(1, 3)
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":")
+    for (caption, bins), color, side in zip(diagrams.items(), (VALIDATION, TRAIN), (-0.5, 0.5), strict=False):
+        axes.plot(bins.confidence, bins.accuracy, "o-", color=color, label=f"{caption}: error {bins.error():.3f}")
+        width = 0.45 * (bins.edges[:, 1] - bins.edges[:, 0])
+        counts.bar(bins.edges.mean(1) + side * width, bins.counts, width, color=color, label=caption)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence", ylabel="share of right answers", title="reliability")
+    counts.set(xlim=(0, 1), xlabel="confidence", ylabel="images", title="how sure the answers are")
+    covered.plot(100 * curve.coverage, 100 * curve.accuracy, color=TRAIN)
+    covered.set(
+        xlabel="answers given (%)", ylabel="of them right (%)", title="accuracy against coverage", xlim=(0, 100)
+    )
+    axes.legend(frameon=False)
+    counts.legend(frameon=False)
+    for each in (axes, counts, covered):
+        each.grid(alpha=0.3)
+        each.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _label(axes: Axes, title: str, ylabel: str) -> None:
+    axes.set(title=title, xlabel="epoch", ylabel=ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Writes the whole PNG under a temporary name first, so that no reader ever meets half a picture."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", bbox_inches="tight", pad_inches=0.1)
+    with folders.replaced(path) as part:
+        part.write_bytes(image.getvalue())

@@ -1,0 +1,80 @@
+"""Accuracy under corruption: the same perturbed images for every model, checkpoint or exported file."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ferjax import data
+from ferjax.evaluate import corruptions
+
+SUBSET = 1000
+
+
+def measure(
+    logits: Callable[[data.Images], np.ndarray], faces: data.Split, *, full: bool = False, seed: int = 0
+) -> dict[str, Any]:
+    """Scores a model on corrupted copies of a split.
+
+    Args:
+      logits: uint8 images (N, H, W, C) -> logits (N, classes).
+      faces: the split.
+      full: take all images; else a fixed choice of 1,000, stratified by class.
+      seed: of the corruptions; the choice does not depend on it.
+
+    Returns:
+      `n`; `clean`, accuracy without corruption; `qin`, accuracy on Qin's perturbed images; `accuracy`, a list by
+      severity for each kind; `mean`, over kinds and severities.
+    """
+    chosen = np.arange(len(faces.labels)) if full else subset(faces.labels)
+    images, labels, numbers = faces.images[chosen], faces.labels[chosen], chosen.tolist()
+
+    def accuracy(pictures: np.ndarray) -> float:
+        return float((logits(pictures).argmax(1) == labels).mean())
+
+    by_kind = {
+        kind: [
+            accuracy(corruptions.corrupt(images, kind, severity, seed=seed, indices=numbers))
+            for severity in corruptions.SEVERITIES
+        ]
+        for kind in corruptions.KINDS
+    }
+    return {
+        "n": len(chosen),
+        "seed": seed,
+        "clean": accuracy(images),
+        "qin": accuracy(corruptions.qin(images, seed=seed, indices=numbers)),
+        "accuracy": by_kind,
+        "mean": float(np.mean(list(by_kind.values()))),
+    }
+
+
+def subset(labels: np.ndarray, size: int = SUBSET) -> np.ndarray:
+    """Returns the numbers of `size` images in which classes have their share of the split; all if there are fewer.
+
+    Within a class they are spread evenly over the split, so that nothing is drawn.
+    """
+    if len(labels) <= size:
+        return np.arange(len(labels))
+    classes, counts = np.unique(labels, return_counts=True)
+    exact = counts * size / len(labels)
+    shares = np.floor(exact).astype(int)
+    shares[np.argsort(shares - exact, kind="stable")[: size - shares.sum()]] += 1  # largest remainders
+    picked = []
+    for value, share in zip(classes, shares, strict=True):
+        members = np.flatnonzero(labels == value)
+        picked.append(members[np.arange(share) * len(members) // max(share, 1)])
+    return np.sort(np.concatenate(picked))
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Renders a result as text: a line a kind, a column a severity."""
+    lines = [f"robustness on {result['n']} images: clean {result['clean']:.3f}, Qin's perturbation {result['qin']:.3f}"]
+    lines.append(f"{'corruption':<12}" + "".join(f"{s:>8}" for s in corruptions.SEVERITIES) + f"{'mean':>8}")
+    for kind, values in result["accuracy"].items():
+        lines.append(f"{kind:<12}" + "".join(f"{v:8.3f}" for v in (*values, np.mean(values))))
+    lines.append(f"{'all':<12}{'':40}{result['mean']:8.3f}")
+    if "mean_corruption_error" in result:
+        error = result["mean_corruption_error"]
+        lines.append(f"mean corruption error {error:.3f}, where {result['relative_to']} has 1")
+    return "\n".join(lines)

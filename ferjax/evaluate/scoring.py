@@ -1,0 +1,277 @@
+"""Evaluation of trained models: python -m ferjax.evaluate --model WORKDIR_OR_FILE… --split validation --out DIR.
+
+A checkpoint and an exported file are scored by the same code on the same pixels. Every image of the split counts
+exactly once. The test split is read only when it is asked for by name.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ferjax import augment, cli, data, errors, folders
+from ferjax.data.datasets.rafdb import GROUPS
+from ferjax.evaluate import calibration, corruptions, intervals, metrics, open_set, report, robustness
+from ferjax.evaluate.predictor import SPLITS, Scorer, left_out, load_split, open_model
+from ferjax.weights import checkpoint
+
+
+def evaluate(
+    model: pathlib.Path | str | Scorer,
+    *,
+    split: str = "validation",
+    dataset: str | None = None,
+    data_dir: pathlib.Path | str | None = None,
+    kind: str = "best",
+    batch_size: int = 256,
+) -> dict[str, Any]:
+    """Scores a model on one split.
+
+    Args:
+      model: the --workdir of a training run, an exported file, or an opened model.
+      split: "train", "validation", "test" or "test_all".
+      dataset: a prepared data set; the one that the model was trained on if not given.
+      data_dir: where prepared data sets lie.
+      kind: "best" or "last" checkpoint.
+      batch_size: images per forward pass.
+
+    Returns:
+      What `metrics.summary` returns, and `model`, `dataset`, `split`, `step`, `intervals` (95 %, bootstrap),
+      `calibration`; where the data marks exact copies of training images, also `without_twins`: accuracy, its
+      interval and n over the other images.
+
+    Raises:
+      InputError: if model, data and split do not fit together.
+    """
+    scorer = model if isinstance(model, Scorer) else open_model(model, kind=kind, batch_size=batch_size)
+    chosen = load_split(scorer.spec, split, dataset=dataset, data_dir=data_dir)
+    return score(scorer, chosen, scorer.logits(chosen.images), dataset=dataset or scorer.spec.dataset, split=split)
+
+
+def score(scorer: Scorer, faces: data.Split, logits: np.ndarray, *, dataset: str, split: str) -> dict[str, Any]:
+    """Returns what `evaluate` returns, from logits (N, classes) for the images of a split."""
+    names, predictions = scorer.spec.class_names, logits.argmax(1)
+    counts = metrics.confusion(faces.labels, predictions, len(names))
+    summary = {**metrics.summary(counts, names), "intervals": _shown(intervals.bootstrap(counts))}
+    probabilities = calibration.softmax(logits, scorer.spec.temperature)
+    summary["calibration"] = {
+        "temperature": scorer.spec.temperature,
+        "ece": calibration.reliability(probabilities, faces.labels).error(),
+        "ece_adaptive": calibration.reliability(probabilities, faces.labels, adaptive=True).error(),
+        "brier": calibration.brier(probabilities, faces.labels),
+        "nll": calibration.negative_log_likelihood(probabilities, faces.labels),
+    }
+    twins = faces.columns.get("twin_in_train")
+    if twins is not None and twins.any() and not twins.all():
+        own = ~twins.astype(bool)
+        apart = metrics.confusion(faces.labels[own], predictions[own], len(names))
+        found = intervals.bootstrap(apart)["accuracy"]
+        summary["without_twins"] = {"accuracy": found.value, "interval": [found.low, found.high], "n": int(own.sum())}
+    if groups := _groups(faces, predictions):
+        summary["groups"] = groups
+    return {"model": scorer.name, "dataset": dataset, "split": split, "step": scorer.step, **summary}
+
+
+def _groups(faces: data.Split, predictions: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Returns accuracy with its 95 % interval (Wilson) for each group of people that the data names."""
+    found: dict[str, dict[str, Any]] = {}
+    for column, names in GROUPS.items():
+        if column in faces.columns:
+            right, member = predictions == faces.labels, faces.columns[column]
+            found[column] = {
+                name: {
+                    **intervals.wilson(int(right[member == i].sum()), int((member == i).sum()))._asdict(),
+                    "n": int((member == i).sum()),
+                }
+                for i, name in enumerate(names)
+                if (member == i).any()
+            }
+    return found
+
+
+def test_time_average(scorer: Scorer, images: data.Images, kind: str) -> np.ndarray:
+    """Returns probabilities (N, classes) averaged over views of each image, "flip" or "ten" (`augment.views`).
+
+    The views are rounded to uint8, so that checkpoints and files take them alike.
+    """
+    total = np.zeros((len(images), len(scorer.spec.class_names)))
+    count = 0
+    for start in range(0, len(images), 512):
+        part = slice(start, start + 512)
+        floats = np.asarray(augment.views(augment.to_float(jnp.asarray(images[part])), kind=kind))
+        count = len(floats)
+        for view in floats:
+            pixels = np.rint(view * 255).astype(np.uint8)
+            total[part] += calibration.softmax(scorer.logits(pixels), scorer.spec.temperature)
+    return total / count
+
+
+def compare(labels: np.ndarray, answers: Mapping[str, np.ndarray], num_classes: int) -> list[dict[str, Any]]:
+    """Compares models two by two on the same images.
+
+    Args:
+      labels: (N,) true classes.
+      answers: model -> predictions (N,).
+      num_classes: C.
+
+    Returns:
+      One mapping a pair: `first`, `second`, `difference` (second minus first, with 95 % intervals of the paired
+      bootstrap), `first_only`, `second_only` (images that one alone gets right) and McNemar's exact `p_value`.
+    """
+    rows = []
+    for (one, first), (other, second) in itertools.combinations(answers.items(), 2):
+        difference = intervals.paired_bootstrap(labels, first, second, num_classes)
+        test = intervals.mcnemar(labels, first, second)
+        rows.append({"first": one, "second": other, "difference": _shown(difference), **test._asdict()})
+    return rows
+
+
+def save(result: dict[str, Any], out: pathlib.Path) -> None:
+    """Writes metrics.json, confusion.png and, if measured, robustness.png into a folder, made if missing."""
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "metrics.json", result)
+    report.plot_confusion(np.array(result["confusion"]), list(result["per_class"]), out / "confusion.png")
+    if "robustness" in result:
+        report.plot_robustness(result["robustness"], out / "robustness.png")
+    else:
+        (out / "robustness.png").unlink(missing_ok=True)  # of another evaluation
+
+
+def _write(path: pathlib.Path, value: Any) -> None:
+    with folders.replaced(path) as part:
+        part.write_text(json.dumps(value, indent=1))
+
+
+def _shown(found: Mapping[str, intervals.Interval]) -> dict[str, list[float]]:
+    return {name: list(interval) for name, interval in found.items()}
+
+
+def _text(result: Mapping[str, Any]) -> str:
+    """Returns what is printed of one model."""
+    lines = [metrics.classification_report(result)]
+    for name, (_, low, high) in result["intervals"].items():
+        lines.append(f"{name.replace('_', ' ')} 95 % interval {low:.3f} to {high:.3f}")
+    if "without_twins" in result:
+        twins = result["without_twins"]
+        lines.append(f"accuracy without exact copies of training images: {twins['accuracy']:.3f} ({twins['n']})")
+    lines.append(
+        f"calibration error {result['calibration']['ece']:.3f} at T = {result['calibration']['temperature']:g}"
+    )
+    if "test_time_average" in result:
+        average = result["test_time_average"]
+        value, low, high = average["accuracy"]
+        lines.append(f"accuracy averaged over views ({average['views']}): {value:.3f} (95 % {low:.3f} to {high:.3f})")
+    for column, groups in result.get("groups", {}).items():
+        each = (
+            f"{name} {g['value']:.3f} ({g['low']:.3f} to {g['high']:.3f}, n {g['n']})" for name, g in groups.items()
+        )
+        lines.append(f"accuracy by {column}: {', '.join(each)}")
+    for kind, found in result.get("open_set", {}).items():
+        if isinstance(found, dict):
+            lines.append(
+                f"faces told from {kind.replace('_', ' ')} by confidence: AUROC {found['auroc']:.3f} "
+                f"(mean confidence {result['open_set']['faces']:.2f} and {found['confidence']:.2f})"
+            )
+    if "robustness" in result:
+        lines.append(robustness.table(result["robustness"]))
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Scores models, prints and saves the results."""
+    parser = argparse.ArgumentParser(prog="python -m ferjax.evaluate", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", required=True, nargs="+", help="workdirs, .safetensors, .tflite or .onnx")
+    parser.add_argument("--data", help="a prepared data set; if not given, the one that each model was trained on")
+    parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
+    parser.add_argument("--split", default="validation", help=", ".join(SPLITS))
+    parser.add_argument("--out", type=pathlib.Path, help="folder for metrics.json and the figures")
+    parser.add_argument("--checkpoint", default="best", choices=checkpoint.KINDS)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--tta", choices=["flip", "ten"], help="also report a test-time average over views, apart")
+    parser.add_argument("--robustness", action="store_true", help="also score corrupted images")
+    parser.add_argument("--open-set", action="store_true", help="also answer for textures and for drawn faces")
+    parser.add_argument("--full", action="store_true", help="corrupt all images, not a stratified 1,000")
+    options = parser.parse_args(argv)
+    if options.out is not None:
+        folders.check_out(options.out)
+    if options.batch_size < 1:
+        raise errors.InputError(f"--batch-size must be at least 1, got {options.batch_size}")
+    if options.full and not options.robustness:
+        raise errors.InputError("--full is about corrupted images: give --robustness, too")
+    if len(set(options.model)) != len(options.model):
+        raise errors.InputError("a model is named twice in --model")
+    scorers = [open_model(m, kind=options.checkpoint, batch_size=options.batch_size) for m in options.model]
+    where = {"dataset": options.data, "data_dir": options.data_dir}
+    results: list[dict[str, Any]] = []
+    answers: dict[str, np.ndarray] = {}
+    seen: list[tuple[Any, ...]] = []
+    for scorer in scorers:
+        faces = load_split(scorer.spec, options.split, **where)
+        seen.append((scorer.spec.class_names, *_digests(faces)))
+        logits = scorer.logits(faces.images)
+        result = score(scorer, faces, logits, dataset=options.data or scorer.spec.dataset, split=options.split)
+        if options.tta:
+            averaged = test_time_average(scorer, faces.images, options.tta).argmax(1)
+            counts = metrics.confusion(faces.labels, averaged, len(scorer.spec.class_names))
+            result["test_time_average"] = {"views": options.tta, **_shown(intervals.bootstrap(counts))}
+        if options.open_set:
+            temperature = scorer.spec.temperature
+            unknown = left_out(scorer.spec, options.split, **where)
+            result["open_set"] = open_set.measure(scorer.logits, faces.images, temperature=temperature, unknown=unknown)
+        if options.robustness:
+            result["robustness"] = robustness.measure(scorer.logits, faces, full=options.full)
+        if options.robustness and results and seen[-1] == seen[0]:
+            result["robustness"] |= _relative(result["robustness"]["accuracy"], results[0])
+        print(f"{scorer.name}\n{_text(result)}\n" if len(scorers) > 1 else _text(result))
+        results.append(result)
+        answers[scorer.name] = logits.argmax(1)
+    pairs: list[dict[str, Any]] = []
+    if len(set(seen)) > 1:
+        cli.note("the models are not compared: they were scored on other images, or know other classes")
+    elif len(seen) > 1:
+        pairs = compare(faces.labels, answers, len(scorers[0].spec.class_names))
+    for pair in pairs:
+        gain, low, high = pair["difference"]["accuracy"]
+        print(
+            f"{pair['second']} against {pair['first']}: accuracy {gain:+.4f} (95 % {low:+.4f} to {high:+.4f}), "
+            f"McNemar p = {pair['p_value']:.3g}"
+        )
+    if options.out is not None:
+        for number, result in enumerate(results):
+            save(
+                result,
+                options.out if len(results) == 1 else options.out / f"{number}_{pathlib.Path(result['model']).stem}",
+            )
+        if pairs:
+            _write(options.out / "comparison.json", pairs)
+        print(f"saved {options.out}")
+
+
+def _relative(accuracy: Mapping[str, Sequence[float]], first: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the mean corruption error relative to the first model; nothing, with a note, if that makes no error."""
+    try:
+        mean, _ = corruptions.mean_corruption_error(_errors(accuracy), _errors(first["robustness"]["accuracy"]))
+    except errors.InputError as error:
+        cli.note(f"no mean corruption error relative to {first['model']}: {error}")
+        return {}
+    return {"relative_to": first["model"], "mean_corruption_error": mean}
+
+
+def _errors(accuracy: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    return {kind: [1 - value for value in values] for kind, values in accuracy.items()}
+
+
+def _digests(faces: data.Split) -> tuple[str, str]:
+    """Tells images apart by their labels and the first of them."""
+    labels, first = (hashlib.sha256(np.asarray(part).tobytes()) for part in (faces.labels, faces.images[:64]))
+    return labels.hexdigest(), first.hexdigest()
+
+
+if __name__ == "__main__":
+    cli.run(main)

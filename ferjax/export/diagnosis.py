@@ -1,0 +1,139 @@
+"""Where a file that fails the gate first departs from its network: in the contract, or at which layer."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from ferjax import spec as contract
+from ferjax.export.conversion import Apply, Network
+from ferjax.export.onnx_graph import number
+from ferjax.export.parity import Reference
+from ferjax.export.representative import normalize
+from ferjax.models.layers import tapped
+
+_FIELDS = ("input_size", "color_order", "mean", "std", "class_names", "temperature")
+_IMAGES = 4
+
+
+class Layer(NamedTuple):
+    """How far one named intermediate of a file is from the network's.
+
+    Attributes:
+      name: as the network names it, see `ferjax.models.layers.tap`; "logits" for the last.
+      error: norm of the difference over norm of the value.
+    """
+
+    name: str
+    error: float
+
+
+def explain(path: pathlib.Path, convert: Callable[[Network], bytes], network: Network, truth: Reference) -> str:
+    """Returns one sentence on where a file first departs from its network.
+
+    Args:
+      path: the file, contract inside.
+      convert: what made it.
+      network: of what.
+      truth: what it was compared with.
+    """
+    file_spec = contract.read(path)
+    for field in _FIELDS:
+        written, wanted = getattr(file_spec, field), getattr(truth.spec, field)
+        if written != wanted:
+            return f"it departs before the network: {field} is {written} in the file, {wanted} in the checkpoint"
+    errors = layers(convert, network, truth.images[:_IMAGES])
+    listed = ", ".join(f"{layer.name} {layer.error:.2g}" for layer in errors)
+    return f"it departs first at {first(errors).name} (relative error by layer: {listed})"
+
+
+def first(errors: list[Layer]) -> Layer:
+    """Returns the first layer with a tenth of the largest error: before it, there is little to be seen."""
+    largest = max(layer.error for layer in errors)
+    return next(layer for layer in errors if not layer.error < largest / 10)
+
+
+def layers(convert: Callable[[Network], bytes], network: Network, images: np.ndarray) -> list[Layer]:
+    """Converts the network once more, its named intermediates beside its logits, and compares each.
+
+    Args:
+      convert: what makes the file.
+      network: of what.
+      images: uint8 (N, H, W, C).
+
+    Returns:
+      The layers in the order of computation, the logits last.
+    """
+    names = intermediates(network)
+    open_ended = dataclasses.replace(network, function=partial(_with_intermediates, names=names))
+    inputs = normalize(network.spec, images)
+    reference = jax.jit(partial(open_ended.function, network.bind(network)))
+    wanted = [[np.asarray(part) for part in reference(image[None])] for image in inputs]
+    # TensorFlow sorts outputs by name, "output_10" before "output_2".
+    places = np.argsort(sorted(range(len(names) + 1), key=str))
+    found = [[parts[place] for place in places] for parts in _run(convert(open_ended), inputs)]
+    errors = [_error(np.stack(w), np.stack(f)) for w, f in zip(_columns(wanted), _columns(found), strict=True)]
+    return [*(Layer(*pair) for pair in zip(names, errors[1:], strict=True)), Layer("logits", errors[0])]
+
+
+def _error(wanted: np.ndarray, found: np.ndarray) -> float:
+    return float(np.linalg.norm(wanted - found)) / max(float(np.linalg.norm(wanted)), 1e-30)
+
+
+def _columns(rows: list[list[np.ndarray]]) -> list[tuple[np.ndarray, ...]]:
+    return list(zip(*rows, strict=True))
+
+
+def intermediates(network: Network) -> list[str]:
+    """Returns the names of a network's intermediates in the order of computation, one for each value."""
+    names: list[str] = []
+
+    def run(image: jax.Array) -> jax.Array:
+        logits, state = network.bind(network)(image, mutable=["intermediates"])
+        found = tapped(state)
+        ends = {"features": 1000, "embedding": 1001}
+        ordered = sorted(found, key=lambda name: ends.get(name, number(name)))
+        names.extend(name for i, name in enumerate(ordered) if all(found[name] is not found[n] for n in ordered[:i]))
+        return logits
+
+    jax.eval_shape(run, jax.ShapeDtypeStruct((1, *network.spec.input_shape), np.float32))
+    return names
+
+
+def _with_intermediates(apply: Apply, image: jax.Array, *, names: list[str]) -> tuple[jax.Array, ...]:
+    logits, state = apply(image, mutable=["intermediates"])
+    return (logits, *(state["intermediates"][name][0] for name in names))
+
+
+def _run(blob: bytes, inputs: np.ndarray) -> list[list[np.ndarray]]:
+    """Returns, for each image, all outputs of a file in order."""
+    if blob[4:8] == b"TFL3":
+        return [_litert(blob)(image[None]) for image in inputs]
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
+    planes = np.ascontiguousarray(inputs.transpose(0, 3, 1, 2))
+    names = ["logits", *(f"output{i}" for i in range(1, len(session.get_outputs())))]
+    return [session.run(names, {"image": image[None]}) for image in planes]
+
+
+def _litert(blob: bytes) -> Callable[[np.ndarray], list[np.ndarray]]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=blob)
+    interpreter.allocate_tensors()
+    feed = interpreter.get_input_details()[0]["index"]
+    outputs = [d["index"] for d in sorted(interpreter.get_output_details(), key=lambda d: number(d["name"]))]
+
+    def run(image: np.ndarray) -> list[np.ndarray]:
+        interpreter.set_tensor(feed, image)
+        interpreter.invoke()
+        return [interpreter.get_tensor(index) for index in outputs]
+
+    return run

@@ -1,0 +1,1 @@
+"""Output of the live loop: drawing, the window, recordings and the log."""

@@ -1,0 +1,71 @@
+"""The history of a run: what each epoch came to, which was best, and when to stop."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from ferjax import prune
+from ferjax.evaluate import metrics
+from ferjax.spec import ModelSpec
+from ferjax.train.optim import Optimizer
+from ferjax.train.stages import Stage
+from ferjax.train.step import Arrays, Sums, TrainState
+
+
+def make_row(epoch: int, state: TrainState, sums: Sums, optimizer: Optimizer, stage: Stage) -> dict[str, Any]:
+    """Returns what the sums of an epoch, counted from 0, came to; the state is the one at its end."""
+    total = jax.device_get(sums)
+    step = int(state.step)
+    pruned = prune.prunes(state.opt_state)
+    return {
+        "epoch": epoch + 1,
+        "step": step,
+        "learning_rate": stage.learning_rate * float(optimizer.schedule(step - 1)),
+        "train_loss": float(total.loss) / int(total.examples),
+        "train_accuracy": int(total.correct) / int(total.examples),
+        "grad_norm": float(total.grad_norm) / int(total.steps),
+        "update_norm": float(total.update_norm) / int(total.steps),
+        "param_norm": float(optax.tree.norm(state.params)),
+        **({"sparsity": prune.masked_share(prune.find_masks(state.opt_state))} if pruned else {}),
+        **({} if isinstance(total.agreed, tuple) else {"teacher_agreement": int(total.agreed) / int(total.examples)}),
+    }
+
+
+def validate(predict: Callable[..., np.ndarray], variables: Any, data: Arrays, spec: ModelSpec) -> dict[str, float]:
+    """Returns what the epoch's network scores on the split that selects the best.
+
+    Args:
+      predict: (variables, images) -> logits float32 (N, classes).
+      variables: of the network in evaluation.
+      data: {"images": …, "labels": int32 (N,)}.
+      spec: for the classes.
+    """
+    logits = predict(variables, data["images"]).astype(np.float64)
+    labels = np.asarray(data["labels"])
+    shifted = logits - logits.max(1, keepdims=True)
+    loss = np.log(np.exp(shifted).sum(1)) - np.take_along_axis(shifted, labels[:, None], 1)[:, 0]
+    counts = metrics.confusion(labels, logits.argmax(1), len(spec.class_names))
+    return {
+        "validation_loss": float(loss.mean()),
+        "validation_accuracy": metrics.accuracy(counts),
+        "validation_macro_f1": metrics.macro_f1(counts),
+    }
+
+
+def exhausted(history: Sequence[dict[str, Any]], patience: int, stages: Sequence[Stage]) -> bool:
+    """Returns whether the last stage has gone so many epochs without a better one; with a patience of 0 never."""
+    if not (patience and history):
+        return False
+    return len(history) - max(metrics.best_row(history)["epoch"], stages[-1].first_epoch) >= patience
+
+
+def describe(row: Mapping[str, Any], epochs: int, speed: float) -> str:
+    """Returns an epoch's row in words; speed in images per second."""
+    return (
+        f"epoch {row['epoch']:3d}/{epochs}  loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}  "
+        f"validation loss {row['validation_loss']:.4f}  accuracy {row['validation_accuracy']:.4f}  "
+        f"({speed:.0f} images/s)"
+    )

@@ -1,0 +1,156 @@
+"""What a run writes down: checkpoints, metrics, times. In the process that writes, of several the first."""
+
+import contextlib
+import json
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from ferjax import cli, errors, folders
+from ferjax.evaluate.metrics import best_row
+from ferjax.spec import ModelSpec
+from ferjax.train import processes
+from ferjax.train.step import Sums, TrainState
+from ferjax.weights import checkpoint
+
+try:
+    import fcntl
+except ImportError:  # Windows, where runs are not kept apart
+    fcntl = None  # type: ignore[assignment]
+
+
+class InUse(errors.InputError):
+    """Another process is training in the folder."""
+
+
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps a run's folder, made if missing, for this process; however the process ends, the kernel lets go of it.
+
+    Raises:
+      InUse: if another process keeps it.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".lock").open("a") as file:  # never removed: a third process would lock a file of its own
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUse(
+                f"another process is training in {workdir}: let it end or stop it, or choose another --workdir"
+            ) from None
+        except OSError:  # a file system without locks, as on some networks: better to train than to refuse
+            pass
+        yield
+
+
+def training_seconds(workdir: pathlib.Path, epoch_images: int) -> float:
+    """Returns how long a run's epochs took in seconds, each at the speed that was measured at its end.
+
+    So an epoch that was stopped and repeated, or went on, counts once. Scoring and saving are not counted.
+
+    Args:
+      workdir: the run's folder.
+      epoch_images: that an epoch trains on.
+
+    Raises:
+      InputError: if the folder has no timing.jsonl, or a damaged one.
+    """
+    path = workdir / "timing.jsonl"
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        speeds = {row["epoch"]: row["images_per_second"] for row in rows}
+        return sum(epoch_images / speed for speed in speeds.values())
+    except FileNotFoundError as error:
+        raise errors.InputError(f"{path} is missing: the time that training took is not known") from error
+    except (ValueError, LookupError, TypeError, ZeroDivisionError) as error:
+        raise errors.InputError(f"{path} is damaged ({error!r}): the time that training took is not known") from error
+
+
+class RunFolder:
+    """Keeps a run's files: metrics.jsonl mirrors the history that the checkpoint holds, so neither runs ahead.
+
+    Of several processes all call it alike, and the first alone reads and writes: the folder need not be shared. That
+    is enough because the state is replicated, each process has all of it; for the same reason a run that was saved on
+    some devices goes on on any other number.
+    """
+
+    def __init__(self, workdir: pathlib.Path, spec: ModelSpec, config: Mapping[str, Any], minutes: float):
+        self.workdir, self.spec, self.config, self.seconds = workdir, spec, config, 60 * minutes
+        self.saved, self.writes = time.monotonic(), processes.is_first()
+        if self.writes:
+            workdir.mkdir(parents=True, exist_ok=True)
+
+    def resume(self, state: TrainState, sums: Sums) -> tuple[TrainState, Sums, list[dict[str, Any]]]:
+        """Returns where the run stopped, or the given start of a new one: of the first process, in all."""
+        history: list[dict[str, Any]] = []
+        if self.writes:
+            state, sums, history = self._restore(state, sums)
+        state, sums = processes.arrays_of_first((state, sums))
+        return state, sums, processes.value_of_first(history)
+
+    def due(self) -> bool:
+        """Returns whether it is time to save the state, in the process that writes."""
+        return self.writes and time.monotonic() - self.saved > self.seconds
+
+    def close_epoch(self, state: TrainState, sums: Sums, history: list[dict[str, Any]]) -> None:
+        """Writes best, then last, then the metrics: a kill between any two is mended by repeating the epoch."""
+        if not self.writes:
+            return
+        row = history[-1]
+        if best_row(history) is row:
+            variables = jax.device_get(state.variables())
+            spec = self.spec.replace(
+                accuracy={"validation": row["validation_accuracy"]}, params_sha256=checkpoint.fingerprint(variables)
+            )
+            meta = {"spec": spec.to_json(), "config": self.config, "history": history}
+            checkpoint.save(self.workdir, "best", row["step"], variables, meta, keep=1)
+        self.save_last(state, sums, history)
+        self._write_metrics(history)
+
+    def save_last(self, state: TrainState, sums: Sums, history: list[dict[str, Any]]) -> None:
+        """Writes what a killed run needs to go on."""
+        tree = jax.device_get({**state._asdict(), "sums": sums._asdict()})
+        meta = {"spec": self.spec.to_json(), "config": self.config, "history": history}
+        checkpoint.save(self.workdir, "last", int(tree["step"]), tree, meta, keep=2)
+        self.saved = time.monotonic()
+
+    def best_variables(self, like: Any) -> Any:
+        """Returns the best epoch's variables as numpy arrays, in every process; `like` has their structure."""
+        return processes.arrays_of_first(checkpoint.load(self.workdir)[1] if self.writes else like)
+
+    def note_time(self, **values: float | None) -> None:
+        """Appends to timing.jsonl, apart from the metrics because machines differ: an epoch's time since this start."""
+        if self.writes:
+            known = {k: round(v, 3) for k, v in values.items() if v is not None}
+            with open(self.workdir / "timing.jsonl", "a") as file:
+                file.write(json.dumps(known) + "\n")
+
+    def _restore(self, state: TrainState, sums: Sums) -> tuple[TrainState, Sums, list[dict[str, Any]]]:
+        checkpoint.remove_unfinished(self.workdir)
+        found = checkpoint.restore(self.workdir, {**state._asdict(), "sums": sums._asdict()})
+        history: list[dict[str, Any]] = []
+        if found is not None:
+            arrays, meta = found
+            self._check_data(ModelSpec.from_json(meta["spec"]))
+            sums, history = Sums(**arrays.pop("sums")), meta["history"]
+            state = TrainState(**arrays)
+            cli.note(f"continuing {self.workdir} after step {int(state.step)}")
+        self._write_metrics(history)
+        return state, sums, history
+
+    def _check_data(self, stored: ModelSpec) -> None:
+        there, here = stored.dataset_sha256, self.spec.dataset_sha256
+        if there and here and there != here:  # a contract need not say
+            raise errors.InputError(
+                f"{self.workdir} holds a run on other data: {stored.dataset} has SHA-256 {there[:12]}… there and "
+                f"{here[:12]}… here: choose another --workdir, or prepare the former data again"
+            )
+
+    def _write_metrics(self, history: list[dict[str, Any]]) -> None:
+        path = self.workdir / "metrics.jsonl"
+        with folders.replaced(path) as part:
+            part.write_text("".join(json.dumps(row) + "\n" for row in history))

@@ -1,0 +1,216 @@
+"""Pretrained starts: other frameworks' weights, and our own checkpoints, as starting variables.
+
+Read are the state dicts of torchvision and timm for ResNet-18, ResNet-50, MobileNetV3-Small and DeiT-Tiny
+(plain and distilled), and VGGFace2's ResNet-50. Where a network differs from the file's, three rules adapt:
+
+- a grey stem takes the mean of the kernels of the three colours (Paraschiv, experiment 6);
+- a 3x3 stem takes a 7x7 kernel shrunk by area: every weight of the small kernel is the sum of the weights on
+  the 7/3 x 7/3 pixels that it covers, shared where a pixel is cut. The answer to flat regions is kept, and the
+  pattern keeps its shape on faces that are small by the same ratio;
+- a position embedding is interpolated to another grid of patches (Touvron et al. 2021, section 3).
+
+The classifier is replaced unless it fits.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from ferjax.errors import InputError, unknown
+from ferjax.models.deit import resize_positions
+from ferjax.weights.state_dict import read_state_dict
+from ferjax.weights.torch_names import FORMATS, NEW_PARTS, VGGFACE2_IDENTITIES, Format, Preprocessing, tensor_name
+
+Variables = Mapping[str, Any]
+HEAD = r"^head"
+_NOTHING = r"(?!)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What became of every tensor.
+
+    Attributes:
+      loaded: variables taken from the file as they are.
+      adapted: variables taken after a change, with the change.
+      skipped: tensors of the file that were not used, with the reason.
+      missing: variables that keep their random start.
+      preprocessing: how the pretrained network was fed, for the target's channels; None if not known.
+    """
+
+    loaded: tuple[str, ...] = ()
+    adapted: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    missing: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+
+    def __str__(self) -> str:
+        """One line of counts, then one line per tensor that was not simply loaded."""
+        counts = f"{len(self.loaded)} loaded, {len(self.adapted)} adapted, {len(self.skipped)} skipped"
+        lines = [f"{counts}, {len(self.missing)} missing"]
+        lines += [f"  adapted {name}: {how}" for name, how in self.adapted]
+        lines += [f"  skipped {name}: {why}" for name, why in self.skipped]
+        lines += [f"  missing {name}: keeps its random start" for name in self.missing]
+        return "\n".join(lines)
+
+
+def load_pretrained(
+    path: str | Path, architecture: str, variables: Variables, *, strict: bool = True
+) -> tuple[dict[str, Any], Report]:
+    """Replaces variables by those of a file.
+
+    Args:
+      path: a torchvision, timm or VGGFace2 weights file (`.pth`, `.safetensors`, numpy pickle).
+      architecture: the network's name in the registry.
+      variables: the network's own variables; their shapes decide what is adapted.
+      strict: every tensor of the file must have its place, and every variable outside the head its tensor.
+        If not, what does not fit is skipped and reported.
+
+    Returns:
+      New variables of the same structure, and the report.
+
+    Raises:
+      InputError: if the architecture has no pretrained weights, the file cannot be read, or (strict) it
+        belongs to another network; the tensor is named.
+    """
+    tensors = {k: v for k, v in read_state_dict(path).items() if not k.endswith("num_batches_tracked")}
+    if architecture not in FORMATS:
+        raise unknown("architecture with pretrained weights", architecture, FORMATS)
+    form = _recognise(tensors, architecture, Path(path))
+    own = traverse_util.flatten_dict(dict(variables), sep="/")
+    places = {tensor_name(_path(target), form): target for target in own}
+    if strict:
+        _check_names(tensors, places, architecture, Path(path))
+    result, loaded, adapted = dict(own), [], []
+    skipped = [(name, "has no place in the network") for name in tensors if name not in places]
+    for name, target in places.items():
+        if name not in tensors:
+            continue
+        value, change = _fit(tensors[name], target, own[target].shape, form)
+        if value is not None:
+            result[target] = jnp.asarray(value, own[target].dtype)
+            (adapted.append((target, change)) if change else loaded.append(target))
+        elif _is_head(target) or not strict:
+            skipped.append((name, change))
+        else:
+            raise InputError(f"{path} does not fit {architecture}: tensor {name!r}, {change}")
+    taken = {*loaded, *(target for target, _ in adapted)}
+    missing = tuple(target for target in own if target not in taken)
+    stem = next(v for k, v in own.items() if k in ("params/stem/conv/kernel", "params/patch/conv/kernel"))
+    preprocessing = form.preprocessing.grey() if stem.shape[2] == 1 else form.preprocessing
+    report = Report(tuple(loaded), tuple(adapted), tuple(skipped), missing, preprocessing)
+    return traverse_util.unflatten_dict(result, sep="/"), report
+
+
+def adopt_variables(target: Variables, source: Variables, head_pattern: str = HEAD) -> tuple[dict[str, Any], Report]:
+    """Copies everything but the head from another run of the same network.
+
+    Args:
+      target: variables of the network to start.
+      source: variables of the other run.
+      head_pattern: a regular expression on paths below the collection, such as "head/out/kernel"; what it
+        finds keeps its random start.
+
+    Returns:
+      New variables with target's structure, and the report.
+
+    Raises:
+      InputError: if a variable outside the head is missing or has another shape; it is named.
+    """
+    own, other = (traverse_util.flatten_dict(dict(v), sep="/") for v in (target, source))
+    result, loaded, missing = dict(own), [], []
+    for name, value in own.items():
+        if re.search(head_pattern, _path(name)):
+            missing.append(name)
+            continue
+        if name not in other or other[name].shape != value.shape:
+            found = f"has shape {other[name].shape} there" if name in other else "is not there"
+            raise InputError(f"the other run is of another network: {name!r} of shape {value.shape} {found}")
+        result[name] = jnp.asarray(other[name], value.dtype)
+        loaded.append(name)
+    skipped = tuple((name, "belongs to the head") for name in other if re.search(head_pattern, _path(name)))
+    return traverse_util.unflatten_dict(result, sep="/"), Report(tuple(loaded), (), skipped, tuple(missing))
+
+
+def shrink_kernel(kernel: np.ndarray, side: int) -> np.ndarray:
+    """Returns a kernel (k, k, …) shrunk to (side, side, …) by summing the weights on each cell's area."""
+    k = kernel.shape[0]
+    edges = np.arange(side + 1) * k / side
+    overlap = np.minimum(edges[1:, None], np.arange(1, k + 1)) - np.maximum(edges[:-1, None], np.arange(k))
+    cover = np.maximum(overlap, 0).astype(kernel.dtype)
+    return np.einsum("ai,bj,ij...->ab...", cover, cover, kernel)
+
+
+def _path(name: str) -> str:
+    """The path below the collection."""
+    return name.split("/", 1)[1]
+
+
+def _is_head(target: str) -> bool:
+    return re.search(HEAD, _path(target)) is not None
+
+
+def _recognise(tensors: Mapping[str, np.ndarray], architecture: str, path: Path) -> Format:
+    for form in FORMATS[architecture]:
+        if form.signature in tensors:
+            break
+    else:
+        first = next(iter(tensors))
+        raise InputError(f"{path} does not fit {architecture}: tensor {first!r} has no place in it")
+    faces = any(len(tensors[n]) == VGGFACE2_IDENTITIES for n in ("fc.weight", "classifier.weight") if n in tensors)
+    if faces and architecture == "resnet50":
+        raise InputError(f"{path} holds VGGFace2's ResNet-50, whose strides stand elsewhere: use resnet50_caffe")
+    return form
+
+
+def _check_names(tensors: Mapping[str, Any], places: Mapping[str, str], architecture: str, path: Path) -> None:
+    strange = [name for name in tensors if name not in places]
+    if strange:
+        more = f" (nor have {len(strange) - 1} others)" if len(strange) > 1 else ""
+        raise InputError(f"{path} does not fit {architecture}: tensor {strange[0]!r} has no place in it{more}")
+    new = NEW_PARTS.get(architecture, _NOTHING)
+    for name, target in places.items():
+        if name not in tensors and not _is_head(target) and not re.search(new, _path(target)):
+            raise InputError(f"{path} does not fit {architecture}: it has no tensor {name!r}")
+
+
+def _fit(tensor: np.ndarray, target: str, shape: tuple[int, ...], form: Format) -> tuple[np.ndarray | None, str]:
+    """Returns the tensor in our layout and shape with a note on the change, or None with the reason."""
+    value, change = _our_layout(tensor, len(shape), target), ""
+    if _path(target) in ("stem/conv/kernel", "patch/conv/kernel"):
+        if value.ndim == 4 and value.shape[2] == 3 and shape[2] == 1:
+            value, change = value.mean(axis=2, keepdims=True), "mean over the three colours"
+        if value.ndim == 4 and value.shape[:2] == (7, 7) and shape[:2] == (3, 3):
+            value, change = shrink_kernel(value, 3), "; ".join(filter(None, (change, "7x7 shrunk to 3x3 by area")))
+    elif target.endswith("pos_embed") and value.shape != shape and value.ndim == 3:
+        value, change = _fit_positions(value, shape), "interpolated to another grid of patches"
+    elif target.endswith("/var") and form.epsilon is not None:
+        value, change = value + np.float32(form.epsilon - 1e-3), "shifted to make up for another epsilon"
+    if value.shape != shape:
+        kind = "the head is replaced, its shape is" if _is_head(target) else "shape"
+        return None, f"{kind} {tensor.shape}; {target!r} takes {shape}"
+    return value, change
+
+
+def _our_layout(tensor: np.ndarray, rank: int, target: str) -> np.ndarray:
+    """Torch's (out, in, …) as our (…, in, out); a 1x1 convolution may be a linear layer here."""
+    if not target.endswith("/kernel"):
+        return tensor
+    if tensor.ndim == 4 and rank == 2 and tensor.shape[2:] == (1, 1):
+        tensor = tensor[:, :, 0, 0]
+    return np.moveaxis(tensor, (1, 0), (-2, -1)) if tensor.ndim > 1 else tensor
+
+
+def _fit_positions(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Interpolates between square grids behind the same prefix tokens, of which DeiT has one or two."""
+    for prefix in (1, 2):
+        old, new = (round((s[1] - prefix) ** 0.5) for s in (value.shape, shape))
+        if old**2 + prefix == value.shape[1] and new**2 + prefix == shape[1]:
+            return np.asarray(resize_positions(jnp.asarray(value), (old, old), (new, new)))
+    return value

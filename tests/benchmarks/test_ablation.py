@@ -1,0 +1,126 @@
+"""Arms of a study over seeds, and the frontier of the exported files."""
+
+import json
+import statistics
+
+import pytest
+from scipy import stats
+from test_accuracy_benchmark import write
+from test_ship import DATA
+
+from benchmarks import ablation, frontier
+from ferjax import data
+from ferjax.errors import InputError
+from ferjax.weights import checkpoint
+from tests.support import small_files
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two arms of three seeds as sweeps leave them, and the second as exported files."""
+    folder = tmp_path_factory.mktemp("ablation")
+    faces = data.load("synthetic_faces", data_dir=folder / "data", **DATA)
+    for arm, scores in (("plain", (0.60, 0.61, 0.62)), ("taught", (0.63, 0.62, 0.66))):
+        for seed, score in enumerate(scores):
+            run = folder / arm / f"seed{seed}"
+            spec = write(run, faces, accuracy=score, fit={"seed": seed, "epochs": 3, "batch_size": 8})
+            small_files.onnx_file(folder / f"{arm}{seed}.onnx", spec)
+    return folder
+
+
+def test_arms_are_compared_in_pairs(made):
+    plain, taught = ablation.study("s", {"plain": [made / "plain"], "taught": [made / "taught"]})
+    assert (plain["name"], plain["study"], plain["arm"], plain["seeds"]) == ("s: plain", "s", "plain", 3)
+    assert plain["accuracy"] == pytest.approx(61) and plain["spread"] == pytest.approx(1)
+    assert plain["macro_f1"] == pytest.approx(0.51) and plain["epochs"] == "3" and plain["minutes"] == 2
+    assert "difference" not in plain
+    pairs = (3, 1, 4)
+    assert taught["difference"] == pytest.approx(statistics.mean(pairs))
+    assert taught["interval"] == pytest.approx(stats.t.ppf(0.975, 2) * statistics.stdev(pairs) / 3**0.5)
+
+
+def test_runs_are_paired_by_seed_and_files_by_order(made):
+    backwards = [made / "taught" / f"seed{seed}" for seed in (2, 0, 1)]
+    files = [made / f"taught{seed}.onnx" for seed in range(3)]
+    _, by_seed, by_order = ablation.study("s", {"plain": [made / "plain"], "runs": backwards, "files": files})
+    for row in (by_seed, by_order):
+        assert row["difference"] == pytest.approx(8 / 3)
+    assert by_seed["interval"] == pytest.approx(by_order["interval"])
+    assert by_order["macro_f1"] is None and by_order["epochs"] is None
+    swapped = [files[i] for i in (2, 0, 1)]  # beside runs in that order, the pairs are the same
+    assert ablation.study("s", {"runs": backwards, "files": swapped})[1]["interval"] == pytest.approx(0, abs=1e-6)
+    _, other = ablation.study("s", {"files": files, "again": files[::-1]})
+    assert other["difference"] == pytest.approx(0) and other["interval"] > 1
+
+
+def test_one_seed_has_a_difference_without_interval(made):
+    _, row = ablation.study("s", {"a": [made / "plain" / "seed1"], "b": [made / "taught" / "seed1"]})
+    assert row["difference"] == pytest.approx(1) and row["interval"] is None and row["spread"] is None
+
+
+def test_what_cannot_be_compared_is_refused(made, tmp_path):
+    with pytest.raises(InputError, match=r"seeds \[1\], the first arm \[0\]"):
+        ablation.study("s", {"a": [made / "plain" / "seed0"], "b": [made / "taught" / "seed1"]})
+    with pytest.raises(InputError, match=r"seeds \[0\], the first arm \[0, 1, 2\]"):
+        ablation.study("s", {"a": [made / "plain"], "b": [made / "plain0.onnx"]})
+    with pytest.raises(InputError, match="is no run, no folder of runs and no exported file"):
+        ablation.study("s", {"a": [tmp_path]})
+    spec, variables, meta = checkpoint.load(made / "plain" / "seed0")
+    started = {**meta, "spec": spec.replace(accuracy={}).to_json()}
+    state = {"params": variables["params"], "collections": {}}
+    checkpoint.save(tmp_path / "begun", "last", 1, state, started, keep=1)
+    with pytest.raises(InputError, match="begun has no epoch that ended"):
+        ablation.study("s", {"a": [tmp_path / "begun"]})
+    small_files.onnx_file(tmp_path / "part.onnx")
+    with pytest.raises(InputError, match="never compared on the whole validation split"):
+        ablation.study("s", {"a": [tmp_path / "part.onnx"]})
+    for arms in (["--arm", "a"], ["--arm", "a", "x", "--arm", "a", "y"]):
+        with pytest.raises(InputError, match="label of its own"):
+            ablation.main(["--study", "s", *arms, "--command", "c"])
+
+
+def test_the_command_writes_the_table(made, tmp_path, capsys):
+    arms = ["--arm", "plain", str(made / "plain"), "--arm", "taught", str(made / "taught")]
+    ablation.main(["--study", "s", *arms, "--command", "python -m ferjax.sweep", "--results", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "| s | plain | 61.00 | 1.00 | 3 | – | – | 0.510 | 3 | 2 |" in said
+    assert "| s | taught | 63.67 |" in said and "| +2.67 |" in said and "`python -m ferjax.sweep`" in said
+    assert len(json.loads((tmp_path / "ablation.json").read_text())["rows"]) == 2
+
+
+def point(size, ms, accuracy, *, cpu="one", date="2026-01-02", **more):
+    row = {"network": "n", "how": "plain", "bytes": size, "p50": ms, "accuracy": accuracy}
+    row |= {"machine": {"cpu": cpu}, "date": date}
+    return {**row, "low": accuracy - 1, "high": accuracy + 1, **more}
+
+
+def test_the_frontier_holds_what_none_beats():
+    small, fast, good, beaten, equal = (
+        point(10, 5, 60),
+        point(20, 1, 61),
+        point(40, 9, 70),
+        point(30, 8, 59),
+        point(10, 6, 58),
+    )
+    rows = [good, beaten, equal, fast, small]
+    assert frontier.frontier(rows, "bytes") == [small, fast, good]
+    assert frontier.frontier(rows, "p50") == [fast, good]
+
+
+def test_latencies_of_another_processor_are_not_shown_beside():
+    rows = [point(10, 5, 60), point(20, 1, 61, cpu="other", date="2026-01-01"), point(40, 9, 70, date="2026-01-01")]
+    assert frontier.timed_alike(rows) == [rows[0], rows[2]]
+    assert frontier.timed_alike([*rows, point(1, 1, 1, cpu="other", date="2026-01-03")])[0] == rows[1]
+
+
+def test_the_plot_is_written_from_the_rows_that_have_files(tmp_path, capsys):
+    rows = [point(2000, 0.5, 60.0), point(9000, 2.0, 65.0), {**point(1, 1, 1.0), "bytes": None}]
+    (tmp_path / "fer2013.json").write_text(json.dumps({"columns": [], "rows": rows}))
+    arguments = ["--results", str(tmp_path), "--out", str(tmp_path / "f.png")]
+    frontier.main(arguments)
+    assert (tmp_path / "f.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and "saved" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f.png", "fer2013.json"]
+    with pytest.raises(InputError, match="no row has a file"):
+        frontier.plot(rows[2:], tmp_path / "none.png")
+    with pytest.raises(InputError, match="there are no results"):
+        frontier.main([*arguments, "--data", "other"])

@@ -1,0 +1,118 @@
+"""The row of a trained model in the results: what is scored, what is counted, what is said."""
+
+import json
+
+import numpy as np
+import pytest
+from test_ship import DATA, write_run
+
+from benchmarks import accuracy, tables
+from ferjax import data
+from ferjax.errors import InputError
+from ferjax.weights import checkpoint
+from tests.support import small_files
+
+CONFIG = {"fit": {"seed": 4, "epochs": 3, "batch_size": 6}, "loss": {"alpha": 0.0}, "init": {}}
+
+
+def write(folder, faces, *, accuracy=0.5, epochs=3, **groups):
+    history = [{"step": 10 * (n + 1), "validation_macro_f1": accuracy - 0.1} for n in range(epochs)]
+    config = {**CONFIG, **groups}
+    spec, _ = write_run(folder, faces, config=config, history=history, accuracy={"validation": accuracy})
+    (folder / "timing.jsonl").write_text(
+        '{"epoch": 1, "images_per_second": 1.0}\n{"epoch": 2, "images_per_second": 2.0}\n'
+    )
+    return spec
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("accuracy")
+    faces = data.load("synthetic_faces", data_dir=folder / "data", **DATA)
+    spec = write(folder / "seed0", faces)
+    write(folder / "seed1", faces, accuracy=0.54)
+    small_files.onnx_file(folder / "net.onnx", spec.replace(quantization="qat"))
+    return folder
+
+
+def row(made, *names, **more):
+    return accuracy.row([made / name for name in names], data_dir=made / "data", **more)
+
+
+def test_a_run_is_scored_with_its_intervals(made):
+    found = row(made, "seed0")
+    confusion = np.array(found["confusion"])
+    assert found["n"] == confusion.sum() == 70
+    assert found["accuracy"] == pytest.approx(100 * np.trace(confusion) / 70)
+    assert found["low"] <= found["accuracy"] <= found["high"] and found["high"] - found["low"] > 5
+    assert found["own"] is None and found["bytes"] is None and found["paper"] is None and found["mean"] is None
+    assert (found["name"], found["how"]) == ("test", "plain")
+    assert (found["epochs"], found["best_epoch"], found["minutes"], found["seed"]) == ("3", 2, 1.5, 4)
+
+
+def test_the_file_is_scored_where_there_is_one_and_seeds_are_counted(made):
+    found = row(made, "seed0", "seed1", file=made / "net.onnx")
+    spec = checkpoint.load(made / "seed0")[0]
+    split = data.load("synthetic_faces", data_dir=made / "data", **DATA).splits["validation"]
+    right = small_files.expected_logits(spec, split.images).argmax(1) == split.labels
+    assert found["accuracy"] == pytest.approx(100 * right.mean())
+    assert found["bytes"] == (made / "net.onnx").stat().st_size and found["how"] == "plain, int8 trained"
+    assert found["mean"] == pytest.approx(52) and found["spread"] == pytest.approx(8**0.5) and found["seeds"] == 2
+    assert found["name"] == "test, baseline_cnn5, plain, int8 trained"
+    assert row(made, "seed0", how="distilled from three")["how"] == "distilled from three"
+
+
+def test_what_does_not_belong_together_is_refused(made, tmp_path):
+    other = small_files.onnx_file(tmp_path / "other.onnx")
+    with pytest.raises(InputError, match="was exported from"):
+        row(made, "seed0", file=other)
+    faces = data.load("synthetic_faces", data_dir=made / "data", **DATA)
+    write_run(tmp_path / "else", faces, architecture="resnet20", accuracy={"validation": 0.1})
+    with pytest.raises(InputError, match="no seeds of one"):
+        row(made, "seed0", tmp_path / "else")
+    write(tmp_path / "untimed", faces)
+    (tmp_path / "untimed" / "timing.jsonl").unlink()
+    with pytest.raises(InputError, match="time that training took is not known"):
+        accuracy.row([tmp_path / "untimed"], data_dir=made / "data")
+
+
+def test_epochs_count_those_of_the_start_and_say_what_is_missing(made, tmp_path):
+    faces = data.load("synthetic_faces", data_dir=made / "data", **DATA)
+    write(tmp_path / "on", faces, epochs=2, init={"workdir": str(made / "seed0")})
+    assert accuracy.epochs(tmp_path / "on") == "3 + 2 of 3"
+    write(tmp_path / "lost", faces, init={"workdir": str(tmp_path / "gone")})
+    assert accuracy.epochs(tmp_path / "lost") == "? + 3"
+
+
+@pytest.mark.parametrize(
+    "loss, teachers, quantization, said",
+    [
+        ({"alpha": None}, (), "none", "plain"),
+        ({"alpha": 0.0}, ("t",), "none", "plain"),
+        ({"alpha": 0.7}, ("t",), "none", "distilled"),
+        ({"alpha": None}, ("t",), "int8", "distilled, int8 after training"),
+        ({"alpha": 0.0, "method": "decoupled"}, ("t",), "none", "distilled"),
+        ({}, (), "dynamic", "plain, dynamic"),
+    ],
+)
+def test_how_it_was_trained_is_read_from_configuration_and_file(loss, teachers, quantization, said):
+    spec = small_files.GRAY.replace(quantization=quantization)
+    assert accuracy.kind({"loss": loss, "teacher": {"workdirs": teachers}}, spec) == said
+
+
+def test_the_table_has_dashes_for_what_an_earlier_row_lacks(made, tmp_path, capsys):
+    earlier = {"name": "configs/a.py", "network": "a", "parameters": 9, "accuracy": 60.0, "own": 59.0, "macro_f1": 0.5}
+    earlier |= {"epochs": 15, "minutes": 5.0, "seed": 0}
+    tables.save("synthetic_faces", [("network", "{network}")], [earlier], command="c", packages=(), results=tmp_path)
+    arguments = ["--model", made / "seed0", "--file", made / "net.onnx", "--data-dir", made / "data"]
+    accuracy.main([str(a) for a in (*arguments, "--command", "python train.py", "--passes", 20, "--results", tmp_path)])
+    head, _, first, second, *_, how = capsys.readouterr().out.splitlines()
+    assert head.count(" | ") == len(accuracy.COLUMNS) - 1 and "selected on it" in head
+    assert first == "| a | – | 60.00 | – | 59.00 | – | – | 0.500 | – | – | 9 | – | – | 15 | 5 | 0 |"
+    assert second.startswith("| baseline_cnn5 | plain, int8 trained |") and "python train.py" in how
+    saved = json.loads((tmp_path / "synthetic_faces.json").read_text())["rows"][1]
+    assert 0 < saved["p50"] <= saved["p95"]
+
+
+def test_the_papers_figures_are_those_of_the_configurations():
+    assert accuracy.PAPERS == {"resnet18": 68.3, "microexpnet": 71.2, "mini_xception": 67.0}

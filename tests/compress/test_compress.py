@@ -1,0 +1,223 @@
+"""python -m ferjax.compress and what follows it: every result is a workdir, and exports as what it says it is."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import export as export_script
+from ferjax import compress, data, models, runtime
+from ferjax.compress import budget, pipeline
+from ferjax.compress.commands import main
+from ferjax.errors import InputError
+from ferjax.evaluate import predictor, scoring
+from ferjax.export.representative import normalize
+from ferjax.prune import slim
+from ferjax.train import experiment
+from ferjax.weights import checkpoint, single_file, trained
+from tests.support.small_files import run_onnx_as_written
+
+DATA = {"size": 24, "train": 70, "validation": 70, "test": 7}
+MODEL = {"name": "baseline_cnn5", "widths": [16, 24]}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A network that was never trained, with sure answers, as a run leaves it, and its data."""
+    folder = tmp_path_factory.mktemp("compress")
+    faces = data.load("synthetic_faces", data_dir=folder / "data", **DATA)
+    variables = experiment.init_variables(models.create("baseline_cnn5", widths=[16, 24]), faces.image_shape, seed=0)
+    head = variables["params"]["head"]["out"]
+    head["kernel"] = 40 * head["kernel"]
+    spec = experiment.make_spec(faces, MODEL, variables, name="test", dataset_args={"name": faces.name, **DATA})
+    meta = {"spec": spec.to_json(), "config": {}, "history": []}
+    checkpoint.save(folder / "run", "best", 1, variables, meta, keep=1)
+    return folder
+
+
+def command(run, out, *arguments, model="run"):
+    main([str(a) for a in ("--model", run / model, "--out", out, "--data-dir", run / "data", *arguments)])
+    return checkpoint.load(out)
+
+
+def export(run, model, out, *arguments):
+    options = ["--model", model, "--out", out, "--data-dir", run / "data", *arguments]
+    export_script.main([str(option) for option in options])
+    return {entry["file"]: entry for entry in json.loads((out / "export.json").read_text())["files"]}
+
+
+@pytest.fixture(scope="module")
+def rounded(run):
+    command(run, run / "rounded", "--bits", "8")
+    return run / "rounded"
+
+
+def test_a_file_of_weights_is_compressed_as_its_run_is(run, tmp_path):
+    spec, variables, _ = checkpoint.load(run / "run")
+    single_file.save(run / "w.safetensors", spec, variables)
+    results = [command(run, tmp_path / name, "--parameters", "0.6", model=name) for name in ("run", "w.safetensors")]
+    (small, arrays, _), (same, again, _) = results
+    assert same == small and small.parameters < spec.parameters
+    jax.tree.map(np.testing.assert_array_equal, again, arrays)
+
+
+def test_what_is_rounded_exports_as_integers_alone(run, rounded, tmp_path):
+    spec, variables, _ = checkpoint.load(rounded)
+    assert spec.quantization == "qat" and spec.architecture_args["folded"] and "ranges" in variables
+    files = export(run, rounded, tmp_path / "files")
+    assert set(files) == {"baseline_cnn5_qat.tflite", "baseline_cnn5_qat.onnx"}
+    images = data.load("synthetic_faces", data_dir=run / "data", **DATA).splits["validation"].images
+    logits = predictor.predict(spec, variables, images)
+    for name, entry in files.items():
+        # of floats there is the mean over the last map, of which no product is taken before it is rounded
+        assert entry["float_operations"].keys() <= {"SUM", "MUL", "ReduceSum", "Mul", "GlobalAveragePool"}
+        assert entry["agreement"] >= 0.995 and not entry["faults"]
+        found = runtime.load(tmp_path / "files" / name)
+        assert found.spec.quantization == "qat"
+        step = 1.01 * np.diff(np.unique(logits)).min()  # the files answer on training's grid, a step beside it at most
+        pixels = normalize(spec, images)
+        answers = (
+            found.logits(images) if name.endswith("tflite") else run_onnx_as_written(tmp_path / "files" / name, pixels)
+        )
+        assert np.abs(answers - logits).max() <= step
+    with pytest.raises(InputError, match=r"quantised to 8-bit weights: export it as qat, not as int8"):
+        export(run, rounded, tmp_path / "no", "--quantization", "int8")
+    with pytest.raises(InputError, match=r"qat needs a network .* quantised to 8-bit weights, .*--config.quant.bits=8"):
+        export(run, run / "run", tmp_path / "no", "--quantization", "qat")
+    plain = export(run, run / "run", tmp_path / "plain", "--quantization", "none", "int8")
+    assert plain["baseline_cnn5.onnx"]["float_operations"]["Conv"] == 2
+    assert plain["baseline_cnn5.tflite"]["float_operations"]["FULLY_CONNECTED"] == 1
+    assert plain["baseline_cnn5_int8.tflite"]["float_operations"] == {}
+    assert plain["baseline_cnn5_int8.onnx"]["float_operations"] == {}
+
+
+def test_channels_that_were_pruned_are_removed_and_every_command_takes_the_rest(run, tmp_path, capsys):
+    options = ("--sparsity", "0.5", "--structure", "filter", "--distribution", "uniform", "--keep", "^head/")
+    pruned, slimmed = (
+        command(run, tmp_path / name, *options, *more) for name, more in (("p", ()), ("s b", ("--dead", "--fold")))
+    )
+    assert slimmed[0].architecture_args["widths"] == [8, 16]  # 12 of 24 live, in eights
+    images = data.load("synthetic_faces", data_dir=run / "data", **DATA).splits["validation"].images
+    logits = [predictor.predict(spec, variables, images) for spec, variables, _ in (pruned, slimmed)]
+    np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
+    said = capsys.readouterr().out
+    assert "3×3×16×24" in said and "3×3×8×16" in said and "next: python train.py --config configs/compress" in said
+    assert f"'--config.init.workdir={tmp_path / 's b'}'\n" in said and f"--out '{tmp_path / 's b'}-files'\n" in said
+    record = json.loads((tmp_path / "s b" / "compress.json").read_text())
+    before, after = record["before"], record["after"]
+    assert before["parameters"] == before["nonzeros"] + 40 + 7  # shifts and biases begin at zero
+    assert after["macs"] < 0.5 * before["macs"] and after["nonzeros"] < after["parameters"] < before["parameters"]
+    assert record["ratio"] == pytest.approx(before["parameters"] / after["nonzeros"])
+    scored = scoring.evaluate(tmp_path / "s b", data_dir=run / "data")
+    assert scored["accuracy"] == after["accuracy"] == slimmed[0].accuracy["validation"]
+    made = {
+        "data": {"name": "synthetic_faces", **DATA},
+        "init": {"workdir": str(tmp_path / "s b"), "network": True},
+        "optim": {"name": "adam", "learning_rate": 1e-3},
+        "fit": {"epochs": 1, "batch_size": 35},
+    }
+    experiment.train(made, workdir=tmp_path / "on", data_dir=run / "data", progress=False)
+    assert checkpoint.load(tmp_path / "on")[0].architecture_args == slimmed[0].architecture_args
+
+
+def test_whole_filters_leave_the_classes_alone(run, tmp_path):
+    _, variables, _ = command(run, tmp_path / "p", "--sparsity", "0.5", "--structure", "filter")
+    head = variables["params"]["head"]["out"]["kernel"]
+    assert (head != 0).any(0).all() and (variables["params"]["conv1"]["conv"]["kernel"] == 0).all((0, 1, 2)).any()
+
+
+def test_channels_are_scored_by_the_networks_own_order_of_classes(run, tmp_path, monkeypatch):
+    spec, variables, _ = checkpoint.load(run / "run")
+    single_file.save(tmp_path / "w.safetensors", spec.replace(class_names=spec.class_names[::-1]), variables)
+    seen = []
+    monkeypatch.setattr(pipeline, "gradients", lambda model, images, labels: seen.append((images, labels)))
+    command(run, tmp_path / "out", "--macs", "0.6", "--score", "gradient_weight", model=tmp_path / "w.safetensors")
+    train = data.load("synthetic_faces", data_dir=run / "data", **DATA).splits["train"]
+    ((images, labels),) = seen
+    np.testing.assert_array_equal(images, train.images)
+    np.testing.assert_array_equal(labels, 6 - train.labels)
+
+
+def test_what_cannot_be_written_whole_is_not_there(run, tmp_path, monkeypatch):
+    save = checkpoint.save
+
+    def fails(workdir, kind, *arguments, **more):
+        if kind == "best":
+            raise InputError("the disk is full")
+        save(workdir, kind, *arguments, **more)
+
+    monkeypatch.setattr(checkpoint, "save", fails)
+    with pytest.raises(InputError, match="the disk is full"):
+        command(run, tmp_path / "out", "--macs", "0.6", "--score", "magnitude")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_size_and_folding_go_together(run, tmp_path):
+    spec, variables, _ = command(run, tmp_path / "out", "--target-bytes", "1000000", "--fold")
+    assert spec.architecture_args["folded"] and "batch_stats" not in variables
+
+
+def test_a_network_that_rounds_has_a_latency(run, rounded):
+    spec, _, _ = checkpoint.load(rounded)
+    assert budget.latency(spec)(trained.create(spec).module) > 0
+
+
+def test_a_limit_on_work_or_size_is_kept(run, tmp_path):
+    dense = models.create(**{k: v for k, v in MODEL.items() if k != "name"}, name=MODEL["name"])
+    for option, price in (("--macs", slim.macs((24, 24, 1))), ("--parameters", slim.parameters((24, 24, 1)))):
+        spec, _, _ = command(run, tmp_path / option, option, "0.6", "--score", "magnitude")
+        assert price(trained.create(spec).module) <= 0.6 * price(dense)
+
+
+def test_a_latency_is_measured(run):
+    spec, _, _ = checkpoint.load(run / "run")
+    milliseconds = budget.latency(spec)
+    times = [milliseconds(models.create("baseline_cnn5", widths=widths)) for widths in ((8, 8), (128, 256))]
+    assert 0 < times[0] < times[1]
+
+
+def test_a_size_of_the_file_decides_on_widths_and_bits(run, tmp_path):
+    spec, variables, _ = checkpoint.load(run / "run")
+    floats = budget.file_bytes(compress.Model(spec, variables))
+    spec, _, _ = command(run, tmp_path / "generous", "--target-bytes", floats)
+    assert spec.quantization == "none" and spec.architecture_args["widths"] == [16, 24]  # it fits as it is
+    (file,) = export(
+        run, tmp_path / "generous", tmp_path / "files", "--format", "tflite", "--quantization", "none"
+    ).values()
+    assert floats - 60 < file["bytes"] <= floats  # what was priced is what is shipped
+    with pytest.raises(InputError, match=r"does not fit into 3,000 bytes: the smallest file has ([\d,]+)") as error:
+        command(run, tmp_path / "tiny", "--target-bytes", "3000")
+    nearest = int(str(error.value).split("smallest file has ")[1].split()[0].replace(",", ""))
+    spec, variables, _ = command(run, tmp_path / "between", "--target-bytes", (floats + nearest) // 2)
+    assert nearest < budget.file_bytes(compress.Model(spec, variables)) <= (floats + nearest) // 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "nothing is asked for: give one or more of --sparsity, --dead, --macs, "),
+        (["--bits", "7"], "--bits must be 8 or 4"),
+        (["--bits", "8", "--target-bytes", "90000"], "chooses the bits: leave out --bits"),
+        (["--sparsity", "1.5"], r"sparsity must be at least 0 and below 1, got 1\.5"),
+        (["--sparsity", "0.5", "--keep", "hed/"], "the rule 'hed/' matches no parameter"),
+        (["--sparsity", "0.5", "--score", "magnitud"], "Did you mean 'magnitude'"),
+        (["--macs", "nan"], "--macs must be positive, got nan"),
+        (["--macs", "10"], r"cannot be slimmed to 10: with every group at its least it is \d+"),
+    ],
+)
+def test_a_mistake_is_said_and_nothing_is_written(run, tmp_path, arguments, said):
+    with pytest.raises(InputError, match=said):
+        command(run, tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="is there: choose another --out"):
+        command(run, tmp_path / "full", "--fold")
+
+
+def test_how_to_prune_without_pruning_is_refused():
+    for key, value in (("keep", ("head",)), ("structure", "filter"), ("distribution", "uniform")):
+        with pytest.raises(InputError, match=rf"--{key} says how weights are pruned: give --sparsity too"):
+            pipeline._check(pipeline.Wish(macs=0.5, **{key: value}))
+    pipeline._check(pipeline.Wish(macs=0.5, score="magnitude"))

@@ -1,0 +1,143 @@
+import csv
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from ferjax.data.prepare import decoding
+from ferjax.errors import InputError
+from ferjax.runtime import UNCERTAIN, load, predict
+from ferjax.runtime.sources import files
+from tests.support import small_files
+from tests.support.small_files import GRAY
+
+
+@pytest.fixture
+def model(tmp_path):
+    return small_files.onnx_file(tmp_path / "m.onnx", GRAY.replace(abstention_threshold=0.9))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four faces and a text file; one picture is cut short, one has another name than PNG."""
+    root = tmp_path / "faces"
+    (root / "ä b").mkdir(parents=True)
+    for name, pixels in zip(("b.png", "ä b/a.PNG", "c.pgm"), small_files.images(GRAY, 3), strict=True):
+        done, data = cv2.imencode(os.path.splitext(name)[1].lower(), pixels)
+        assert done
+        data.tofile(root / name)
+    (root / "d.png").write_bytes((root / "b.png").read_bytes()[:20])
+    (root / "e.jpg").write_bytes(b"")
+    (root / ".f.png").write_bytes(b"x")
+    (root / "notes.txt").write_text("no picture")
+    return root
+
+
+def test_a_row_for_each_readable_image(model, folder, tmp_path, capfd):
+    out = tmp_path / "results.csv"
+    predict.main([str(model), str(folder), "--out", str(out)])
+    with open(out, newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["file", "label", "confidence", "angry", "happy", "sad"]
+    assert [row[0] for row in rows] == ["b.png", "c.pgm", "ä b/a.PNG"]
+    b, a, c = small_files.images(GRAY, 3)
+    wanted = load(model).probabilities(np.stack([b, c, a]))
+    np.testing.assert_allclose(np.array([row[3:] for row in rows], float), wanted, atol=1e-6)
+    for row, p in zip(rows, wanted, strict=True):
+        assert float(row[2]) == pytest.approx(p.max(), abs=1e-6)
+        assert row[1] == (GRAY.class_names[p.argmax()] if p.max() >= 0.9 else UNCERTAIN)
+    told = capfd.readouterr()
+    assert "3 images, 2 unreadable" in told.out
+    assert "d.png cannot be read" in told.err and "e.jpg cannot be read" in told.err and "notes.txt" not in told.err
+    assert sorted(os.listdir(tmp_path)) == ["faces", "m.onnx", "results.csv"]
+
+
+def test_folders_named_like_pictures_and_hidden_ones_are_no_pictures(model, folder):
+    (folder / "folder.jpg").mkdir()
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / "b.png").write_bytes((folder / "b.png").read_bytes())
+    names = [name for name, _ in predict.predict_folder(load(model), folder)]
+    assert names and "folder.jpg" not in names and not any("thumbnails" in name for name in names)
+
+
+def test_a_file_that_may_not_be_read_is_one_line_and_costs_no_other_answer(model, folder, tmp_path, capfd, monkeypatch):
+    read = np.fromfile
+
+    def guarded(path, *options):
+        if path.name == "c.pgm":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, *options)
+
+    monkeypatch.setattr(np, "fromfile", guarded)
+    predict.main([str(model), str(folder), "--out", str(tmp_path / "results.csv")])
+    told = capfd.readouterr()
+    assert "2 images, 3 unreadable" in told.out and "c.pgm cannot be read" in told.err
+    assert all(line.startswith("ferjax: ") for line in told.err.splitlines())  # none of OpenCV's own
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_transparency_is_white_as_in_training(tmp_path, depth):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 2**depth, (6, 5, 4)).astype(f"uint{depth}")
+    path = tmp_path / "face.png"
+    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    opaque = pixels[..., 3:] / (2**depth - 1)
+    wanted = 255 * (1 - opaque) + pixels[..., :3] / (2**depth - 1) * 255 * opaque
+    assert np.abs(files.read_picture(path) - wanted).max() <= 1.5
+    if depth == 8:
+        trained = decoding.decode(path.read_bytes(), size=5, channels=3).image
+        assert np.abs(files.read_picture(path)[:5, :, ::-1].astype(int) - trained).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "tiff"])
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6])
+def test_transparency_is_turned_with_the_colours(tmp_path, kind, orientation):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 5, 4), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"face.{kind}"
+    Image.fromarray(pixels).save(path, exif=exif, **({"lossless": True, "exact": True} if kind == "webp" else {}))
+    trained = decoding.decode(path.read_bytes(), size=5, channels=3).image
+    assert np.abs(files.read_picture(path)[..., ::-1].astype(int) - trained).max() <= 1
+
+
+def test_wrong_input_is_one_line_and_writes_nothing(model, folder, tmp_path):
+    out = tmp_path / "results.csv"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for arguments, message in (
+        ([str(model), str(tmp_path / "none"), "--out", str(out)], "is no folder: give one"),
+        ([str(model), str(empty), "--out", str(out)], "holds no image; these kinds are read: .bmp"),
+        ([str(model), str(folder), "--out", str(tmp_path / "x" / "y.csv")], "a .csv file in an existing folder"),
+        ([str(model), str(folder), "--out", str(model)], "a .csv file in an existing folder"),
+        ([str(tmp_path / "m.tflite"), str(folder), "--out", str(out)], "there is no model file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            predict.main(arguments)
+    for path in folder.rglob("*.[pP]*"):
+        path.write_bytes(b"x")
+    with pytest.raises(InputError, match="none of the 5 images"):
+        predict.main([str(model), str(folder), "--out", str(out)])
+    assert not out.exists()
+
+
+def test_the_command_loads_no_jax_and_fails_with_one_line(model, folder, tmp_path):
+    plain = small_files.onnx_file(tmp_path / "plain.onnx", embed=False)
+    script = (
+        "import sys; sys.modules['jax'] = sys.modules['tensorflow'] = None\n"
+        "from ferjax import cli, predict\ncli.run(predict.main)"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run([*command, model, folder, "--out", tmp_path / "r.csv"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([*command, plain, folder, "--out", tmp_path / "s.csv"], capture_output=True, text=True)
+    assert done.returncode == 2 and "carries no ferjax contract" in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "s.csv").exists()
+    lite = small_files.tflite_file(tmp_path / "m.tflite")  # LiteRT would speak of its delegate
+    nowhere = [lite, tmp_path / "no", "--out", tmp_path / "s.csv"]
+    done = subprocess.run([*command, *nowhere], capture_output=True, text=True)
+    assert done.returncode == 2 and "is no folder" in done.stderr and done.stderr.count("\n") == 1

@@ -1,0 +1,290 @@
+import http.server
+import itertools
+import os
+import threading
+import time
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from ferjax.errors import InputError
+from ferjax.runtime.sources import camera, files
+from ferjax.runtime.sources.opening import open_source
+
+# FFmpeg asks once, when the process first opens or writes a video: here that is a test's own writer.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+def picture(value, size=(48, 64)):
+    return np.full((*size, 3), value, np.uint8)
+
+
+def write_video(path, frames=30, fps=10.0, fourcc="MJPG"):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*fourcc), fps, (64, 48))
+    for i in range(frames):
+        writer.write(picture(8 * i % 256))
+    writer.release()
+    return path
+
+
+class Camera:
+    """A stand-in for cv2.VideoCapture: gives what its script says, one entry per read."""
+
+    def __init__(self, script, fps=0.0, opens=True):
+        self.script, self.fps, self.opens, self.released = list(script), fps, opens, False
+
+    def isOpened(self):
+        return self.opens
+
+    def get(self, _):
+        return self.fps
+
+    def set(self, *_):
+        return True
+
+    def read(self):
+        time.sleep(0.002)
+        entry = self.script.pop(0) if self.script else None
+        if callable(entry):
+            entry = entry()
+        return entry is not None, entry
+
+    def release(self):
+        self.released = True
+
+
+@pytest.fixture
+def cameras(monkeypatch):
+    """Returns a list: each opening of a camera takes its next entry."""
+    queue = []
+    monkeypatch.setattr(camera.cv2, "VideoCapture", lambda *_: queue.pop(0) if queue else Camera([], opens=False))
+    monkeypatch.setattr(camera, "_FIRST_PAUSE", 0.02)
+    return queue
+
+
+def test_every_frame_of_a_video_comes_with_its_own_time(tmp_path):
+    with open_source(write_video(tmp_path / "v.avi")) as source:
+        frames = list(source)
+    assert (source.fps, source.live, source.stills) == (10.0, False, False)
+    assert [f.index for f in frames] == list(range(30)) and {f.dropped for f in frames} == {0}
+    np.testing.assert_allclose([f.time for f in frames], np.arange(30) / 10, atol=1e-3)
+    assert frames[3].image.shape == (48, 64, 3) and abs(int(frames[3].image.mean()) - 24) < 4
+    assert all(f.capture_ms > 0 for f in frames[1:])
+
+
+def test_a_video_cut_off_gives_what_it_has_and_says_so(tmp_path, capfd):
+    path = write_video(tmp_path / "v.avi")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert 1 < len(list(open_source(path))) < 25
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "ends early" in line and "of 30 frames" in line
+
+
+@pytest.mark.parametrize("content, why", [(b"", "empty"), (b"no video at all", "damaged")])
+@pytest.mark.parametrize("name", ["v.mp4", "v.avi"])
+def test_a_file_without_a_frame_is_refused_in_one_line(tmp_path, capfd, name, content, why):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"v....* is no video .*{why}"):
+        open_source(tmp_path / name)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_mp4_cut_off_is_refused_in_one_line(tmp_path, capfd):
+    path = write_video(tmp_path / "v.mp4", fourcc="mp4v")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match="cut off"):
+        open_source(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_folder_gives_its_pictures_in_natural_order_and_leaves_out_the_broken(tmp_path, capfd):
+    for name, value in (("img10.png", 100), ("img2.png", 20)):
+        cv2.imwrite(str(tmp_path / name), picture(value))
+    cv2.imwrite(str(tmp_path / "img11.png"), picture(110)[..., 0])  # grey, and of another size
+    (tmp_path / "img3.jpg").write_bytes(b"not a picture")
+    (tmp_path / "notes.txt").write_text("")
+    with open_source(tmp_path) as source:
+        frames = list(source)
+    assert source.stills
+    assert [(f.name, f.image[0, 0, 2], f.index) for f in frames] == [
+        ("img2.png", 20, 0),
+        ("img10.png", 100, 2),
+        ("img11.png", 110, 3),
+    ]
+    assert frames[2].image.shape == (48, 64, 3)
+    assert "img3.jpg is no picture" in capfd.readouterr().err
+
+
+def test_one_picture_is_a_source(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), picture(7))
+    (frame,) = open_source(tmp_path / "a.png")
+    assert frame.image[0, 0, 0] == 7 and frame.name == "a.png"
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"b\.png is no picture"):
+        open_source(tmp_path / "b.png")
+
+
+def test_a_folder_without_a_readable_picture_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="holds no picture"):
+        open_source(tmp_path)
+    for name in files.PICTURES[:2]:
+        (tmp_path / f"a{name}").write_bytes(b"x")
+    with pytest.raises(InputError, match="none of the 2 pictures"):
+        list(open_source(tmp_path))
+
+
+def test_a_picture_too_large_for_opencv_is_no_picture(tmp_path):
+    path = tmp_path / "huge.png"
+    size = np.array([60000, 60000], ">u4").tobytes()
+    header = b"IHDR" + size + bytes([8, 2, 0, 0, 0])
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big") + bytes(64)
+    )
+    with pytest.raises(InputError, match=r"huge\.png is no picture that OpenCV can read"):
+        open_source(path)
+
+
+def test_an_index_beyond_all_cameras_is_refused():
+    with pytest.raises(InputError, match="there is no camera 99999999999: the first has the index 0"):
+        open_source("99999999999")
+
+
+def test_what_does_not_exist_is_named_with_what_is_accepted():
+    with pytest.raises(InputError, match=r"'nowhere.mp4' does not exist.*camera.*rtsp"):
+        open_source("nowhere.mp4")
+
+
+def test_a_camera_that_does_not_open_lists_those_that_do(cameras, monkeypatch):
+    monkeypatch.setattr(camera.sys, "platform", "darwin")  # asks each index instead of /dev
+    cameras += [Camera([], opens=False), Camera([picture(1)]), Camera([]), Camera([picture(1)])]
+    with pytest.raises(InputError, match=r"camera 7 does not open\. These do: 0, 2"):
+        open_source("7")
+    with pytest.raises(InputError, match=r"No camera does: .*docs/live.md"):
+        open_source("7")
+
+
+def test_a_camera_that_opens_and_gives_nothing_is_not_waited_for(cameras):
+    cameras.append(Camera([]))
+    with pytest.raises(InputError, match=r"camera 0 opens but gives no frame.*Raspberry Pi.*docs/live\.md"):
+        open_source("0")
+
+
+def test_a_slow_reader_gets_the_newest_frame_and_the_drops_are_counted(cameras):
+    cameras.append(Camera([picture(i) for i in range(200)], fps=25.0))
+    with open_source("0") as source:
+        frames = []
+        for frame in source:
+            frames.append(frame)
+            time.sleep(0.02)  # the camera gives a frame about every 2 ms
+            if len(frames) == 5:
+                break
+    assert (source.fps, source.live) == (25.0, True)
+    assert [f.image[0, 0, 0] for f in frames] == [f.index for f in frames]
+    assert frames[-1].index > 12 and frames[-1].dropped == frames[-1].index - 4
+    assert all(b.time > a.time for a, b in itertools.pairwise(frames))
+
+
+def test_a_camera_that_vanishes_is_reopened_with_pauses(cameras, capfd):
+    first, second = Camera([picture(1), None, picture(2)]), Camera([picture(3)])
+    cameras += [first, Camera([], opens=False), Camera([], opens=False), second]
+    seen = []
+    with open_source("0") as source:
+        for frame in source:
+            seen.append(int(frame.image[0, 0, 0]))
+            if frame.image[0, 0, 0] == 3:
+                break
+    assert seen[0] == 1 and seen[-1] == 3
+    lines = capfd.readouterr().err.splitlines()
+    assert first.released and len(lines) == 2
+    assert "camera 0 is gone" in lines[0] and "camera 0 is back after 0." in lines[1]
+
+
+def test_two_seconds_without_frames_are_said_once(cameras, capfd, monkeypatch):
+    monkeypatch.setattr(camera, "SILENCE", 0.15)
+    waits = []
+    cameras.append(Camera([picture(1), lambda: time.sleep(0.5) or picture(2)]))
+    with open_source("0", on_wait=lambda: waits.append(1)) as source:
+        next(source), next(source)
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2 and "no frame from camera 0" in lines[0] and "again after 0." in lines[1]
+    assert len(waits) > 3
+
+
+def test_empty_frames_are_not_given(cameras):
+    cameras.append(Camera([np.empty((0, 0, 3), np.uint8), picture(5)]))
+    with open_source("/dev/video3") as source:
+        assert next(source).image[0, 0, 0] == 5
+
+
+def test_stop_ends_the_iteration_even_while_no_frame_comes(cameras):
+    cameras.append(Camera([picture(1), lambda: time.sleep(0.6) or picture(2)]))
+    source = open_source("0")
+    threading.Timer(0.1, source.stop).start()
+    start = time.monotonic()
+    assert len(list(source)) == 1
+    assert time.monotonic() - start < 1.0
+
+
+class MotionJpeg(http.server.BaseHTTPRequestHandler):
+    """Sends twenty frames as an IP camera does, then hangs up."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        self.server.served += 1
+        for _ in range(20):
+            data = cv2.imencode(".jpg", picture(50 * self.server.served))[1].tobytes()
+            part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data)
+            self.wfile.write(part + data + b"\r\n")
+            time.sleep(0.005)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_network_stream_is_read_and_reopened_when_the_sender_hangs_up(capfd):
+    server = http.server.HTTPServer(("127.0.0.1", 0), MotionJpeg)
+    server.served = 0
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    url = f"http://user:secret@127.0.0.1:{server.server_port}/video.mjpg"
+    try:
+        with open_source(url) as source:
+            for frame in source:
+                if frame.image[0, 0, 0] > 80:  # the second connection's frames
+                    break
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    errors = capfd.readouterr().err
+    assert source.live and "is gone" in errors and "is back" in errors and "secret" not in errors
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "me:secret@{}",
+        "me:p@secret@{}",
+        "me:p/secret@{}",
+        "{}?user=me&pwd=secret",
+        "{}#secret",
+        "{};pwd=secret",
+        "{}/user=me&password=secret&stream=0.sdp?",
+    ],
+)
+def test_a_stream_that_does_not_open_is_one_line_without_its_password(capfd, address):
+    with pytest.raises(InputError, match=r"rtsp://127.0.0.1:9/… does not open") as caught:
+        open_source("rtsp://" + address.format("127.0.0.1:9/x"))
+    assert "secret" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("start", ["rtsp:/", "RTSP:/", "srt:/", "https//", "rtsp;//"])
+def test_an_address_that_is_mistyped_is_said_without_its_password(start):
+    with pytest.raises(InputError, match=r"has :// before its host") as caught:
+        open_source(f"{start}me:secret@camera/x")
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,359 @@
+"""Teachers from runs: same images, evaluation mode, own contract; students that learn from them and stored views."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import time
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ferjax import augment, data, models
+from ferjax.data import on_disk
+from ferjax.errors import InputError
+from ferjax.train import config as train_config
+from ferjax.train import experiment, stored_views
+from ferjax.train import teacher as train_teacher
+from ferjax.weights import checkpoint, single_file
+from tests.support import ROOT, experiments
+from tests.support.experiments import SMALL
+
+
+def config(**changes):
+    """The small experiment with `group__key` values set."""
+    return experiments.config(SMALL | {"loss": {"label_smoothing": 0.1}}, **changes)
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory):
+    """Two small runs of different networks on the same data."""
+    folder = tmp_path_factory.mktemp("teachers")
+    experiment.train(config(fit__epochs=1), workdir=folder / "a", data_dir=folder / "data", progress=False)
+    other = config(fit__epochs=1)
+    other["model"] = {"name": "baseline_cnn3", "widths": [4, 8, 8]}
+    experiment.train(other, workdir=folder / "b", data_dir=folder / "data", progress=False)
+    return folder
+
+
+def distill(folder, workdir, made, names=("a",)):
+    chosen = [folder / n for n in names]
+    return experiment.distill(made, workdir=workdir, teachers=chosen, data_dir=folder / "data", progress=False)
+
+
+def test_teachers_are_named_one_by_one_or_with_commas_between(tmp_path):
+    swept = tmp_path / "net-crop=(1.0, 1.0)"
+    swept.mkdir()
+    assert train_teacher.paths([str(swept), "a,b", "c,"]) == [str(swept), "a", "b", "c"]
+
+
+def test_a_file_of_weights_teaches_as_its_run_does(teachers, tmp_path):
+    spec, variables, _ = checkpoint.load(teachers / "a")
+    single_file.save(tmp_path / "a.safetensors", spec, variables)
+    images = np.random.default_rng(0).random((4, *spec.input_shape), np.float32)
+    answers = []
+    for source in (teachers / "a", tmp_path / "a.safetensors"):
+        teacher = train_teacher.load([source], spec=spec)
+        answers.append(np.asarray(teacher.apply(teacher.variables, {"images": images}).logits))
+    assert np.ptp(answers[0]) > 0
+    np.testing.assert_array_equal(*answers)
+
+
+# -- teachers from runs -----------------------------------------------------------------------------------------------
+
+
+def test_an_ensemble_answers_with_the_mean_of_its_logits_in_the_students_order(teachers):
+    spec, variables, _ = checkpoint.load(teachers / "a")
+    other, weights, _ = checkpoint.load(teachers / "b")
+    names = tuple(reversed(spec.class_names))
+    made = train_teacher.load(
+        [teachers / "a", teachers / "b"], spec=spec.replace(class_names=names), taps=("features",)
+    )
+    images = np.random.default_rng(0).random((5, 24, 24, 1), np.float32)
+    answer = jax.jit(made.apply)(made.variables, {"images": images})
+    each = [
+        models.create(s.architecture, **s.architecture_args).apply(v, (images - s.mean) / s.std, train=False)
+        for s, v in ((spec, variables), (other, weights))
+    ]
+    np.testing.assert_allclose(answer.logits, (each[0] + each[1])[:, ::-1] / 2, atol=1e-5)
+    assert set(answer.taps) == {"0/features", "1/features"} and answer.taps["0/features"].shape[0] == 5
+
+
+def test_a_teacher_whose_contract_states_its_precision_computes_in_the_students(teachers, tmp_path):
+    spec, variables, _ = checkpoint.load(teachers / "a")
+    stated = spec.replace(architecture_args={**spec.architecture_args, "dtype": "bfloat16"})
+    checkpoint.save(tmp_path / "run", "best", 1, variables, {"spec": stated.to_json()}, keep=1)
+    example = {"images": jnp.array(np.random.default_rng(0).random((3, 24, 24, 1), np.float32))}
+    own, other = (train_teacher.load([path], spec=spec) for path in (teachers / "a", tmp_path / "run"))
+    np.testing.assert_array_equal(
+        own.apply(own.variables, example).logits, other.apply(other.variables, example).logits
+    )
+
+
+def test_a_teacher_of_other_images_is_refused_or_given_them_resized(teachers):
+    spec, variables, _ = checkpoint.load(teachers / "a")
+    large = spec.replace(input_size=(48, 48), color_order="rgb", mean=spec.mean * 3, std=spec.std * 3)
+    with pytest.raises(InputError, match=r"takes images of 24×24×1, the student of 48×48×3: .*teacher\.resize=True"):
+        train_teacher.load([teachers / "a"], spec=large)
+    made = train_teacher.load([teachers / "a"], spec=large, resize=True)
+    grey = np.random.default_rng(0).random((5, 24, 24, 1), np.float32)
+    doubled = grey.repeat(2, 1).repeat(2, 2).repeat(3, 3)
+    answer = made.apply(made.variables, {"images": jnp.array(doubled)})
+    shrunk = np.asarray(jax.image.resize(doubled[..., :1], (5, 24, 24, 1), "linear"))
+    expected = models.create(spec.architecture, **spec.architecture_args).apply(
+        variables, (shrunk - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32), train=False
+    )
+    np.testing.assert_allclose(answer.logits, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["flip", "ten"])
+def test_a_teachers_answer_is_the_mean_over_the_views_asked_for(teachers, kind):
+    spec, _, _ = checkpoint.load(teachers / "a")
+    images = jnp.array(np.random.default_rng(0).random((3, 24, 24, 1), np.float32))
+    both = [teachers / "a", teachers / "b"]
+    plain, made = train_teacher.load(both, spec=spec), train_teacher.load(both, spec=spec, tta=kind)
+    each = [plain.apply(plain.variables, {"images": v}).logits for v in augment.views(images, kind=kind)]
+    answer = made.apply(made.variables, {"images": images}).logits
+    np.testing.assert_allclose(answer, np.mean(each, 0), atol=1e-5)
+    assert np.abs(answer - each[0]).max() > 1e-3
+
+
+def test_what_is_learned_inside_a_teacher_is_of_the_image_itself(teachers):
+    spec, _, _ = checkpoint.load(teachers / "a")
+    images = {"images": jnp.array(np.random.default_rng(0).random((3, 24, 24, 1), np.float32))}
+    plain, made = (train_teacher.load([teachers / "a"], spec=spec, taps=("features",), tta=k) for k in ("one", "flip"))
+    found, wanted = (t.apply(t.variables, images).taps["0/features"] for t in (made, plain))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    with pytest.raises(InputError, match=r"of the image itself, which is none of the ten: set teacher\.tta to flip"):
+        train_teacher.load([teachers / "a"], spec=spec, taps=("features",), tta="ten")
+    with pytest.raises(InputError, match=r"unknown teacher\.tta 'flipp'\. Did you mean 'flip'"):
+        train_teacher.load([teachers / "a"], spec=spec, tta="flipp")
+
+
+TWO_HEADS = {"name": "deit_tiny_distilled", "depth": 1, "width": 8, "heads": 1, "patch": 8, "grid": [3, 3]}
+
+
+@pytest.mark.parametrize("model", [SMALL["model"], TWO_HEADS], ids=["one head", "two heads"])
+def test_without_a_share_for_the_teacher_it_is_plain_training_to_the_bit(teachers, tmp_path, model):
+    made = config(augment__rotate=10.0) | {"model": dict(model)}
+    plain = experiment.train(made, workdir=tmp_path / "plain", data_dir=teachers / "data", progress=False)
+    made["loss"]["alpha"] = 0.0
+    taught = distill(teachers, tmp_path / "taught", made, ("a", "b"))
+    chex.assert_trees_all_equal(plain.variables, taught.variables)
+    for own, other in zip(plain.history, taught.history, strict=True):
+        assert {k: v for k, v in other.items() if k != "teacher_agreement"} == own
+
+
+def test_a_student_learns_from_a_teacher_alone(tmp_path):
+    """The labels have no share: what the student knows of the validation faces, it has from the teacher."""
+    made = config(data__train=1050, data__validation=140, fit__epochs=12, fit__batch_size=32, loss__label_smoothing=0.0)
+    made["model"] = {"name": "baseline_cnn5", "widths": [8, 16, 32], "head_dropout": 0.0}
+    made["optim"] = {"name": "adamw", "learning_rate": 5e-3, "weight_decay": 0.01}
+    experiment.train(made, workdir=tmp_path / "teacher", data_dir=tmp_path / "data", progress=False)
+    made["model"]["widths"] = [8, 16, 24]
+    made["loss"] = {"alpha": 1.0, "temperature": 2.0}
+    made["fit"]["epochs"] = 12
+    result = distill(tmp_path, tmp_path / "student", made, ["teacher"])
+    assert result.best["validation_accuracy"] > 0.35  # 0.14 by chance
+    assert result.history[-1]["teacher_agreement"] > result.history[0]["teacher_agreement"] + 0.1
+    spec, variables, meta = checkpoint.load(tmp_path / "student")
+    assert spec.params_sha256 == checkpoint.fingerprint(variables)
+    assert meta["config"]["teacher"]["sha256"] == [checkpoint.load(tmp_path / "teacher")[0].params_sha256]
+
+
+def test_features_of_named_intermediates_come_together(teachers, tmp_path):
+    made = config(loss__features=["stage2:stage1", "features:features"], loss__feature_weight=2.0, fit__epochs=1)
+    assert np.isfinite(distill(teachers, tmp_path / "run", made, ("a", "b")).history[0]["train_loss"])
+    made["loss"]["features"] = ["stage9:stage1"]
+    with pytest.raises(InputError, match="intermediate of the network 'stage9'"):
+        distill(teachers, tmp_path / "other", made)
+
+
+def test_a_network_with_a_distillation_token_trains_both_heads(teachers, tmp_path):
+    made = config(fit__epochs=1)
+    made["model"] = dict(TWO_HEADS)
+    made["loss"] |= {"method": "hard", "alpha": 0.5}
+    result = distill(teachers, tmp_path / "run", made)
+    start = experiment.init_variables(models.create(**made["model"]), (24, 24, 1), seed=1)
+    for head in ("head", "head_dist"):
+        moved = result.variables["params"][head]["out"]["kernel"] - start["params"][head]["out"]["kernel"]
+        assert np.abs(moved).max() > 1e-4, head
+
+
+# -- stored views ------------------------------------------------------------------------------------------------------
+
+
+def test_stored_views_are_answered_as_they_are_stored_and_drawn_once(teachers, tmp_path, monkeypatch):
+    spec, _, _ = checkpoint.load(teachers / "a")
+    made = train_teacher.load([teachers / "a"], spec=spec)
+    images = data.load(data_dir=teachers / "data", **SMALL["data"]).splits["train"].images[:10]
+    store = functools.partial(
+        stored_views.store,
+        images,
+        teacher=made.apply,
+        teacher_variables=made.variables,
+        augment=augment.create(flip=0.5, rotate=20.0),
+        folder=tmp_path / "views",
+        batch_size=4,
+        resident_bytes=data.RESIDENT_BYTES,
+    )
+    pixels, logits = store(views=2)
+    assert pixels.shape == (20, 24, 24, 1) and pixels.dtype == np.uint8 and logits.dtype == np.float16
+    assert not np.array_equal(pixels[:10], pixels[10:]) and not np.array_equal(pixels[:10], images)
+    answers = made.apply(made.variables, {"images": jnp.array(pixels / 255, jnp.float32)}).logits
+    np.testing.assert_allclose(logits, answers, atol=2e-3)
+    first = (tmp_path / "views" / "view000.npy").stat().st_mtime_ns
+    more, _ = store(views=3)
+    np.testing.assert_array_equal(more[:20], pixels)
+    assert (tmp_path / "views" / "view000.npy").stat().st_mtime_ns == first
+    here, _ = store(views=3, resident_bytes=more.nbytes - 1)
+    assert isinstance(here, on_disk.DiskImages) and isinstance(more, np.ndarray)
+    np.testing.assert_array_equal(here, more)
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(np, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        store(views=4)
+    assert not [path for path in (tmp_path / "views").iterdir() if "part" in path.name]
+    os.truncate(tmp_path / "views" / "view001.npy", 1000)
+    with pytest.raises(InputError, match=r"stored views in .*views are damaged \(.*cut short.*\); remove that folder"):
+        store(views=2)
+
+
+def test_what_a_killed_drawing_left_is_removed_after_a_day(teachers, tmp_path):
+    ages = {".view000.part17.npy": 2, ".view000_logits.part17.npy": 2, ".view001.part18.npy": 0.01, "view009.npy": 2}
+    for name, days in ages.items():
+        (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, (time.time() - 86400 * days,) * 2)
+    spec, _, _ = checkpoint.load(teachers / "a")
+    made = train_teacher.load([teachers / "a"], spec=spec)
+    stored_views.store(
+        np.zeros((2, *spec.input_shape), np.uint8),
+        views=1,
+        teacher=made.apply,
+        teacher_variables=made.variables,
+        augment=augment.create(),
+        folder=tmp_path,
+        resident_bytes=data.RESIDENT_BYTES,
+    )
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".view001.part18.npy", "view000.npy", "view000_logits.npy", "view009.npy"]
+
+
+def test_a_teacher_of_another_precision_or_of_other_views_answers_anew(teachers, tmp_path, monkeypatch):
+    folders = []
+
+    def stop(*_, folder, **__):
+        folders.append(folder.name)
+        raise InputError("seen")
+
+    monkeypatch.setattr(stored_views, "store", stop)
+    plain = ({}, {"model__dtype": "float32"}, {"teacher__tta": "one"})
+    for more in (*plain, {"model__dtype": "bfloat16"}, {"teacher__tta": "flip"}):
+        with pytest.raises(InputError, match="seen"):
+            made = config(loss__alpha=0.5, **more)
+            made["teacher"] = {**made.get("teacher", {}), "stored_views": 1}
+            distill(teachers, tmp_path / "run", made)
+    assert folders[0] == folders[1] == folders[2] and len({*folders}) == 3
+    checkpoint.calibrate(teachers / "a", temperature=2.0, abstention_threshold=0.5)  # what changes no logit
+    with pytest.raises(InputError, match="seen"):
+        distill(teachers, tmp_path / "run", config(loss__alpha=0.5, teacher__stored_views=1))
+    (teachers / "a" / "calibration.json").unlink()
+    assert folders[-1] == folders[0]
+
+
+def test_every_epoch_takes_one_view_of_each_image_and_in_turn_all():
+    shuffled = np.array([2, 0, 3, 1])
+    order_of = stored_views.chosen(lambda epoch: shuffled, 3)
+    orders = [order_of(e) for e in range(3)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(orders)), np.arange(12))
+    for order in orders:
+        np.testing.assert_array_equal(order % 4, shuffled)
+
+
+def test_a_run_on_stored_views_learns_from_the_stored_answers(teachers, tmp_path):
+    made = config(teacher__stored_views=2, loss__alpha=0.5)
+    first = distill(teachers, tmp_path / "run", made)
+    assert len(first.history) == 2 and all(0 <= r["teacher_agreement"] <= 1 for r in first.history)
+    again = distill(teachers, tmp_path / "again", made)
+    chex.assert_trees_all_equal(first.variables, again.variables)
+    on_disk_too = config(teacher__stored_views=2, loss__alpha=0.5, data__resident_bytes=1)
+    streamed = distill(teachers, tmp_path / "streamed", on_disk_too)
+    chex.assert_trees_all_close(first.variables, streamed.variables, rtol=1e-4, atol=1e-5)
+    for bad in ({"augment__mixup": 0.2}, {"loss__features": ["stage1:stage1"], "loss__feature_weight": 1.0}):
+        with pytest.raises(InputError, match=r"mixes the images|needs the teacher in the step"):
+            distill(teachers, tmp_path / "bad", config(teacher__stored_views=2, **bad))
+
+
+def test_views_that_take_more_than_was_asked_stay_on_disk(teachers, tmp_path, monkeypatch):
+    images = data.load(data_dir=teachers / "data", **SMALL["data"]).splits["train"].images
+    store, given = stored_views.store, []
+    monkeypatch.setattr(stored_views, "store", lambda *a, **k: given.append(store(*a, **k)) or given[-1])
+    distill(teachers, tmp_path, config(teacher__stored_views=2, loss__alpha=0.5, data__resident_bytes=images.nbytes))
+    ((views, _),) = given
+    assert isinstance(images, np.ndarray) and isinstance(views, on_disk.DiskImages)
+
+
+# -- the front door ---------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_teach_is_named_and_leaves_nothing(teachers, tmp_path):
+    def refused(message, made=None, names=("a",)):
+        with pytest.raises(InputError, match=message):
+            distill(teachers, tmp_path / "run", made or config(), names)
+        assert not (tmp_path / "run").exists()
+
+    refused("there is no teacher", names=())
+    refused("is not a folder", names=("c",))
+    refused(r"takes images of 24×24×1, the student of 32×32×1", config(data__size=32))
+    refused(r"alpha must be in \[0, 1\], got 2", config(loss__alpha=2))
+    refused("rule 'nothing' matches no parameter", config(optim__stages=[[1, ["head"]], [None, ["nothing"]]]))
+    spec, _, _ = checkpoint.load(teachers / "a")
+    with pytest.raises(InputError, match=r"the teacher .* knows angry, .*the student learns grin, gloom: train"):
+        train_teacher.load([teachers / "a"], spec=spec.replace(class_names=("grin", "gloom")))
+    checkpoint.save(tmp_path / "bare", "best", 1, {"params": {"x": np.zeros(1)}}, {}, keep=1)
+    with pytest.raises(InputError, match="without a model's contract"):
+        train_teacher.load([tmp_path / "bare"], spec=spec)
+    with pytest.raises(InputError, match=r"run distill\.py"):
+        experiment.train(config(teacher__workdirs=["a"]), workdir=tmp_path / "run", data_dir=teachers / "data")
+
+
+def test_another_teacher_is_another_experiment(teachers, tmp_path):
+    made = config(fit__epochs=1)
+    distill(teachers, tmp_path / "run", made)
+    with pytest.raises(InputError, match=r"another experiment: teacher\."):
+        distill(teachers, tmp_path / "run", made, ("b",))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config", "configs/resnet20.py:demo"], "give --teacher WORKDIR"),
+        (["--config", "configs/resnet20.py:demo", "--teacher", "nowhere"], "nowhere is not a folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(tmp_path, arguments, said):
+    small = [f"--config.data.{split}=7" for split in ("train", "validation", "test")]
+    done = subprocess.run(
+        [sys.executable, "distill.py", *arguments, *small, "--workdir", str(tmp_path / "run")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2 and last.startswith("ferjax: error: ") and said in last, done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_a_run_of_an_older_ferjax_goes_on(teachers, tmp_path):
+    """A configuration stored without a key that has a default since is the same experiment."""
+    made = config(fit__epochs=1)
+    experiment.train(made, workdir=tmp_path / "run", data_dir=teachers / "data", progress=False)
+    newer = config(fit__epochs=1, fit__sampling="shuffled", loss__alpha=None, augment__erase_area=(0.02, 0.15))
+    train_config.claim(tmp_path / "run", newer)
+    with pytest.raises(InputError, match=r"fit\.sampling is shuffled there and balanced here"):
+        train_config.claim(tmp_path / "run", config(fit__epochs=1, fit__sampling="balanced"))
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == made

@@ -1,0 +1,108 @@
+"""The train step with a teacher: what the teacher sees, the written-out gradient, resume to the bit."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import test_fitting
+
+from ferjax import augment, losses
+from ferjax.train import feed, loop
+from ferjax.train import step as train_step
+from ferjax.train.step import Outputs
+from ferjax.weights import checkpoint
+from tests.support import tiny
+
+
+def tiny_teacher(variables, example):
+    """Sees the images in 0..1 as augmented, and normalises its own way."""
+    x = example["images"] * 4.0 - 1.0
+    return Outputs(tiny.apply_fn(variables, x, train=False), {})
+
+
+def taught_loss(student, targets, taught):
+    return losses.distillation(student.logits, targets, taught.logits, alpha=0.6, temperature=2.0)
+
+
+def make_step(**more):
+    tx = optax.sgd(0.5)
+    step = train_step.make_train_step(
+        tiny.apply_fn, taught_loss, tx, num_classes=3, mean=(0.5,), std=(0.25,), teacher=tiny_teacher, **more
+    )
+    return jax.jit(step), train_step.init_state(tiny.variables(), tx)
+
+
+def test_the_teacher_sees_the_augmented_images_and_the_gradient_is_that_of_the_written_loss(strict_dtypes):
+    step, state = make_step(augment=augment.create(flip=1.0))
+    batch, wise = tiny.faces(8), tiny.variables(seed=9)
+    new, sums = step(state, batch, wise)
+    mirrored = (batch["images"][:, :, ::-1] / 255).astype(np.float32)
+    taught = np.asarray(tiny.apply_fn(wise, mirrored * 4 - 1, train=False))
+    _, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))
+    targets = np.eye(3, dtype=np.float32)[batch["labels"]]
+
+    def written(params):
+        logits, _ = tiny.apply_fn(
+            {"params": params, **state.collections},
+            jnp.array((mirrored - 0.5) / 0.25),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key},
+        )
+        log_p, log_q = jax.nn.log_softmax(taught / 2), jax.nn.log_softmax(logits / 2)
+        soft = 4 * (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
+        hard = -(targets * jax.nn.log_softmax(logits)).sum(-1)
+        return (0.4 * hard + 0.6 * soft).mean(), logits
+
+    (loss, logits), grads = jax.value_and_grad(written, has_aux=True)(state.params)
+    chex.assert_trees_all_close(
+        new.params, optax.apply_updates(state.params, jax.tree.map(lambda g: -0.5 * g, grads)), atol=1e-6
+    )
+    np.testing.assert_allclose(float(sums.loss) / 8, float(loss), rtol=1e-5)
+    assert int(sums.agreed) == (np.asarray(logits).argmax(1) == taught.argmax(1)).sum()
+
+
+def fit(workdir, **more):
+    return loop.fit(
+        tiny.apply_fn,
+        tiny.variables(),
+        tiny.optimizer(),
+        taught_loss,
+        train=tiny.faces(50),
+        validation=tiny.faces(33, seed=2),
+        spec=tiny.SPEC,
+        workdir=workdir,
+        teacher=tiny_teacher,
+        **{"teacher_variables": tiny.variables(seed=9), "epochs": 3, "batch_size": 8, "progress": False, **more},
+    )
+
+
+@pytest.mark.parametrize("saves", [2, 9])
+def test_a_run_with_a_teacher_stopped_at_any_save_resumes_to_the_bit(tmp_path, monkeypatch, saves):
+    settings = {"augment": augment.create(flip=0.5, erase=0.5)}
+    fit(tmp_path / "whole", **settings)
+    with monkeypatch.context() as patch, pytest.raises(test_fitting.Stop):
+        patch.setattr(checkpoint, "save", test_fitting.stop_after(checkpoint.save, saves))
+        fit(tmp_path / "cut", checkpoint_minutes=0.0, **settings)
+    fit(tmp_path / "cut", **settings)
+    assert test_fitting.files(tmp_path / "cut") == test_fitting.files(tmp_path / "whole")
+
+
+def test_it_compiles_once_and_leaves_the_teacher_alone(tmp_path, monkeypatch):
+    runs, make = [], feed.make_resident_steps
+
+    def remember(*args, **kwargs):
+        runs.append(make(*args, **kwargs))
+        return runs[-1]
+
+    monkeypatch.setattr(feed, "make_resident_steps", remember)
+    wise = jax.tree.map(jnp.array, tiny.variables(seed=9))
+    before = jax.tree.map(np.array, wise)
+    result = fit(tmp_path, teacher_variables=wise)
+    assert runs[0]._cache_size() == 1
+    chex.assert_trees_all_equal(jax.tree.map(np.array, wise), before)
+    assert all(0 <= row["teacher_agreement"] <= 1 for row in result.history)
+    _, arrays, _ = next(checkpoint._good(tmp_path, "last"))
+    assert not [name for name in arrays if "teacher" in name]
