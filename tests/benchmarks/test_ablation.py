@@ -8,7 +8,7 @@ from scipy import stats
 from test_accuracy_benchmark import write
 from test_ship import DATA
 
-from benchmarks import ablation, frontier
+from benchmarks.studies import ablation, frontier
 from ferjax import data
 from ferjax.errors import InputError
 from ferjax.weights import checkpoint

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from test_ship import DATA, write_run
 
-from benchmarks import accuracy, tables
+from benchmarks.studies import accuracy
 from ferjax import data
 from ferjax.errors import InputError
 from ferjax.weights import checkpoint
 from tests.support import small_files
+from tools import tables
 
 CONFIG = {"fit": {"seed": 4, "epochs": 3, "batch_size": 6}, "loss": {"alpha": 0.0}, "init": {}}
 

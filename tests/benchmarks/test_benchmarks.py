@@ -6,9 +6,10 @@ import sys
 import pytest
 from flax import linen as nn
 
-from benchmarks import tables, train_contenders, train_throughput
+from benchmarks.speed import train_contenders, train_throughput
 from ferjax import models
 from ferjax.errors import InputError
+from tools import tables
 
 COLUMNS = (("network", "{name}"), ("images/s", "{speed:.1f}"), ("ratio", "{speed:.0f}:{other:.0f}"))
 PAGE = "# Title\n\n<!-- table:speed -->\nold\n<!-- /table -->\n\nText | stays.\n"
@@ -74,7 +75,7 @@ def test_the_page_changes_between_its_markers_only(tmp_path, monkeypatch, capsys
     page.write_text(PAGE)
     arguments = ("--page", page, "--results", tmp_path)
     assert command_line(monkeypatch, "--check", *arguments) == 1
-    assert "<!-- table:speed --> is out of date; run python -m benchmarks.tables" in capsys.readouterr().err
+    assert "<!-- table:speed --> is out of date; run python -m tools.tables" in capsys.readouterr().err
     assert page.read_text() == PAGE
     assert command_line(monkeypatch, *arguments) == 0
     text = page.read_text()

@@ -3,11 +3,13 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import compression, compression_steps, tables
+from benchmarks.speed import compression_steps
+from benchmarks.studies import compression
 from ferjax import models
 from ferjax.errors import InputError
 from ferjax.spec import ModelSpec
 from tests.support import tiny_networks as tiny
+from tools import tables
 
 
 def test_every_contender_takes_its_steps(monkeypatch):

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from benchmarks import distill_step, tables
+from benchmarks.speed import distill_step
+from tools import tables
 
 
 def test_a_row_has_the_three_times_and_their_ratio(tmp_path, monkeypatch, capsys):

@@ -4,9 +4,11 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import detectors, smoothing, tables
+from benchmarks.speed import detectors
+from benchmarks.studies import smoothing
 from ferjax.data.synthetic.films import EXPRESSIONS
 from ferjax.runtime.faces.detector import create_detector
+from tools import tables
 
 
 def test_detectors_are_scored_against_the_rooms_faces():

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
-from benchmarks import streaming, tables
+from benchmarks.speed import streaming
 from ferjax import data
 from ferjax.data.on_disk import DiskImages
+from tools import tables
 
 if sys.platform != "linux":
     pytest.skip("resident sets are counted by Linux", allow_module_level=True)
@@ -39,7 +40,7 @@ def test_the_command_keeps_a_row_for_each_set_and_number_of_workers(tmp_path, mo
     )
     streaming.main()
     rows = json.loads((tmp_path / "results" / "streaming.json").read_text())["rows"]
-    assert {r["command"] for r in rows} == {"python -m benchmarks.streaming --counts 28 35 --workers 0 3"}
+    assert {r["command"] for r in rows} == {"python -m benchmarks.speed.streaming --counts 28 35 --workers 0 3"}
     assert [(r["set"], r["workers"]) for r in rows] == [
         (f"{count} images, array", workers) for count in (28, 35) for workers in (0, 3)
     ]

@@ -4,12 +4,13 @@ import types
 
 import pytest
 
-import benchmarks
-from benchmarks import tables, torch_export
+import benchmarks.speed
+from benchmarks.speed import torch_export
 from ferjax.errors import InputError
 from ferjax.evaluate.benchmark import measuring
 from tests.support import small_files
 from tests.support.small_files import GRAY
+from tools import tables
 
 MEDIANS = {"torch.onnx": 2.0, "float.onnx": 2.1, "half.onnx": 0.1, "int8.onnx": 0.8, "int8.tflite": 0.5}
 
@@ -76,8 +77,8 @@ def test_pytorchs_network_has_the_arguments_of_ours(monkeypatch, tmp_path):
     stands_in = types.SimpleNamespace(manual_seed=lambda seed: None, zeros=lambda *shape: shape, onnx=onnx)
     networks = types.SimpleNamespace(create=create, list_models=lambda: ["linear"])
     monkeypatch.setitem(sys.modules, "torch", stands_in)
-    monkeypatch.setitem(sys.modules, "benchmarks.torch_models", networks)
-    monkeypatch.setattr(benchmarks, "torch_models", networks, raising=False)
+    monkeypatch.setitem(sys.modules, "benchmarks.speed.torch_models", networks)
+    monkeypatch.setattr(benchmarks.speed, "torch_models", networks, raising=False)
     for arguments in ({}, {"stem_stride": 1}):
         export_torch("linear", GRAY.replace(architecture_args=arguments), tmp_path / "torch.onnx")
     assert made == [("linear", 3, 2), ("linear", 3, 1)]

@@ -1,7 +1,7 @@
 """What a teacher costs: the distillation step against the student's step and the teacher's forward pass.
 
-    python -m benchmarks.distill_step                                     mini-Xception and ResNet-20 from ResNet-20
-    python -m benchmarks.distill_step --pairs microexpnet:resnet18        STUDENT:TEACHER, one or several
+    python -m benchmarks.speed.distill_step                                mini-Xception, ResNet-20 from ResNet-20
+    python -m benchmarks.speed.distill_step --pairs microexpnet:resnet18   STUDENT:TEACHER, one or several
 
 Three contenders take turns, a block of steps each, in an order that rotates every round: the student's train step, the
 teacher's forward pass on the same images, and the step that does both. Shown are medians over the rounds, and the
@@ -22,13 +22,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import tables, train_contenders
+from benchmarks.speed import train_contenders
 from ferjax import augment, cli, errors, losses, models
 from ferjax.spec import ModelSpec
 from ferjax.train import experiment, optim
 from ferjax.train import step as train_step
 from ferjax.train import teacher as train_teacher
 from ferjax.weights import checkpoint
+from tools import tables
 
 CLASSES = 7
 COLUMNS = (
@@ -58,7 +59,7 @@ def main() -> None:
             "distill_step",
             COLUMNS,
             rows,
-            command=shlex.join(["python", "-m", "benchmarks.distill_step", *sys.argv[1:]]),
+            command=shlex.join(["python", "-m", "benchmarks.speed.distill_step", *sys.argv[1:]]),
             packages=["jax", "flax"],
             results=pathlib.Path(scratch) if args.dry_run else tables.RESULTS,
         )

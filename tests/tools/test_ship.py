@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import ferjax
-from benchmarks import ship
 from ferjax import data, export, models
 from ferjax import spec as contract
 from ferjax.data import EMOTIONS
@@ -17,6 +16,7 @@ from ferjax.errors import InputError
 from ferjax.runtime import load, shipped
 from ferjax.train import experiment, start
 from ferjax.weights import checkpoint, single_file
+from tools import ship
 
 DATA = {"size": 24, "train": 70, "validation": 70, "test": 7}
 MODEL = {"name": "baseline_cnn5", "widths": [8, 8]}

@@ -1,4 +1,4 @@
-"""Paraschiv's table of smoothing windows, measured: python -m benchmarks.smoothing.
+"""Paraschiv's table of smoothing windows, measured: python -m benchmarks.studies.smoothing.
 
 Rendered clips run through the live path: the Haar detector, tracking, crops, a classifier, smoothing per person,
 hysteresis. Flicker is how often the label of a person with one steady expression changes (clips "flicker"); lag is the
@@ -17,7 +17,6 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from benchmarks import tables
 from ferjax import cli, errors, runtime
 from ferjax.data.synthetic.films import EXPRESSIONS, render_clip
 from ferjax.data.synthetic.rendering import render_faces
@@ -25,6 +24,7 @@ from ferjax.runtime.faces.detector import Face, create_detector, crop
 from ferjax.runtime.faces.watching import Watcher
 from ferjax.runtime.smoothing import Labeller, Limits, Smoother
 from ferjax.spec import ModelSpec
+from tools import tables
 
 COLUMNS = [
     ("window N", "{window}"),
@@ -103,7 +103,7 @@ def main() -> None:
     rows = [row("mean", window, steady, changing, PAPER[window]) for window in PAPER]
     rows += [row(smoothing, 10, steady, changing, "–") for smoothing in ("exponential", "adaptive")]
     model = f" --model {options.model.name}" if options.model else ""
-    command = f"python -m benchmarks.smoothing{model} --clips {options.clips} --seconds {options.seconds:g}"
+    command = f"python -m benchmarks.studies.smoothing{model} --clips {options.clips} --seconds {options.seconds:g}"
     packages = ["numpy", "opencv-python"]
     result = tables.save("smoothing", COLUMNS, rows, command=command, packages=packages, results=options.results)
     print(tables.render(result))

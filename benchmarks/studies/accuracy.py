@@ -1,7 +1,7 @@
 """Accuracy, size and speed of a trained model as a row of the results.
 
-    python -m benchmarks.accuracy --model runs/resnet20 --command "python train.py …"
-    python -m benchmarks.accuracy --model runs/mini/seed0 runs/mini/seed1 runs/mini/seed2 \
+    python -m benchmarks.studies.accuracy --model runs/resnet20 --command "python train.py …"
+    python -m benchmarks.studies.accuracy --model runs/mini/seed0 runs/mini/seed1 runs/mini/seed2 \
         --file exports/mini/mini_xception_qat.tflite --command "python train.py …"
 
 Scores the exported file, or the best checkpoint of the run if none is given, on validation, the split that selected the
@@ -16,7 +16,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import tables
 from configs import microexpnet, tormalm, valverde
 from ferjax import cli, errors
 from ferjax import spec as contract
@@ -25,6 +24,7 @@ from ferjax.evaluate.benchmark import measuring
 from ferjax.spec import ModelSpec
 from ferjax.train import objective, run_folder
 from ferjax.weights import checkpoint
+from tools import tables
 
 COLUMNS = [
     ("network", "{network}"),

@@ -1,7 +1,7 @@
 """Reading images while training, alone: images a second, and memory, over sets of several sizes.
 
-    python -m benchmarks.streaming                           30,000 and 300,000 images of 48×48, read from arrays
-    python -m benchmarks.streaming --array-record --counts 30000
+    python -m benchmarks.speed.streaming                           30,000 and 300,000 images of 48×48, read from arrays
+    python -m benchmarks.speed.streaming --array-record --counts 30000
 
 For each size a set is generated and stored as `prepare` stores it. Then a fresh process for each number of workers
 loads it with nothing resident and takes one epoch of batches as `fit` does, in the shuffled order, each put on the
@@ -26,12 +26,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import tables
 from ferjax import cli, data, devices
 from ferjax.data import manifest, store
 from ferjax.train import feed as train_feed
 from ferjax.train.sampling import sampler
 from ferjax.train.step import Sums
+from tools import tables
 
 CLASSES = data.EMOTIONS
 SHAPE = (48, 48, 1)
@@ -74,7 +74,7 @@ def main() -> None:
             "streaming",
             COLUMNS,
             rows,
-            command=shlex.join(["python", "-m", "benchmarks.streaming", *given]),
+            command=shlex.join(["python", "-m", "benchmarks.speed.streaming", *given]),
             packages=["jax", "grain", "array_record", "numpy"],
             results=pathlib.Path(scratch) if args.dry_run else tables.RESULTS,
         )
@@ -115,7 +115,15 @@ def generate(data_dir: pathlib.Path, count: int, *, array_record: bool = False) 
 
 def measure_apart(data_dir: pathlib.Path, workers: int, batch_size: int) -> dict[str, float]:
     """Measures in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.streaming", "--measure", str(data_dir), str(workers), str(batch_size)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.speed.streaming",
+        "--measure",
+        str(data_dir),
+        str(workers),
+        str(batch_size),
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=tables.ROOT, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -1,7 +1,7 @@
 """Training speed in images per second: `fit`, its bare step, and PyTorch, side by side in one process.
 
-    python -m benchmarks.train_throughput                          ResNet-18 and ResNet-20
-    python -m benchmarks.train_throughput --models deit_tiny       one more row, merged into the results
+    python -m benchmarks.speed.train_throughput                          ResNet-18 and ResNet-20
+    python -m benchmarks.speed.train_throughput --models deit_tiny       one more row, merged into the results
 
 Five contenders take turns, a block of steps each, in an order that rotates every round, so that a busy moment of the
 machine hits all of them. Shown are medians over the rounds, and medians of the rounds' ratios.
@@ -42,9 +42,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import jax
 import numpy as np
 
-from benchmarks import tables, train_contenders
+from benchmarks.speed import train_contenders
 from ferjax import cli, errors, memory, models
 from ferjax.weights import checkpoint
+from tools import tables
 
 COLUMNS = (
     ("network", "{name}"),
@@ -84,7 +85,7 @@ def main() -> None:
                 "train_throughput",
                 COLUMNS,
                 [row],
-                command=shlex.join(["python", "-m", "benchmarks.train_throughput", *sys.argv[1:]]),
+                command=shlex.join(["python", "-m", "benchmarks.speed.train_throughput", *sys.argv[1:]]),
                 packages=["jax", "flax", *(["torch"] if _torch_is_here() else [])],
                 results=pathlib.Path(scratch) if args.dry_run else tables.RESULTS,
             )

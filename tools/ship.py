@@ -1,6 +1,6 @@
 """Puts a trained model into the package: a file that passed its gate, its card, and weights in floats to train on.
 
-    python -m benchmarks.ship --name resnet20 --model runs/resnet20-qat --file exports/resnet20/resnet20_qat.tflite \
+    python -m tools.ship --name resnet20 --model runs/resnet20-qat --file exports/resnet20/resnet20_qat.tflite \
         --weights runs/resnet20 --commands "python train.py …" "python export.py …" --default
 
 The file is refused if its contract is not the run's, if export.py did not compare it with the run on the whole

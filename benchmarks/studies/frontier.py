@@ -1,4 +1,4 @@
-"""Accuracy over size and over latency, from the results: python -m benchmarks.frontier writes docs/frontier.png.
+"""Draws accuracy over size and over latency: python -m benchmarks.studies.frontier writes docs/frontier.png.
 
 Every row of results/fer2013.json that has an exported file is a point, with its 95 % interval. The line joins the best:
 no other file is as small, or as fast, and more accurate. Latencies are shown of one processor, that of the newest row.
@@ -16,9 +16,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from benchmarks import tables
 from ferjax import cli, errors
 from ferjax.evaluate.report.plots import TRAIN, VALIDATION
+from tools import tables
 
 AXES = {
     "bytes": (1e-3, "size of the file (kB, logarithmic)"),
@@ -50,7 +50,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     """Draws the rows as a PNG file.
 
     Args:
-      rows: as `benchmarks.accuracy` makes them; those without a file are left out.
+      rows: as `benchmarks.studies.accuracy` makes them; those without a file are left out.
       path: the PNG file to write; its folder must exist.
 
     Raises:
@@ -58,7 +58,9 @@ def plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     """
     files = [row for row in rows if all(row.get(key) is not None for key in AXES)]
     if not files:
-        raise errors.InputError("no row has a file: python -m benchmarks.accuracy --file FILE makes one that has")
+        raise errors.InputError(
+            "no row has a file: python -m benchmarks.studies.accuracy --file FILE makes one that has"
+        )
     files.sort(key=lambda row: row["bytes"])
     figure = Figure(figsize=(13, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -110,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     path = options.results / f"{options.data}.json"
     if not path.is_file():
-        raise errors.InputError(f"there are no results {path}: python -m benchmarks.accuracy writes them")
+        raise errors.InputError(f"there are no results {path}: python -m benchmarks.studies.accuracy writes them")
     plot(json.loads(path.read_text())["rows"], options.out)
     print(f"saved {options.out}")
 

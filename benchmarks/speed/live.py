@@ -1,7 +1,7 @@
 """The live loop at 640x480, beside the papers' pipeline, and what the running program needs.
 
-    python -m benchmarks.live --model resnet20_int8.tflite --yunet face_detection_yunet.onnx
-    python -m benchmarks.live --model resnet20_int8.tflite --soak 100000      memory over that many frames
+    python -m benchmarks.speed.live --model resnet20_int8.tflite --yunet face_detection_yunet.onnx
+    python -m benchmarks.speed.live --model resnet20_int8.tflite --soak 100000      memory over that many frames
 
 Rendered clips with one and with four people who move by two pixels a frame or more. All pipelines take turns, a block
 of frames each, in an order that rotates every round, so that a busy moment of the machine hits all of them.
@@ -35,13 +35,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import cv2
 import numpy as np
 
-from benchmarks import live_process, tables
-from benchmarks.live_process import soak
+from benchmarks.speed import live_process
+from benchmarks.speed.live_process import soak
 from ferjax import cli
 from ferjax.runtime.loop import stream
 from ferjax.runtime.model import load
 from ferjax.runtime.show.drawing import Painter
 from ferjax.runtime.sources.frame import Frame
+from tools import tables
 
 __all__ = ["main", "soak"]
 
@@ -83,7 +84,7 @@ def main() -> None:
         "live",
         COLUMNS,
         rows,
-        command=shlex.join(["python", "-m", "benchmarks.live", *sys.argv[1:]]),
+        command=shlex.join(["python", "-m", "benchmarks.speed.live", *sys.argv[1:]]),
         packages=["numpy", "opencv-python", "ai-edge-litert", "torch"],
     )
     print(tables.render(result))
@@ -131,7 +132,7 @@ def papers(images: list[np.ndarray]) -> Pipeline:
     """Haar on the full frame, a float ResNet-18 on each face, a box and a label."""
     import torch
 
-    from benchmarks import torch_models
+    from benchmarks.speed import torch_models
 
     network = torch_models.create("resnet18").eval()
     data = pathlib.Path(cv2.__file__).parent / "data"

@@ -1,8 +1,8 @@
 """What one change did, over seeds: the arms of a study as rows of results/ablation.json.
 
-    python -m benchmarks.ablation --study "mini-Xception, 20 epochs" \
+    python -m benchmarks.studies.ablation --study "mini-Xception, 20 epochs" \
         --arm plain runs/plain --arm distilled runs/distilled --command "python -m ferjax.sweep …"
-    python -m benchmarks.ablation --study "ResNet-20 in integers" \
+    python -m benchmarks.studies.ablation --study "ResNet-20 in integers" \
         --arm float runs/float --arm "int8 trained" exports/seed0/resnet20_qat.tflite exports/seed1/…
 
 An arm is a name and its runs: workdirs, folders of them such as a sweep leaves (seed0, seed1, …), or exported files.
@@ -18,12 +18,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import accuracy, tables
+from benchmarks.studies import accuracy
 from ferjax import cli, errors
 from ferjax import spec as contract
 from ferjax.evaluate import predictor
 from ferjax.train import sweep
 from ferjax.weights import checkpoint
+from tools import tables
 
 COLUMNS = [
     ("study", "{study}"),

@@ -1,9 +1,9 @@
 """Latency of exported files beside the same networks exported from PyTorch, in one run.
 
     python export.py --model WORKDIR --out DIR --format tflite onnx --quantization none int8
-    python -m benchmarks.torch_export DIR                    one row for each network and number of threads
+    python -m benchmarks.speed.torch_export DIR                    one row for each network and number of threads
 
-PyTorch's file is `torch.onnx.export` of the network in `benchmarks.torch_models`, in evaluation mode with constants and
+PyTorch's file is `torch.onnx.export` of the network in `torch_models`, in evaluation mode with constants and
 batch normalisation folded. All files run in the same onnxruntime (or LiteRT) with the same threads and options, each
 in a process of its own, and take turns in blocks: 1,000 passes after 100 to warm up. Shown are medians over the passes
 and their ratios. The integer file is the fastest of those given, in whichever runtime. Do not run it beside a training.
@@ -17,10 +17,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import tables
 from ferjax import cli, errors
 from ferjax.evaluate.benchmark import facts, measuring
 from ferjax.spec import ModelSpec
+from tools import tables
 
 COLUMNS = (
     ("network", "{network}"),
@@ -56,7 +56,7 @@ def main() -> None:
             "export_latency",
             COLUMNS,
             rows,
-            command=shlex.join(["python", "-m", "benchmarks.torch_export", *sys.argv[1:]]),
+            command=shlex.join(["python", "-m", "benchmarks.speed.torch_export", *sys.argv[1:]]),
             packages=["onnxruntime", "ai-edge-litert", "torch", "jax"],
             results=folder if args.dry_run else tables.RESULTS,
         )
@@ -92,7 +92,7 @@ def export_torch(network: str, spec: ModelSpec, path: pathlib.Path) -> pathlib.P
     """
     import torch
 
-    from benchmarks import torch_models
+    from benchmarks.speed import torch_models
 
     if network not in torch_models.list_models():
         raise errors.unknown("network for PyTorch", network, torch_models.list_models())

@@ -25,7 +25,7 @@ import numpy as np
 from ferjax import errors
 from ferjax.data.synthetic.films import render_clip
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 SUMMARY = re.compile(r"(\d+) frames.*?, ([\d.]+) fps, (\d+) faces, CPU (\d+) % of one core, memory (\d+) MB")
 
 

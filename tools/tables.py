@@ -1,8 +1,8 @@
 """Results of benchmarks: kept as JSON with how they were made, shown as tables in the README.
 
-python -m benchmarks.tables             writes each benchmarks/results/NAME.json into README.md and docs/, between
+python -m tools.tables             writes each benchmarks/results/NAME.json into README.md and docs/, between
                                         the markers `<!-- table:NAME -->` and `<!-- /table -->`
-python -m benchmarks.tables --check     changes nothing and exits with 1 if a page is out of date
+python -m tools.tables --check     changes nothing and exits with 1 if a page is out of date
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> None:
             write(page, new)
     if args.check:
         for page, marker in stale:
-            cli.note(f"{page}: {marker.strip()} is out of date; run python -m benchmarks.tables")
+            cli.note(f"{page}: {marker.strip()} is out of date; run python -m tools.tables")
         sys.exit(1 if stale else 0)
 
 

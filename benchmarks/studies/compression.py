@@ -1,8 +1,8 @@
 """One trained network made smaller in every way, each with the same extra training, scored as exported files.
 
-    python -m benchmarks.compression --model runs/resnet20 --epochs 15 --seeds 3
-    python -m benchmarks.compression --model runs/resnet20 --rows dense "int8, trained"
-    python -m benchmarks.compression --model ferjax/runtime/models/resnet20.safetensors --epochs 1
+    python -m benchmarks.studies.compression --model runs/resnet20 --epochs 15 --seeds 3
+    python -m benchmarks.studies.compression --model runs/resnet20 --rows dense "int8, trained"
+    python -m benchmarks.studies.compression --model ferjax/runtime/models/resnet20.safetensors --epochs 1
 
 Every row starts from the same run and is trained on for the same number of epochs, with `--distil` all of them with the
 teacher: a distilled network that goes on without one gets worse. What is said to be "after training" is the dense row's
@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import tables
 from configs.compress import finetune, prune, qat
 from ferjax import cli, compress, errors, export
 from ferjax import spec as contract
@@ -36,6 +35,7 @@ from ferjax.evaluate import intervals, predictor
 from ferjax.evaluate.benchmark import measuring
 from ferjax.train import experiment
 from ferjax.weights import checkpoint, single_file
+from tools import tables
 
 PACKAGES = ("jax", "flax", "optax", "tensorflow-cpu", "ai-edge-litert")
 COLUMNS = [
@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.passes,
     )
     _claim(study)
-    command = f"python -m benchmarks.compression {shlex.join(argv if argv is not None else sys.argv[1:])}"
+    command = f"python -m benchmarks.studies.compression {shlex.join(argv if argv is not None else sys.argv[1:])}"
     for seed in range(options.seeds):
         for row in ROWS:
             if row.name not in (options.rows or names) and row.name != "dense":
@@ -274,7 +274,7 @@ def train(row: Row, seed: int, workdir: pathlib.Path, study: Study) -> None:
 
 def _train(row: Row, seed: int, start: pathlib.Path, workdir: pathlib.Path, study: Study) -> None:
     config = recipe(row, seed, start, study)
-    options = {"workdir": workdir, "data_dir": study.data_dir, "name": f"benchmarks/compression.py, {row.name}"}
+    options = {"workdir": workdir, "data_dir": study.data_dir, "name": f"benchmarks/studies/compression.py, {row.name}"}
     if row.taught or study.distil:
         experiment.distill(config, teachers=[study.teacher], **options)
     else:

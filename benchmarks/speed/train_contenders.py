@@ -1,4 +1,4 @@
-"""What `benchmarks.train_throughput` compares: one network trained by `fit`, by its bare step, and by PyTorch."""
+"""What `benchmarks.speed.train_throughput` compares: one network trained by `fit`, by its bare step, and by PyTorch."""
 
 import dataclasses
 import os
@@ -111,7 +111,7 @@ def torch_block(name: str, images: np.ndarray, labels: np.ndarray) -> Block:
     """Returns blocks of eager PyTorch steps on one batch: normalise, forward, backward, Adam."""
     import torch
 
-    from benchmarks import torch_models
+    from benchmarks.speed import torch_models
 
     torch.set_num_threads(os.cpu_count() or 1)
     model = torch_models.create(name, CLASSES).train()

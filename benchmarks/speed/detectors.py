@@ -1,4 +1,4 @@
-"""Recall, false boxes and time of each face detector and scale on rendered rooms: python -m benchmarks.detectors.
+"""Recall, false boxes and time of each face detector and scale on rendered rooms: python -m benchmarks.speed.detectors.
 
 Writes results/detectors.json. The scenes hold 0 to 4 faces of about 25 to 160 pixels in 640x480; a face counts as
 found if a box overlaps it by 0.4 or more (intersection over union). Rendered faces are frontal: the figures compare
@@ -14,12 +14,12 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from benchmarks import tables
 from ferjax import cli
 from ferjax.data.synthetic.rendering import render_scene
 from ferjax.runtime.faces.boxes import Box
 from ferjax.runtime.faces.detector import Detector, create_detector
 from ferjax.runtime.faces.tracking import overlap
+from tools import tables
 
 COLUMNS = [
     ("detector", "{detector}"),
@@ -48,7 +48,7 @@ def main() -> None:
         for scale in SCALES
     ]
     rows = measure(detectors, options.scenes)
-    command = f"python -m benchmarks.detectors --detector {' '.join(options.detector)} --scenes {options.scenes}"
+    command = f"python -m benchmarks.speed.detectors --detector {' '.join(options.detector)} --scenes {options.scenes}"
     present = {d.metadata["Name"] for d in importlib.metadata.distributions()}
     packages = sorted(present & {"opencv-python", "opencv-python-headless", "dlib", "dlib-bin"})
     result = tables.save("detectors", COLUMNS, rows, command=command, packages=packages, results=options.results)

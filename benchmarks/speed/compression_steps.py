@@ -1,7 +1,7 @@
 """What compression costs while training: steps with fake quantisation and with pruning beside the plain step.
 
-    python -m benchmarks.compression_steps                           ResNet-20 and mini-Xception
-    python -m benchmarks.compression_steps --models microexpnet      one more row, merged into the results
+    python -m benchmarks.speed.compression_steps                           ResNet-20 and mini-Xception
+    python -m benchmarks.speed.compression_steps --models microexpnet      one more row, merged into the results
 
 Four contenders take turns, a block of steps each, in an order that rotates every round, so that a busy moment of the
 machine hits all of them. Shown are medians over the rounds, and medians of the rounds' ratios to the plain step.
@@ -27,11 +27,12 @@ from typing import Any
 import numpy as np
 import optax
 
-from benchmarks import tables, train_contenders
+from benchmarks.speed import train_contenders
 from ferjax import cli, errors, losses, models, prune
 from ferjax.quant import rounding
 from ferjax.train import experiment, optim
 from ferjax.train import step as train_step
+from tools import tables
 
 CLASSES, FREQUENCY = 7, 100
 COLUMNS = (
@@ -63,7 +64,7 @@ def main() -> None:
             "compression_steps",
             COLUMNS,
             rows,
-            command=shlex.join(["python", "-m", "benchmarks.compression_steps", *sys.argv[1:]]),
+            command=shlex.join(["python", "-m", "benchmarks.speed.compression_steps", *sys.argv[1:]]),
             packages=["jax", "flax", "optax"],
             results=pathlib.Path(scratch) if args.dry_run else tables.RESULTS,
         )

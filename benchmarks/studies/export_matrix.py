@@ -1,4 +1,4 @@
-"""Every network in every format: python -m benchmarks.export_matrix [--models NAME…].
+"""Every network in every format: python -m benchmarks.studies.export_matrix [--models NAME…].
 
 Each network of the registry is trained on the embedded faces by the demo's recipe for a minute or a few (a run that is
 there is taken as it is), exported in all its formats and quantisations, reloaded and compared with Flax. Writes
@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks import tables
 from configs import resnet20
 from ferjax import cli, data, export, models
 from ferjax.export import pipeline
 from ferjax.models.costs import cost
 from ferjax.train import experiment
 from ferjax.weights import checkpoint
+from tools import tables
 
 PAGE = tables.ROOT / "docs" / "export.md"
 PACKAGES = ("jax", "flax", "tensorflow-cpu", "tf2onnx", "onnxruntime", "ai-edge-litert")
@@ -64,7 +64,7 @@ def main() -> None:
         workdir = options.runs / name
         experiment.train(recipe(name), workdir=workdir, data_dir=options.data_dir, name="configs/resnet20.py:demo")
         rows = list(measure(workdir, options.data_dir))
-        command = "python -m benchmarks.export_matrix"
+        command = "python -m benchmarks.studies.export_matrix"
         result = tables.save("export", COLUMNS, rows, command=command, packages=PACKAGES, whole="network")
         refused = sum(row["verdict"] != "yes" for row in rows)
         cli.note(f"{name}: {len(rows)} files, {refused} refused, {time.perf_counter() - start:.0f} s")
