@@ -5,14 +5,13 @@ import statistics
 
 import pytest
 from scipy import stats
-from test_accuracy_benchmark import write
-from test_ship import DATA
 
 from benchmarks.studies import ablation, frontier
 from ferjax import data
 from ferjax.errors import InputError
 from ferjax.weights import checkpoint
-from tests.support import small_files
+from tests.support import runs, small_files
+from tests.support.runs import DATA
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +22,7 @@ def made(tmp_path_factory):
     for arm, scores in (("plain", (0.60, 0.61, 0.62)), ("taught", (0.63, 0.62, 0.66))):
         for seed, score in enumerate(scores):
             run = folder / arm / f"seed{seed}"
-            spec = write(run, faces, accuracy=score, fit={"seed": seed, "epochs": 3, "batch_size": 8})
+            spec = runs.write_scored(run, faces, accuracy=score, fit={"seed": seed, "epochs": 3, "batch_size": 8})
             small_files.onnx_file(folder / f"{arm}{seed}.onnx", spec)
     return folder
 

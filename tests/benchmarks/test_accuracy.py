@@ -4,34 +4,22 @@ import json
 
 import numpy as np
 import pytest
-from test_ship import DATA, write_run
 
 from benchmarks.studies import accuracy
 from ferjax import data
 from ferjax.errors import InputError
 from ferjax.weights import checkpoint
-from tests.support import small_files
+from tests.support import runs, small_files
+from tests.support.runs import DATA
 from tools import tables
-
-CONFIG = {"fit": {"seed": 4, "epochs": 3, "batch_size": 6}, "loss": {"alpha": 0.0}, "init": {}}
-
-
-def write(folder, faces, *, accuracy=0.5, epochs=3, **groups):
-    history = [{"step": 10 * (n + 1), "validation_macro_f1": accuracy - 0.1} for n in range(epochs)]
-    config = {**CONFIG, **groups}
-    spec, _ = write_run(folder, faces, config=config, history=history, accuracy={"validation": accuracy})
-    (folder / "timing.jsonl").write_text(
-        '{"epoch": 1, "images_per_second": 1.0}\n{"epoch": 2, "images_per_second": 2.0}\n'
-    )
-    return spec
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("accuracy")
     faces = data.load("synthetic_faces", data_dir=folder / "data", **DATA)
-    spec = write(folder / "seed0", faces)
-    write(folder / "seed1", faces, accuracy=0.54)
+    spec = runs.write_scored(folder / "seed0", faces)
+    runs.write_scored(folder / "seed1", faces, accuracy=0.54)
     small_files.onnx_file(folder / "net.onnx", spec.replace(quantization="qat"))
     return folder
 
@@ -68,10 +56,10 @@ def test_what_does_not_belong_together_is_refused(made, tmp_path):
     with pytest.raises(InputError, match="was exported from"):
         row(made, "seed0", file=other)
     faces = data.load("synthetic_faces", data_dir=made / "data", **DATA)
-    write_run(tmp_path / "else", faces, architecture="resnet20", accuracy={"validation": 0.1})
+    runs.write(tmp_path / "else", faces, architecture="resnet20", accuracy={"validation": 0.1})
     with pytest.raises(InputError, match="no seeds of one"):
         row(made, "seed0", tmp_path / "else")
-    write(tmp_path / "untimed", faces)
+    runs.write_scored(tmp_path / "untimed", faces)
     (tmp_path / "untimed" / "timing.jsonl").unlink()
     with pytest.raises(InputError, match="time that training took is not known"):
         accuracy.row([tmp_path / "untimed"], data_dir=made / "data")
@@ -79,9 +67,9 @@ def test_what_does_not_belong_together_is_refused(made, tmp_path):
 
 def test_epochs_count_those_of_the_start_and_say_what_is_missing(made, tmp_path):
     faces = data.load("synthetic_faces", data_dir=made / "data", **DATA)
-    write(tmp_path / "on", faces, epochs=2, init={"workdir": str(made / "seed0")})
+    runs.write_scored(tmp_path / "on", faces, epochs=2, init={"workdir": str(made / "seed0")})
     assert accuracy.epochs(tmp_path / "on") == "3 + 2 of 3"
-    write(tmp_path / "lost", faces, init={"workdir": str(tmp_path / "gone")})
+    runs.write_scored(tmp_path / "lost", faces, init={"workdir": str(tmp_path / "gone")})
     assert accuracy.epochs(tmp_path / "lost") == "? + 3"
 
 

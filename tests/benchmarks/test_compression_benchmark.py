@@ -40,7 +40,7 @@ def test_every_row_has_a_recipe_and_the_table_its_figures(tmp_path, monkeypatch)
         dataset="synthetic_faces",
         dataset_args={"size": 24},
     )
-    monkeypatch.setattr(compression.weights, "trained", lambda *_: (spec, {}, {}))
+    monkeypatch.setattr(compression.single_file, "trained", lambda *_: (spec, {}, {}))
     study = compression.Study(tmp_path / "run", tmp_path / "run", False, tmp_path, 3, 32, None, 10)
     assert (study.training, study._replace(epochs=1, distil=True).training) == ("3 epochs", "1 epoch, distilled")
     for row in compression.ROWS:
@@ -76,7 +76,7 @@ def test_a_study_goes_on_without_a_row_that_is_refused_but_not_without_the_dense
     )
     shas = {"run": "a" * 64, "other": "b" * 64}
     monkeypatch.setattr(
-        compression.weights, "trained", lambda path: (spec.replace(params_sha256=shas[path.name]), {}, {})
+        compression.single_file, "trained", lambda path: (spec.replace(params_sha256=shas[path.name]), {}, {})
     )
     refused = {("50 % of weights", 0)}
 

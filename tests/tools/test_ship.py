@@ -9,18 +9,16 @@ import numpy as np
 import pytest
 
 import ferjax
-from ferjax import data, export, models
+from ferjax import data, export
 from ferjax import spec as contract
 from ferjax.data import EMOTIONS
 from ferjax.errors import InputError
 from ferjax.runtime import load, shipped
-from ferjax.train import experiment, start
+from ferjax.train import start
 from ferjax.weights import checkpoint, single_file
+from tests.support import runs
+from tests.support.runs import DATA
 from tools import ship
-
-DATA = {"size": 24, "train": 70, "validation": 70, "test": 7}
-MODEL = {"name": "baseline_cnn5", "widths": [8, 8]}
-CONFIG = {"fit": {"seed": 5, "epochs": 3}}
 
 
 def test_what_is_shipped_is_consistent():
@@ -47,24 +45,12 @@ def test_the_default_model_tells_drawn_smiles_from_drawn_surprise():
         assert (answers[chosen] == EMOTIONS.index(name)).mean() > 0.6
 
 
-def write_run(folder, faces, *, config=CONFIG, history=({"step": 1},) * 3, **change):
-    module = models.create(MODEL["name"], widths=MODEL["widths"])
-    variables = experiment.init_variables(module, faces.image_shape, seed=0)
-    variables["params"]["head"]["out"]["kernel"] = 20 * variables["params"]["head"]["out"]["kernel"]
-    spec = experiment.make_spec(faces, MODEL, variables, name="test", dataset_args={"name": faces.name, **DATA})
-    spec = spec.replace(params_sha256=checkpoint.fingerprint(variables), **change)
-    meta = {"spec": spec.to_json(), "config": config, "history": list(history)}
-    for kind in checkpoint.KINDS:
-        checkpoint.save(folder, kind, 20, variables, meta, keep=1)
-    return spec, variables
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A run, its data, and its files as export.py leaves them."""
     folder = tmp_path_factory.mktemp("ship")
     faces = data.load("synthetic_faces", data_dir=folder / "data", **DATA)
-    write_run(folder / "run", faces)
+    runs.write(folder / "run", faces)
     wanted = {"wanted_formats": ["tflite"], "data_dir": folder / "data"}
     export.export(folder / "run", folder / "files", wanted_quantizations=["none", "weight-only"], **wanted)
     return folder
@@ -166,7 +152,7 @@ def respec(file, **change):
 
 def test_another_run_another_kind_and_another_name_are_refused(made, folder, tmp_path):
     faces = data.load("synthetic_faces", data_dir=made / "data", **DATA)
-    write_run(tmp_path / "other", faces, class_names=tuple("abcdefg"))
+    runs.write(tmp_path / "other", faces, class_names=tuple("abcdefg"))
     with pytest.raises(InputError, match="no export of"):
         put(made, model=tmp_path / "other")
     with pytest.raises(InputError, match="give the run before it"):
