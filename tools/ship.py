@@ -1,10 +1,10 @@
-"""Puts a trained model into the package: a file that passed its gate, its card, and weights in floats to train on.
+"""Puts a trained model into the package: a file that passed its gate, its card, and float weights to train on.
 
     python -m tools.ship --name resnet20 --model runs/resnet20-qat --file exports/resnet20/resnet20_qat.tflite \
         --weights runs/resnet20 --commands "python train.py …" "python export.py …" --default
 
-The file is refused if its contract is not the run's, if export.py did not compare it with the run on the whole
-validation split, if it does not score here what its contract says, or if the files together would be too large.
+The file is refused if its spec differs from the run's, if export.py did not compare it with the run on the whole
+validation split, if its accuracy here is not that of its spec, or if the files together would be too large.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from ferjax.spec import ModelSpec
 from ferjax.weights import checkpoint, single_file
 
 FILES_BYTES, WEIGHTS_BYTES = 2_000_000, 5_000_000
-# What export.py, and only export.py, changes in the contract.
+# What export.py, and only export.py, changes in the spec.
 _EXPORTED = ("quantization", "accuracy", "macs", "ferjax_version")
 _LAW, _SELECTED = "Regulation (EU) 2024/1689", "The epoch was selected on this split"
 
@@ -41,7 +41,7 @@ def ship(
     data_dir: str | None = None,
     default: bool = False,
 ) -> list[pathlib.Path]:
-    """Puts a model into the package, in the place of the one of its name.
+    """Puts a model into the package, in place of the one of its name.
 
     Args:
       name: small letters, digits and underscores.
@@ -71,7 +71,7 @@ def ship(
     evaluation["robustness"] = robustness.measure(scored.logits, faces)
     said = spec.accuracy["validation"]
     if abs(evaluation["accuracy"] - said) > 0.5 / evaluation["n"]:
-        raise errors.InputError(f"{file} scores {evaluation['accuracy']:.4f} here, its contract says {said:.4f}")
+        raise errors.InputError(f"{file} scores {evaluation['accuracy']:.4f} here, its spec says {said:.4f}")
     measured = {
         **entry,
         "file": f"{name}{shipped.SUFFIX}",
@@ -82,20 +82,26 @@ def ship(
         "evaluation": evaluation,
         "benchmark": model_card.read_benchmark(benchmark, file.name) if benchmark else (),
     }
+    _put(name, file, weights_of or model, measured, default=default)
+    return sorted(shipped.FOLDER.glob(f"{name}.*"))
+
+
+def _put(name: str, file: pathlib.Path, weights_of: pathlib.Path, measured: dict[str, Any], *, default: bool) -> None:
+    """Writes all files of a model aside, then moves them into the package."""
+    spec, weights = contract.read(file), f"{name}{single_file.SUFFIX}"
     shipped.FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=shipped.FOLDER.parent, prefix=".ship.") as scratch:
         made = pathlib.Path(scratch)
         shutil.copyfile(file, made / f"{name}{shipped.SUFFIX}")
-        _write_weights(made / f"{name}{single_file.SUFFIX}", weights_of or model, spec)
-        if (made / f"{name}{single_file.SUFFIX}").exists():
-            measured["weights"] = f"{name}{single_file.SUFFIX}"
+        _write_weights(made / weights, weights_of, spec)
+        if (made / weights).exists():
+            measured = {**measured, "weights": weights}
         model_card.write(spec, made / f"{name}.md", measured)
         if default or not shipped.names():
             (made / shipped.DEFAULT).write_text(f"{name}\n")
-        (shipped.FOLDER / f"{name}{single_file.SUFFIX}").unlink(missing_ok=True)
+        (shipped.FOLDER / weights).unlink(missing_ok=True)
         for path in sorted(made.iterdir()):
             os.replace(path, shipped.FOLDER / path.name)
-    return sorted(shipped.FOLDER.glob(f"{name}.*"))
 
 
 def faults(folder: pathlib.Path) -> list[str]:
@@ -123,7 +129,7 @@ def _faults(folder: pathlib.Path, name: str) -> list[str]:
     if spec.class_names != CLASSES:
         found.append(f"its labels are {', '.join(spec.class_names)}, not {', '.join(CLASSES)}")
     if "validation" not in spec.accuracy:
-        found.append("its contract has no accuracy on validation")
+        found.append("its spec has no accuracy on validation")
     text = (folder / f"{name}.md").read_text(encoding="utf-8")
     found += [f"its card does not say {part!r}" for part in (_LAW, _SELECTED, "Made by") if part not in text]
     path = folder / f"{name}{single_file.SUFFIX}"
@@ -158,7 +164,7 @@ def _passed(file: pathlib.Path) -> dict[str, Any]:
 
 
 def _checked(file: pathlib.Path, model: pathlib.Path) -> ModelSpec:
-    """Returns the contract of a file that was exported from a run as the run is now."""
+    """Returns the spec of a file that was exported from a run as the run is now."""
     spec, (theirs, _, _) = contract.read(file), checkpoint.load(model)
     for field in vars(spec):
         if field not in _EXPORTED and getattr(spec, field) != getattr(theirs, field):
@@ -178,7 +184,7 @@ def _training(run: pathlib.Path) -> str:
 
 
 def _write_weights(path: pathlib.Path, run: pathlib.Path, spec: ModelSpec) -> None:
-    """Writes a run's weights, unless they are too large, which is said."""
+    """Writes a run's weights; if they are too large, prints a note instead."""
     theirs, variables, _ = checkpoint.load(run)
     if (theirs.architecture, theirs.class_names) != (spec.architecture, spec.class_names):
         raise errors.InputError(

@@ -134,7 +134,7 @@ def change_entry(file, **change):
         (lambda file: respec(file, class_names=tuple("abcdefg")), "class_names is"),
         (lambda file: respec(file, params_sha256="0" * 64), "params_sha256 is"),
         (lambda file: respec(file, accuracy={}), "compared on some images only"),
-        (lambda file: respec(file, accuracy={"validation": 0.99}), "its contract says 0.9900"),
+        (lambda file: respec(file, accuracy={"validation": 0.99}), "its spec says 0.9900"),
     ],
 )
 def test_a_file_that_is_not_what_it_should_be_is_refused(made, folder, copy, spoil, said):
