@@ -1,13 +1,13 @@
-"""Recall, false boxes and time of each face detector and scale on rendered rooms: python -m benchmarks.speed.detectors.
+"""Measures recall, false boxes and time of each face detector and scale on rendered rooms.
 
-Writes results/detectors.json. The scenes hold 0 to 4 faces of about 25 to 160 pixels in 640x480; a face counts as
+    python -m benchmarks.speed.detectors --detector haar yunet
+
+The scenes hold 0 to 4 faces of about 25 to 160 pixels in 640x480; a face counts as
 found if a box overlaps it by 0.4 or more (intersection over union). Rendered faces are frontal: the figures compare
 detectors with each other, not with those of Valverde's or Tormalm's photographs.
 """
 
-import argparse
 import importlib.metadata
-import pathlib
 import time
 from collections.abc import Iterator
 
@@ -35,11 +35,10 @@ _HIT = 0.4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tables.arguments(__doc__)
     parser.add_argument("--detector", nargs="+", default=["haar"], help="haar, yunet, dlib; default haar")
     parser.add_argument("--detector-model", help="file of the yunet model, if it has not been fetched")
     parser.add_argument("--scenes", type=int, default=500, help="how many rooms (default 500)")
-    parser.add_argument("--results", type=pathlib.Path, default=tables.RESULTS, help="folder of the JSON file")
     options = parser.parse_args()
     cv2.setNumThreads(1)  # the time of one core, whatever else the machine does
     detectors = [
@@ -48,16 +47,17 @@ def main() -> None:
         for scale in SCALES
     ]
     rows = measure(detectors, options.scenes)
-    command = f"python -m benchmarks.speed.detectors --detector {' '.join(options.detector)} --scenes {options.scenes}"
+    command = tables.command("benchmarks.speed.detectors", without=["--detector-model"])
     present = {d.metadata["Name"] for d in importlib.metadata.distributions()}
     packages = sorted(present & {"opencv-python", "opencv-python-headless", "dlib", "dlib-bin"})
-    result = tables.save("detectors", COLUMNS, rows, command=command, packages=packages, results=options.results)
-    print(tables.render(result))
+    table = tables.save("detectors", COLUMNS, rows, command=command, packages=packages, results=options.results)
+    print(tables.render(table))
 
 
 def measure(detectors: list[Detector], scenes: int) -> list[dict]:
-    """Returns one row for each detector; all of them see each scene in turn, so that load is shared fairly."""
-    hits, overlaps = np.zeros(len(detectors)), [[] for _ in detectors]
+    """Returns one row for each detector; each scene goes through all of them in turn."""
+    hits = np.zeros(len(detectors))
+    overlaps: list[list[float]] = [[] for _ in detectors]
     false, times, people = np.zeros(len(detectors)), np.zeros((len(detectors), scenes)), 0
     for index, (frame, boxes) in enumerate(rooms(scenes)):
         people += len(boxes)

@@ -1,29 +1,23 @@
-"""What a teacher costs: the distillation step against the student's step and the teacher's forward pass.
+"""Measures what a teacher costs: the distillation step beside the student's step and the teacher's forward pass.
 
-    python -m benchmarks.speed.distill_step                                mini-Xception, ResNet-20 from ResNet-20
-    python -m benchmarks.speed.distill_step --pairs microexpnet:resnet18   STUDENT:TEACHER, one or several
+    python -m benchmarks.speed.distill_step                                 mini-Xception, ResNet-20 from ResNet-20
+    python -m benchmarks.speed.distill_step --pairs microexpnet:resnet18    STUDENT:TEACHER, one or several
 
-Three contenders take turns, a block of steps each, in an order that rotates every round: the student's train step, the
-teacher's forward pass on the same images, and the step that does both. Shown are medians over the rounds, and the
-median of the rounds' ratios distillation / (student + teacher). All augment alike: flip, rotation, translation.
-Times are of the machine at rest: do not run it beside a training.
+Three contenders take turns, a block of steps each: the student's train step, the teacher's forward pass on the same
+images, and the step that does both. Shown are medians over the rounds, and the median of the rounds' ratios
+distillation / (student + teacher). Both steps augment: flip, rotation, translation. Do not run it beside a training.
 """
 
-import argparse
 import pathlib
-import shlex
 import statistics
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
-from benchmarks.speed import train_contenders
-from ferjax import augment, cli, errors, losses, models
+from benchmarks.speed import train_contenders, turns
+from ferjax import augment, cli, losses, models
 from ferjax.spec import ModelSpec
 from ferjax.train import experiment, optim
 from ferjax.train import step as train_step
@@ -31,7 +25,7 @@ from ferjax.train import teacher as train_teacher
 from ferjax.weights import checkpoint
 from tools import tables
 
-CLASSES = 7
+CLASSES = train_contenders.CLASSES
 COLUMNS = (
     ("student", "{student}"),
     ("teacher", "{teacher}"),
@@ -44,64 +38,41 @@ COLUMNS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = turns.arguments(__doc__)
     parser.add_argument("--pairs", nargs="+", default=["mini_xception:resnet20", "resnet20:resnet20"])
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each contender")
-    parser.add_argument("--steps", type=int, default=4, help="steps in a turn")
-    parser.add_argument("--dry-run", action="store_true", help="print the table but leave the results as they are")
-    args = parser.parse_args()
-    if min(args.batch_size, args.rounds, args.steps) < 1:
-        raise errors.InputError("batch size, rounds and steps must be positive")
-    rows = [measure(*pair.split(":"), args.batch_size, args.rounds, args.steps) for pair in args.pairs]
-    with tempfile.TemporaryDirectory() as scratch:
-        result = tables.save(
-            "distill_step",
-            COLUMNS,
-            rows,
-            command=shlex.join(["python", "-m", "benchmarks.speed.distill_step", *sys.argv[1:]]),
-            packages=["jax", "flax"],
-            results=pathlib.Path(scratch) if args.dry_run else tables.RESULTS,
-        )
-    print(tables.render(result))
+    args = turns.parse(parser)
+    pairs = [pair.partition(":") for pair in args.pairs]
+    rows = [measure(student, teacher, args.batch_size, args.rounds, args.steps) for student, _, teacher in pairs]
+    command = tables.command("benchmarks.speed.distill_step")
+    packages = ["jax", "flax"]
+    table = tables.save("distill_step", COLUMNS, rows, command=command, packages=packages, results=args.results)
+    print(tables.render(table))
 
 
 def measure(student: str, teacher: str, batch_size: int, rounds: int, steps: int) -> dict[str, Any]:
     """Returns one row: milliseconds of the three contenders."""
-    blocks = contenders(student, teacher, batch_size)
-    names = list(blocks)
-    for block in blocks.values():
-        block(1)  # compiles
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds):
-        for name in names[turn % 3 :] + names[: turn % 3]:
-            started = time.perf_counter()
-            blocks[name](steps)
-            times[name].append(1000 * (time.perf_counter() - started) / steps)
+    times = turns.milliseconds(contenders(student, teacher, batch_size), rounds=rounds, steps=steps)
     apart = [a + b for a, b in zip(times["step"], times["teacher"], strict=True)]
     return {
         "name": f"{student}:{teacher}",
         "student": student,
         "teacher": teacher,
         "batch": batch_size,
-        **{f"{name}_ms": statistics.median(values) for name, values in times.items()},
+        **turns.medians(times),
         "ratio": statistics.median(both / a for both, a in zip(times["distill"], apart, strict=True)),
-        "all": {name: [round(v, 2) for v in values] for name, values in times.items()},
     }
 
 
-def contenders(student: str, teacher: str, batch_size: int) -> dict[str, Callable[[int], None]]:
+def contenders(student: str, teacher: str, batch_size: int) -> dict[str, turns.Block]:
     """Returns the student's step, the teacher's pass and both in one, each as a block of so many steps."""
     shape = models.default_input_shape(student)
-    spec = _spec(student, shape)
+    spec = train_contenders.spec(student, shape)
     module = models.create(student, num_classes=CLASSES)
     variables = experiment.init_variables(module, shape, seed=0)
     optimizer = optim.create("adam", learning_rate=1e-3, schedule="constant", steps_per_epoch=1000, epochs=1)
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (batch_size, *shape), np.uint8)
-    batch = jax.device_put({"images": pixels, "labels": rng.integers(0, CLASSES, batch_size).astype(np.int32)})
+    batch = jax.device_put(train_contenders.noise(shape, batch_size))
     wise = _teacher(teacher, spec)
-    augmentation = augment.create(flip=0.5, rotate=10.0, translate=0.1)
+    augmentation = train_contenders.augmentation()
     common: dict[str, Any] = {
         "num_classes": CLASSES,
         "mean": spec.mean,
@@ -117,33 +88,21 @@ def contenders(student: str, teacher: str, batch_size: int) -> dict[str, Callabl
         **common,
     )
 
-    def train_block(step: Callable[..., Any], *more: Any) -> train_contenders.Block:
+    def train_block(step: Callable[..., Any], *more: Any) -> turns.Block:
         return train_contenders.repeated(step, train_step.init_state(variables, optimizer.tx), batch, module, *more)
 
-    images = jax.device_put(pixels)
     passes = jax.jit(lambda v, x: wise.apply(v, {"images": augment.to_float(x)}).logits)
 
     def teacher_block(steps: int) -> None:
         for _ in range(steps):
-            jax.block_until_ready(passes(wise.variables, images))
+            jax.block_until_ready(passes(wise.variables, batch["images"]))
 
     return {"step": train_block(plain), "teacher": teacher_block, "distill": train_block(taught, wise.variables)}
 
 
-def _spec(name: str, shape: tuple[int, int, int]) -> ModelSpec:
-    return ModelSpec(
-        class_names=tuple(str(c) for c in range(CLASSES)),
-        input_size=shape[:2],
-        color_order="gray" if shape[2] == 1 else "rgb",
-        mean=(0.5,) * shape[2],
-        std=(0.25,) * shape[2],
-        architecture=name,
-    )
-
-
 def _teacher(name: str, student: ModelSpec) -> train_teacher.Teacher:
-    """An untrained teacher, which costs what a trained one does, through a checkpoint as in any run."""
-    own = _spec(name, student.input_shape)
+    """Returns an untrained teacher, which costs what a trained one does, loaded from a checkpoint as in any run."""
+    own = train_contenders.spec(name, student.input_shape)
     variables = experiment.init_variables(models.create(name, num_classes=CLASSES), student.input_shape, seed=1)
     with tempfile.TemporaryDirectory() as workdir:
         checkpoint.save(pathlib.Path(workdir), "best", 1, variables, {"spec": own.to_json()}, keep=1)

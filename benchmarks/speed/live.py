@@ -1,10 +1,10 @@
-"""The live loop at 640x480, beside the papers' pipeline, and what the running program needs.
+"""Measures the live loop at 640x480, beside the papers' pipeline, and the load of the running program.
 
     python -m benchmarks.speed.live --model resnet20_int8.tflite --yunet face_detection_yunet.onnx
     python -m benchmarks.speed.live --model resnet20_int8.tflite --soak 100000      memory over that many frames
 
-Rendered clips with one and with four people who move by two pixels a frame or more. All pipelines take turns, a block
-of frames each, in an order that rotates every round, so that a busy moment of the machine hits all of them.
+Rendered clips show one and four people that move by two pixels a frame or more. All pipelines take turns, a block of
+frames each.
 
 - ferjax: `ferjax.runtime.stream` and its drawing; each face found is classified at least ten times a second. On one
   thread, as live.py by default: two gain little wall time, and waiting for each other costs a third more CPU time.
@@ -17,34 +17,28 @@ one core) and memory are those of live.py on a camera of 30 frames a second. "Fi
 live.py to its first answer.
 """
 
-import argparse
 import functools
 import itertools
 import os
 import pathlib
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# PyTorch's idle OpenMP threads spin by default and take the cores from whoever has its turn.
+# PyTorch's idle OpenMP threads spin by default and take the cores from the other pipelines.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import cv2
 import numpy as np
 
-from benchmarks.speed import live_process
-from benchmarks.speed.live_process import soak
+from benchmarks.speed import live_process, turns
 from ferjax import cli
 from ferjax.runtime.loop import stream
 from ferjax.runtime.model import load
 from ferjax.runtime.show.drawing import Painter
 from ferjax.runtime.sources.frame import Frame
 from tools import tables
-
-__all__ = ["main", "soak"]
 
 FPS = 30.0
 KINDS = {"one face": "moving", "four faces": "four"}
@@ -67,7 +61,7 @@ Pipeline = Iterator[list[int] | None]  # handles one frame; gives the tracks tha
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tables.arguments(__doc__)
     parser.add_argument("--model", required=True, help="an exported file")
     parser.add_argument("--yunet", help="YuNet's .onnx file; without it only Haar is measured")
     parser.add_argument("--rounds", type=int, default=10, help="blocks per pipeline")
@@ -75,19 +69,15 @@ def main() -> None:
     parser.add_argument("--soak", type=int, metavar="FRAMES", help="only watch the memory over so many frames")
     options = parser.parse_args()
     if options.soak:
-        seen = soak(options.soak, model=options.model)
+        seen = live_process.soak(options.soak, model=options.model)
         print("{frames:.0f} frames, peak {peak_mb:.0f} MB, growth {growth_mb:.1f} MB".format(**seen))
         return
     detectors = {"Haar": ("haar", None)} | ({"YuNet": ("yunet", options.yunet)} if options.yunet else {})
     rows = measure(options.model, detectors, rounds=options.rounds, block=options.block)
-    result = tables.save(
-        "live",
-        COLUMNS,
-        rows,
-        command=shlex.join(["python", "-m", "benchmarks.speed.live", *sys.argv[1:]]),
-        packages=["numpy", "opencv-python", "ai-edge-litert", "torch"],
-    )
-    print(tables.render(result))
+    command = tables.command("benchmarks.speed.live")
+    packages = ["numpy", "opencv-python", "ai-edge-litert", "torch"]
+    table = tables.save("live", COLUMNS, rows, command=command, packages=packages, results=options.results)
+    print(tables.render(table))
 
 
 def measure(
@@ -167,10 +157,8 @@ def take_turns(
     running = {name: make() for name, (make, _, _) in pipelines.items()}
     wall: dict[str, list[float]] = {name: [] for name in pipelines}
     cpu: dict[str, list[float]] = {name: [] for name in pipelines}
-    names = list(pipelines)
-    for turn in range(rounds + 1):
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
+    for turn, order in enumerate(turns.orders(pipelines, rounds + 1)):
+        for name in order:
             _, block, threads = pipelines[name]
             cv2.setNumThreads(threads)
             for _ in range(block):
@@ -186,7 +174,7 @@ def take_turns(
             "cpu": float(np.mean(cpu[name])),
             "frames": len(wall[name]),
         }
-        for name in names
+        for name in pipelines
     }
 
 
@@ -203,7 +191,7 @@ def attention(model: str, kind: str, detector: str, file: str | None) -> dict[st
 
 
 def appearing(model: str, detector: str, file: str | None) -> dict[str, float]:
-    """Returns `new` and `slowest`, median and longest of the seconds until a face out of nowhere is answered for."""
+    """Returns `new` and `slowest`, median and longest of the seconds from a face's first frame to its first answer."""
     empty, waits = live_process.clip("none", 40), []
     for seed in range(20):
         images = empty[: 20 + seed] + live_process.clip("moving", 45, seed=seed)

@@ -1,4 +1,4 @@
-"""live.py as a process of its own: load at a camera's 30 frames a second, time to the first result, memory for long.
+"""Runs live.py as a process of its own: load at 30 frames a second, time to the first result, memory over hours.
 
 The camera is a clip sent as motion JPEG over HTTP on this machine, as an IP camera does.
 """
@@ -7,6 +7,7 @@ import contextlib
 import functools
 import http.server
 import itertools
+import json
 import os
 import pathlib
 import re
@@ -24,8 +25,8 @@ import numpy as np
 
 from ferjax import errors
 from ferjax.data.synthetic.films import render_clip
+from tools import tables
 
-ROOT = pathlib.Path(__file__).parents[2]
 SUMMARY = re.compile(r"(\d+) frames.*?, ([\d.]+) fps, (\d+) faces, CPU (\d+) % of one core, memory (\d+) MB")
 
 
@@ -36,24 +37,15 @@ def clip(kind: str, frames: int, *, seed: int = 0) -> list[np.ndarray]:
 
 def live(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     """Starts live.py."""
-    command = [sys.executable, str(ROOT / "live.py"), *map(str, arguments)]
+    command = [sys.executable, str(tables.ROOT / "live.py"), *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
-def first_result(model: str, source: pathlib.Path, *options: str, window: bool = False, runs: int = 7) -> float:
+def first_result(model: str, source: pathlib.Path, *options: str, runs: int = 7) -> float:
     """Returns the median of the seconds from starting the process to its first line of the log."""
     seconds = []
     for _ in range(runs + 1):  # the first one warms the file cache
-        arguments = [
-            "--model",
-            model,
-            "--source",
-            source,
-            "--log",
-            "-",
-            *options,
-            *([] if window else ["--no-display"]),
-        ]
+        arguments = ["--model", model, "--source", source, "--log", "-", "--no-display", *options]
         start = time.perf_counter()
         process = live(*arguments)
         assert process.stdout is not None
@@ -102,7 +94,7 @@ def soak(frames: int, *, model: str, kind: str = "moving", warmup: int | None = 
         memory: list[tuple[int, float]] = []
         own = 0.0
         for line in process.stdout:
-            index = int(re.search(r'"frame": (\d+)', line)[1])
+            index = json.loads(line)["frame"]
             if not memory or index >= memory[-1][0] + max(1, frames // 1000):
                 memory.append((index, _resident(process.pid)))
                 own = _own(process.pid) or own
@@ -118,10 +110,10 @@ def soak(frames: int, *, model: str, kind: str = "moving", warmup: int | None = 
 
 
 def _summary(process: subprocess.Popen[str]) -> dict[str, float]:
-    output, errors = process.communicate()
-    match = SUMMARY.search(errors)
+    output, messages = process.communicate()
+    match = SUMMARY.search(messages)
     if process.returncode or match is None:
-        raise errors.InputError(f"live.py failed: {errors.strip() or output}")
+        raise errors.InputError(f"live.py failed: {messages.strip() or output}")
     names = ("frames", "fps", "faces", "cpu_percent", "memory_mb")
     return dict(zip(names, map(float, match.groups()), strict=True))
 

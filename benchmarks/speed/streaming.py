@@ -1,4 +1,4 @@
-"""Reading images while training, alone: images a second, and memory, over sets of several sizes.
+"""Measures the reading of images alone, as training reads them: images a second, and memory, for sets of several sizes.
 
     python -m benchmarks.speed.streaming                           30,000 and 300,000 images of 48×48, read from arrays
     python -m benchmarks.speed.streaming --array-record --counts 30000
@@ -15,7 +15,6 @@ import json
 import multiprocessing
 import pathlib
 import re
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -48,21 +47,19 @@ COLUMNS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tables.arguments(__doc__)
     parser.add_argument("--counts", type=int, nargs="+", default=[30_000, 300_000], help="training images")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="reading processes")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--array-record", action="store_true", help="store array_record files in the place of arrays")
     parser.add_argument("--folder", type=pathlib.Path, help="keep the sets here, and use those that are here")
-    parser.add_argument("--dry-run", action="store_true", help="print the table but leave the results as they are")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)  # data_dir, workers, batch size
     args = parser.parse_args()
     if args.measure:
         print(json.dumps(measure(pathlib.Path(args.measure[0]), *map(int, args.measure[1:]))))
         return
-    kept = argparse.ArgumentParser(add_help=False)  # sets made before: the command in the table makes its own
-    kept.add_argument("--folder")
-    _, given = kept.parse_known_args()
+    command = tables.command("benchmarks.speed.streaming", without=["--folder"])
+    packages = ["jax", "grain", "array_record", "numpy"]
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.folder or pathlib.Path(scratch)
         rows = [
@@ -70,15 +67,8 @@ def main() -> None:
             for count in args.counts
             for workers in args.workers
         ]
-        result = tables.save(
-            "streaming",
-            COLUMNS,
-            rows,
-            command=shlex.join(["python", "-m", "benchmarks.speed.streaming", *given]),
-            packages=["jax", "grain", "array_record", "numpy"],
-            results=pathlib.Path(scratch) if args.dry_run else tables.RESULTS,
-        )
-    print(tables.render(result))
+    table = tables.save("streaming", COLUMNS, rows, command=command, packages=packages, results=args.results)
+    print(tables.render(table))
 
 
 def row(folder: pathlib.Path, count: int, workers: int, batch_size: int, *, array_record: bool) -> dict[str, Any]:
@@ -144,7 +134,8 @@ def measure(data_dir: pathlib.Path, workers: int, batch_size: int) -> dict[str, 
         mesh=devices.mesh(1),
     )
     run = feed.compile(lambda state, batch: (state + jnp.sum(batch["images"], dtype=jnp.uint32), Sums.zero()))
-    state, sums, moments = jnp.zeros((), jnp.uint32), Sums.zero(), [time.perf_counter()]
+    state: Any = jnp.zeros((), jnp.uint32)
+    sums, moments = Sums.zero(), [time.perf_counter()]
     for taken, arguments in feed.dispatches(0, steps):
         state, sums, _ = run(state, sums, *arguments, steps=taken)
         if len(moments) == 1:

@@ -1,18 +1,15 @@
-"""Latency of exported files beside the same networks exported from PyTorch, in one run.
+"""Measures the latency of exported files beside the same networks exported from PyTorch, in one run.
 
     python export.py --model WORKDIR --out DIR --format tflite onnx --quantization none int8
     python -m benchmarks.speed.torch_export DIR                    one row for each network and number of threads
 
 PyTorch's file is `torch.onnx.export` of the network in `torch_models`, in evaluation mode with constants and
-batch normalisation folded. All files run in the same onnxruntime (or LiteRT) with the same threads and options, each
+BatchNorm folded. All files run in the same onnxruntime (or LiteRT) with the same threads and options, each
 in a process of its own, and take turns in blocks: 1,000 passes after 100 to warm up. Shown are medians over the passes
 and their ratios. The integer file is the fastest of those given, in whichever runtime. Do not run it beside a training.
 """
 
-import argparse
 import pathlib
-import shlex
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,33 +35,26 @@ Files = Mapping[pathlib.Path, ModelSpec]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tables.arguments(__doc__)
     parser.add_argument(
         "exports", nargs="+", type=pathlib.Path, metavar="DIR", help="folders that export.py has written"
     )
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--passes", type=int, default=1000)
-    parser.add_argument("--dry-run", action="store_true", help="print the table but leave the results as they are")
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder = pathlib.Path(scratch)
         for network, files in by_network(args.exports).items():
-            reference = export_torch(network, next(iter(files.values())), folder / f"{network}.onnx")
+            reference = export_torch(network, next(iter(files.values())), pathlib.Path(scratch) / f"{network}.onnx")
             rows += [measure(network, files, reference, threads, args.passes) for threads in args.threads]
-        result = tables.save(
-            "export_latency",
-            COLUMNS,
-            rows,
-            command=shlex.join(["python", "-m", "benchmarks.speed.torch_export", *sys.argv[1:]]),
-            packages=["onnxruntime", "ai-edge-litert", "torch", "jax"],
-            results=folder if args.dry_run else tables.RESULTS,
-        )
-    print(tables.render(result))
+    command = tables.command("benchmarks.speed.torch_export")
+    packages = ["onnxruntime", "ai-edge-litert", "torch", "jax"]
+    table = tables.save("export_latency", COLUMNS, rows, command=command, packages=packages, results=args.results)
+    print(tables.render(table))
 
 
 def by_network(folders: Sequence[pathlib.Path]) -> dict[str, Files]:
-    """Returns the exported files by their network's name, each with its contract.
+    """Returns the exported files by the name of their network, each with its spec.
 
     Raises:
       InputError: if there are none, or a network lacks its float32 .onnx file.

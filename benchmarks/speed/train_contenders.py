@@ -1,4 +1,4 @@
-"""What `benchmarks.speed.train_throughput` compares: one network trained by `fit`, by its bare step, and by PyTorch."""
+"""Ways to train one network, as blocks of steps: by `fit`, by the bare train step, and by PyTorch."""
 
 import dataclasses
 import os
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.speed import turns
 from ferjax import augment, losses, models
 from ferjax.data import on_disk
 from ferjax.spec import ModelSpec
@@ -20,25 +21,15 @@ from ferjax.train import step as train_step
 CLASSES = 7
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-4
 
-Block = Callable[[int], None]  # takes so many train steps and waits for the last
-
 
 class Job:
-    """One network with its optimiser, and the ways to train it."""
+    """One network with its optimizer, and the ways to train it."""
 
     def __init__(self, name: str, dtype: str, images: np.ndarray, labels: np.ndarray):
         self.images, self.labels = images, labels
-        height, width, channels = images.shape[1:]
-        self.spec = ModelSpec(
-            class_names=tuple(str(c) for c in range(CLASSES)),
-            input_size=(height, width),
-            color_order="gray" if channels == 1 else "rgb",
-            mean=(0.5,) * channels,
-            std=(0.25,) * channels,
-            architecture=name,
-        )
+        self.spec = spec(name, images.shape[1:])
         self.module = models.create(name, num_classes=CLASSES, dtype=jnp.dtype(dtype))
-        self.variables = jax.device_get(experiment.init_variables(self.module, (height, width, channels), seed=0))
+        self.variables = jax.device_get(experiment.init_variables(self.module, images.shape[1:], seed=0))
         self.optimizer = optim.create(
             "adam",
             learning_rate=LEARNING_RATE,
@@ -48,7 +39,7 @@ class Job:
             epochs=1,
         )
 
-    def bare_block(self, augmentation: augment.Augment | None) -> Block:
+    def bare_block(self, augmentation: augment.Augment | None) -> turns.Block:
         """Returns blocks of the bare step on one batch."""
         bare = train_step.make_train_step(
             self.module.apply,
@@ -91,7 +82,7 @@ class Job:
 
 def repeated(
     train_step: Callable[..., Any], state: Any, batch: dict[str, np.ndarray], module: Any, *more: Any
-) -> Block:
+) -> turns.Block:
     """Returns blocks of a train step on one batch, compiled as `fit` compiles that of this network."""
     step = jax.jit(train_step, donate_argnums=0, compiler_options=models.compiler_options(module))
     # may_alias: the step donates its state, which must not be the memory that the other contenders start from.
@@ -107,8 +98,8 @@ def repeated(
     return block
 
 
-def torch_block(name: str, images: np.ndarray, labels: np.ndarray) -> Block:
-    """Returns blocks of eager PyTorch steps on one batch: normalise, forward, backward, Adam."""
+def torch_block(name: str, images: np.ndarray, labels: np.ndarray) -> turns.Block:
+    """Returns blocks of eager PyTorch steps on one batch: normalize, forward, backward, Adam."""
     import torch
 
     from benchmarks.speed import torch_models
@@ -133,3 +124,23 @@ def torch_block(name: str, images: np.ndarray, labels: np.ndarray) -> Block:
 def augmentation() -> augment.Augment:
     """Returns flip, rotation and translation."""
     return augment.create(flip=0.5, rotate=10.0, translate=0.1)
+
+
+def spec(name: str, shape: tuple[int, ...]) -> ModelSpec:
+    """Returns the spec of a network for images (H, W, C)."""
+    height, width, channels = shape
+    return ModelSpec(
+        class_names=tuple(str(c) for c in range(CLASSES)),
+        input_size=(height, width),
+        color_order="gray" if channels == 1 else "rgb",
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+        architecture=name,
+    )
+
+
+def noise(shape: tuple[int, ...], batch_size: int) -> dict[str, np.ndarray]:
+    """Returns a batch of random images (N, H, W, C), uint8, and labels."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch_size, *shape), np.uint8)
+    return {"images": images, "labels": rng.integers(0, CLASSES, batch_size).astype(np.int32)}

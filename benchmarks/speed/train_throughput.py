@@ -1,10 +1,9 @@
-"""Training speed in images per second: `fit`, its bare step, and PyTorch, side by side in one process.
+"""Measures training speed in images per second: `fit`, its bare step, and PyTorch, side by side in one process.
 
-    python -m benchmarks.speed.train_throughput                          ResNet-18 and ResNet-20
-    python -m benchmarks.speed.train_throughput --models deit_tiny       one more row, merged into the results
+    python -m benchmarks.speed.train_throughput                        ResNet-18 and ResNet-20
+    python -m benchmarks.speed.train_throughput --models deit_tiny     one more row, merged into the results
 
-Five contenders take turns, a block of steps each, in an order that rotates every round, so that a busy moment of the
-machine hits all of them. Shown are medians over the rounds, and medians of the rounds' ratios.
+Five contenders take turns, a block of steps each. Shown are medians over the rounds, and medians of the rounds' ratios.
 
 - fit: `ferjax.train.loop.fit` with flip, rotation and translation, from order of the epoch to the end of its last step,
   and the validation of one image; checkpoints are not written, as a real epoch is much longer than a block.
@@ -17,32 +16,26 @@ The first step is the bare step's, with its compilation.
 
 All five run in one process that keeps the memory it frees, as train.py does (`ferjax.memory`): PyTorch gains by it too.
 
-Optimiser: Adam with coupled weight decay. Times are of the machine at rest: do not run it beside a training.
+The optimizer is Adam with coupled weight decay. Do not run it beside a training.
 """
 
-import argparse
 import contextlib
 import functools
 import importlib.util
 import os
-import pathlib
-import shlex
 import statistics
 import sys
-import tempfile
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-# PyTorch's idle OpenMP threads spin by default and take the cores from whoever has its turn: it cost ferjax a third.
+# PyTorch's idle OpenMP threads spin by default and take the cores from the other contenders: it cost ferjax a third.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import jax
-import numpy as np
 
-from benchmarks.speed import train_contenders
+from benchmarks.speed import train_contenders, turns
 from ferjax import cli, errors, memory, models
 from ferjax.weights import checkpoint
 from tools import tables
@@ -64,7 +57,7 @@ COLUMNS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tables.arguments(__doc__)
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet20"], help="names of the registry")
     parser.add_argument("--size", type=int, default=0, help="side of the images; the network's own if not given")
     parser.add_argument("--batch-size", type=int, default=64)
@@ -74,22 +67,17 @@ def main() -> None:
     parser.add_argument(
         "--block-seconds", type=float, default=4.0, help="about how long a turn takes, at least 2 steps"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the table but leave the results as they are")
     args = parser.parse_args()
     memory.keep_freed()
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in args.models:  # each is kept as soon as it is there
-            work = {"workers": args.workers, "size": args.size}
-            row = measure(name, args.batch_size, args.dtype, args.rounds, args.block_seconds, **work)
-            result = tables.save(
-                "train_throughput",
-                COLUMNS,
-                [row],
-                command=shlex.join(["python", "-m", "benchmarks.speed.train_throughput", *sys.argv[1:]]),
-                packages=["jax", "flax", *(["torch"] if _torch_is_here() else [])],
-                results=pathlib.Path(scratch) if args.dry_run else tables.RESULTS,
-            )
-    print(tables.render(result))
+    command = tables.command("benchmarks.speed.train_throughput")
+    packages = ["jax", "flax", *(["torch"] if _torch_is_here() else [])]
+    for name in args.models:  # each row is kept as soon as it is measured
+        work = {"workers": args.workers, "size": args.size}
+        row = measure(name, args.batch_size, args.dtype, args.rounds, args.block_seconds, **work)
+        table = tables.save(
+            "train_throughput", COLUMNS, [row], command=command, packages=packages, results=args.results
+        )
+    print(tables.render(table))
 
 
 def measure(
@@ -101,15 +89,13 @@ def measure(
     shape = models.default_input_shape(name)
     if size:
         shape = (size, size, shape[-1])
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch_size, *shape), np.uint8)
-    labels = rng.integers(0, train_contenders.CLASSES, batch_size).astype(np.int32)
-    job = train_contenders.Job(name, dtype, images, labels)
+    batch = train_contenders.noise(shape, batch_size)
+    job = train_contenders.Job(name, dtype, **batch)
     rivals = {"step": job.bare_block(train_contenders.augmentation()), "ferjax": job.bare_block(None)}
     if _torch_is_here() and jax.default_backend() == "cpu":
-        rivals["torch"] = train_contenders.torch_block(name, images, labels)
-    first = {key: _seconds(block, 1) for key, block in rivals.items()}  # compiles
-    steps = max(2, round(block_seconds / min(_seconds(block, 1) for block in rivals.values())))
+        rivals["torch"] = train_contenders.torch_block(name, **batch)
+    first = {key: turns.seconds(block, 1) for key, block in rivals.items()}  # compiles
+    steps = max(2, round(block_seconds / min(turns.seconds(block, 1) for block in rivals.values())))
     times = _take_turns(job, rivals, steps, rounds, workers)
     speed = {k: [steps * batch_size / t for t in v] for k, v in times.items()}
     ratio = {
@@ -144,7 +130,8 @@ class _Epochs:
 
     def __init__(self, fit: Callable[[Callable[[Any], None]], None]):
         """Takes the first epoch, which compiles."""
-        self._fit, self._error, self._enough = fit, None, False
+        self._fit, self._enough = fit, False
+        self._error: BaseException | None = None
         self._turn, self._over = threading.Semaphore(0), threading.Semaphore(0)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -182,31 +169,19 @@ class _Epochs:
 
 
 def _take_turns(
-    job: train_contenders.Job, rivals: dict[str, train_contenders.Block], steps: int, rounds: int, workers: int
+    job: train_contenders.Job, rivals: dict[str, turns.Block], steps: int, rounds: int, workers: int
 ) -> dict[str, list[float]]:
-    """Returns seconds per block."""
+    """Returns the seconds of each contender's turns, the two kinds of `fit` among them."""
     with mock.patch.object(checkpoint, "save"), contextlib.redirect_stdout(sys.stderr):
         fits = {
             key: _Epochs(functools.partial(job.fit, steps, rounds + 1, workers=how))
             for key, how in (("fit", None), ("disk", workers))
         }
-        blocks = {**fits, **rivals}
-        names, times = list(blocks), {name: [] for name in blocks}
         try:
-            for turn in range(rounds):
-                first = turn % len(names)
-                for name in names[first:] + names[:first]:
-                    times[name].append(_seconds(blocks[name], steps))
+            return turns.take({**fits, **rivals}, rounds=rounds, steps=steps)
         finally:
             for epochs in fits.values():
                 epochs.end()
-    return times
-
-
-def _seconds(block: train_contenders.Block, steps: int) -> float:
-    start = time.perf_counter()
-    block(steps)
-    return time.perf_counter() - start
 
 
 def _torch_is_here() -> bool:

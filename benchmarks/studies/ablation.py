@@ -1,4 +1,4 @@
-"""What one change did, over seeds: the arms of a study as rows of results/ablation.json.
+"""Compares the arms of a study over seeds, as rows of results/ablation.jsonl.
 
     python -m benchmarks.studies.ablation --study "mini-Xception, 20 epochs" \
         --arm plain runs/plain --arm distilled runs/distilled --command "python -m ferjax.sweep …"
@@ -12,7 +12,6 @@ Accuracy is on validation, by which each run's epoch was selected; a file's is t
 The difference to the first arm has a 95 % interval (Student's t over the pairs).
 """
 
-import argparse
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
@@ -118,18 +117,17 @@ def _results(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tables.arguments(__doc__)
     parser.add_argument("--study", required=True, help="what was compared, such as 'mini-Xception, 20 epochs'")
     parser.add_argument("--arm", nargs="+", action="append", required=True, metavar=("LABEL", "PATH"), help="repeated")
     parser.add_argument("--command", required=True, help="the command that trained them, for the record")
-    parser.add_argument("--results", type=pathlib.Path, default=tables.RESULTS, help="folder of ablation.json")
     options = parser.parse_args(argv)
     arms = {label: [pathlib.Path(path) for path in paths] for label, *paths in options.arm}
     if len(arms) != len(options.arm) or not all(arms.values()):
         raise errors.InputError("each --arm takes a label of its own and at least one run, folder or file")
     rows = study(options.study, arms)
-    result = tables.save("ablation", COLUMNS, rows, command=options.command, packages=PACKAGES, results=options.results)
-    print(tables.render(result))
+    table = tables.save("ablation", COLUMNS, rows, command=options.command, packages=PACKAGES, results=options.results)
+    print(tables.render(table))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""Accuracy, size and speed of a trained model as a row of the results.
+"""Measures accuracy, size and speed of a trained model, as a row of the results.
 
     python -m benchmarks.studies.accuracy --model runs/resnet20 --command "python train.py …"
     python -m benchmarks.studies.accuracy --model runs/mini/seed0 runs/mini/seed1 runs/mini/seed2 \
         --file exports/mini/mini_xception_qat.tflite --command "python train.py …"
 
 Scores the exported file, or the best checkpoint of the run if none is given, on validation, the split that selected the
-epoch, and writes results/fer2013.json (for FER2013; any other data set gets a file of its own name). The table says so:
-it is no test figure. Several runs are seeds of one recipe; the file is the first one's, the others count in the mean
-over seeds, which is that of the checkpoints. A row is replaced by a later one of the same configuration and kind.
+epoch: it is no test figure, and the table says so. Writes results/fer2013.jsonl; another data set has a file of its own
+name. Several runs are seeds of one recipe: the file is exported from the first, the others count in the mean over
+seeds, which is that of the checkpoints. A row is replaced by a later one of the same configuration and kind.
 """
 
-import argparse
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
@@ -166,21 +165,20 @@ def minutes(run: pathlib.Path) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tables.arguments(__doc__)
     parser.add_argument("--model", type=pathlib.Path, nargs="+", required=True, help="--workdirs, one per seed")
     parser.add_argument("--file", type=pathlib.Path, help="exported from the first; it is scored and timed then")
     parser.add_argument("--how", default="", help="how it was trained, in words; from the configuration if not given")
     parser.add_argument("--data-dir", help="where prepared data lies")
     parser.add_argument("--command", required=True, help="the command that trained it, for the record")
     parser.add_argument("--passes", type=int, default=1000, help="timed inferences of the file")
-    parser.add_argument("--results", type=pathlib.Path, default=tables.RESULTS, help="folder of the JSON file")
     options = parser.parse_args(argv)
     found = row(options.model, file=options.file, how=options.how, data_dir=options.data_dir)
     if options.file is not None:
         found |= latency(options.file, passes=options.passes)
     dataset = checkpoint.load(options.model[0])[0].dataset
-    result = tables.save(dataset, COLUMNS, [found], command=options.command, packages=PACKAGES, results=options.results)
-    print(tables.render(result))
+    table = tables.save(dataset, COLUMNS, [found], command=options.command, packages=PACKAGES, results=options.results)
+    print(tables.render(table))
 
 
 if __name__ == "__main__":

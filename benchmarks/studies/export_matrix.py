@@ -1,11 +1,12 @@
-"""Every network in every format: python -m benchmarks.studies.export_matrix [--models NAME…].
+"""Exports every network in every format and compares each file with Flax.
 
-Each network of the registry is trained on the embedded faces by the demo's recipe for a minute or a few (a run that is
-there is taken as it is), exported in all its formats and quantisations, reloaded and compared with Flax. Writes
-results/export.json and the tables of docs/export.md; files that fail are named there too.
+    python -m benchmarks.studies.export_matrix --models resnet20 mini_xception
+
+Each network of the registry is trained on the embedded faces by the demo's recipe for a few minutes (a run that is
+there is taken as it is), exported in all its formats and quantizations, reloaded and compared. Writes
+results/export.jsonl and the tables of docs/export.md; files that fail are named there too.
 """
 
-import argparse
 import pathlib
 import tempfile
 import time
@@ -26,7 +27,7 @@ _HEAVY = 100_000_000  # multiplications of one image, above which one epoch has 
 # Depthwise networks, transformers, the smallest and the largest learn little from the demo's 2,000 faces, and answers
 # that are nearly ties flip with any rounding; and 500 faces seldom tell a change of accuracy by one point from none.
 _FACES, _HELD = 12_000, 2_000
-# Epochs, learning rate and batch: at a higher rate, transformers learn nothing and the others run away at some faces;
+# Epochs, learning rate and batch: at a higher rate, transformers learn nothing and the others diverge at some faces;
 # ResEmoteNet, which takes half an hour an epoch, has small batches, for more steps.
 _LONGER = {
     "baseline_cnn3": (10, 0.003, 32),
@@ -52,7 +53,7 @@ COLUMNS = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = tables.arguments(__doc__)
     parser.add_argument("--models", nargs="+", default=models.list_models(), help="names; all if not given")
     parser.add_argument(
         "--runs", type=pathlib.Path, default=pathlib.Path("runs/export_matrix"), help="trained networks"
@@ -65,11 +66,13 @@ def main() -> None:
         experiment.train(recipe(name), workdir=workdir, data_dir=options.data_dir, name="configs/resnet20.py:demo")
         rows = list(measure(workdir, options.data_dir))
         command = "python -m benchmarks.studies.export_matrix"
-        result = tables.save("export", COLUMNS, rows, command=command, packages=PACKAGES, whole="network")
+        made = {"command": command, "packages": PACKAGES, "results": options.results}
+        table = tables.save("export", COLUMNS, rows, whole="network", **made)
         refused = sum(row["verdict"] != "yes" for row in rows)
         cli.note(f"{name}: {len(rows)} files, {refused} refused, {time.perf_counter() - start:.0f} s")
-        tables.write(PAGE, tables.insert(PAGE.read_text(), tables.RESULTS))
-    print(tables.render(result))
+        if options.results == tables.RESULTS:
+            tables.update(PAGE, tables.RESULTS)
+    print(tables.render(table))
 
 
 def recipe(name: str) -> dict[str, Any]:

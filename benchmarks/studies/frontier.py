@@ -1,12 +1,9 @@
 """Draws accuracy over size and over latency: python -m benchmarks.studies.frontier writes docs/frontier.png.
 
-Every row of results/fer2013.json that has an exported file is a point, with its 95 % interval. The line joins the best:
-no other file is as small, or as fast, and more accurate. Latencies are shown of one processor, that of the newest row.
+Every row of results/fer2013.jsonl with an exported file is a point, with its 95 % interval. The line joins the files
+that no other beats in both. Latencies are shown of one processor, that of the newest row.
 """
 
-import argparse
-import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from ferjax import cli, errors
+from ferjax import cli, errors, folders
 from ferjax.evaluate.report.plots import TRAIN, VALIDATION
 from tools import tables
 
@@ -70,12 +67,8 @@ def plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     figure.axes[1].set_title(alike[0]["machine"]["cpu"], fontsize=9)
     figure.axes[0].set_ylabel("accuracy on PublicTest (%), which selected\nthe epoch; 95 % interval")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with folders.replaced(path) as part:
         figure.savefig(part, format="png")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _panel(axes: Axes, files: Mapping[int, Mapping[str, Any]], key: str) -> None:
@@ -105,15 +98,14 @@ def _panel(axes: Axes, files: Mapping[int, Mapping[str, Any]], key: str) -> None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=pathlib.Path, default=tables.RESULTS, help="where the JSON files are")
+    parser = tables.arguments(__doc__)
     parser.add_argument("--data", default="fer2013", help="the data set whose results are drawn")
     parser.add_argument("--out", type=pathlib.Path, default=tables.ROOT / "docs" / "frontier.png")
     options = parser.parse_args(argv)
-    path = options.results / f"{options.data}.json"
+    path = options.results / f"{options.data}.jsonl"
     if not path.is_file():
         raise errors.InputError(f"there are no results {path}: python -m benchmarks.studies.accuracy writes them")
-    plot(json.loads(path.read_text())["rows"], options.out)
+    plot(tables.load(path).rows, options.out)
     print(f"saved {options.out}")
 
 

@@ -1,14 +1,13 @@
-"""Paraschiv's table of smoothing windows, measured: python -m benchmarks.studies.smoothing.
+"""Measures Paraschiv's table of smoothing windows: python -m benchmarks.studies.smoothing.
 
 Rendered clips run through the live path: the Haar detector, tracking, crops, a classifier, smoothing per person,
 hysteresis. Flicker is how often the label of a person with one steady expression changes (clips "flicker"); lag is the
 time from a true change of expression to the first frame that shows it (clips "changing"). N counts frames of a
-thirtieth of a second; "adaptive 10" is the default of the live loop. Writes results/smoothing.json.
+thirtieth of a second; "adaptive 10" is the default of the live loop.
 
 Without --model, a linear classifier on gradients, fitted here to rendered faces, stands in for a network.
 """
 
-import argparse
 import itertools
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -72,7 +71,7 @@ class Gradients:
     @staticmethod
     def _features(faces: np.ndarray) -> np.ndarray:
         hog = cv2.HOGDescriptor((48, 48), (16, 16), (8, 8), (8, 8), 9)
-        rows = np.stack([hog.compute(face[..., 0]).ravel() for face in faces])
+        rows = np.stack([np.ravel(hog.compute(face[..., 0])) for face in faces])
         return np.hstack([rows, np.ones((len(rows), 1))])
 
 
@@ -86,11 +85,10 @@ class Answer(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tables.arguments(__doc__)
     parser.add_argument("--model", type=pathlib.Path, help="an exported file for the seven expressions")
     parser.add_argument("--clips", type=int, default=6, help="clips of each kind (default 6)")
     parser.add_argument("--seconds", type=float, default=20, help="length of a clip (default 20)")
-    parser.add_argument("--results", type=pathlib.Path, default=tables.RESULTS, help="folder of the JSON file")
     options = parser.parse_args()
     classifier = runtime.load(options.model) if options.model else Gradients()
     if classifier.spec.class_names != EXPRESSIONS:
@@ -102,11 +100,10 @@ def main() -> None:
     )
     rows = [row("mean", window, steady, changing, PAPER[window]) for window in PAPER]
     rows += [row(smoothing, 10, steady, changing, "–") for smoothing in ("exponential", "adaptive")]
-    model = f" --model {options.model.name}" if options.model else ""
-    command = f"python -m benchmarks.studies.smoothing{model} --clips {options.clips} --seconds {options.seconds:g}"
+    command = tables.command("benchmarks.studies.smoothing")
     packages = ["numpy", "opencv-python"]
-    result = tables.save("smoothing", COLUMNS, rows, command=command, packages=packages, results=options.results)
-    print(tables.render(result))
+    table = tables.save("smoothing", COLUMNS, rows, command=command, packages=packages, results=options.results)
+    print(tables.render(table))
 
 
 def answers(kind: str, seed: int, seconds: float, classifier: Classifier) -> Iterable[Answer]:

@@ -1,4 +1,3 @@
-import json
 import sys
 import types
 
@@ -17,7 +16,7 @@ MEDIANS = {"torch.onnx": 2.0, "float.onnx": 2.1, "half.onnx": 0.1, "int8.onnx": 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Files of one network, and a reference row that carries no contract."""
+    """Files of one network, and a reference row that carries no spec."""
     exports = tmp_path / "exports"
     exports.mkdir()
     for name, quantization in (("float", "none"), ("half", "float16"), ("int8", "int8")):
@@ -58,7 +57,7 @@ def test_the_command_saves_a_row_for_each_number_of_threads(folder, no_torch, mo
     monkeypatch.setattr(sys, "argv", ["torch_export", str(folder)])
     torch_export.main()
     assert "| linear | 2 | 1.000 | 1.050 | 1.05 | int8.tflite | 0.250 | 4.00 |" in capsys.readouterr().out
-    rows = json.loads((tmp_path / "results" / "export_latency.json").read_text())["rows"]
+    rows = tables.load(tmp_path / "results" / "export_latency.jsonl").rows
     assert [row["name"] for row in rows] == ["linear, 1", "linear, 2"]
     assert rows[0]["all"] == {k: v for k, v in MEDIANS.items() if k != "torch.onnx"}
 

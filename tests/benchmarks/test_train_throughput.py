@@ -45,7 +45,7 @@ def test_throughput_keeps_each_row_as_soon_as_it_is_measured(tmp_path, monkeypat
     monkeypatch.setattr(sys, "argv", ["train_throughput", "--models", "a", "b"])
     with pytest.raises(KeyboardInterrupt):
         train_throughput.main()
-    (row,) = json.loads((tmp_path / "train_throughput.json").read_text())["rows"]
+    (row,) = tables.load(tmp_path / "train_throughput.jsonl").rows
     assert row["name"] == "a"
 
 
