@@ -11,7 +11,7 @@ Each group of a configuration holds the keyword arguments of one function:
     quant    ferjax.train.quantization.prepare
     optim    ferjax.train.optim.create
     prune    ferjax.train.optim.prune
-    fit      ferjax.train.loop.fit
+    fit      ferjax.train.options.FitOptions
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ferjax import augment, data, errors, folders, models
-from ferjax.train import loop, objective, optim, quantization, start, teacher
+from ferjax.train import objective, optim, options, quantization, start, teacher
 from ferjax.weights import checkpoint
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -37,7 +37,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "quant": quantization.prepare,
     "optim": optim.create,
     "prune": optim.prune,
-    "fit": loop.fit,
+    "fit": options.FitOptions,
 }
 GROUPS = tuple(FUNCTIONS)
 _ELEMENTS: dict[Any, tuple[type, str]] = {Sequence[str]: (str, "strings"), Sequence[float]: (numbers.Real, "numbers")}

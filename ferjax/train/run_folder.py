@@ -13,7 +13,7 @@ from ferjax import cli, errors, folders
 from ferjax.evaluate.metrics import best_row
 from ferjax.spec import ModelSpec
 from ferjax.train import processes
-from ferjax.train.step import Sums, TrainState
+from ferjax.train.state import Sums, TrainState
 from ferjax.weights import checkpoint
 
 try:

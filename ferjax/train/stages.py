@@ -68,6 +68,11 @@ def create_stages(entries: Sequence[Sequence[Any]], *, epochs: float) -> tuple[S
     return tuple(plan)
 
 
+def stage_of(epoch: int, stages: Sequence[Stage]) -> Stage:
+    """Returns the stage of an epoch, counted from 0."""
+    return max((s for s in stages if s.first_epoch <= epoch), key=lambda s: s.first_epoch)
+
+
 def _is_entry(entry: Any) -> bool:
     """Whether it has the form (epochs, rules) or (epochs, rules, factor)."""
     if not isinstance(entry, list | tuple) or len(entry) not in (2, 3):
