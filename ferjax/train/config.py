@@ -40,7 +40,23 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "fit": options.FitOptions,
 }
 GROUPS = tuple(FUNCTIONS)
+_GIVEN = {  # what the program gives beside the configuration, and has a default
+    "data": ("data_dir", "splits"),
+    "model": ("num_classes", "dtype"),
+    "teacher": ("taps", "dtype"),
+    "loss": ("teachers", "heads"),
+    "quant": ("dtype",),
+}
 _ELEMENTS: dict[Any, tuple[type, str]] = {Sequence[str]: (str, "strings"), Sequence[float]: (numbers.Real, "numbers")}
+
+
+def defaults() -> dict[str, dict[str, Any]]:
+    """Returns every group with the keys that a configuration may leave out, at the defaults of its function."""
+    signatures = {group: inspect.signature(function).parameters for group, function in FUNCTIONS.items()}
+    return {
+        group: {n: p.default for n, p in known.items() if p.default is not p.empty and n not in _GIVEN.get(group, ())}
+        for group, known in signatures.items()
+    }
 
 
 def call(function: Callable[..., Any], group: str, values: Mapping[str, Any], **more: Any) -> Any:
