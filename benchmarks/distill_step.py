@@ -26,8 +26,9 @@ from benchmarks import tables, train_contenders
 from ferjax import augment, cli, errors, losses, models
 from ferjax.spec import ModelSpec
 from ferjax.train import experiment, optim
-from ferjax.train import step as train_step
 from ferjax.train import teacher as train_teacher
+from ferjax.train.state import init_state
+from ferjax.train.step import Task, Teacher, make_train_step
 from ferjax.weights import checkpoint
 
 CLASSES = 7
@@ -92,7 +93,7 @@ def measure(student: str, teacher: str, batch_size: int, rounds: int, steps: int
 def contenders(student: str, teacher: str, batch_size: int) -> dict[str, Callable[[int], None]]:
     """Returns the student's step, the teacher's pass and both in one, each as a block of so many steps."""
     shape = models.default_input_shape(student)
-    spec = _spec(student, shape)
+    spec = train_contenders.spec_of(student, shape)
     module = models.create(student, num_classes=CLASSES)
     variables = experiment.init_variables(module, shape, seed=0)
     optimizer = optim.create("adam", learning_rate=1e-3, schedule="constant", steps_per_epoch=1000, epochs=1)
@@ -101,23 +102,14 @@ def contenders(student: str, teacher: str, batch_size: int) -> dict[str, Callabl
     batch = jax.device_put({"images": pixels, "labels": rng.integers(0, CLASSES, batch_size).astype(np.int32)})
     wise = _teacher(teacher, spec)
     augmentation = augment.create(flip=0.5, rotate=10.0, translate=0.1)
-    common: dict[str, Any] = {
-        "num_classes": CLASSES,
-        "mean": spec.mean,
-        "std": spec.std,
-        "augment": augmentation,
-    }
-    plain = train_step.make_train_step(module.apply, losses.cross_entropy, optimizer.tx, **common)
-    taught = train_step.make_train_step(
-        module.apply,
-        lambda own, targets, other: losses.distillation(own.logits, targets, other.logits),
-        optimizer.tx,
-        teacher=wise.apply,
-        **common,
+    task = Task(module.apply, losses.cross_entropy, spec, augmentation)
+    taught = task._replace(
+        loss=lambda own, targets, other: losses.distillation(own.logits, targets, other.logits), teacher=wise
     )
 
-    def train_block(step: Callable[..., Any], *more: Any) -> train_contenders.Block:
-        return train_contenders.repeated(step, train_step.init_state(variables, optimizer.tx), batch, module, *more)
+    def train_block(task: Task, *more: Any) -> train_contenders.Block:
+        step, state = make_train_step(task, optimizer.tx), init_state(variables, optimizer.tx)
+        return train_contenders.repeated(step, state, batch, module, *more)
 
     images = jax.device_put(pixels)
     passes = jax.jit(lambda v, x: wise.apply(v, {"images": augment.to_float(x)}).logits)
@@ -126,23 +118,12 @@ def contenders(student: str, teacher: str, batch_size: int) -> dict[str, Callabl
         for _ in range(steps):
             jax.block_until_ready(passes(wise.variables, images))
 
-    return {"step": train_block(plain), "teacher": teacher_block, "distill": train_block(taught, wise.variables)}
+    return {"step": train_block(task), "teacher": teacher_block, "distill": train_block(taught, wise.variables)}
 
 
-def _spec(name: str, shape: tuple[int, int, int]) -> ModelSpec:
-    return ModelSpec(
-        class_names=tuple(str(c) for c in range(CLASSES)),
-        input_size=shape[:2],
-        color_order="gray" if shape[2] == 1 else "rgb",
-        mean=(0.5,) * shape[2],
-        std=(0.25,) * shape[2],
-        architecture=name,
-    )
-
-
-def _teacher(name: str, student: ModelSpec) -> train_teacher.Teacher:
+def _teacher(name: str, student: ModelSpec) -> Teacher:
     """An untrained teacher, which costs what a trained one does, through a checkpoint as in any run."""
-    own = _spec(name, student.input_shape)
+    own = train_contenders.spec_of(name, student.input_shape)
     variables = experiment.init_variables(models.create(name, num_classes=CLASSES), student.input_shape, seed=1)
     with tempfile.TemporaryDirectory() as workdir:
         checkpoint.save(pathlib.Path(workdir), "best", 1, variables, {"spec": own.to_json()}, keep=1)
