@@ -176,12 +176,7 @@ def prune(
         keep_zeros=keep_zeros,
     )
     if sparsity:
-        ends = [*(stage.first_epoch for stage in optimizer.stages[1:]), epochs]
-        meanwhile = [
-            stage
-            for stage, done in zip(optimizer.stages, ends, strict=True)
-            if stage.first_epoch * steps_per_epoch <= end and begin < done * steps_per_epoch
-        ]
+        meanwhile = _overlapping(optimizer.stages, begin, end, steps_per_epoch, epochs)
         transform = _of_what_is_trained(transform, meanwhile)
     return optimizer._replace(tx=optax.chain(optimizer.tx, transform)) if sparsity or keep_zeros else optimizer
 
@@ -218,6 +213,16 @@ def create_schedule(
     if not warmup_steps:
         return body
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), body], [warmup_steps])
+
+
+def _overlapping(stages: Sequence[Stage], begin: int, end: int, steps_per_epoch: int, epochs: float) -> list[Stage]:
+    """Returns the stages that train in any of the steps from begin to end."""
+    ends = [*(stage.first_epoch for stage in stages[1:]), epochs]
+    return [
+        stage
+        for stage, done in zip(stages, ends, strict=True)
+        if stage.first_epoch * steps_per_epoch <= end and begin < done * steps_per_epoch
+    ]
 
 
 def _of_what_is_trained(
