@@ -222,7 +222,7 @@ def _task(
 
 
 def init_variables(module: Any, image_shape: tuple[int, int, int], *, seed: int) -> dict[str, Any]:
-    """Returns freshly initialised variables of a network for images (height, width, channels)."""
+    """Returns freshly initialized variables of a network for images (height, width, channels)."""
     key = jax.random.fold_in(jax.random.key(seed), 0x1417)
     example = np.zeros((1, *image_shape), np.float32)
     # It runs once, and on CPUs LLVM's passes over it take longer than all else that comes before the first step.
@@ -239,7 +239,7 @@ def make_spec(
     name: str,
     dataset_args: Mapping[str, Any],
 ) -> ModelSpec:
-    """Returns the contract of a network trained on a data set: how its pixels go in, what its logits mean."""
+    """Returns the spec of a network trained on a data set: how its pixels go in, what its logits mean."""
     height, width, channels = faces.image_shape
     return ModelSpec(
         class_names=faces.class_names,

@@ -1,4 +1,4 @@
-"""What training minimises: the group `loss` of a configuration, with labels alone or with a teacher beside them."""
+"""What training minimizes: the group `loss` of a configuration, with labels alone or with a teacher beside them."""
 
 import functools
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Stages of training: which parameters a stage trains, what of the optimiser and of the statistics rests meanwhile."""
+"""Stages of training: which parameters a stage trains, what of the optimizer and of the statistics rests meanwhile."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -125,7 +125,7 @@ def select(mask: Any, chosen: Any, other: Any) -> Any:
 def frozen_modules(mask: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the collection "frozen" that tells a network which of its statistics rest.
 
-    A normalisation that finds its own there uses its running statistics, in training as in evaluation.
+    A normalization that finds its own there uses its running statistics, in training as in evaluation.
 
     Args:
       mask: of the collections, from `trained`.

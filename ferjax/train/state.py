@@ -19,7 +19,7 @@ class TrainState(NamedTuple):
     """Everything that a step changes, arrays only.
 
     Attributes:
-      step: int32 scalar, optimiser steps taken.
+      step: int32 scalar, optimizer steps taken.
       params: trainable parameters, float32.
       collections: the other variables, such as {"batch_stats": …}.
       opt_state: the optax state.
@@ -81,7 +81,7 @@ def init_state(variables: Mapping[str, Any], tx: optax.GradientTransformation, *
 
     Args:
       variables: {"params": …, other collections}.
-      tx: the optimiser.
+      tx: the optimizer.
       ema: whether an average of the variables is kept.
     """
     params = variables["params"]
