@@ -8,31 +8,15 @@ distributions").
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ferjax import augment, errors
 from ferjax.spec import ModelSpec
-from ferjax.train.step import Outputs, TeacherFn, pick
+from ferjax.train.step import Outputs, Teacher, pick
 from ferjax.weights import single_file, trained
-
-
-class Teacher(NamedTuple):
-    """What `load` returns.
-
-    Attributes:
-      apply: see `ferjax.train.step.make_train_step`; its taps are named by the teacher's number: "0/stage3".
-      variables: of all teachers, an argument of the compiled step.
-      specs: the contract of each.
-      stored_views: of `load`.
-    """
-
-    apply: TeacherFn
-    variables: tuple[Any, ...]
-    specs: tuple[ModelSpec, ...]
-    stored_views: int = 0
 
 
 def paths(texts: Sequence[str]) -> list[str]:
