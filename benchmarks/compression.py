@@ -30,12 +30,12 @@ import numpy as np
 
 from benchmarks import tables
 from configs.compress import finetune, prune, qat
-from ferjax import cli, compress, errors, export
+from ferjax import cli, compress, errors, export, weights
 from ferjax import spec as contract
 from ferjax.evaluate import intervals, predictor
 from ferjax.evaluate.benchmark import measuring
 from ferjax.train import experiment
-from ferjax.weights import checkpoint, single_file
+from ferjax.weights import single_file
 
 PACKAGES = ("jax", "flax", "optax", "tensorflow-cpu", "ai-edge-litert")
 COLUMNS = [
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in options.rows or ():
         if name not in names:
             raise errors.unknown("row", name, names)
-    network = single_file.trained(options.model)[0].architecture
+    network = weights.load(options.model).spec.architecture
     study = Study(
         options.model,
         options.teacher or options.model,
@@ -189,7 +189,7 @@ def _claim(study: Study) -> None:
       InputError: if it is another's.
     """
     starts = {"model": study.model} | ({"teacher": study.teacher} if study.teacher != study.model else {})
-    ours = {name: single_file.trained(path)[0].params_sha256 for name, path in starts.items()}
+    ours = {name: weights.load(path).spec.params_sha256 for name, path in starts.items()}
     ours |= {"training": study.training, "batch_size": study.batch_size}
     path = study.runs / "study.json"
     if not path.exists():
@@ -222,7 +222,7 @@ def one(row: Row, seed: int, study: Study) -> None:
         data_dir=study.data_dir,
         overwrite=True,
     )
-    spec, variables, _ = checkpoint.load(folder / "run")
+    spec, variables = weights.load(folder / "run")
     faces = predictor.load_split(spec, "validation", data_dir=study.data_dir)
     answers = predictor.open_model(out / file.file).logits(faces.images).argmax(1)
     dense = study.runs / ROWS[0].folder / f"seed{seed}" / "files-none"
@@ -289,7 +289,7 @@ def recipe(row: Row, seed: int, start: pathlib.Path, study: Study) -> dict[str, 
         config = prune.get_config(f"s{row.sparsity}")
     else:
         config = finetune.get_config()
-    spec = single_file.trained(study.model)[0]
+    spec = weights.load(study.model).spec
     made = config.to_dict()
     made["data"] = {"name": spec.dataset, **spec.dataset_args}
     made["init"]["pretrained" if start.suffix == single_file.SUFFIX else "workdir"] = str(start)

@@ -17,7 +17,7 @@ from ferjax.spec import ModelSpec
 from ferjax.train import loop, objective, optim, processes, profiling, quantization, run_folder, start, stored_views
 from ferjax.train import teacher as train_teacher
 from ferjax.train.config import GROUPS, call, claimed
-from ferjax.weights import trained
+from ferjax.weights import Trained
 from ferjax.weights.pretrained import Report
 
 DTYPES = ("float32", "bfloat16", "float16")  # of the computation
@@ -95,12 +95,12 @@ def _run(
     faces = call(data.load, "data", groups["data"], data_dir=data_dir, splits=("train", "validation"))
     train_split, validation = faces.splits["train"], faces.splits["validation"]
     steps = max(1, len(train_split.labels) // groups["fit"].get("batch_size", 1))
-    begun, adopted = _begin(groups, faces, name, steps_per_epoch=steps)
-    optimizer = _optimizer(groups, begun.variables["params"], steps_per_epoch=steps)
+    network, apply_fn, adopted = _begin(groups, faces, name, steps_per_epoch=steps)
+    optimizer = _optimizer(groups, network.variables["params"], steps_per_epoch=steps)
     more = {"train": train_split._asdict(), "augment": call(augment.create, "augment", groups["augment"])}
     if taught:
-        teacher, config = _teacher(config, groups, begun.spec)
-        more |= _lesson(teacher, groups, begun.module, faces)
+        teacher, config = _teacher(config, groups, network.spec)
+        more |= _lesson(teacher, groups, network.module, faces)
     else:
         more["loss_fn"] = call(objective.make_loss, "loss", groups["loss"], faces=faces)
         if groups["teacher"].get("stored_views"):
@@ -123,16 +123,16 @@ def _run(
             loop.fit,
             "fit",
             groups["fit"],
-            apply_fn=begun.apply,
-            variables=begun.variables,
+            apply_fn=apply_fn,
+            variables=network.variables,
             optimizer=optimizer,
             validation=validation._asdict(),
-            spec=begun.spec,
+            spec=network.spec,
             workdir=workdir,
-            eval_apply_fn=trained.create(begun.spec).apply,
+            eval_apply_fn=network.apply,
             config=config,
             mesh=mesh,
-            compiler_options=models.compiler_options(begun.module),
+            compiler_options=models.compiler_options(network.module),
             on_epoch=_reporter(workdir, tensorboard=tensorboard and processes.is_first()),
             progress=progress,
             profile=profile,
@@ -153,8 +153,8 @@ def _run(
 
 def _begin(
     groups: Mapping[str, dict[str, Any]], faces: data.FaceData, name: str, *, steps_per_epoch: int
-) -> tuple[quantization.Prepared, Report | None]:
-    """Returns the network to train, and what a start that is not fresh gave it."""
+) -> tuple[Trained, Callable[..., Any], Report | None]:
+    """Returns the network to train, its apply function for that, and what a start that is not fresh gave it."""
     chosen, init = dict(groups["model"]), groups["init"]
     dtype = chosen.pop("dtype", "float32")  # of the computation: no part of what the network is
     if dtype not in DTYPES:
@@ -164,18 +164,17 @@ def _begin(
     module = call(models.create, "model", chosen, num_classes=len(faces.class_names))
     variables = init_variables(module, faces.image_shape, seed=groups["fit"].get("seed", 0))
     spec = make_spec(faces, chosen, variables, name=name, dataset_args=groups["data"])
-    variables, spec, adopted = call(start.start, "init", init, variables=variables, spec=spec)
-    begun = call(
+    network, adopted = call(start.start, "init", init, fresh=Trained(spec, variables))
+    network, apply_fn = call(
         quantization.prepare,
         "quant",
         groups["quant"],
-        spec=spec,
-        variables=variables,
+        network=network,
         images=faces.splits["train"].images,
         batches_per_epoch=steps_per_epoch * groups["fit"].get("accumulate", 1),
         dtype=jnp.dtype(dtype),
     )
-    return begun, adopted
+    return network, apply_fn, adopted
 
 
 def _optimizer(groups: Mapping[str, dict[str, Any]], params: Any, *, steps_per_epoch: int) -> optim.Optimizer:
