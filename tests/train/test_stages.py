@@ -314,7 +314,7 @@ def test_a_frozen_backbone_costs_no_backward_pass(network):
 def files(workdir):
     found = {"metrics": (workdir / "metrics.jsonl").read_bytes()}
     for kind in checkpoint.KINDS:
-        spec, arrays, meta = checkpoint.load(workdir, kind)
+        (spec, arrays), meta = checkpoint.read(workdir, kind)
         found[kind] = (spec, checkpoint.fingerprint(arrays), meta["fingerprint"], meta["step"], meta["history"])
     return found
 
@@ -356,7 +356,7 @@ def test_each_stage_compiles_one_step_and_the_backbone_moves_in_the_second(tmp_p
     made = optimizer(stages=stages)
 
     def note(history):
-        seen.append(checkpoint.load(tmp_path, "last")[1]["params"]["backbone"]["bn"]["scale"])
+        seen.append(checkpoint.read(tmp_path, "last")[0].variables["params"]["backbone"]["bn"]["scale"])
 
     history = fit(tmp_path, made=made, on_epoch=note).history
     assert [run._cache_size() for run in runs] == [1, 1]

@@ -81,7 +81,7 @@ def result(workdir):
     """All that a run leaves and a resumed one has to equal."""
     found = {"metrics": (workdir / "metrics.jsonl").read_bytes()}
     for kind in checkpoint.KINDS:
-        spec, _, meta = checkpoint.load(workdir, kind)
+        (spec, _), meta = checkpoint.read(workdir, kind)
         found[kind] = (spec, meta["fingerprint"], meta["step"], meta["history"])
     return found
 
