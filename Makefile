@@ -26,11 +26,11 @@ demo: setup
 	$(BIN)/python distill.py --config configs/compress/qat.py:demo --config.init.network=True \
 		--config.init.workdir=$(RUN)/mini_xception --teacher $(RUN)/teacher \
 		--config.teacher.stored_views=2 --workdir $(RUN)/quantized
-	$(BIN)/python -m ferjax.calibrate --model $(RUN)/quantized
+	$(BIN)/ferjax calibrate --model $(RUN)/quantized
 	$(BIN)/python export.py --model $(RUN)/quantized --out $(RUN)/files --format tflite --quantization qat
-	$(BIN)/python -m ferjax.evaluate --split test --out $(RUN)/evaluation \
+	$(BIN)/ferjax evaluate --split test --out $(RUN)/evaluation \
 		--model $(RUN)/mini_xception $(RUN)/files/mini_xception_qat.tflite
-	$(BIN)/python -m ferjax.data clip changing --seconds 8 --out $(RUN)/film.mp4
+	$(BIN)/ferjax clip changing --seconds 8 --out $(RUN)/film.mp4
 	$(BIN)/python live.py --model $(RUN)/files/mini_xception_qat.tflite --source $(RUN)/film.mp4 \
 		--no-display --log $(RUN)/film.jsonl --record $(RUN)/film_seen.mp4
 

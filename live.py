@@ -1,9 +1,9 @@
-"""Shows who feels what, live: python live.py --source 0.
+"""Classifies facial expressions live: python live.py --source 0.
 
-docs/live.md has the Raspberry Pi, camera permissions and outputs.
+The same as `ferjax live`, which --help describes.
 """
 
-from ferjax.runtime import live
+from ferjax.__main__ import run
 
 if __name__ == "__main__":
-    live.run()
+    run("live")

@@ -1,7 +1,7 @@
 """What one change did, over seeds: the arms of a study as rows of results/ablation.json.
 
     python -m benchmarks.ablation --study "mini-Xception, 20 epochs" \
-        --arm plain runs/plain --arm distilled runs/distilled --command "python -m ferjax.sweep …"
+        --arm plain runs/plain --arm distilled runs/distilled --command "ferjax sweep …"
     python -m benchmarks.ablation --study "ResNet-20 in integers" \
         --arm float runs/float --arm "int8 trained" exports/seed0/resnet20_qat.tflite exports/seed1/…
 

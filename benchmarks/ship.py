@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--commands", nargs="+", required=True, metavar="LINE", help="what makes it again, for the card"
     )
     parser.add_argument("--weights", type=pathlib.Path, help="the run in floats whose weights are shipped; --model's")
-    parser.add_argument("--benchmark", type=pathlib.Path, help="benchmark.csv of python -m ferjax.benchmark")
+    parser.add_argument("--benchmark", type=pathlib.Path, help="benchmark.csv of ferjax benchmark")
     parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
     parser.add_argument("--default", action="store_true", help="the model that is taken when none is asked for")
     options = parser.parse_args(argv)

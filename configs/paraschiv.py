@@ -3,12 +3,12 @@
 python train.py --config configs/paraschiv.py:exp09             with torchvision's weights in weights/, see below
 python train.py --config configs/paraschiv.py:exp09,scratch     without them
 python train.py --config configs/paraschiv.py:exp09,demo        embedded data, no weights, under a minute
-python -m ferjax.sweep 'configs/paraschiv.py:exp*' --seeds 3    all of them, one table
-python -m ferjax.sweep 'configs/paraschiv.py:exp*,demo'         the same at a reduced budget, on the embedded data
+ferjax sweep 'configs/paraschiv.py:exp*' --seeds 3    all of them, one table
+ferjax sweep 'configs/paraschiv.py:exp*,demo'         the same at a reduced budget, on the embedded data
 
 Without an argument: exp09, the recipe of its final table. Test accuracy in the paper (PublicTest and PrivateTest
 together, 7,178 images): see PAPER below. Score yours the same way:
-python -m ferjax.evaluate --model runs/paraschiv-exp09 --split test_all
+ferjax evaluate --model runs/paraschiv-exp09 --split test_all
 
 experiment  what changes                                                           parent   paper %
 exp01       three convolutions from scratch, Adam 1e-3, 30 epochs                  -        48.3

@@ -5,7 +5,7 @@ python train.py --config configs/tormalm.py:noaug        without augmentation
 python train.py --config configs/tormalm.py:48           at 48 pixels
 python train.py --config configs/tormalm.py:full,demo    embedded data, under a minute
 
-Test accuracy on PublicTest and PrivateTest together (python -m ferjax.evaluate --split test_all): full 68.3, macro-F1
+Test accuracy on PublicTest and PrivateTest together (ferjax evaluate --split test_all): full 68.3, macro-F1
 0.663; noaug 3 to 4 points less; 48 "slightly" less than 224, no figure given.
 
 Left open by the paper, our choice: the loss (cross-entropy), a constant learning rate, 3 of the 10 epochs for the head

@@ -1,11 +1,10 @@
 """ModelSpec: the contract that travels with a model from training to the camera, inside the exported file.
 
-    python -m ferjax.spec FILE      prints the contract of a .tflite or .onnx file as JSON
+    ferjax spec FILE      prints the spec of a .tflite or .onnx file as JSON
 
 Standard library only: the edge runtime, the exporter and the trainer all read it.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -192,12 +191,8 @@ def embed(path: str | os.PathLike[str], spec: ModelSpec) -> None:
     metadata.write(path, spec.to_json())
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Prints the contract of a file."""
-    parser = argparse.ArgumentParser(prog="python -m ferjax.spec", description="Prints a model's contract as JSON.")
-    parser.add_argument("file", metavar="FILE", help="a .tflite or .onnx file written by export.py")
+    parser = cli.parser("spec", "Prints the spec inside a model file as JSON.")
+    parser.add_argument("file", metavar="FILE", help="a .tflite or .onnx file written by `ferjax export`")
     print(read(parser.parse_args(argv).file).to_json())
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -14,17 +14,16 @@ from tests.support import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 STARTS = {
     "train": (
-        "train",
-        "distill",
+        "ferjax.train.commands",
         "ferjax.evaluate.scoring",
         "ferjax.evaluate.temperature",
         "ferjax.compress",
         "ferjax.train.sweep",
     ),
     "data": ("ferjax.data.commands",),
-    "export": ("export", "ferjax.export.pipeline", "ferjax.weights.single_file", "safetensors.numpy"),
-    "live": ("live", "ferjax.runtime.predict", "ferjax.runtime.live"),
-    "edge": ("live", "ferjax.runtime.predict", "ferjax.runtime.live"),
+    "export": ("ferjax.export.commands", "ferjax.export.pipeline", "ferjax.weights.single_file", "safetensors.numpy"),
+    "live": ("ferjax.runtime.predict", "ferjax.runtime.live"),
+    "edge": ("ferjax.runtime.predict", "ferjax.runtime.live"),
 }
 BLOCKED = """
 import importlib, sys

@@ -1,6 +1,6 @@
 """Trains a compressed network on: whatever network a run holds, slimmed, pruned, folded or quantised.
 
-python -m ferjax.compress --model runs/resnet20 --macs 0.5 --out runs/slim
+ferjax compress --model runs/resnet20 --macs 0.5 --out runs/slim
 python train.py --config configs/compress/finetune.py --config.init.workdir=runs/slim
 python distill.py --config configs/compress/finetune.py --config.init.workdir=runs/slim --teacher runs/resnet20
 python train.py --config configs/compress/finetune.py:demo     embedded data, about a minute: ResNet-20 afresh

@@ -3,7 +3,7 @@
 python train.py --config configs/compress/prune.py --config.init.workdir=runs/resnet20
 python train.py --config configs/compress/prune.py:s90 --config.init.workdir=runs/resnet20     also s50
 python train.py --config configs/compress/prune.py:filter --config.init.workdir=runs/resnet20     whole channels, half
-python -m ferjax.compress --model runs/compress-prune-filter --dead --out runs/slim     which are then removed
+ferjax compress --model runs/compress-prune-filter --dead --out runs/slim     which are then removed
 python train.py --config configs/compress/prune.py:demo     embedded data, about a minute: ResNet-20 afresh
 
 Sparsity rises over the first half (Zhu & Gupta 2017), one threshold on the magnitudes for all layers; the best epoch is

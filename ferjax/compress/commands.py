@@ -1,4 +1,4 @@
-"""Makes a trained network smaller: python -m ferjax.compress --model WORKDIR --out WORKDIR2, and what to do.
+"""Makes a trained network smaller: `ferjax compress --model MODEL --out WORKDIR`, and what to do.
 
     --sparsity 0.8                     prune weights; with --structure filter, whole channels
     --dead                             remove the channels that give nothing but zero
@@ -12,8 +12,6 @@ What is asked for is done in this order, without training; the result is a workd
 accuracy measured anew on validation. To train it on: configs/compress/finetune.py.
 """
 
-import argparse
-import pathlib
 import shlex
 from collections.abc import Sequence
 
@@ -22,14 +20,12 @@ from ferjax.compress.pipeline import Wish, compress, text
 from ferjax.weights import trained
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Compresses a run and prints what changed and what to do next."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ferjax.compress", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", required=True, help="the --workdir of a training run, or its .safetensors")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="the new workdir")
-    parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
+    parser = cli.parser("compress", __doc__)
+    cli.add_model(parser, files=False)
+    cli.add_out(parser, "the new workdir")
+    cli.add_data_dir(parser)
     parser.add_argument("--sparsity", type=float, default=0.0, help="share of units to prune, below 1")
     parser.add_argument("--structure", default="weight", help="what a unit is: weight, filter, or N:M such as 2:4")
     parser.add_argument("--distribution", default="global", help=", ".join(prune.DISTRIBUTIONS))
@@ -50,10 +46,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{text(result)}\n\nsaved {out}")
     more = f" --config.quant.bits={bits}" if bits else ""
     start = shlex.quote(f"--config.init.workdir={out}")
-    print(f"next: python train.py --config configs/compress/finetune.py {start}{more}")
+    print(f"next: ferjax train --config compress/finetune {start}{more}")
     more = f" --quantization {quantization}" if bits else ""
-    print(f"or:   python export.py --model {shlex.quote(str(out))} --out {shlex.quote(f'{out}-files')}{more}")
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    print(f"or:   ferjax export --model {shlex.quote(str(out))} --out {shlex.quote(f'{out}-files')}{more}")

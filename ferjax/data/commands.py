@@ -1,4 +1,4 @@
-"""Prepare, check and look at a data set, or render a film: `python -m ferjax.data prepare | leaks | show | clip`."""
+"""The commands on data: `ferjax prepare`, `leaks`, `show` and `clip`."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,42 +8,50 @@ from typing import Any
 from ferjax import cli
 from ferjax.data import loading, manifest
 from ferjax.data.datasets import folder
-from ferjax.data.prepare import contact_sheets, leaks, pipeline
+from ferjax.data.prepare import contact_sheets, pipeline
+from ferjax.data.prepare import leaks as leak_check
 from ferjax.data.store import default_data_dir
 from ferjax.data.synthetic import films
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(prog="python -m ferjax.data", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    _prepare_parser(commands.add_parser("prepare", help="decode a user's copy into arrays"))
-    for name, text in (("leaks", "find images that are there twice"), ("show", "draw contact sheets and counts")):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("name", help="a prepared data set, or synthetic_faces")
-        command.add_argument("--out", type=Path, required=True, help="folder for what is written")
-        _data_dir(command)
-    film = commands.add_parser("clip", help="render a film of faces that move, to try the live loop on")
-    film.add_argument("kind", choices=films.KINDS)
-    film.add_argument("--out", type=Path, required=True, help="the .mp4 file")
-    film.add_argument("--seconds", type=float, default=10.0)
-    film.add_argument("--seed", type=int, default=0)
+def prepare(argv: Sequence[str]) -> None:
+    """Runs `ferjax prepare`: decodes a copy of a data set into arrays."""
+    parser = cli.parser("prepare", "Decodes a copy of a data set into arrays and a manifest.")
+    _prepare_parser(parser)
     given = vars(parser.parse_args(argv))
-    if given["command"] == "clip":
-        count = films.write_clip(given["kind"], given["out"], seed=given["seed"], seconds=given["seconds"])
-        print(f"rendered {given['out']}: {count} frames")
-        return
-    command, name, data_dir = given.pop("command"), given.pop("name"), given.pop("data_dir")
-    if command == "prepare":
-        _prepare(name, data_dir, given)
-    elif command == "leaks":
-        print(leaks.write_report(name, given["out"], data_dir))
-    else:
-        print(contact_sheets.write_sheets(name, given["out"], data_dir))
+    _prepare(given.pop("name"), given.pop("data_dir"), given)
 
 
-def _data_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data-dir", type=Path, help="where prepared data lie (default: $FERJAX_DATA or the cache)")
+def leaks(argv: Sequence[str]) -> None:
+    """Runs `ferjax leaks`: finds images that are in a data set more than once."""
+    given = _parse_set("leaks", "Finds exact and near duplicates within and across splits.", argv)
+    print(leak_check.write_report(given.name, given.out, given.data_dir))
+
+
+def show(argv: Sequence[str]) -> None:
+    """Runs `ferjax show`: draws contact sheets and counts the classes."""
+    given = _parse_set("show", "Draws a contact sheet of each class and the distribution of classes.", argv)
+    print(contact_sheets.write_sheets(given.name, given.out, given.data_dir))
+
+
+def clip(argv: Sequence[str]) -> None:
+    """Runs `ferjax clip`: renders a film."""
+    parser = cli.parser("clip", "Renders a film of faces that move, to try the live loop on.")
+    parser.add_argument("kind", choices=films.KINDS)
+    cli.add_out(parser, "the .mp4 file")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of the film (default: 10)")
+    parser.add_argument("--seed", type=int, default=0, help="of the people and their movements (default: 0)")
+    given = parser.parse_args(argv)
+    count = films.write_clip(given.kind, given.out, seed=given.seed, seconds=given.seconds)
+    print(f"rendered {given.out}: {count} frames")
+
+
+def _parse_set(command: str, description: str, argv: Sequence[str]) -> argparse.Namespace:
+    parser = cli.parser(command, description)
+    parser.add_argument("name", metavar="NAME", help="a prepared data set, or synthetic_faces")
+    cli.add_out(parser, "folder for what is written")
+    cli.add_data_dir(parser)
+    return parser.parse_args(argv)
 
 
 def _prepare_parser(parser: argparse.ArgumentParser) -> None:
@@ -64,11 +72,16 @@ def _prepare_parser(parser: argparse.ArgumentParser) -> None:
             data_set.add_argument("--name", dest="store_as", required=True, help="name of the new data set")
             data_set.add_argument("--fractions", type=_fractions, help="train,validation,test (default 0.8,0.1,0.1)")
             data_set.add_argument("--detect", dest="find_faces", action="store_true", help="cut out the largest face")
-        data_set.add_argument("--data-dir", type=Path, default=None, help="where prepared data lie")
+        _data_dir(data_set)
     embedded = names.add_parser("synthetic_faces", argument_default=argparse.SUPPRESS)
     for option, value in loading.SYNTHETIC.items():
         embedded.add_argument(f"--{option}", type=int, help=f"default {value}")
-    embedded.add_argument("--data-dir", type=Path, default=None, help="where prepared data lie")
+    _data_dir(embedded)
+
+
+def _data_dir(parser: argparse.ArgumentParser) -> None:
+    cli.add_data_dir(parser)
+    parser.set_defaults(data_dir=None)  # the parser suppresses the other defaults
 
 
 def _fractions(text: str) -> tuple[float, float, float]:
@@ -95,7 +108,3 @@ def _prepare(name: str, data_dir: Path | None, given: dict[str, Any]) -> None:
         f"{twins['conflicting_labels']:,} with conflicting labels"
     )
     print(f"prepared {facts['name']} in {data_dir or default_data_dir()}")
-
-
-if __name__ == "__main__":
-    cli.run(main)

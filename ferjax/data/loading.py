@@ -39,7 +39,7 @@ def load(
     """Loads a prepared data set, or renders the embedded one.
 
     Args:
-      name: "synthetic_faces", or a name that `python -m ferjax.data prepare` has written.
+      name: "synthetic_faces", or a name that `ferjax prepare` has written.
       data_dir: where prepared data lie; `default_data_dir()` if None.
       splits: the splits to read, of train, validation, test and test_all (validation and test together).
       resident_bytes: a split whose images take more stays on disk, and is read while it is used: see `DiskImages`.

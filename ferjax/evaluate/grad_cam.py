@@ -1,12 +1,11 @@
 """What a network looks at: Grad-CAM from a checkpoint, for every network with a map of features.
 
-python -m ferjax.explain --model WORKDIR --out DIR
+ferjax explain --model WORKDIR --out DIR
 
 Writes a sheet per class (faces with their heat maps), the same faces before and after Qin's perturbation, and
 regions.json: which share of the heat falls on each part of the face, averaged per class.
 """
 
-import argparse
 import functools
 import json
 import pathlib
@@ -212,14 +211,13 @@ def _sample(labels: np.ndarray, predictions: np.ndarray, num_classes: int, count
     return [chosen[labels[chosen] == c] for c in range(num_classes)]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Draws the sheets and measures the regions."""
-    parser = argparse.ArgumentParser(prog="python -m ferjax.explain", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", required=True, help="the --workdir of a training run, or .safetensors")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the sheets and regions.json")
-    parser.add_argument("--data", help="a prepared data set; the one the model was trained on if not given")
-    parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
-    parser.add_argument("--split", default="validation", help=", ".join(predictor.SPLITS))
+    parser = cli.parser("explain", __doc__)
+    cli.add_model(parser, files=False)
+    cli.add_out(parser, "folder for the sheets and regions.json")
+    cli.add_data(parser)
+    cli.add_split(parser)
     parser.add_argument("--samples", type=int, default=50, help="recognised faces per class (Paraschiv: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of faces and of the perturbation")
     options = parser.parse_args(argv)
@@ -261,7 +259,3 @@ def _table(shares: dict[str, dict[str, float]]) -> str:
     lines = [" " * width + "".join(f"{name:>13}" for name in REGIONS)]
     lines += [f"{name:<{width}}" + "".join(f"{share:13.1%}" for share in row.values()) for name, row in shares.items()]
     return "share of the heat by region of the face\n" + "\n".join(lines)
-
-
-if __name__ == "__main__":
-    cli.run(main)

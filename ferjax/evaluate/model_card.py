@@ -1,10 +1,9 @@
-"""Model cards: what a file is, how it did and what it is for, in Markdown: python -m ferjax.card FILE --out CARD.md.
+"""Model cards: what a file is, how it did and what it is for, in Markdown: ferjax card FILE --out CARD.md.
 
 After Mitchell et al., "Model Cards for Model Reporting" (2019). Every figure is one that was measured; what was not
 measured is said to be so.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -152,7 +151,7 @@ def _speed(measured: Mapping[str, Any]) -> str:
     keys = ("runtime", "provider", "threads", "load_ms", "p50_ms", "p95_ms", "p99_ms", "memory_opencv")
     headings = ["runtime", "provider", "threads", "load ms", "p50 ms", "p95 ms", "p99 ms", "memory MB, with OpenCV"]
     if not rows:
-        return "Not measured; `python -m ferjax.benchmark FILE` does."
+        return "Not measured; `ferjax benchmark FILE` does."
 
     def cell(key: str, value: Any) -> str:
         if value in (None, ""):
@@ -237,13 +236,13 @@ def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Writes the card of a file from what lies beside it and what is given."""
-    parser = argparse.ArgumentParser(prog="python -m ferjax.card", description="Writes the model card of a file.")
+    parser = cli.parser("card", "Writes the model card of a file.")
     parser.add_argument("file", metavar="FILE", type=pathlib.Path, help="a .tflite or .onnx file written by export.py")
-    parser.add_argument("--out", type=pathlib.Path, help="the Markdown file; FILE.md if not given")
-    parser.add_argument("--evaluation", type=pathlib.Path, help="metrics.json of python -m ferjax.evaluate")
-    parser.add_argument("--benchmark", type=pathlib.Path, help="benchmark.csv of python -m ferjax.benchmark")
+    cli.add_out(parser, "the Markdown file (default: FILE.md)", required=False)
+    parser.add_argument("--evaluation", type=pathlib.Path, help="metrics.json of `ferjax evaluate`")
+    parser.add_argument("--benchmark", type=pathlib.Path, help="benchmark.csv of `ferjax benchmark`")
     options = parser.parse_args(argv)
     if options.out is not None and options.out.suffix.lower() != ".md":
         raise errors.InputError(f"--out must be a .md file, got {options.out}")
@@ -304,7 +303,3 @@ def _read_evaluation(path: pathlib.Path, spec: ModelSpec) -> Any:
             f"{path} is no evaluation of this model: accuracy {scored:.4f} in it, {known:.4f} in the file"
         )
     return values
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -1,10 +1,9 @@
-"""Evaluation of trained models: python -m ferjax.evaluate --model WORKDIR_OR_FILE… --split validation --out DIR.
+"""Evaluation of trained models: ferjax evaluate --model WORKDIR_OR_FILE… --split validation --out DIR.
 
 A checkpoint and an exported file are scored by the same code on the same pixels. Every image of the split counts
 exactly once. The test split is read only when it is asked for by name.
 """
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -17,7 +16,7 @@ import numpy as np
 
 from ferjax import augment, cli, data, errors, folders
 from ferjax.evaluate import calibration, corruptions, intervals, metrics, open_set, report, robustness
-from ferjax.evaluate.predictor import SPLITS, Scorer, left_out, load_split, open_model
+from ferjax.evaluate.predictor import Scorer, left_out, load_split, open_model
 from ferjax.weights import checkpoint
 
 
@@ -184,14 +183,13 @@ def _text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Scores models, prints and saves the results."""
-    parser = argparse.ArgumentParser(prog="python -m ferjax.evaluate", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", required=True, nargs="+", help="workdirs, .safetensors, .tflite or .onnx")
-    parser.add_argument("--data", help="a prepared data set; if not given, the one that each model was trained on")
-    parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
-    parser.add_argument("--split", default="validation", help=", ".join(SPLITS))
-    parser.add_argument("--out", type=pathlib.Path, help="folder for metrics.json and the figures")
+    parser = cli.parser("evaluate", __doc__)
+    cli.add_model(parser, several=True)
+    cli.add_data(parser)
+    cli.add_split(parser)
+    cli.add_out(parser, "folder for metrics.json and the figures", required=False)
     parser.add_argument("--checkpoint", default="best", choices=checkpoint.KINDS)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--tta", choices=["flip", "ten"], help="also report a test-time average over views, apart")
@@ -204,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.batch_size < 1:
         raise errors.InputError(f"--batch-size must be at least 1, got {options.batch_size}")
     if options.full and not options.robustness:
-        raise errors.InputError("--full is about corrupted images: give --robustness, too")
+        raise errors.InputError("--full requires --robustness: it says how many corrupted images are scored")
     if len(set(options.model)) != len(options.model):
         raise errors.InputError("a model is named twice in --model")
     scorers = [open_model(m, kind=options.checkpoint, batch_size=options.batch_size) for m in options.model]
@@ -272,7 +270,3 @@ def _digests(faces: data.Split) -> tuple[str, str]:
     """Tells images apart by their labels and the first of them."""
     labels, first = (hashlib.sha256(np.asarray(part).tobytes()) for part in (faces.labels, faces.images[:64]))
     return labels.hexdigest(), first.hexdigest()
-
-
-if __name__ == "__main__":
-    cli.run(main)

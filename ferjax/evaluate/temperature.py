@@ -1,10 +1,9 @@
-"""Makes confidences honest: python -m ferjax.calibrate --model WORKDIR_OR_FILE… [--accuracy 0.8] [--out DIR].
+"""Calibrates confidences: `ferjax calibrate --model MODEL… [--accuracy 0.8] [--out DIR]`.
 
 Temperature and abstention threshold are fitted on one half of the validation split, reported on the other, and stored
 into the model's contract: beside the checkpoints of a run, inside an exported file. The temperature changes no answer.
 """
 
-import argparse
 import json
 import pathlib
 import shlex
@@ -95,7 +94,7 @@ def store(model: pathlib.Path | str, *, temperature: float, threshold: float) ->
         spec.embed(path, contract.replace(temperature=temperature, abstention_threshold=threshold))
         beside = path.with_name(f"{path.name}.md")
         if beside.exists():
-            command = shlex.join(["python", "-m", "ferjax.card", str(path), "--out", str(beside)])
+            command = shlex.join(["ferjax", "card", str(path), "--out", str(beside)])
             cli.note(f"{beside} describes it as it was; next: {command}")
     elif path.suffix == single_file.SUFFIX:
         network = single_file.load(path)
@@ -105,19 +104,18 @@ def store(model: pathlib.Path | str, *, temperature: float, threshold: float) ->
         checkpoint.calibrate(path, temperature=temperature, abstention_threshold=threshold)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Calibrates models, prints what it changed, and draws the reliability diagram."""
-    parser = argparse.ArgumentParser(prog="python -m ferjax.calibrate", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", required=True, nargs="+", help="workdirs, .safetensors, .tflite or .onnx")
-    parser.add_argument("--data", help="a prepared data set; the one the model was trained on if not given")
-    parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
+    parser = cli.parser("calibrate", __doc__)
+    cli.add_model(parser, several=True)
+    cli.add_data(parser)
     parser.add_argument(
         "--accuracy",
         type=float,
         help="wanted among the answers given; others become 'uncertain'. 0 answers always; kept as it is if not given",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the division into halves")
-    parser.add_argument("--out", type=pathlib.Path, help="folder for calibration.json and reliability.png")
+    cli.add_out(parser, "folder for calibration.json and reliability.png", required=False)
     options = parser.parse_args(argv)
     if options.seed < 0:
         raise errors.InputError(f"--seed must be 0 or more, got {options.seed}")
@@ -167,7 +165,3 @@ def _text(name: str, result: dict[str, Any]) -> str:
             f"{given['accuracy'] or 0.0:.1%} of them right"
         )
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -179,5 +179,5 @@ def _check_training(spec: ModelSpec, quantization: str) -> None:
     bits = trained.TRAINED[quantization]
     raise errors.InputError(
         f"{quantization} needs a network that was quantised to {bits}-bit weights, and this one is in floats: train it "
-        f"with --config.quant.bits={bits}, or run python -m ferjax.compress --bits {bits}"
+        f"with --config.quant.bits={bits}, or run ferjax compress --bits {bits}"
     )

@@ -1,6 +1,6 @@
-"""`python -m ferjax.models`: what networks there are, and what they cost."""
+"""`ferjax networks`: what networks there are, and what they cost."""
 
-import argparse
+from collections.abc import Sequence
 
 from ferjax import cli, errors, models
 from ferjax.models.costs import cost
@@ -8,12 +8,12 @@ from ferjax.models.costs import cost
 _COLUMNS = "{:<20} {:>11} {:>12} {:>11} {:>9} {:>12}"
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Prints one line per network: name, input, parameters, statistics, MACs, size in float32."""
-    parser = argparse.ArgumentParser(prog="python -m ferjax.models", description=main.__doc__)
+    parser = cli.parser("networks", main.__doc__)
     parser.add_argument("name", nargs="*", help="networks to list; all if none is given")
     parser.add_argument("--classes", type=int, default=7, help="number of classes (default: 7)")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     rows = [_row(name, args.classes) for name in args.name or models.list_models()]
     print(_COLUMNS.format("name", "input", "parameters", "statistics", "MACs", "float32"))
     print("\n".join(rows))
@@ -37,7 +37,3 @@ def _row(name: str, classes: int) -> str:
 def _short(count: int) -> str:
     """A count in millions or, from a thousand millions on, in thousands of millions."""
     return f"{count / 1e9:.2f} G" if count >= 1e9 else f"{count / 1e6:.2f} M"
-
-
-if __name__ == "__main__":
-    cli.run(main)

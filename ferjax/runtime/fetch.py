@@ -6,9 +6,11 @@ import os
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ferjax import cli
 from ferjax.cli import note
 from ferjax.errors import InputError, unknown
 
@@ -54,7 +56,7 @@ def cached(name: str) -> Path:
     path = cache_dir() / MODELS[name].file
     if not path.is_file():
         raise InputError(
-            f"the {name} model is not in {path.parent}: run `python -m ferjax.runtime fetch {name}` once, "
+            f"the {name} model is not in {path.parent}: run `ferjax fetch {name}` once, "
             "or give the file with --detector-model"
         )
     return path
@@ -114,3 +116,12 @@ def _download(address: str) -> bytes:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs `ferjax fetch`: downloads a detector."""
+    parser = cli.parser("fetch", "Downloads a face detector to the user's cache and checks its SHA-256.")
+    parser.add_argument("name", metavar="NAME", help=f"one of: {', '.join(MODELS)}")
+    parser.add_argument("--url", help="another place to get the same file from")
+    given = parser.parse_args(argv)
+    print(fetch(given.name, url=given.url))

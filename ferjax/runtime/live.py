@@ -1,4 +1,4 @@
-"""Shows who feels what, live: python live.py --source 0.
+"""Classifies facial expressions live: `ferjax live --source 0`.
 
 Nothing is stored unless asked for, and nothing leaves the machine. q, Ctrl-C or the end of the file ends it.
 """
@@ -31,7 +31,7 @@ from ferjax.runtime.sources.opening import open_source
 _KEYS = {"q": "quit", "s": "snapshot"}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Runs the live loop as the command line says, and ends with one line about it."""
     options = _parser().parse_args(argv)
     if options.frames is not None and options.frames < 1:
@@ -86,15 +86,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.note(summary.line())
 
 
-def run() -> None:
-    """The command ferjax-live."""
-    cli.run(main)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="live.py", description=(__doc__ or "").split("\n")[0])
+    parser = cli.parser("live", __doc__)
     add = parser.add_argument
-    add("--model", help=f"a .tflite or .onnx file from export.py, or a shipped model: {shipped.choices()}")
+    add("--model", help=f"a .tflite or .onnx file, or a shipped model: {shipped.choices()}")
     add("--source", default="0", help="camera index or device, video, picture, folder of pictures, or URL (default 0)")
     add("--detector", default="haar", choices=DETECTORS, help="face detector (default haar); none: faces already cut")
     add("--detector-model", type=pathlib.Path, help="the detector's file, where it is not fetched or built in")
@@ -238,7 +233,3 @@ def _memory() -> str:
 
         return f"{int(statm.read_text().split()[1]) * resource.getpagesize() / 1e6:.0f} MB"
     return "not known on this system"
-
-
-if __name__ == "__main__":
-    cli.run(main)

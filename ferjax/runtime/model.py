@@ -40,7 +40,7 @@ def load(path: str | os.PathLike[str] | None = None, *, threads: int = 2, provid
     """Loads a model that comes with the package, or a .tflite or .onnx file written by export.py.
 
     Args:
-      path: the file, or the name of a shipped model (`python -m ferjax.runtime models` lists them); the default one if
+      path: the file, or the name of a shipped model (`ferjax models` lists them); the default one if
         not given.
       threads: that one inference may use, at least 1.
       provider: "cpu", and for .onnx files also "cuda", "tensorrt" or "coreml" where onnxruntime has it.

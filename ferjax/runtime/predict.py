@@ -1,9 +1,8 @@
-"""Emotions of a folder of face images, without jax: python -m ferjax.predict FILE FOLDER --out results.csv.
+"""Classifies a folder of face images, without jax: `ferjax predict MODEL FOLDER --out results.csv`.
 
 Each image is taken as one cropped face, whole.
 """
 
-import argparse
 import collections
 import csv
 import pathlib
@@ -52,19 +51,19 @@ def write_csv(path: pathlib.Path, class_names: Sequence[str], rows: Iterable[tup
             writer.writerow([name, answer.label, *(f"{value:.6f}" for value in values)])
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Writes the answers for a folder to a CSV file and counts them."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ferjax.predict",
-        description="Names the emotion in each image of a folder. The images must be cropped faces: nothing is "
-        "searched in them, the whole image is taken as one face.",
+    parser = cli.parser(
+        "predict",
+        "Classifies each image of a folder. The images must be cropped faces: no face is searched in them, the whole\n"
+        "image is taken as one.",
     )
     parser.add_argument(
-        "model", metavar="FILE", help=f"a .tflite or .onnx file from export.py, or a shipped model: {shipped.choices()}"
+        "model", metavar="MODEL", help=f"a .tflite or .onnx file, or a shipped model: {shipped.choices()}"
     )
     parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path, help="images, in subfolders too")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="the CSV file to write")
-    parser.add_argument("--threads", type=int, default=2)
+    cli.add_out(parser, "the CSV file")
+    parser.add_argument("--threads", type=int, default=2, help="of the classifier (default: 2)")
     options = parser.parse_args(argv)
     folder_there = options.out.absolute().parent.is_dir() and not options.out.is_dir()
     if not folder_there or options.out.suffix.lower() != ".csv":  # so that it is neither the model nor a picture
@@ -84,7 +83,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = collections.Counter(answer.label for _, answer in answers)
     print(f"saved {options.out}: {len(answers)} images, {unreadable} unreadable")
     print(", ".join(f"{label} {count}" for label, count in counts.most_common()))
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -1,4 +1,4 @@
-"""The trained models that come with the package: python -m ferjax.runtime models.
+"""The trained models that come with the package: `ferjax models`.
 
 `models/` holds, for each NAME, NAME.tflite with its contract inside, its card NAME.md and, for training on, its weights
 in floats NAME.safetensors where they are small enough; the file `default` names the one that is taken when none is
@@ -7,12 +7,15 @@ asked for. `python -m benchmarks.ship` fills it.
 
 import os
 import pathlib
+from collections.abc import Sequence
 
+from ferjax import cli
 from ferjax import spec as contract
 from ferjax.errors import InputError, unknown
 
 FOLDER = pathlib.Path(__file__).parent / "models"
 DEFAULT, SUFFIX = "default", ".tflite"
+NOTE = "The epoch was selected on validation (FER2013's PublicTest): an accuracy on it is no test figure."
 
 
 def names() -> list[str]:
@@ -76,6 +79,12 @@ def table() -> str:
 def choices() -> str:
     """Returns the names for a command's help, such as "resnet20 (default), mini_xception"."""
     return ", ".join(f"{name} (default)" if name == _default() else name for name in names()) or "none in this copy"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs `ferjax models`: lists the models in the package."""
+    cli.parser("models", "Lists the models in the package, which --model takes by name.").parse_args(argv)
+    print(f"{table()}\n{NOTE}")
 
 
 def _default() -> str:

@@ -1,4 +1,4 @@
-"""Configurations: which function each group is for, what a run's folder remembers, and a script's flags.
+"""Configurations: which function each group is for, what a run's folder remembers.
 
 Each group of a configuration holds the keyword arguments of one function:
 
@@ -19,13 +19,9 @@ import inspect
 import json
 import numbers
 import pathlib
-import re
-import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
-
-from absl import flags
 
 from ferjax import augment, data, errors, folders, models
 from ferjax.train import loop, objective, optim, quantization, start, teacher
@@ -158,53 +154,6 @@ def run_name(config: str) -> str:
     parts = pathlib.PurePath(path).with_suffix("").parts
     below = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]
     return "-".join([*below, *filter(None, arguments.split(","))])
-
-
-def parse_flags(doc: str | None) -> None:
-    """Parses a script's absl flags, `--some-name` and `--some_name` alike.
-
-    Args:
-      doc: the script's docstring, shown by --help.
-
-    Raises:
-      InputError: for an unknown flag or configuration key (nearest name), or a value of the wrong type.
-    """
-    argv = [_underscored(a) for a in sys.argv]
-    if any(a in ("--help", "-h", "--helpfull") for a in argv[1:]):
-        print(f"{(doc or '').strip()}\n{flags.FLAGS.main_module_help()}")
-        sys.exit(0)
-    try:
-        rest = flags.FLAGS(argv)
-    except KeyError as error:
-        raise _unknown(str(error.args[0])) from error
-    except (flags.Error, AttributeError) as error:
-        raise _plain(error) from error
-    if rest[1:]:
-        raise errors.InputError(f"unexpected argument {rest[1]!r}: options are written --name=value, see --help")
-
-
-def _unknown(said: str) -> errors.InputError:
-    """Returns what is wrong with --config.GROUP.KEY: ml_collections names the group, or the key and those it has."""
-    if key := re.match(r'Key "(.+?)" does not exist', said):
-        return errors.unknown("config key", key[1], re.findall(r"'(\w+)': ", said))
-    if not re.fullmatch(r"'?\w+'?", said):
-        return errors.InputError(f"--config.GROUP.KEY: {said}")
-    return errors.unknown("config group", said.strip("'"), GROUPS)
-
-
-def _plain(error: BaseException) -> errors.InputError:
-    """Returns what a configuration said was wrong: ml_collections wraps it in the text of a traceback."""
-    link: BaseException | None = error
-    innermost = errors.InputError(str(error).strip().replace("Traceback (most recent call last):", ""))
-    while link is not None:
-        innermost = link if isinstance(link, errors.InputError) else innermost
-        link = link.__context__
-    return innermost
-
-
-def _underscored(argument: str) -> str:
-    name, equals, value = argument.partition("=")
-    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
 
 
 def _default(key: str) -> Any:

@@ -3,16 +3,14 @@
 import ast
 import dataclasses
 import fnmatch
-import importlib.util
 import itertools
 import pathlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ferjax import errors
 from ferjax.train import config as train_config
-from ferjax.train import objective
+from ferjax.train import config_files, objective
 
 Changes = Mapping[str, Any]
 _IN_FOLDERS = str.maketrans("/[]", "_()")  # a checkpoint's path may hold no bracket, see `checkpoint.check_path`
@@ -52,7 +50,8 @@ def plan(
     """Returns the rows: every configuration with every combination of the grid.
 
     Args:
-      configs: "configs/NAME.py[:arguments]"; an argument may have stars for the names in the file's PAPER.
+      configs: "NAME[:arguments]" or "FILE.py[:arguments]"; a star in an argument stands for the names in the
+        file's PAPER.
       grid: values to try by "group.key".
       fixed: one value by "group.key", for all.
 
@@ -78,28 +77,17 @@ def plan(
 
 def _expand(text: str) -> Iterator[tuple[str, Any, str]]:
     """Yields (name, module, arguments) for a configuration, once for every experiment that a star stands for."""
-    file, colon, arguments = text.partition(":")
-    path = pathlib.Path(file)
-    if not path.is_file() or path.suffix != ".py":
-        raise errors.InputError(f"{file}: no such configuration file; see configs/, such as configs/resnet18.py")
-    for home in (str(p.parent) for p in path.resolve().parents if p.name == "configs"):
-        if home not in sys.path:  # for what it imports, from wherever it is called
-            sys.path.append(home)
-    found = importlib.util.spec_from_file_location(path.stem, path)
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    try:
-        found.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
-        raise errors.InputError(f"{file} cannot be read: {error}") from error
-    if not hasattr(module, "get_config"):
-        raise errors.InputError(f"{file} is no configuration: it has no get_config")
+    file = config_files.find(text)
+    module = config_files.load(file)
     names = getattr(module, "PAPER", {})
-    choices = [[n for n in names if n and fnmatch.fnmatch(n, a)] if "*" in a else [a] for a in arguments.split(",")]
+    choices = [
+        [n for n in names if n and fnmatch.fnmatch(n, a)] if "*" in a else [a] for a in file.arguments.split(",")
+    ]
     if not all(choices):
         raise errors.InputError(f"{text}: no experiment of that name; there are {', '.join(names) or 'none'}")
     for chosen in itertools.product(*choices):
-        yield f"{file}{colon}{','.join(chosen)}", module, ",".join(chosen)
+        arguments = ",".join(chosen)
+        yield file.name.partition(":")[0] + (f":{arguments}" if arguments else ""), module, arguments
 
 
 def _set(config: Any, key: str, value: Any, name: str) -> None:

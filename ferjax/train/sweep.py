@@ -1,8 +1,8 @@
-"""Many runs, one table: python -m ferjax.sweep 'configs/paraschiv.py:exp*' --seeds 3.
+"""Many runs, one table: ferjax sweep 'configs/paraschiv.py:exp*' --seeds 3.
 
-    python -m ferjax.sweep configs/resnet20.py configs/mini_xception.py --seeds 3
-    python -m ferjax.sweep configs/mini_xception.py --seeds 3 --teacher runs/resnet18 --grid loss.alpha=0,0.5,0.7
-    python -m ferjax.sweep configs/microexpnet.py:se,demo --set fit.epochs=1 --workdir runs/try
+    ferjax sweep configs/resnet20.py configs/mini_xception.py --seeds 3
+    ferjax sweep configs/mini_xception.py --seeds 3 --teacher runs/resnet18 --grid loss.alpha=0,0.5,0.7
+    ferjax sweep configs/microexpnet.py:se,demo --set fit.epochs=1 --workdir runs/try
 
 A star in a configuration's argument stands for the experiments of its paper. Runs that are finished are left, one that
 was stopped goes on, and the table, as Markdown and JSON, is written anew after each. A configuration whose loss.alpha
@@ -12,7 +12,6 @@ The same command may run several times at once, to use more of a machine: each l
 goes on to the next, and asks for it again at its end. The last of them to end writes the whole table.
 """
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -20,7 +19,6 @@ import math
 import pathlib
 import shlex
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -252,23 +250,23 @@ def _write(path: pathlib.Path, text: str) -> None:
         part.write_text(text)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Plans, runs and prints the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ferjax.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = cli.parser("sweep", __doc__)
+    parser.add_argument(
+        "configs", nargs="+", metavar="CONFIG", help="NAME or FILE.py[:arguments], stars allowed"
     )
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="configs/NAME.py[:arguments], stars allowed")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each")
     parser.add_argument("--grid", nargs="+", default=[], metavar="KEY=A,B", help="values to try, all combinations")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="a value for all runs")
     parser.add_argument("--teacher", action="append", default=[], metavar="WORKDIR", help="repeated for an ensemble")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/sweep"), help="the sweep's folder")
-    parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
+    cli.add_data_dir(parser)
     options = parser.parse_args(argv)
     if options.seeds < 1:
         raise errors.InputError(f"--seeds must be at least 1, got {options.seeds}")
     jobs = planning.plan(options.configs, grid=planning.read_grid(options.grid), fixed=planning.read_fixed(options.set))
-    command = f"python -m ferjax.sweep {shlex.join(argv if argv is not None else sys.argv[1:])}"
+    command = f"ferjax sweep {shlex.join(argv)}"
     rows = run(
         jobs,
         seeds=options.seeds,
@@ -281,7 +279,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"saved {options.workdir / 'table.md'} and table.json")
     if bad := [row["name"] for row in rows if "failed" in row]:
         raise errors.InputError(f"{len(bad)} of {len(rows)} rows could not be run, {bad[0]} first; the table says why")
-
-
-if __name__ == "__main__":
-    cli.run(main, interrupted=cli.RESUMES)

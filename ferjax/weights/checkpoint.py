@@ -170,7 +170,7 @@ def _calibrated(spec: ModelSpec, workdir: pathlib.Path) -> ModelSpec:
         fits = stored["params_sha256"] == spec.params_sha256
         return spec.replace(**{name: stored[name] for name in _CALIBRATED}) if fits else spec
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise errors.InputError(f"{path} is damaged ({error}): remove it and run python -m ferjax.calibrate") from error
+        raise errors.InputError(f"{path} is damaged ({error}): remove it and run ferjax calibrate") from error
 
 
 def _evaluated(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ The file holds the variables in floats under their paths, such as "params/stem/c
 without running anything, and everything that reads safetensors reads it.
 """
 
-import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,13 +75,11 @@ def load(source: str | os.PathLike[str], kind: str = "best") -> Trained:
     return Trained(spec, variables)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Writes the best weights of a run into a file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ferjax.weights", description="Writes a run's best weights as .safetensors, with their contract."
-    )
+    parser = cli.parser("weights", "Saves a run's best weights as one .safetensors file with their spec.")
     parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="a run's folder")
-    parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+    cli.add_out(parser, "the .safetensors file")
     options = parser.parse_args(argv)
     if options.out.suffix != SUFFIX or not options.out.absolute().parent.is_dir():
         raise InputError(f"--out must be a {SUFFIX} file in an existing folder, got {options.out}")
@@ -101,7 +98,3 @@ def _contract(path: str | os.PathLike[str]) -> str | None:
             return (file.metadata() or {}).get(KEY)
     except SafetensorError:
         return None
-
-
-if __name__ == "__main__":
-    cli.run(main)

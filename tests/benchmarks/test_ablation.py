@@ -5,14 +5,13 @@ import statistics
 
 import pytest
 from scipy import stats
-from test_accuracy_benchmark import write
-from test_ship import DATA
 
 from benchmarks import ablation, frontier
 from ferjax import data
 from ferjax.errors import InputError
 from ferjax.weights import checkpoint
 from tests.support import small_files
+from tests.support.untrained_runs import DATA, write_timed_run
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +22,7 @@ def made(tmp_path_factory):
     for arm, scores in (("plain", (0.60, 0.61, 0.62)), ("taught", (0.63, 0.62, 0.66))):
         for seed, score in enumerate(scores):
             run = folder / arm / f"seed{seed}"
-            spec = write(run, faces, accuracy=score, fit={"seed": seed, "epochs": 3, "batch_size": 8})
+            spec = write_timed_run(run, faces, accuracy=score, fit={"seed": seed, "epochs": 3, "batch_size": 8})
             small_files.onnx_file(folder / f"{arm}{seed}.onnx", spec)
     return folder
 
@@ -81,10 +80,10 @@ def test_what_cannot_be_compared_is_refused(made, tmp_path):
 
 def test_the_command_writes_the_table(made, tmp_path, capsys):
     arms = ["--arm", "plain", str(made / "plain"), "--arm", "taught", str(made / "taught")]
-    ablation.main(["--study", "s", *arms, "--command", "python -m ferjax.sweep", "--results", str(tmp_path)])
+    ablation.main(["--study", "s", *arms, "--command", "ferjax sweep", "--results", str(tmp_path)])
     said = capsys.readouterr().out
     assert "| s | plain | 61.00 | 1.00 | 3 | – | – | 0.510 | 3 | 2 |" in said
-    assert "| s | taught | 63.67 |" in said and "| +2.67 |" in said and "`python -m ferjax.sweep`" in said
+    assert "| s | taught | 63.67 |" in said and "| +2.67 |" in said and "`ferjax sweep`" in said
     assert len(json.loads((tmp_path / "ablation.json").read_text())["rows"]) == 2
 
 

@@ -4,33 +4,21 @@ import json
 
 import numpy as np
 import pytest
-from test_ship import DATA, write_run
 
 from benchmarks import accuracy, tables
 from ferjax import data
 from ferjax.errors import InputError
 from ferjax.weights import checkpoint
 from tests.support import small_files
-
-CONFIG = {"fit": {"seed": 4, "epochs": 3, "batch_size": 6}, "loss": {"alpha": 0.0}, "init": {}}
-
-
-def write(folder, faces, *, accuracy=0.5, epochs=3, **groups):
-    history = [{"step": 10 * (n + 1), "validation_macro_f1": accuracy - 0.1} for n in range(epochs)]
-    config = {**CONFIG, **groups}
-    spec, _ = write_run(folder, faces, config=config, history=history, accuracy={"validation": accuracy})
-    (folder / "timing.jsonl").write_text(
-        '{"epoch": 1, "images_per_second": 1.0}\n{"epoch": 2, "images_per_second": 2.0}\n'
-    )
-    return spec
+from tests.support.untrained_runs import DATA, write_run, write_timed_run
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("accuracy")
     faces = data.load("synthetic_faces", data_dir=folder / "data", **DATA)
-    spec = write(folder / "seed0", faces)
-    write(folder / "seed1", faces, accuracy=0.54)
+    spec = write_timed_run(folder / "seed0", faces)
+    write_timed_run(folder / "seed1", faces, accuracy=0.54)
     small_files.onnx_file(folder / "net.onnx", spec.replace(quantization="qat"))
     return folder
 
@@ -70,7 +58,7 @@ def test_what_does_not_belong_together_is_refused(made, tmp_path):
     write_run(tmp_path / "else", faces, architecture="resnet20", accuracy={"validation": 0.1})
     with pytest.raises(InputError, match="no seeds of one"):
         row(made, "seed0", tmp_path / "else")
-    write(tmp_path / "untimed", faces)
+    write_timed_run(tmp_path / "untimed", faces)
     (tmp_path / "untimed" / "timing.jsonl").unlink()
     with pytest.raises(InputError, match="time that training took is not known"):
         accuracy.row([tmp_path / "untimed"], data_dir=made / "data")
@@ -78,9 +66,9 @@ def test_what_does_not_belong_together_is_refused(made, tmp_path):
 
 def test_epochs_count_those_of_the_start_and_say_what_is_missing(made, tmp_path):
     faces = data.load("synthetic_faces", data_dir=made / "data", **DATA)
-    write(tmp_path / "on", faces, epochs=2, init={"workdir": str(made / "seed0")})
+    write_timed_run(tmp_path / "on", faces, epochs=2, init={"workdir": str(made / "seed0")})
     assert accuracy.epochs(tmp_path / "on") == "3 + 2 of 3"
-    write(tmp_path / "lost", faces, init={"workdir": str(tmp_path / "gone")})
+    write_timed_run(tmp_path / "lost", faces, init={"workdir": str(tmp_path / "gone")})
     assert accuracy.epochs(tmp_path / "lost") == "? + 3"
 
 

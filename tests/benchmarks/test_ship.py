@@ -10,17 +10,14 @@ import pytest
 
 import ferjax
 from benchmarks import ship
-from ferjax import data, export, models
+from ferjax import data, export
 from ferjax import spec as contract
 from ferjax.data import EMOTIONS
 from ferjax.errors import InputError
 from ferjax.runtime import load, shipped
-from ferjax.train import experiment, start
-from ferjax.weights import Trained, checkpoint, single_file
-
-DATA = {"size": 24, "train": 70, "validation": 70, "test": 7}
-MODEL = {"name": "baseline_cnn5", "widths": [8, 8]}
-CONFIG = {"fit": {"seed": 5, "epochs": 3}}
+from ferjax.train import start
+from ferjax.weights import checkpoint, single_file
+from tests.support.untrained_runs import DATA, write_run
 
 
 def test_what_is_shipped_is_consistent():
@@ -45,18 +42,6 @@ def test_the_default_model_tells_drawn_smiles_from_drawn_surprise():
     for name in ("happy", "surprise"):  # a caricature suffices where labels and pixels mean what the contract says
         chosen = faces.labels == EMOTIONS.index(name)
         assert (answers[chosen] == EMOTIONS.index(name)).mean() > 0.6
-
-
-def write_run(folder, faces, *, config=CONFIG, history=({"step": 1},) * 3, **change):
-    module = models.create(MODEL["name"], widths=MODEL["widths"])
-    variables = experiment.init_variables(module, faces.image_shape, seed=0)
-    variables["params"]["head"]["out"]["kernel"] = 20 * variables["params"]["head"]["out"]["kernel"]
-    spec = experiment.make_spec(faces, MODEL, variables, name="test", dataset_args={"name": faces.name, **DATA})
-    spec = spec.replace(params_sha256=checkpoint.fingerprint(variables), **change)
-    meta = {"spec": spec.to_json(), "config": config, "history": list(history)}
-    for kind in checkpoint.KINDS:
-        checkpoint.save(folder, kind, 20, variables, meta, keep=1)
-    return spec, variables
 
 
 @pytest.fixture(scope="module")

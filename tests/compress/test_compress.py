@@ -1,4 +1,4 @@
-"""python -m ferjax.compress and what follows it: every result is a workdir, and exports as what it says it is."""
+"""ferjax compress and what follows it: every result is a workdir, and exports as what it says it is."""
 
 import json
 
@@ -17,8 +17,8 @@ from ferjax.prune import slim
 from ferjax.train import experiment
 from ferjax.weights import Trained, checkpoint, single_file
 from tests.support.small_files import run_onnx_as_written
+from tests.support.untrained_runs import DATA, write_run
 
-DATA = {"size": 24, "train": 70, "validation": 70, "test": 7}
 MODEL = {"name": "baseline_cnn5", "widths": [16, 24]}
 
 
@@ -27,12 +27,7 @@ def run(tmp_path_factory):
     """A network that was never trained, with sure answers, as a run leaves it, and its data."""
     folder = tmp_path_factory.mktemp("compress")
     faces = data.load("synthetic_faces", data_dir=folder / "data", **DATA)
-    variables = experiment.init_variables(models.create("baseline_cnn5", widths=[16, 24]), faces.image_shape, seed=0)
-    head = variables["params"]["head"]["out"]
-    head["kernel"] = 40 * head["kernel"]
-    spec = experiment.make_spec(faces, MODEL, variables, name="test", dataset_args={"name": faces.name, **DATA})
-    meta = {"spec": spec.to_json(), "config": {}, "history": []}
-    checkpoint.save(folder / "run", "best", 1, variables, meta, keep=1)
+    write_run(folder / "run", faces, model=MODEL, gain=40, config={}, history=[])
     return folder
 
 

@@ -3,17 +3,15 @@ import subprocess
 import sys
 
 import pytest
-from test_folder import album
 
-from ferjax.data import load
-from ferjax.data.commands import main
+from ferjax.data import commands, load
 from ferjax.errors import InputError
-from tests.support.data_layouts import affectnet_files, fer2013_files, write, write_zip
+from tests.support.data_layouts import affectnet_files, album, fer2013_files, write, write_zip
 
 
 def test_prepare_prints_the_counts(tmp_path, capsys):
     archive = write_zip(tmp_path / "a.zip", fer2013_files())
-    main(["prepare", "fer2013", "--source", str(archive), "--data-dir", str(tmp_path)])
+    commands.prepare(["fer2013", "--source", str(archive), "--data-dir", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["class", "train", "validation", "test", "weight"]
     assert lines[1].split() == ["angry", "1", "1", "1", "1.000"] and lines[8].split() == ["all", "7", "7", "7"]
@@ -24,7 +22,7 @@ def test_prepare_prints_the_counts(tmp_path, capsys):
 def test_a_folder_of_own_pictures(tmp_path):
     source = str(write(tmp_path / "album", album(10)))
     options = ["--name", "pets", "--size", "40", "--channels", "3", "--fractions", "0.5,0.3,0.2"]
-    main(["prepare", "folder", "--source", source, *options, "--data-dir", str(tmp_path)])
+    commands.prepare(["folder", "--source", source, *options, "--data-dir", str(tmp_path)])
     data = load("pets", tmp_path, ("train", "validation", "test"))
     assert data.image_shape == (40, 40, 3)
     assert {s: len(d.labels) for s, d in data.splits.items()} == {"train": 10, "validation": 6, "test": 4}
@@ -35,13 +33,13 @@ def test_a_csv(tmp_path):
     rows = "".join(f"{p},{p.split('/')[0]}\n" for p in album(10))
     (tmp_path / "album" / "labels.csv").write_text(f"path,label\n{rows}")
     source = str(tmp_path / "album" / "labels.csv")
-    main(["prepare", "csv", "--source", source, "--name", "pets", "--data-dir", str(tmp_path)])
+    commands.prepare(["csv", "--source", source, "--name", "pets", "--data-dir", str(tmp_path)])
     assert load("pets", tmp_path).class_names == ("cat", "dog")
 
 
 def test_affectnet_with_seven_classes(tmp_path):
     source = str(write(tmp_path / "a", affectnet_files()[0]))
-    main(["prepare", "affectnet", "--source", source, "--classes", "7", "--size", "24", "--data-dir", str(tmp_path)])
+    commands.prepare(["affectnet", "--source", source, "--classes", "7", "--size", "24", "--data-dir", str(tmp_path)])
     assert len(load("affectnet", tmp_path).class_names) == 7
 
 
@@ -49,11 +47,11 @@ def test_synthetic_faces_and_the_reports_on_them(tmp_path, capsys, monkeypatch):
     from ferjax.data import loading
 
     small = ["--train", "14", "--validation", "7", "--test", "7", "--size", "24"]
-    main(["prepare", "synthetic_faces", *small, "--data-dir", str(tmp_path)])
+    commands.prepare(["synthetic_faces", *small, "--data-dir", str(tmp_path)])
     assert capsys.readouterr().out.splitlines()[8].split() == ["all", "14", "7", "7"]
     monkeypatch.setattr(loading, "SYNTHETIC", loading.SYNTHETIC | {"train": 14, "validation": 7, "test": 7, "size": 24})
-    main(["leaks", "synthetic_faces", "--out", str(tmp_path / "leaks"), "--data-dir", str(tmp_path)])
-    main(["show", "synthetic_faces", "--out", str(tmp_path / "show"), "--data-dir", str(tmp_path)])
+    commands.leaks(["synthetic_faces", "--out", str(tmp_path / "leaks"), "--data-dir", str(tmp_path)])
+    commands.show(["synthetic_faces", "--out", str(tmp_path / "show"), "--data-dir", str(tmp_path)])
     assert json.loads((tmp_path / "leaks" / "leaks.json").read_text())["exact"]["groups"] == 0
     assert (tmp_path / "show" / "distribution.png").exists()
 
@@ -71,19 +69,19 @@ def test_synthetic_faces_and_the_reports_on_them(tmp_path, capsys, monkeypatch):
 )
 def test_wrong_arguments_exit_with_2_and_say_why(arguments, said, capsys):
     with pytest.raises(SystemExit) as caught:
-        main(arguments)
+        getattr(commands, arguments[0])(arguments[1:])
     assert caught.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_data_that_are_not_there_are_one_line(tmp_path):
-    for command in ("show", "leaks"):
+    for command in (commands.show, commands.leaks):
         with pytest.raises(InputError, match="not prepared"):
-            main([command, "rafdb", "--out", str(tmp_path / "out"), "--data-dir", str(tmp_path)])
+            command(["rafdb", "--out", str(tmp_path / "out"), "--data-dir", str(tmp_path)])
     assert not (tmp_path / "out").exists()
 
 
 def test_the_command_ends_with_one_line_and_2(tmp_path):
-    command = [sys.executable, "-m", "ferjax.data", "prepare", "fer2013", "--source", str(tmp_path / "nowhere.zip")]
+    command = [sys.executable, "-m", "ferjax", "prepare", "fer2013", "--source", str(tmp_path / "nowhere.zip")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == f"ferjax: error: {tmp_path}/nowhere.zip: no such file or folder\n"

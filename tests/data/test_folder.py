@@ -11,16 +11,7 @@ from ferjax.data.datasets import folder
 from ferjax.data.prepare.pipeline import write as prepare_as
 from ferjax.data.synthetic import rendering
 from ferjax.errors import InputError
-from tests.support.data_layouts import faces, jpeg, write, write_zip
-
-
-def album(count=20, classes=("cat", "dog"), size=60, channels=3):
-    """{path: bytes}: different faces, one folder for each class."""
-    files = {}
-    for c, name in enumerate(classes):
-        images, _ = faces("train", count, size=size, channels=channels, seed=c)
-        files |= {f"{name}/{i:03d}.jpg": jpeg(image) for i, image in enumerate(images)}
-    return files
+from tests.support.data_layouts import album, faces, jpeg, write, write_zip
 
 
 def test_a_folder_for_each_class_becomes_three_splits(tmp_path, capsys):

@@ -143,7 +143,7 @@ def test_data_that_are_not_prepared_say_how_and_what_runs_now(tmp_path):
     with pytest.raises(InputError) as caught:
         load("fer2013", tmp_path)
     message = str(caught.value)
-    for part in ("kaggle.com", "python -m ferjax.data prepare fer2013 --source", ":demo", str(tmp_path)):
+    for part in ("kaggle.com", "ferjax prepare fer2013 --source", ":demo", str(tmp_path)):
         assert part in message
     assert "\n" not in message
 

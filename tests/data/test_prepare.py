@@ -207,8 +207,8 @@ def test_preparing_and_loading_need_neither_tensorflow_nor_jax(archive, tmp_path
         "import sys\n"
         "for name in ('tensorflow', 'tensorflow_datasets', 'ml_collections', 'jax', 'flax', 'cv2', 'matplotlib'):\n"
         "    sys.modules[name] = None\n"
-        "from ferjax.data.commands import main\n"
-        f"main(['prepare', 'fer2013', '--source', {str(archive)!r}, '--data-dir', {str(tmp_path)!r}])\n"
+        "from ferjax.data.commands import prepare\n"
+        f"prepare(['fer2013', '--source', {str(archive)!r}, '--data-dir', {str(tmp_path)!r}])\n"
         "from ferjax.data import load\n"
         f"assert load('fer2013', {str(tmp_path)!r}).splits['train'].images.shape == (7, 48, 48, 1)\n"
     )

@@ -10,8 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from ferjax.data import load, store
-from ferjax.data.commands import main
+from ferjax.data import commands, load, store
 from ferjax.data.on_disk import DiskImages
 from ferjax.data.prepare import pipeline
 from ferjax.errors import InputError
@@ -54,7 +53,7 @@ def batches(images):
 
 def test_prepare_stores_records_in_the_place_of_the_images(arrays, tmp_path, capsys, caplog):
     source = ["fer2013", "--source", str(arrays / "fer2013.zip"), "--data-dir", str(tmp_path)]
-    main(["prepare", *source, "--array-record"])
+    commands.prepare([*source, "--array-record"])
     written = capsys.readouterr()
     assert "prepared fer2013" in written.out and "Downloading" not in written.out + written.err
     assert not caplog.records and logging.root.manager.disable == 0

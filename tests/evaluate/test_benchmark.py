@@ -215,7 +215,7 @@ def test_the_command_writes_table_csv_markdown_and_plot(trained, tmp_path, capsy
     assert float(rows[0]["accuracy"]) == right.mean() and int(rows[0]["bytes"]) == path.stat().st_size
     assert rows[2]["accuracy"] == rows[2]["parameters"] == rows[2]["macs"] == ""
     page = (out / "benchmark.md").read_text()
-    assert f"`python -m ferjax.benchmark {' '.join(arguments)}`" in page and "| reference.tflite |" in page
+    assert f"`ferjax benchmark {' '.join(arguments)}`" in page and "| reference.tflite |" in page
     with Image.open(out / "size_accuracy.png") as image:
         image.load()
 

@@ -64,7 +64,7 @@ def test_a_card_says_what_was_measured(tmp_path):
 def test_a_card_says_what_was_not_measured(tmp_path):
     found = page(tmp_path, GRAY)
     assert "Not measured." in found["Accuracy"] and "Not measured." in found["Robustness"]
-    assert "python -m ferjax.benchmark" in found["Speed and memory"] and "None recorded" in found["Checks at export"]
+    assert "ferjax benchmark" in found["Speed and memory"] and "None recorded" in found["Checks at export"]
     assert "does not say what data" in found["Data and licence"] and "were not tested" in found["Limits"]
 
 
@@ -122,7 +122,7 @@ def test_a_table_of_something_else_and_another_models_evaluation_are_refused(tmp
     spec = small_files.GRAY.replace(accuracy={"validation": 0.05})
     path = small_files.onnx_file(tmp_path / "m.onnx", spec)
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match=r"other\.csv is no table of python -m ferjax\.benchmark"):
+    with pytest.raises(InputError, match=r"other\.csv is no table of ferjax benchmark"):
         model_card.main([str(path), "--benchmark", str(tmp_path / "other.csv")])
     with pytest.raises(InputError, match=r"m\.onnx is no table"):
         model_card.main([str(path), "--benchmark", str(path)])

@@ -106,7 +106,7 @@ def test_no_text_of_the_confusion_matrix_leaves_its_cell(tmp_path, drawn, classe
 def test_the_callers_matplotlib_is_left_alone(tmp_path):
     script = (
         "import sys, matplotlib, numpy; before = matplotlib.rcParams.copy()\n"
-        "from ferjax import report\n"
+        "from ferjax.evaluate import report\n"
         "report.plot_confusion(numpy.eye(2, dtype=int), ('a', 'b'), sys.argv[1])\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "assert {**matplotlib.rcParams, 'backend': 0} == {**before, 'backend': 0}\n"

@@ -5,8 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from test_evaluate import exported, run  # noqa: F401
-from test_ship import DATA, write_run
 
 from ferjax import data
 from ferjax.errors import InputError
@@ -14,6 +12,8 @@ from ferjax.evaluate import predictor
 from ferjax.evaluate.benchmark import tables
 from ferjax.evaluate.report import models, page
 from ferjax.evaluate.report.commands import main
+from tests.support.linear_files import exported
+from tests.support.untrained_runs import DATA, write_run
 
 
 class Reader(html.parser.HTMLParser):
@@ -55,7 +55,7 @@ def test_a_page_escapes_and_closes_what_it_opens(tmp_path):
     assert "![seen](my%20run%20%281%29.png)" in text
 
 
-def test_a_report_on_a_run_and_a_file(run, tmp_path, capsys):  # noqa: F811
+def test_a_report_on_a_run_and_a_file(run, tmp_path, capsys):
     path, out = exported(tmp_path / "linear.onnx", run), tmp_path / "out"
     main([str(run / "run"), str(path), "--data-dir", str(run / "data"), "--out", str(out)])
     reader = Reader((out / "report.html").read_text())
@@ -86,7 +86,7 @@ def test_a_run_compressed_since_or_stopped_in_its_first_epoch_has_no_curves(tmp_
     assert ["epochs", "0"] in next(block for block in blocks if isinstance(block, page.Table)).rows
 
 
-def test_a_report_reads_the_test_split_only_by_name(run, tmp_path, monkeypatch):  # noqa: F811
+def test_a_report_reads_the_test_split_only_by_name(run, tmp_path, monkeypatch):
     asked, load = [], data.load
 
     def spy(name, data_dir=None, splits=("train", "validation"), **options):
@@ -102,13 +102,13 @@ def test_a_report_reads_the_test_split_only_by_name(run, tmp_path, monkeypatch):
     assert {s for splits in asked for s in splits} == {"test"}
 
 
-def test_models_for_other_faces_are_reported_apart(run, tmp_path):  # noqa: F811
+def test_models_for_other_faces_are_reported_apart(run, tmp_path):
     path = exported(tmp_path / "a.onnx", run, class_names=tuple(np.roll(data.EMOTIONS, 1)))
     with pytest.raises(InputError, match="report it apart"):
         main([str(run / "run"), str(path), "--data-dir", str(run / "data"), "--out", str(tmp_path / "out")])
 
 
-def test_a_benchmark_is_shown_and_anything_else_refused(run, tmp_path):  # noqa: F811
+def test_a_benchmark_is_shown_and_anything_else_refused(run, tmp_path):
     table = tmp_path / "benchmark.csv"
     row = {"file": "net.tflite", "runtime": "LiteRT", "threads": 2, "p50_ms": 1.254, "bytes": 320000}
     table.write_text(tables.csv_text([row]))

@@ -5,40 +5,25 @@ import json
 import jax
 import numpy as np
 import pytest
-from test_experiment import config
 
 from ferjax import data, models
 from ferjax.data import subsets
 from ferjax.errors import InputError
 from ferjax.evaluate import corruptions, intervals, metrics, open_set, predictor, scoring, temperature
 from ferjax.evaluate import grad_cam as evaluate_grad_cam
-from ferjax.spec import ModelSpec
 from ferjax.train import experiment
 from ferjax.weights import Trained, checkpoint, single_file
 from tests.support import quick, small_files
+from tests.support.experiments import SMALL, config
+from tests.support.linear_files import exported
 
-DATA = {"size": 24, "train": 48, "validation": 42, "test": 14}
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluated")
-    settings = config(data__validation=42, fit__epochs=4)
-    experiment.train(settings, workdir=folder / "run", data_dir=folder / "data", progress=False)
-    return folder
-
-
-def exported(path, run, **changes):
-    """A file with a linear network for the same faces."""
-    spec = checkpoint.read(run / "run")[0].spec
-    spec = ModelSpec.from_json(spec.replace(architecture="linear", **changes).to_json())
-    return small_files.onnx_file(path, spec)
+DATA = SMALL["data"] | {"validation": 42}  # what the run of conftest.py learned from
 
 
 def test_a_file_and_a_checkpoint_take_the_same_path(run, tmp_path):
     path = exported(tmp_path / "linear.onnx", run)
     result = scoring.evaluate(path, data_dir=run / "data")
-    faces = data.load("synthetic_faces", data_dir=run / "data", **DATA).splits["validation"]
+    faces = data.load(data_dir=run / "data", **DATA).splits["validation"]
     opened = predictor.open_model(path)
     expected = small_files.expected_logits(opened.spec, faces.images)
     np.testing.assert_allclose(opened.logits(faces.images), expected, atol=1e-3)
@@ -131,7 +116,7 @@ def test_robustness_repeats_itself_and_is_drawn(run, tmp_path, capsys):
     found = json.loads((out / "metrics.json").read_text())["robustness"]
     assert set(found["accuracy"]) == set(corruptions.KINDS) and found["n"] == 42
     assert (out / "robustness.png").stat().st_size > 5000 and "low_light" in capsys.readouterr().out
-    faces = data.load("synthetic_faces", data_dir=run / "data", **DATA).splits["validation"]
+    faces = data.load(data_dir=run / "data", **DATA).splits["validation"]
     model = predictor.open_model(path)
     hazy = model.logits(corruptions.corrupt(faces.images, "fog", 4)).argmax(1)
     assert found["accuracy"]["fog"][3] == (hazy == faces.labels).mean()
@@ -266,7 +251,7 @@ def test_a_first_model_without_errors_costs_the_comparison_only(run, tmp_path, c
 
 
 def test_a_class_left_out_of_training_is_unknown(tmp_path, capsys):
-    settings = {**config(fit__epochs=1), "data": {"name": "synthetic_faces", **DATA, "without": "happy"}}
+    settings = {**config(fit__epochs=1), "data": {**DATA, "without": "happy"}}
     experiment.train(settings, workdir=tmp_path / "run", data_dir=tmp_path / "data", progress=False)
     where = ["--model", str(tmp_path / "run"), "--data-dir", str(tmp_path / "data")]
     scoring.main([*where, "--open-set", "--out", str(tmp_path / "out")])

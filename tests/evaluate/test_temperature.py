@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from test_evaluate import exported, run  # noqa: F401
 
 from ferjax import runtime, spec
 from ferjax.errors import InputError
 from ferjax.evaluate import calibration, grad_cam, predictor, scoring, temperature
 from ferjax.weights import checkpoint
+from tests.support.linear_files import exported
 
 
 def overconfident(n=2000, classes=4, seed=0):
@@ -44,7 +44,7 @@ def test_a_threshold_reaches_the_accuracy_on_its_half():
         temperature.calibrate(-np.eye(4)[labels], labels, accuracy=0.5)  # never right
 
 
-def test_a_threshold_stays_where_none_is_asked_for(run, tmp_path, capsys):  # noqa: F811
+def test_a_threshold_stays_where_none_is_asked_for(run, tmp_path, capsys):
     path = exported(tmp_path / "linear.onnx", run)
     spec.embed(path, spec.read(path).replace(abstention_threshold=0.3))
     command = ["--model", str(path), "--data-dir", str(run / "data")]
@@ -54,7 +54,7 @@ def test_a_threshold_stays_where_none_is_asked_for(run, tmp_path, capsys):  # no
     assert spec.read(path).abstention_threshold == 0
 
 
-def test_the_command_stores_it_in_a_run_and_in_a_file(run, tmp_path, capsys):  # noqa: F811
+def test_the_command_stores_it_in_a_run_and_in_a_file(run, tmp_path, capsys):
     path = exported(tmp_path / "linear.onnx", run)
     plain = predictor.open_model(run / "run")
     temperature.main(
@@ -79,7 +79,7 @@ def test_the_command_stores_it_in_a_run_and_in_a_file(run, tmp_path, capsys):  #
     (run / "run" / "calibration.json").unlink()
 
 
-def test_a_model_that_cannot_be_opened_leaves_the_others_alone(run, tmp_path):  # noqa: F811
+def test_a_model_that_cannot_be_opened_leaves_the_others_alone(run, tmp_path):
     path = exported(tmp_path / "linear.onnx", run)
     before = path.read_bytes()
     with pytest.raises(InputError, match=r"typo\.onnx"):
@@ -87,7 +87,7 @@ def test_a_model_that_cannot_be_opened_leaves_the_others_alone(run, tmp_path):  
     assert path.read_bytes() == before
 
 
-def test_data_that_were_prepared_anew_are_said(run, capsys):  # noqa: F811
+def test_data_that_were_prepared_anew_are_said(run, capsys):
     own = predictor.open_model(run / "run").spec
     for changed in (False, True):
         theirs = own.replace(dataset_sha256="0" * 64) if changed else own
@@ -95,13 +95,13 @@ def test_data_that_were_prepared_anew_are_said(run, capsys):  # noqa: F811
         assert ("has been prepared anew since the model was trained" in capsys.readouterr().err) == changed
 
 
-def test_a_seed_below_zero_is_one_line(run):  # noqa: F811
+def test_a_seed_below_zero_is_one_line(run):
     for command, more in ((temperature, ()), (grad_cam, ("--out", "unused"))):
         with pytest.raises(InputError, match="--seed must be 0 or more, got -1"):
             command.main(["--model", str(run / "run"), "--seed", "-1", *more])
 
 
-def test_averaging_over_views_is_apart(run, tmp_path, capsys):  # noqa: F811
+def test_averaging_over_views_is_apart(run, tmp_path, capsys):
     out = tmp_path / "out"
     scoring.main(["--model", str(run / "run"), "--data-dir", str(run / "data"), "--out", str(out), "--tta", "flip"])
     saved = json.loads((out / "metrics.json").read_text())

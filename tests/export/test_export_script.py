@@ -9,15 +9,13 @@ import sys
 import numpy as np
 import pytest
 
-import export as script
-from ferjax import data, errors, models, runtime
+from ferjax import data, errors, runtime
+from ferjax.export import commands as script
 from ferjax.export import formats, pipeline, tflite
-from ferjax.train import experiment
+from ferjax.export.conversion import Network
 from ferjax.weights import checkpoint, single_file
 from tests.support import ROOT
-
-DATA = {"size": 24, "train": 70, "validation": 70, "test": 7}
-MODEL = {"name": "baseline_cnn5", "widths": [8, 8]}
+from tests.support.untrained_runs import DATA, write_run
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +23,7 @@ def run(tmp_path_factory):
     """A network that was never trained, as a run leaves it, and its data."""
     folder = tmp_path_factory.mktemp("export")
     faces = data.load("synthetic_faces", data_dir=folder / "data", **DATA)
-    module = models.create(MODEL["name"], widths=MODEL["widths"])
-    variables = experiment.init_variables(module, faces.image_shape, seed=0)
-    variables["params"]["head"]["out"]["kernel"] = 20 * variables["params"]["head"]["out"]["kernel"]
-    spec = experiment.make_spec(faces, MODEL, variables, name="test", dataset_args={"name": faces.name, **DATA})
-    checkpoint.save(folder / "run", "best", 1, variables, {"spec": spec.to_json()}, keep=1)
+    write_run(folder / "run", faces)
     return folder
 
 
@@ -82,7 +76,7 @@ def test_it_says_what_to_ship_and_what_to_do_next(run, capsys):
     said = capsys.readouterr().out
     assert "max |Δp|" in said and "passes" in said
     assert f"ship {run / 'one' / 'baseline_cnn5.tflite'}" in said
-    assert f"next: python -m ferjax.benchmark {run / 'one'}/*.tflite" in said
+    assert f"next: ferjax benchmark {run / 'one'}/*.tflite" in said
 
 
 def test_an_export_is_kept_unless_told_otherwise(run, tmp_path, capsys):

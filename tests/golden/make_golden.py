@@ -5,7 +5,7 @@ Run it in an environment of its own; the tests need none of this:
     python -m venv /tmp/golden
     /tmp/golden/bin/pip install torch==2.13.0 numpy pillow safetensors
     /tmp/golden/bin/pip install --no-deps torchvision==0.28.0 timm
-    /tmp/golden/bin/python tests/golden/make_golden.py
+    /tmp/golden/bin/python -m tests.golden.make_golden
 """
 
 import json

@@ -1,12 +1,10 @@
 import hashlib
 import http.server
-import sys
 import threading
 
 import pytest
 
 from ferjax.errors import InputError
-from ferjax.runtime import __main__ as command
 from ferjax.runtime import fetch
 from ferjax.runtime.faces import detector
 
@@ -103,9 +101,8 @@ def test_an_unknown_model_is_said():
             call("yunett")
 
 
-def test_the_command_prints_the_path(server, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["runtime", "fetch", "yunet", "--url", f"{server}/mirror"])
-    command.main()
+def test_the_command_prints_the_path(server, capsys):
+    fetch.main(["yunet", "--url", f"{server}/mirror"])
     assert capsys.readouterr().out.strip() == str(fetch.cached("yunet"))
     assert Handler.asked == ["/mirror"]
 

@@ -4,13 +4,13 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 
 import cv2
 import numpy as np
 import pytest
 
 from benchmarks import live_process
+from ferjax.__main__ import run
 from ferjax.data.synthetic.films import render_clip
 from ferjax.data.synthetic.rendering import render_scene
 from ferjax.errors import InputError
@@ -205,9 +205,8 @@ def test_a_reader_of_the_log_may_go_away(model, clip):
 def test_wrong_input_is_one_line(tmp_path, monkeypatch, model, clip, arguments, said, capfd):
     monkeypatch.chdir(tmp_path)
     given = {"--model": str(model), "--source": str(clip)} | dict(zip(arguments[::2], arguments[1::2], strict=True))
-    monkeypatch.setattr(sys, "argv", ["live.py", *(part for pair in given.items() for part in pair), "--no-display"])
     with pytest.raises(SystemExit) as stopped:
-        live.run()
+        run("live", [*(part for pair in given.items() for part in pair), "--no-display"])
     (line,) = capfd.readouterr().err.splitlines()
     assert stopped.value.code == 2 and said in line and list(tmp_path.iterdir()) == []
 
@@ -313,9 +312,3 @@ def test_the_first_result_comes_without_heavy_imports(model, clip):
 def test_memory_stays_flat(model):
     seen = live_process.soak(500, model=str(model), warmup=150)
     assert seen["frames"] == 500 and 0 < seen["own_mb"] < 100 and abs(seen["growth_mb"]) < 3
-
-
-def test_the_installed_command_is_the_script():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    module, function = project["scripts"]["ferjax-live"].split(":")
-    assert module == live.__name__ and callable(getattr(live, function))

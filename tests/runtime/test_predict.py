@@ -129,7 +129,7 @@ def test_the_command_loads_no_jax_and_fails_with_one_line(model, folder, tmp_pat
     plain = small_files.onnx_file(tmp_path / "plain.onnx", embed=False)
     script = (
         "import sys; sys.modules['jax'] = sys.modules['tensorflow'] = None\n"
-        "from ferjax import cli, predict\ncli.run(predict.main)"
+        "from ferjax import cli\nfrom ferjax.runtime import predict\ncli.run(predict.main)"
     )
     command = [sys.executable, "-c", script]
     done = subprocess.run([*command, model, folder, "--out", tmp_path / "r.csv"], capture_output=True, text=True)

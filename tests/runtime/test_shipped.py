@@ -1,12 +1,9 @@
-import sys
-
 import cv2
 import numpy as np
 import pytest
 
 from ferjax.data.synthetic.rendering import render_scene
 from ferjax.errors import InputError
-from ferjax.runtime import __main__ as command
 from ferjax.runtime import live, load, predict, shipped
 from tests.support import small_files
 
@@ -62,9 +59,8 @@ def test_a_copy_without_models_says_so(folder, model, said):
     assert shipped.choices() == "none in this copy"
 
 
-def test_the_command_lists_what_is_shipped(filled, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["runtime", "models"])
-    command.main()
+def test_the_command_lists_what_is_shipped(filled, capsys):
+    shipped.main([])
     head, first, second, note = capsys.readouterr().out.splitlines()
     assert head.split()[:4] == ["name", "network", "kind", "bytes"]
     assert first.startswith("beta (default)") and str(filled / "beta.tflite") in first

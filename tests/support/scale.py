@@ -1,7 +1,7 @@
 """Runs of one small network, for test_scale.py: on simulated devices, or as one of two processes.
 
-    python tests/scale.py devices FOLDER                                   all comparisons of 1, 2 and 8 devices
-    python tests/scale.py process NUMBER PORT WORKDIR [PAUSE_AFTER]        one of two processes
+    python tests/support/scale.py devices FOLDER                                 all comparisons of 1, 2, 8 devices
+    python tests/support/scale.py process NUMBER PORT WORKDIR [PAUSE_AFTER]      one of two processes
 
 An epoch is one step, so that the history holds the loss of every step. Images are flipped, the network has a
 convolution, batch normalisation and dropout, and the validation set divides by no number of devices.

@@ -6,7 +6,7 @@ import numpy as np
 
 from ferjax import losses
 from ferjax.spec import ModelSpec
-from ferjax.train import loop, optim
+from ferjax.train import optim
 
 CLASSES, SIDE = 3, 4
 SPEC = ModelSpec(
@@ -46,18 +46,3 @@ def optimizer(name="sgd", learning_rate=0.1, **more):
 
 
 loss_fn = losses.cross_entropy
-
-
-def fit(workdir, *, apply_fn=apply_fn, start=None, optimizer=None, loss_fn=loss_fn, train=None, **more):
-    """Trains the network, or another for the same images, from its start or one that is given."""
-    return loop.fit(
-        apply_fn,
-        start or variables(),
-        optimizer or create_optimizer(),
-        loss_fn,
-        train=train or faces(50),
-        validation=faces(33, seed=2),
-        spec=SPEC,
-        workdir=workdir,
-        **{"epochs": 5, "batch_size": 8, "progress": False, **more},
-    )

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ferjax import data, models
-from ferjax.data.commands import main as data_command
+from ferjax.data.commands import prepare as prepare_command
 from ferjax.data.synthetic.rendering import render_faces
 from ferjax.errors import InputError
 from ferjax.evaluate import inference, predictor, scoring
@@ -134,7 +134,7 @@ def test_a_run_is_not_continued_on_other_data(tmp_path):
             for i, face in enumerate(render_faces([label] * count, seed=label, size=24)):
                 Image.fromarray(face[..., 0]).save(tmp_path / name / str(label) / f"{i}.png")
         arguments = ["--source", str(tmp_path / name), "--name", "mine", "--channels", "1"]
-        data_command(["prepare", "folder", *arguments, "--data-dir", str(tmp_path / "data")])
+        prepare_command(["folder", *arguments, "--data-dir", str(tmp_path / "data")])
 
     prepare("many", 24)
     first = experiment.train(made, **options)
@@ -262,7 +262,7 @@ def test_a_folder_of_ones_own_trains_and_its_class_names_are_in_the_checkpoint(t
         for i, face in enumerate(render_faces([label] * 24, seed=label, size=32)):
             Image.fromarray(face[..., 0]).save(tmp_path / "album" / name / f"{i}.png")
     arguments = ["--source", str(tmp_path / "album"), "--name", "mine", "--size", "24", "--channels", "1"]
-    data_command(["prepare", "folder", *arguments, "--data-dir", str(tmp_path / "data")])
+    prepare_command(["folder", *arguments, "--data-dir", str(tmp_path / "data")])
     made = {**config(fit__epochs=1), "data": {"name": "mine"}}
     experiment.train(made, workdir=tmp_path / "run", data_dir=tmp_path / "data", progress=False)
     spec, variables = checkpoint.read(tmp_path / "run")[0]

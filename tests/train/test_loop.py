@@ -13,6 +13,8 @@ from ferjax.evaluate.metrics import best_row
 from ferjax.train import feed, loop, sampling
 from ferjax.weights import checkpoint
 from tests.support import tiny
+from tests.support.resuming import Stop, files, stop_after
+from tests.support.tiny_runs import fit
 
 
 def test_it_learns_and_reports_each_epoch(tmp_path, capsys):

@@ -4,10 +4,10 @@ import types
 
 import numpy as np
 import pytest
-import test_fitting
 
 from ferjax import devices, memory
 from ferjax.train import profiling
+from tests.support import tiny_runs
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_short_run_has_a_shorter_trace_or_says_why_there_is_none(tmp_path, pro
 
 
 def test_no_trace_is_the_rule(tmp_path, profiler, capsys):
-    test_fitting.fit(tmp_path, epochs=1)
+    tiny_runs.fit(tmp_path, epochs=1)
     assert not profiler and "trace" not in capsys.readouterr().err
 
 
@@ -54,7 +54,7 @@ def test_a_run_that_fails_closes_its_trace(tmp_path, profiler):
         raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="the disk is full"):
-        test_fitting.fit(tmp_path, profile=100, on_epoch=fail)
+        tiny_runs.fit(tmp_path, profile=100, on_epoch=fail)
     assert profiler == [("start", str(tmp_path / "profile")), "stop"]
 
 

@@ -70,7 +70,7 @@ def assert_same(history, expected, *, relative):
 def found(environment, tmp_path_factory):
     """What `scale.py devices` wrote: histories and arrays by name."""
     folder = tmp_path_factory.mktemp("devices")
-    code, _, err = end(start(simulated(environment, 8), "tests/scale.py", "devices", folder))
+    code, _, err = end(start(simulated(environment, 8), "tests/support/scale.py", "devices", folder))
     assert code == 0, err
     with np.load(folder / "results.npz") as arrays:
         return json.loads((folder / "results.json").read_text()), dict(arrays)
@@ -128,7 +128,7 @@ def pair(environment):
     def pair(workdir, *pause):
         port = free_port()
         both = [
-            start(environment, "tests/scale.py", "process", number, port, workdir / str(number), *pause)
+            start(environment, "tests/support/scale.py", "process", number, port, workdir / str(number), *pause)
             for number in (0, 1)
         ]
         started.extend(both)

@@ -13,11 +13,12 @@ from ferjax import augment, models
 from ferjax import prune as pruning
 from ferjax.errors import InputError
 from ferjax.evaluate.metrics import best_row
-from ferjax.train import feed, loop, optim
+from ferjax.train import feed, optim
 from ferjax.train import stages as train_stages
 from ferjax.train import step as train_step
 from ferjax.weights import checkpoint
-from tests.support import quick, tiny
+from tests.support import quick, tiny, tiny_runs
+from tests.support.resuming import Stop, files, stop_after
 
 HEAD_FIRST = ((2, ("^head/",)), (None, (".*",)))
 PIXELS = tiny.SIDE * tiny.SIDE
@@ -51,18 +52,7 @@ def optimizer(name="adam", stages=HEAD_FIRST, epochs=5, **more):
 
 
 def fit(workdir, *, made=None, **more):
-    settings = {"epochs": 5, "batch_size": 8, "progress": False, **more}
-    return loop.fit(
-        apply_fn,
-        variables(),
-        made or optimizer(),
-        tiny.loss_fn,
-        train=tiny.faces(50),
-        validation=tiny.faces(33, seed=2),
-        spec=tiny.SPEC,
-        workdir=workdir,
-        **settings,
-    )
+    return tiny_runs.fit(workdir, apply_fn=apply_fn, variables=variables(), optimizer=made or optimizer(), **more)
 
 
 def test_stages_read_from_plain_values():
@@ -311,18 +301,6 @@ def test_a_frozen_backbone_costs_no_backward_pass(network):
     assert flops(optimizer_.stages[0]) < 0.5 * flops(optimizer_.stages[1])
 
 
-def files(workdir):
-    found = {"metrics": (workdir / "metrics.jsonl").read_bytes()}
-    for kind in checkpoint.KINDS:
-        (spec, arrays), meta = checkpoint.read(workdir, kind)
-        found[kind] = (spec, checkpoint.fingerprint(arrays), meta["fingerprint"], meta["step"], meta["history"])
-    return found
-
-
-class Stop(BaseException):
-    """Stands for the machine going away."""
-
-
 # A save after each of 6 steps an epoch, and two more for its end: 3 is in the first stage, 17 early in the second.
 @pytest.mark.parametrize("saves", [3, 17])
 def test_a_run_stopped_in_any_stage_resumes_to_the_bit(tmp_path, monkeypatch, saves):
@@ -334,15 +312,7 @@ def test_a_run_stopped_in_any_stage_resumes_to_the_bit(tmp_path, monkeypatch, sa
 
     run("whole")
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        save, count = checkpoint.save, [0]
-
-        def stopping(*args, **kwargs):
-            save(*args, **kwargs)
-            count[0] += 1
-            if count[0] == saves:
-                raise Stop
-
-        patch.setattr(checkpoint, "save", stopping)
+        patch.setattr(checkpoint, "save", stop_after(checkpoint.save, saves))
         run("cut", checkpoint_minutes=0.0)
     run("cut")
     assert files(tmp_path / "cut") == files(tmp_path / "whole")

@@ -6,33 +6,22 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from test_pretrained import network, weights
 
 from ferjax.errors import InputError
 from ferjax.train import start
-from ferjax.weights import Trained, checkpoint
+from tests.support.blank_networks import SMALL_RESNET, network, write_run
+from tests.support.golden_weights import weights
 from tests.support.tiny import SPEC
 
 GREY = SPEC.replace(architecture="mobilenetv3_small")
 COLOR = SPEC.replace(
     architecture="resnet50_caffe", color_order="rgb", mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5), input_size=(64, 64)
 )
-SMALL = {"depths": (1, 1, 1), "widths": (4, 8, 8), "stem_width": 4}
-
-
-def write_run(folder, *, num_classes, spec):
-    _, empty = network("resnet20", (8, 8, 1), num_classes=num_classes, **SMALL)
-    rng = np.random.default_rng(3)
-    variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), empty)
-    folder.mkdir()
-    meta = {"spec": spec.to_json(), "config": {}, "history": []}
-    checkpoint.save(folder, "best", 7, variables, meta, keep=1)
-    return variables
 
 
 def test_a_fresh_start_changes_nothing():
-    _, empty = network("resnet20", (8, 8, 1), **SMALL)
-    (spec, variables), report = start.start(Trained(SPEC, empty))
+    _, empty = network("resnet20", (8, 8, 1), **SMALL_RESNET)
+    variables, spec, report = start.start(empty, spec=SPEC)
     assert variables == empty and spec is SPEC and report is None
 
 
@@ -81,10 +70,8 @@ def test_a_run_of_other_classes_gives_all_but_the_head(tmp_path):
         num_classes=4,
         spec=SPEC.replace(architecture="resnet20", class_names=("a", "b", "c", "contempt"), mean=(0.4,)),
     )
-    _, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL)
-    (spec, variables), report = start.start(
-        Trained(SPEC.replace(architecture="resnet20"), empty), workdir=tmp_path / "run"
-    )
+    _, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL_RESNET)
+    variables, spec, report = start.start(empty, spec=SPEC.replace(architecture="resnet20"), workdir=tmp_path / "run")
     assert spec.mean == (0.4,) and spec.class_names == ("a", "b", "c")
     stem = lambda v: np.asarray(v["params"]["stem"]["conv"]["kernel"])  # noqa: E731
     np.testing.assert_array_equal(stem(variables), stem(source))
@@ -94,22 +81,20 @@ def test_a_run_of_other_classes_gives_all_but_the_head(tmp_path):
 
 def test_a_run_of_the_same_classes_gives_its_head_too(tmp_path):
     source = write_run(tmp_path / "run", num_classes=3, spec=SPEC.replace(architecture="resnet20"))
-    _, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL)
-    (_, variables), report = start.start(
-        Trained(SPEC.replace(architecture="resnet20"), empty), workdir=tmp_path / "run"
-    )
+    _, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL_RESNET)
+    variables, _, report = start.start(empty, spec=SPEC.replace(architecture="resnet20"), workdir=tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, variables, source)
     assert not report.missing
 
 
 def test_a_start_that_does_not_fit_is_refused(tmp_path):
     write_run(tmp_path / "run", num_classes=3, spec=SPEC.replace(architecture="resnet20"))
-    _, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL)
+    _, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL_RESNET)
     with pytest.raises(InputError, match="holds resnet20, this configuration trains resnet18"):
         start.start(Trained(SPEC.replace(architecture="resnet18"), empty), workdir=tmp_path / "run")
     with pytest.raises(InputError, match="both set"):
-        start.start(Trained(SPEC, empty), workdir="a", pretrained="b")
-    _, wide = network("resnet20", (8, 8, 1), num_classes=3, **{**SMALL, "widths": (4, 8, 16)})
+        start.start(empty, spec=SPEC, workdir="a", pretrained="b")
+    _, wide = network("resnet20", (8, 8, 1), num_classes=3, **{**SMALL_RESNET, "widths": (4, 8, 16)})
     with pytest.raises(InputError, match=r"of another network: .* of shape .* has shape"):
         start.start(Trained(SPEC.replace(architecture="resnet20"), wide), workdir=tmp_path / "run")
 
@@ -117,7 +102,7 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path):
 def test_a_run_of_the_same_classes_in_another_order_gives_its_head_in_the_new_order(tmp_path):
     theirs = SPEC.replace(architecture="resnet20", class_names=("c", "a", "b"))
     source = write_run(tmp_path / "run", num_classes=3, spec=theirs)
-    module, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL)
+    module, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL_RESNET)
     ours = theirs.replace(class_names=("a", "b", "c"))
     (spec, variables), report = start.start(Trained(ours, empty), workdir=tmp_path / "run")
     images = np.random.default_rng(0).uniform(-1, 1, (4, 8, 8, 1)).astype(np.float32)

@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from test_fitting import Stop, files, fit, stop_after
 
 from ferjax import augment, devices
 from ferjax.data import on_disk
@@ -14,6 +13,8 @@ from ferjax.train.sampling import sampler
 from ferjax.train.step import Sums
 from ferjax.weights import checkpoint
 from tests.support import tiny
+from tests.support.resuming import Stop, files, stop_after
+from tests.support.tiny_runs import fit
 
 COUNT, BATCH, EPOCHS = 50, 8, 3
 STEPS = COUNT // BATCH

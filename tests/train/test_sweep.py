@@ -9,12 +9,12 @@ import types
 import numpy as np
 import pytest
 from scipy import stats
-from tests.support.experiments import SMALL
 
 from ferjax import cli
 from ferjax.errors import InputError
 from ferjax.train import experiment, planning, run_folder, sweep
 from tests.support import ROOT
+from tests.support.experiments import SMALL
 
 CONFIG = '''"""A paper."""
 import json

@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import test_fitting
 
 from ferjax import augment, losses
-from ferjax.train import feed, loop
+from ferjax.train import feed
 from ferjax.train import step as train_step
 from ferjax.train.step import Outputs
 from ferjax.weights import checkpoint
-from tests.support import tiny
+from tests.support import tiny, tiny_runs
+from tests.support.resuming import Stop, files, stop_after
 
 
 def tiny_teacher(variables, example):
@@ -65,29 +65,24 @@ def test_the_teacher_sees_the_augmented_images_and_the_gradient_is_that_of_the_w
 
 
 def fit(workdir, **more):
-    return loop.fit(
-        tiny.apply_fn,
-        tiny.variables(),
-        tiny.optimizer(),
-        taught_loss,
-        train=tiny.faces(50),
-        validation=tiny.faces(33, seed=2),
-        spec=tiny.SPEC,
-        workdir=workdir,
-        teacher=tiny_teacher,
-        **{"teacher_variables": tiny.variables(seed=9), "epochs": 3, "batch_size": 8, "progress": False, **more},
-    )
+    settings = {
+        "loss_fn": taught_loss,
+        "teacher": tiny_teacher,
+        "teacher_variables": tiny.variables(seed=9),
+        "epochs": 3,
+    }
+    return tiny_runs.fit(workdir, **settings | more)
 
 
 @pytest.mark.parametrize("saves", [2, 9])
 def test_a_run_with_a_teacher_stopped_at_any_save_resumes_to_the_bit(tmp_path, monkeypatch, saves):
     settings = {"augment": augment.create(flip=0.5, erase=0.5)}
     fit(tmp_path / "whole", **settings)
-    with monkeypatch.context() as patch, pytest.raises(test_fitting.Stop):
-        patch.setattr(checkpoint, "save", test_fitting.stop_after(checkpoint.save, saves))
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(checkpoint, "save", stop_after(checkpoint.save, saves))
         fit(tmp_path / "cut", checkpoint_minutes=0.0, **settings)
     fit(tmp_path / "cut", **settings)
-    assert test_fitting.files(tmp_path / "cut") == test_fitting.files(tmp_path / "whole")
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
 def test_it_compiles_once_and_leaves_the_teacher_alone(tmp_path, monkeypatch):

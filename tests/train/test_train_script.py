@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from ferjax.weights import checkpoint
 from tests.support import ROOT
+from tests.support.resuming import files
 
 DEMO = ["--config", "configs/resnet20.py:demo"]
 QUICK = ["--config", "configs/baseline_cnn3.py:demo"]  # its step is traced and compiled in seconds
@@ -77,15 +77,6 @@ SMALL = [
 ]
 
 
-def result(workdir):
-    """All that a run leaves and a resumed one has to equal."""
-    found = {"metrics": (workdir / "metrics.jsonl").read_bytes()}
-    for kind in checkpoint.KINDS:
-        (spec, _), meta = checkpoint.read(workdir, kind)
-        found[kind] = (spec, meta["fingerprint"], meta["step"], meta["history"])
-    return found
-
-
 def wait_for_a_save(workdir, process):
     """Waits until the newest state on disk is another one than at the call, or the process has ended."""
     newest = lambda: max((p.name for p in (workdir / "last").glob("*") if p.name.isdigit()), default="")  # noqa: E731
@@ -118,7 +109,7 @@ def test_a_demo_run_killed_at_ten_random_moments_resumes_to_the_bit(environment,
         kills += 1
     done = run(environment, *SMALL, "--workdir", cut)
     assert done.returncode == 0 and "continuing" in done.stderr, done.stderr
-    assert result(cut) == result(whole)
+    assert files(cut) == files(whole)
     assert not list(cut.rglob("*tmp*"))
 
 
@@ -151,6 +142,6 @@ def test_a_truncated_newest_checkpoint_is_said_and_stepped_over(environment, tmp
     done = run(environment, *two, "--workdir", cut)
     assert done.returncode == 0, done.stderr
     assert f"{newest} is damaged" in done.stderr
-    assert result(cut) == result(tmp_path / "whole")
+    assert files(cut) == files(tmp_path / "whole")
     rows = [json.loads(line) for line in (cut / "metrics.jsonl").read_text().splitlines()]
     assert [r["epoch"] for r in rows] == [1, 2]

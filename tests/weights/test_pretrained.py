@@ -1,5 +1,3 @@
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,26 +9,10 @@ from ferjax import models
 from ferjax.errors import InputError
 from ferjax.weights.pretrained import adopt_variables, load_pretrained, shrink_kernel
 from tests.support import GOLDEN, quick, seeded
-
-
-def golden(name):
-    return json.loads((GOLDEN / f"{name}.json").read_text())
-
+from tests.support.blank_networks import network
+from tests.support.golden_weights import golden, weights
 
 REFERENCES = sorted(path.stem for path in GOLDEN.glob("*.json") if "architecture" in golden(path.stem))
-
-
-def weights(name, seed=0):
-    facts = golden(name)
-    return {k: seeded.tensor(k, shape, facts["gain"], seed) for k, shape in facts["tensors"].items()}
-
-
-def network(architecture, shape, **kwargs):
-    """The module and zeros in the shapes of its variables."""
-    module = models.create(architecture, **kwargs)
-    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), x)
-    return module, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), variables)
 
 
 def load(path, tensors, architecture, shape=(64, 64, 3), strict=True, **kwargs):

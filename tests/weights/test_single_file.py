@@ -4,13 +4,12 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from test_pretrained import network
-from test_starting import SMALL, write_run
 
 from ferjax.errors import InputError
 from ferjax.train import start
 from ferjax.weights import Trained, checkpoint, single_file
 from tests.support import quick
+from tests.support.blank_networks import SMALL_RESNET, network, write_run
 from tests.support.tiny import SPEC
 
 RESNET = SPEC.replace(architecture="resnet20", mean=(0.4,), std=(0.3,))
@@ -27,8 +26,8 @@ def run(tmp_path):
 
 def test_a_round_trip_gives_equal_logits(run):
     path, spec, variables = run
-    module, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL)
-    (begun, started), report = start.start(Trained(RESNET.replace(mean=(0.5,), std=(0.2,)), empty), pretrained=path)
+    module, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL_RESNET)
+    started, begun, report = start.start(empty, spec=RESNET.replace(mean=(0.5,), std=(0.2,)), pretrained=path)
     assert (begun.mean, begun.std) == (spec.mean, spec.std) and not report.missing and not report.skipped
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
     apply = quick.jit(lambda v: module.apply(v, images, train=False))
@@ -58,8 +57,8 @@ def test_the_file_says_what_it_is(run):
 
 def test_other_classes_give_all_but_the_head(run):
     path, _, variables = run
-    _, empty = network("resnet20", (8, 8, 1), num_classes=2, **SMALL)
-    (_, started), report = start.start(Trained(RESNET.replace(class_names=("a", "z")), empty), pretrained=path)
+    _, empty = network("resnet20", (8, 8, 1), num_classes=2, **SMALL_RESNET)
+    started, _, report = start.start(empty, spec=RESNET.replace(class_names=("a", "z")), pretrained=path)
     ours, theirs = (v["params"]["stem"]["conv"]["kernel"] for v in (started, variables))
     np.testing.assert_array_equal(ours, theirs)
     assert report.missing and all(name.startswith("params/head/") for name in report.missing)
@@ -67,7 +66,7 @@ def test_other_classes_give_all_but_the_head(run):
 
 def test_what_does_not_fit_is_refused(run, tmp_path):
     path, _, _ = run
-    _, wide = network("resnet20", (8, 8, 1), num_classes=3, **{**SMALL, "widths": (4, 8, 16)})
+    _, wide = network("resnet20", (8, 8, 1), num_classes=3, **{**SMALL_RESNET, "widths": (4, 8, 16)})
     with pytest.raises(InputError, match="another network"):
         start.start(Trained(RESNET, wide), pretrained=path)
     with pytest.raises(InputError, match="holds resnet20, this configuration trains mini_xception"):

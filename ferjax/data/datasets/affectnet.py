@@ -10,7 +10,7 @@ from ferjax.data.datasets.sources import EMOTIONS, Column, Example, Row, Source,
 from ferjax.errors import InputError
 
 GET = "ask its authors for access at http://mohammadmahoor.com/pages/databases/affectnet/ and unpack it"
-PREPARE = "python -m ferjax.data prepare affectnet --source FOLDER"
+PREPARE = "ferjax prepare affectnet --source FOLDER"
 MISSING = {
     "train": "unpack train_set, or training.csv with its images",
     "validation": "unpack val_set, or validation.csv with its images",

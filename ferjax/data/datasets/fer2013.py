@@ -11,7 +11,7 @@ from ferjax.errors import InputError, unknown
 
 CLASSES = EMOTIONS
 GET = "download the archive as fer2013.zip from https://www.kaggle.com/datasets/msambare/fer2013 (free account)"
-PREPARE = "python -m ferjax.data prepare fer2013 --source fer2013.zip"
+PREPARE = "ferjax prepare fer2013 --source fer2013.zip"
 MISSING = {
     "train": "prepare from a source that holds train/<class>/Training_*.jpg",
     "validation": "prepare from a source that holds test/<class>/PublicTest_*.jpg (or fer2013.csv)",

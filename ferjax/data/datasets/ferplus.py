@@ -15,7 +15,7 @@ GET = (
     "https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge into "
     "one folder"
 )
-PREPARE = "python -m ferjax.data prepare ferplus --source FOLDER"
+PREPARE = "ferjax prepare ferplus --source FOLDER"
 CLASSES = (*EMOTIONS, "contempt")
 COLUMNS: dict[str, Column] = {"votes": Column((len(CLASSES),), "float32", 0)}
 _VOTES = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "nf"]

@@ -8,7 +8,7 @@ from ferjax.errors import InputError
 
 CLASSES = EMOTIONS
 GET = "ask its authors for access at http://www.whdeng.cn/RAF/model1.html and unpack the folder basic"
-PREPARE = "python -m ferjax.data prepare rafdb --source basic --holdout 0.1"
+PREPARE = "ferjax prepare rafdb --source basic --holdout 0.1"
 MISSING = {
     "validation": "prepare again with --holdout 0.1, which takes a tenth of training (RAF-DB has train and test only)",
     "train": "take the list that names train_*.jpg",

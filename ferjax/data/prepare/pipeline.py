@@ -115,7 +115,7 @@ def write(
         if dropped and not (staged / "train").exists():
             raise InputError(
                 f"--drop-leaks would remove all {dropped:,} training images: each has a twin in another split, see "
-                "python -m ferjax.data leaks; leave it out, or take other pictures"
+                "ferjax leaks; leave it out, or take other pictures"
             )
         missing = {s: t for s, t in source.missing.items() if not (staged / s).exists()}
         if holdout and "validation" in missing:

@@ -1,1 +1,1 @@
-"""Latency, memory, size, work and accuracy of model files: python -m ferjax.benchmark FILES."""
+"""Latency, memory, size, work and accuracy of model files: `ferjax benchmark FILES`."""

@@ -1,9 +1,7 @@
-"""Measures model files side by side: python -m ferjax.benchmark FILES --out DIR."""
+"""Measures model files side by side: `ferjax benchmark FILE… --out DIR`."""
 
-import argparse
 import pathlib
 import shlex
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +18,7 @@ def benchmark(
     *,
     providers: Sequence[str] = ("cpu",),
     passes: int = 1000,
-    data_dir: str | None = None,
+    data_dir: pathlib.Path | None = None,
     images: int | None = None,
 ) -> list[dict[str, Any]]:
     """Measures every file on every provider with 1 and 2 threads.
@@ -79,13 +77,13 @@ def save(rows: Sequence[tables.Row], out: pathlib.Path, command: str) -> list[st
     return ["benchmark.csv", "benchmark.md", "size_accuracy.png"]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Measures the files and prints and saves the table."""
-    parser = argparse.ArgumentParser(prog="python -m ferjax.benchmark", description=(__doc__ or "").split(":")[0] + ".")
+    parser = cli.parser("benchmark", "Measures latency, memory, size and accuracy of model files, which take turns.")
     parser.add_argument("files", metavar="FILE", nargs="+", type=pathlib.Path, help=".tflite and .onnx files")
     parser.add_argument("--provider", nargs="+", default=["cpu"], metavar="NAME", help=", ".join(PROVIDERS))
-    parser.add_argument("--out", type=pathlib.Path, help="folder for benchmark.csv, benchmark.md, size_accuracy.png")
-    parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
+    cli.add_out(parser, "folder for benchmark.csv, benchmark.md, size_accuracy.png", required=False)
+    cli.add_data_dir(parser)
     parser.add_argument("--passes", type=int, default=1000, help="timed inferences of each file")
     parser.add_argument(
         "--images", type=int, help="score on so many validation images, evenly spread; all if not given"
@@ -106,9 +104,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print(tables.screen(rows))
     if options.out is not None:
-        command = f"python -m ferjax.benchmark {shlex.join(argv if argv is not None else sys.argv[1:])}"
+        command = f"ferjax benchmark {shlex.join(argv)}"
         print(f"saved {', '.join(save(rows, options.out, command))} in {options.out}")
-
-
-if __name__ == "__main__":
-    cli.run(main)

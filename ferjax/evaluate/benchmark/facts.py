@@ -12,6 +12,8 @@ from ferjax.evaluate import intervals
 from ferjax.evaluate.benchmark import graphs
 from ferjax.spec import ModelSpec
 
+Where = pathlib.Path | str | None
+
 
 def read_spec(path: pathlib.Path) -> ModelSpec | None:
     """Returns the contract of a file, None for a reference file that carries none."""
@@ -33,7 +35,7 @@ def macs(spec: ModelSpec) -> int | None:
     return costs.cost(module, spec.input_shape).macs
 
 
-def load_images(spec: ModelSpec, data_dir: str | None, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+def load_images(spec: ModelSpec, data_dir: Where, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Returns images and labels of the validation split that a file's contract names.
 
     Args:
@@ -68,7 +70,7 @@ def accuracy(path: pathlib.Path, images: np.ndarray, labels: np.ndarray) -> dict
 
 
 def score(
-    specs: Mapping[pathlib.Path, ModelSpec | None], data_dir: str | None, limit: int | None
+    specs: Mapping[pathlib.Path, ModelSpec | None], data_dir: Where, limit: int | None
 ) -> dict[pathlib.Path, dict[str, Any]]:
     """Scores every file whose data is prepared here; one line says why another has no accuracy."""
     found: dict[pathlib.Path, dict[str, Any]] = {}

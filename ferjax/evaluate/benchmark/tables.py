@@ -105,16 +105,16 @@ def read_csv(path: pathlib.Path) -> list[dict[str, Any]]:
       InputError: if there is no such file, or it is no such table.
     """
     if not path.is_file():
-        raise InputError(f"there is no benchmark {str(path)!r}: python -m ferjax.benchmark FILE… --out DIR writes it")
+        raise InputError(f"there is no benchmark {str(path)!r}: ferjax benchmark FILE… --out DIR writes it")
     rows: list[dict[str, str]] = []
     with open(path, newline="", encoding="utf-8") as file, contextlib.suppress(UnicodeDecodeError, csv.Error):
         rows = list(csv.DictReader(file))
     if not rows or any(row.keys() != set(KEYS) for row in rows):
-        raise InputError(f"{path} is no table of python -m ferjax.benchmark")
+        raise InputError(f"{path} is no table of ferjax benchmark")
     found = [{key: _value(text) for key, text in row.items()} for row in rows]
     for key in set(KEYS) - {"file", "runtime", "provider", "architecture", "quantization"}:
         if odd := [row[key] for row in found if isinstance(row[key], str)]:
-            raise InputError(f"{path} is no table of python -m ferjax.benchmark: {key} is {odd[0]!r}")
+            raise InputError(f"{path} is no table of ferjax benchmark: {key} is {odd[0]!r}")
     return found
 
 

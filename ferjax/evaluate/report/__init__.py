@@ -1,4 +1,4 @@
-"""Figures as PNG files, and `python -m ferjax.report`: one page on a run or on several models."""
+"""Figures as PNG files, and `ferjax report`: one page on a run or on several models."""
 
 from ferjax.evaluate.report.plots import (
     plot_confusion,

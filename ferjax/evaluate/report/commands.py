@@ -1,13 +1,11 @@
-"""One page on a run or on several models: python -m ferjax.report WORKDIR_OR_FILE… --out DIR.
+"""Writes one page on a run or on several models: `ferjax report MODEL… --out DIR`.
 
 Everything is measured here and now, on the validation split unless another is named; the page holds its pictures.
 """
 
-import argparse
 import json
 import pathlib
 import shlex
-import sys
 from collections.abc import Sequence
 
 from ferjax import cli, errors, folders
@@ -16,19 +14,15 @@ from ferjax.evaluate.report import models, page
 from ferjax.evaluate.report.page import Block, Code, Heading, Text
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Measures the models and writes report.html, report.md and report.json."""
-    parser = argparse.ArgumentParser(prog="python -m ferjax.report", description=(__doc__ or "").split("\n")[0])
+    parser = cli.parser("report", __doc__)
     parser.add_argument("model", nargs="+", help="workdirs of training runs, .safetensors, .tflite or .onnx files")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the page and its figures")
-    parser.add_argument("--data", help="a prepared data set; the one the first model was trained on if not given")
-    parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
-    parser.add_argument("--split", default="validation", help=", ".join(predictor.SPLITS))
+    cli.add_out(parser, "folder for the page and its figures")
+    cli.add_data(parser)
+    cli.add_split(parser)
     parser.add_argument("--without-robustness", action="store_true", help="leave the corrupted images out")
-    parser.add_argument(
-        "--benchmark", type=pathlib.Path, help="benchmark.csv of python -m ferjax.benchmark, to show too"
-    )
-    arguments = sys.argv[1:] if argv is None else argv
+    parser.add_argument("--benchmark", type=pathlib.Path, help="benchmark.csv of `ferjax benchmark`, to show too")
     options = parser.parse_args(argv)
     folders.check_out(options.out)
     opened = [predictor.open_model(name) for name in dict.fromkeys(options.model)]
@@ -55,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             blocks += models.attention(model.scorer, faces, model.logits.argmax(1), options.out, number)
     blocks += [
         Heading(2, "How this page was made"),
-        Code(f"python -m ferjax.report {shlex.join(arguments)}"),
+        Code(f"ferjax report {shlex.join(argv)}"),
         Text(
             "Emotion labels are what annotators saw in a face, not what a person felt. Inferring emotions of people in "
             "workplaces and schools is prohibited in the European Union (Regulation 2024/1689, Article 5)."
@@ -65,7 +59,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     with folders.replaced(options.out / "report.json") as part:
         part.write_text(json.dumps([m.result for m in measured], indent=1))
     print(f"saved {options.out / 'report.html'}, report.md and report.json")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -96,7 +96,7 @@ def comparison(models: Sequence[Measured], labels: np.ndarray) -> list[Block]:
 
 
 def timings(path: pathlib.Path) -> list[Block]:
-    """Returns what `python -m ferjax.benchmark` wrote as CSV.
+    """Returns what `ferjax benchmark` wrote as CSV.
 
     Raises:
       InputError: if the file is missing or no such table.

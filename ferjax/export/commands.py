@@ -1,0 +1,45 @@
+"""Turns a trained network into TFLite and ONNX files, proves that they compute what was trained, says which to ship.
+
+    ferjax export --model runs/resnet20 --out exports/resnet20
+    ferjax export --model runs/resnet20 --out exports/small --format tflite --quantization int8 weight-only
+
+A file that departs from the checkpoint by more than its kind may is removed, and the report says where it departs.
+"""
+
+import pathlib
+import shlex
+from collections.abc import Sequence
+
+from ferjax import cli, export
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs `ferjax export`."""
+    parser = cli.parser("export", __doc__)
+    cli.add_model(parser, files=False)
+    cli.add_out(parser, "folder for the files and export.json")
+    parser.add_argument(
+        "--format", nargs="+", metavar="NAME", help=f"{', '.join(export.list_formats())} (default: all)"
+    )
+    quantizations = ", ".join(export.list_quantizations())
+    parser.add_argument(
+        "--quantization", nargs="+", metavar="NAME", help=f"{quantizations} (default: all that suit the network)"
+    )
+    cli.add_data_dir(parser)
+    parser.add_argument("--images", type=int, default=0, help="validation images to compare on (default: all)")
+    cli.add_overwrite(parser)
+    options = parser.parse_args(argv)
+    results = export.export(
+        options.model,
+        options.out,
+        wanted_formats=options.format,
+        wanted_quantizations=options.quantization,
+        data_dir=options.data_dir,
+        images=options.images,
+        overwrite=options.overwrite,
+    )
+    ship = export.best(results)
+    print(export.table(results))
+    print(f"\nship {options.out / ship.file}: {ship.milliseconds:.2f} ms per image, {ship.bytes:,} bytes")
+    kinds = sorted({pathlib.Path(r.file).suffix for r in results if not r.faults}, reverse=True)
+    print(f"next: ferjax benchmark {' '.join(f'{shlex.quote(str(options.out))}/*{kind}' for kind in kinds)}")

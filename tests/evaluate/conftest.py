@@ -1,0 +1,15 @@
+"""A trained run, which several tests of the evaluation read."""
+
+import pytest
+
+from ferjax.train import experiment
+from tests.support.experiments import config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Returns a folder with a small run and its data, 42 images of which are for validation."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    settings = config(data__validation=42, fit__epochs=4)
+    experiment.train(settings, workdir=folder / "run", data_dir=folder / "data", progress=False)
+    return folder

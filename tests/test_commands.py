@@ -1,0 +1,99 @@
+"""The command `ferjax`: its verbs, what it imports, and what a wheel holds."""
+
+import re
+import runpy
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+import ferjax
+from ferjax.__main__ import COMMANDS, main
+from ferjax.train import config_files
+from tests.support import ROOT
+
+VERBS = [(name, command) for group in COMMANDS.values() for name, command in group.items()]
+
+
+@pytest.mark.parametrize("name, command", VERBS, ids=[name for name, _ in VERBS])
+def test_every_verb_has_a_function_that_explains_itself(name, command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    said = capsys.readouterr().out
+    assert stopped.value.code == 0 and f"ferjax {name}" in said
+
+
+def test_the_list_names_every_verb(capsys):
+    main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines if line.startswith("  ")} == {name for name, _ in VERBS}
+
+
+def test_an_unknown_verb_is_one_line_with_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["trian"])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and "'trian'" in said and "'train'" in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments, heavy", [(["--help"], {"numpy", "cv2", "jax"}), (["live", "--help"], {"jax"})])
+def test_a_command_imports_what_it_needs_when_it_is_chosen(arguments, heavy):
+    code = (
+        "import sys\nfrom ferjax.__main__ import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "print('imported', *sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert not heavy & set(done.stdout.splitlines()[-1].split())
+
+
+def test_a_missing_extra_is_one_line_with_the_install_command():
+    code = "import sys; sys.modules['jax'] = None; from ferjax.__main__ import main; main(['evaluate', '--model', 'x'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "jax" in done.stderr and "pip install 'ferjax[train]'" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "distill", "export", "live"])
+def test_a_script_at_the_top_is_the_same_command(name, monkeypatch):
+    called = []
+    monkeypatch.setattr("ferjax.__main__.run", called.append)
+    runpy.run_path(str(ROOT / f"{name}.py"), run_name="__main__")
+    assert called == [name]
+
+
+def test_the_wheel_lists_every_package_and_the_configurations():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = set(settings["tool"]["setuptools"]["packages"])
+    folders = {p.parent for p in (ROOT / "ferjax").rglob("__init__.py")}
+    packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    configs = {p.parent for p in (ROOT / "configs").rglob("*.py")}
+    packages |= {".".join(("ferjax", *folder.relative_to(ROOT).parts)) for folder in configs}
+    assert listed == packages
+    assert settings["project"]["scripts"]["ferjax"] == "ferjax.__main__:main"
+
+
+def test_a_configuration_is_found_by_name_and_by_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config_files.find("resnet20:demo").name == "configs/resnet20.py:demo"
+    assert config_files.find("configs/compress/qat.py").path == ROOT / "configs" / "compress" / "qat.py"
+    own = tmp_path / "configs" / "mine.py"
+    own.parent.mkdir()
+    own.write_text("from configs import common\ndef get_config(arg=None):\n    return common.base()\n")
+    assert config_files.load(config_files.find("configs/mine.py")).get_config().fit.epochs == 1
+
+
+def test_a_configuration_that_is_not_there_names_the_nearest():
+    with pytest.raises(ferjax.errors.InputError) as caught:
+        config_files.find("resnet21")
+    said = str(caught.value)
+    assert "'resnet21'" in said and "'resnet20'" in said and "ferjax train --list" in said
+
+
+def test_the_list_of_configurations_says_what_each_is(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert stopped.value.code == 0
+    assert [line.split()[0] for line in lines] == config_files.list_names()
+    assert all(re.match(r"\S+ {2,}\S", line) for line in lines)
