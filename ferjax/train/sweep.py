@@ -253,9 +253,7 @@ def _write(path: pathlib.Path, text: str) -> None:
 def main(argv: Sequence[str]) -> None:
     """Plans, runs and prints the table."""
     parser = cli.parser("sweep", __doc__)
-    parser.add_argument(
-        "configs", nargs="+", metavar="CONFIG", help="NAME or FILE.py[:arguments], stars allowed"
-    )
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="NAME or FILE.py[:arguments], stars allowed")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each")
     parser.add_argument("--grid", nargs="+", default=[], metavar="KEY=A,B", help="values to try, all combinations")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="a value for all runs")

@@ -16,7 +16,7 @@ from ferjax.data import EMOTIONS
 from ferjax.errors import InputError
 from ferjax.runtime import load, shipped
 from ferjax.train import start
-from ferjax.weights import checkpoint, single_file
+from ferjax.weights import Trained, checkpoint, single_file
 from tests.support.untrained_runs import DATA, write_run
 
 

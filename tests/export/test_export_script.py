@@ -12,7 +12,6 @@ import pytest
 from ferjax import data, errors, runtime
 from ferjax.export import commands as script
 from ferjax.export import formats, pipeline, tflite
-from ferjax.export.conversion import Network
 from ferjax.weights import checkpoint, single_file
 from tests.support import ROOT
 from tests.support.untrained_runs import DATA, write_run

@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 from ferjax.errors import InputError
 from ferjax.train import start
+from ferjax.weights import Trained
 from tests.support.blank_networks import SMALL_RESNET, network, write_run
 from tests.support.golden_weights import weights
 from tests.support.tiny import SPEC
@@ -21,7 +22,7 @@ COLOR = SPEC.replace(
 
 def test_a_fresh_start_changes_nothing():
     _, empty = network("resnet20", (8, 8, 1), **SMALL_RESNET)
-    variables, spec, report = start.start(empty, spec=SPEC)
+    (spec, variables), report = start.start(Trained(SPEC, empty))
     assert variables == empty and spec is SPEC and report is None
 
 
@@ -71,7 +72,9 @@ def test_a_run_of_other_classes_gives_all_but_the_head(tmp_path):
         spec=SPEC.replace(architecture="resnet20", class_names=("a", "b", "c", "contempt"), mean=(0.4,)),
     )
     _, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL_RESNET)
-    variables, spec, report = start.start(empty, spec=SPEC.replace(architecture="resnet20"), workdir=tmp_path / "run")
+    (spec, variables), report = start.start(
+        Trained(SPEC.replace(architecture="resnet20"), empty), workdir=tmp_path / "run"
+    )
     assert spec.mean == (0.4,) and spec.class_names == ("a", "b", "c")
     stem = lambda v: np.asarray(v["params"]["stem"]["conv"]["kernel"])  # noqa: E731
     np.testing.assert_array_equal(stem(variables), stem(source))
@@ -82,7 +85,9 @@ def test_a_run_of_other_classes_gives_all_but_the_head(tmp_path):
 def test_a_run_of_the_same_classes_gives_its_head_too(tmp_path):
     source = write_run(tmp_path / "run", num_classes=3, spec=SPEC.replace(architecture="resnet20"))
     _, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL_RESNET)
-    variables, _, report = start.start(empty, spec=SPEC.replace(architecture="resnet20"), workdir=tmp_path / "run")
+    (_, variables), report = start.start(
+        Trained(SPEC.replace(architecture="resnet20"), empty), workdir=tmp_path / "run"
+    )
     jax.tree.map(np.testing.assert_array_equal, variables, source)
     assert not report.missing
 
@@ -93,7 +98,7 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds resnet20, this configuration trains resnet18"):
         start.start(Trained(SPEC.replace(architecture="resnet18"), empty), workdir=tmp_path / "run")
     with pytest.raises(InputError, match="both set"):
-        start.start(empty, spec=SPEC, workdir="a", pretrained="b")
+        start.start(Trained(SPEC, empty), workdir="a", pretrained="b")
     _, wide = network("resnet20", (8, 8, 1), num_classes=3, **{**SMALL_RESNET, "widths": (4, 8, 16)})
     with pytest.raises(InputError, match=r"of another network: .* of shape .* has shape"):
         start.start(Trained(SPEC.replace(architecture="resnet20"), wide), workdir=tmp_path / "run")

@@ -27,7 +27,7 @@ def run(tmp_path):
 def test_a_round_trip_gives_equal_logits(run):
     path, spec, variables = run
     module, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL_RESNET)
-    started, begun, report = start.start(empty, spec=RESNET.replace(mean=(0.5,), std=(0.2,)), pretrained=path)
+    (begun, started), report = start.start(Trained(RESNET.replace(mean=(0.5,), std=(0.2,)), empty), pretrained=path)
     assert (begun.mean, begun.std) == (spec.mean, spec.std) and not report.missing and not report.skipped
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
     apply = quick.jit(lambda v: module.apply(v, images, train=False))
@@ -58,7 +58,7 @@ def test_the_file_says_what_it_is(run):
 def test_other_classes_give_all_but_the_head(run):
     path, _, variables = run
     _, empty = network("resnet20", (8, 8, 1), num_classes=2, **SMALL_RESNET)
-    started, _, report = start.start(empty, spec=RESNET.replace(class_names=("a", "z")), pretrained=path)
+    (_, started), report = start.start(Trained(RESNET.replace(class_names=("a", "z")), empty), pretrained=path)
     ours, theirs = (v["params"]["stem"]["conv"]["kernel"] for v in (started, variables))
     np.testing.assert_array_equal(ours, theirs)
     assert report.missing and all(name.startswith("params/head/") for name in report.missing)
