@@ -1,7 +1,7 @@
 """The networks by name: `create`, `list_models`, `default_input_shape`; what export and explanation ask of them."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,10 +14,15 @@ from ferjax.models import arguments, baseline, deit, mobilenet, resemotenet, res
 from ferjax.models.cpu import convolution
 
 __all__ = [
+    "CONVOLUTIONAL",
+    "FAMILIES",
     "OUTPUTS",
+    "SWISH",
+    "TRANSFORMER",
     "compiler_options",
     "create",
     "default_input_shape",
+    "family",
     "feature_map",
     "for_export",
     "list_models",
@@ -26,11 +31,14 @@ __all__ = [
 
 
 OUTPUTS = r"^head\w*/(out|conv)/"  # regular expression over parameter paths: the layers whose channels are classes
+# What the operators of a network allow integers to do, see `ferjax.export.FORMATS`.
+FAMILIES = CONVOLUTIONAL, SWISH, TRANSFORMER = "convolutional", "hard-swish", "transformer"
 
 
 class _Entry(NamedTuple):
     make: Callable[..., nn.Module]
     input_shape: tuple[int, int, int]
+    family: str = CONVOLUTIONAL
 
 
 _MODELS: dict[str, _Entry] = {
@@ -39,11 +47,11 @@ _MODELS: dict[str, _Entry] = {
     "resnet20": _Entry(resnet.ResNet20, (48, 48, 1)),
     "resnet50": _Entry(resnet.ResNet50, (224, 224, 3)),
     "resnet50_caffe": _Entry(resnet.ResNet50Caffe, (224, 224, 3)),
-    "deit_tiny": _Entry(deit.DeiT, (224, 224, 3)),
-    "deit_tiny_distilled": _Entry(deit.DeiTTinyDistilled, (224, 224, 3)),
-    "deit_attention_free": _Entry(deit.AttentionFreeDeiT, (224, 224, 3)),
-    "mobilenetv3_small": _Entry(mobilenet.MobileNetV3Small, (224, 224, 3)),
-    "microexpnet": _Entry(mobilenet.MicroExpNet, (48, 48, 1)),
+    "deit_tiny": _Entry(deit.DeiT, (224, 224, 3), TRANSFORMER),
+    "deit_tiny_distilled": _Entry(deit.DeiTTinyDistilled, (224, 224, 3), TRANSFORMER),
+    "deit_attention_free": _Entry(deit.AttentionFreeDeiT, (224, 224, 3), TRANSFORMER),
+    "mobilenetv3_small": _Entry(mobilenet.MobileNetV3Small, (224, 224, 3), SWISH),
+    "microexpnet": _Entry(mobilenet.MicroExpNet, (48, 48, 1), SWISH),
     "mini_xception": _Entry(xception.MiniXception, (48, 48, 1)),
     "resemotenet": _Entry(resemotenet.ResEmoteNet, (64, 64, 3)),
     "baseline_cnn5": _Entry(baseline.BaselineCNN5, (48, 48, 1)),
@@ -95,6 +103,20 @@ def default_input_shape(name: str) -> tuple[int, int, int]:
       InputError: if the name is unknown.
     """
     return _entry(name).input_shape
+
+
+def family(name: str, arguments: Mapping[str, Any]) -> str:
+    """Returns which of FAMILIES a network belongs to: with `act` other than hard-swish, a mobile one is convolutional.
+
+    Args:
+      name: one of `list_models()`.
+      arguments: of `create`.
+
+    Raises:
+      InputError: if the name is unknown.
+    """
+    own = _entry(name).family
+    return CONVOLUTIONAL if own == SWISH and arguments.get("act", "hard_swish") != "hard_swish" else own
 
 
 def for_export(module: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ ranges of the activations are one more collection:
     variables["ranges"] = initial_ranges(module, image_shape)
     apply_fn = make_apply(module)                              # train with it, ranges mutable
     check_ranges(variables["ranges"])
-    to_tflite(make_marked(module, variables), …)               # ferjax.export.qat
+    to_tflite(make_marked(module, variables), …)               # ferjax.export.tflite.qat
 """
 
 import math

@@ -21,7 +21,7 @@ from ferjax.train.config import GROUPS, call, claimed
 from ferjax.train.monitor import Monitor
 from ferjax.train.options import FitOptions
 from ferjax.train.step import Task, Teacher
-from ferjax.weights import trained
+from ferjax.weights import Trained
 from ferjax.weights.pretrained import Report
 
 DTYPES = ("float32", "bfloat16", "float16")  # of the computation
@@ -99,12 +99,12 @@ def _run(
     faces = call(data.load, "data", groups["data"], data_dir=data_dir, splits=("train", "validation"))
     train, validation = (faces.splits[split]._asdict() for split in ("train", "validation"))
     steps = max(1, len(train["labels"]) // options.batch_size)
-    begun, adopted = _begin(groups, faces, name, options, steps_per_epoch=steps)
-    optimizer = _optimizer(groups, begun.variables["params"], epochs=options.epochs, steps_per_epoch=steps)
+    network, apply_fn, adopted = _begin(groups, faces, name, options, steps_per_epoch=steps)
+    optimizer = _optimizer(groups, network.variables["params"], epochs=options.epochs, steps_per_epoch=steps)
     teacher = None
     if taught:
-        teacher, config = _teacher(config, groups, begun.spec)
-    task = _task(groups, begun, faces, teacher)
+        teacher, config = _teacher(config, groups, network.spec)
+    task = _task(groups, network, apply_fn, faces, teacher)
     processes.agree("configuration", {**config, "found": {"data": faces.sha256, "jax": jax.__version__}})
     with contextlib.ExitStack() as held:
         if processes.is_first():
@@ -121,7 +121,7 @@ def _run(
         on_epoch = _reporter(workdir, tensorboard=tensorboard and processes.is_first())
         result = loop.fit(
             task,
-            begun.variables,
+            network.variables,
             optimizer,
             options,
             train=train,
@@ -139,8 +139,8 @@ def _run(
 
 def _begin(
     groups: Mapping[str, dict[str, Any]], faces: data.FaceData, name: str, options: FitOptions, *, steps_per_epoch: int
-) -> tuple[quantization.Prepared, Report | None]:
-    """Returns the network to train, and what a start that is not fresh gave it."""
+) -> tuple[Trained, Callable[..., Any], Report | None]:
+    """Returns the network to train, its apply function for that, and what a start that is not fresh gave it."""
     chosen, init = dict(groups["model"]), groups["init"]
     dtype = chosen.pop("dtype", "float32")  # of the computation: no part of what the network is
     if dtype not in DTYPES:
@@ -150,18 +150,17 @@ def _begin(
     module = call(models.create, "model", chosen, num_classes=len(faces.class_names))
     variables = init_variables(module, faces.image_shape, seed=options.seed)
     spec = make_spec(faces, chosen, variables, name=name, dataset_args=groups["data"])
-    variables, spec, adopted = call(start.start, "init", init, variables=variables, spec=spec)
-    begun = call(
+    network, adopted = call(start.start, "init", init, fresh=Trained(spec, variables))
+    network, apply_fn = call(
         quantization.prepare,
         "quant",
         groups["quant"],
-        spec=spec,
-        variables=variables,
+        network=network,
         images=faces.splits["train"].images,
         batches_per_epoch=steps_per_epoch * options.accumulate,
         dtype=jnp.dtype(dtype),
     )
-    return begun, adopted
+    return network, apply_fn, adopted
 
 
 def _optimizer(
@@ -194,7 +193,8 @@ def _teacher(
 
 def _task(
     groups: Mapping[str, dict[str, Any]],
-    begun: quantization.Prepared,
+    network: Trained,
+    apply_fn: Callable[..., Any],
     faces: data.FaceData,
     teacher: Teacher | None,
 ) -> Task:
@@ -204,20 +204,20 @@ def _task(
     if teacher is not None:
         if teacher.stored_views:
             stored_views.check(groups)
-        heads = models.teacher_heads(begun.module)
+        heads = models.teacher_heads(network.module)
         taps = (*objective.taps(groups["loss"].get("features", ()))[0], *heads)
         more = {"teachers": len(teacher.specs), "heads": heads}
     elif groups["teacher"].get("stored_views"):
         processes.say("teacher.stored_views is for a teacher's answers: without one, views are drawn anew each epoch")
     return Task(
-        apply=begun.apply,
+        apply=apply_fn,
         loss=call(objective.make_loss, "loss", groups["loss"], faces=faces, **more),
-        spec=begun.spec,
+        spec=network.spec,
         augment=call(augment.create, "augment", groups["augment"]),
         teacher=teacher,
         taps=taps,
-        eval_apply=trained.create(begun.spec).apply,
-        compiler_options=models.compiler_options(begun.module),
+        eval_apply=network.apply,
+        compiler_options=models.compiler_options(network.module),
     )
 
 

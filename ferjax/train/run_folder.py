@@ -120,7 +120,7 @@ class RunFolder:
 
     def best_variables(self, like: Any) -> Any:
         """Returns the best epoch's variables as numpy arrays, in every process; `like` has their structure."""
-        return processes.arrays_of_first(checkpoint.load(self.workdir)[1] if self.writes else like)
+        return processes.arrays_of_first(checkpoint.read(self.workdir)[0].variables if self.writes else like)
 
     def note_time(self, **values: float | None) -> None:
         """Appends to timing.jsonl, apart from the metrics because machines differ: an epoch's time since this start."""

@@ -29,7 +29,7 @@ def test_it_learns_and_reports_each_epoch(tmp_path, capsys):
 
 def test_the_kept_variables_are_those_that_the_best_row_scored(tmp_path):
     result = fit(tmp_path, epochs=6)
-    spec, variables, meta = checkpoint.load(tmp_path)
+    (spec, variables), meta = checkpoint.read(tmp_path)
     assert meta["step"] == result.best["step"] and spec.accuracy == {"validation": result.best["validation_accuracy"]}
     assert spec.params_sha256 == checkpoint.fingerprint(variables)
     data = tiny.faces(33, seed=2)

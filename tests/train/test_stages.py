@@ -317,7 +317,7 @@ def test_each_stage_compiles_one_step_and_the_backbone_moves_in_the_second(tmp_p
     made = optimizer(stages=stages)
 
     def note(history):
-        seen.append(checkpoint.load(tmp_path, "last")[1]["params"]["backbone"]["bn"]["scale"])
+        seen.append(checkpoint.read(tmp_path, "last")[0].variables["params"]["backbone"]["bn"]["scale"])
 
     history = fit(tmp_path, made=made, on_epoch=note).history
     assert [run._cache_size() for run in runs] == [1, 1]
