@@ -70,7 +70,7 @@ class InvertedResidual(nn.Module):
       residual: whether the input is added.
       act: name of the activation.
       gate: name of the squeeze-and-excitation's gate.
-      depthwise: see `convolution.depthwise`.
+      depthwise: see `operations.depthwise`.
       folded: see `ConvNormAct`.
       dtype: of the computation.
     """
@@ -120,7 +120,7 @@ class MobileNetV3Small(nn.Module):
       head_hidden: see `Head.hidden`.
       head_dropout: see `Head.dropout`.
       head_act: activation of the head's hidden layers.
-      depthwise: see `convolution.depthwise`.
+      depthwise: see `operations.depthwise`.
       folded: see `ConvNormAct`.
       dtype: of the computation; parameters stay float32.
     """

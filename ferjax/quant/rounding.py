@@ -24,9 +24,9 @@ from flax import traverse_util
 
 from ferjax import quant
 from ferjax.errors import InputError
-from ferjax.models.cpu.convolution import computed_once
-from ferjax.models.cpu.normalization import BatchNorm
-from ferjax.models.layers import QuantPoint, full_precision
+from ferjax.models.layers import QuantPoint
+from ferjax.models.normalization import BatchNorm, full_precision
+from ferjax.models.operations import computed_once
 from ferjax.trees import path_mask
 
 Observer = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
