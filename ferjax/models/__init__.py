@@ -53,7 +53,7 @@ _MODELS: dict[str, _Entry] = {
 def create(name: str, *, num_classes: int = 7, dtype: Any = jnp.float32, **kwargs: Any) -> nn.Module:
     """Returns the network of a name, without parameters.
 
-    `module.init(key, x, train=False)` makes the collections "params" and (where the network normalises
+    `module.init(key, x, train=False)` makes the collections "params" and (where the network normalizes
     over the batch) "batch_stats"; `module.apply(variables, x, train=False)` returns logits. Training
     needs `rngs={"dropout": key}` and `mutable=["batch_stats"]`. Images are float (N, H, W, C); the
     number of channels, one or three, is taken from the images.

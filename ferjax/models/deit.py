@@ -105,7 +105,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward network, each normalised first and added to its input.
+    """Attention and a feed-forward network, each normalized first and added to its input.
 
     Attributes:
       heads: of the attention.
@@ -208,7 +208,7 @@ class DeiT(nn.Module):
 class AttentionFreeDeiT(nn.Module):
     """Qin's small DeiT: DeiT's patch and position embedding, feed-forward networks, no attention.
 
-    Every feed-forward network is one 192-wide layer with GELU, normalised first and added to its input. The
+    Every feed-forward network is one 192-wide layer with GELU, normalized first and added to its input. The
     head reads the mean over the patches: without attention a class token would never see the image.
     Named intermediates: `stage1`, … (tokens after each layer), `features` (the last of them), `embedding`.
 

@@ -1,6 +1,6 @@
 """Layers that the networks share.
 
-Every convolution that feeds a normalisation is a `ConvNormAct` with the children `conv` and `bn`, and
+Every convolution that feeds a normalization is a `ConvNormAct` with the children `conv` and `bn`, and
 every network names its classifier `head`: rules over parameters (freezing, pruning, folding) are then
 short patterns, the same for all families.
 """
@@ -119,7 +119,7 @@ def convolution(
 
 
 class ConvNormAct(nn.Module):
-    """Convolution, batch normalisation, activation, with torch's padding and torch's running averages.
+    """Convolution, batch normalization, activation, with torch's padding and torch's running averages.
 
     Attributes:
       features: output channels; a depthwise convolution keeps the input's instead.
@@ -128,10 +128,10 @@ class ConvNormAct(nn.Module):
       act: name of the activation.
       pad: zeros added on every side; (kernel_size - 1) / 2 if not given.
       bias: the convolution has a bias of its own.
-      norm: the normalisation is there; without it the convolution has a bias.
+      norm: the normalization is there; without it the convolution has a bias.
       depthwise: empty for a full convolution, else the implementation, see `operations.depthwise`.
       epsilon: added to the variance.
-      folded: the normalisation is part of the kernel and of a bias already; there is no `bn` then.
+      folded: the normalization is part of the kernel and of a bias already; there is no `bn` then.
       dtype: of the computation; parameters stay float32.
     """
 
@@ -160,12 +160,12 @@ class ConvNormAct(nn.Module):
 
 
 class DenseNormAct(nn.Module):
-    """Linear layer, batch normalisation (optional), activation.
+    """Linear layer, batch normalization (optional), activation.
 
     Attributes:
       features: output width.
       act: name of the activation.
-      norm: whether a batch normalisation stands between the two.
+      norm: whether a batch normalization stands between the two.
       folded: see `ConvNormAct`.
       dtype: of the computation; parameters stay float32.
     """
@@ -186,14 +186,14 @@ class DenseNormAct(nn.Module):
 
 
 class Head(nn.Module):
-    """Classifier: (dropout, linear, batch normalisation, activation) for each hidden width, dropout, linear.
+    """Classifier: (dropout, linear, batch normalization, activation) for each hidden width, dropout, linear.
 
     Attributes:
       num_classes: number of logits.
       hidden: hidden widths, none for a linear head.
       dropout: rate before each linear layer, one more than hidden widths; none for no dropout.
       act: activation of the hidden layers.
-      norm: whether hidden layers are normalised.
+      norm: whether hidden layers are normalized.
       folded: see `ConvNormAct`.
       dtype: of the computation; parameters stay float32.
     """

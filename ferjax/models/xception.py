@@ -17,7 +17,7 @@ from ferjax.models.operations import max_pool
 
 
 class SeparableConv(nn.Module):
-    """3x3 depthwise convolution, 1x1 convolution, batch normalisation, activation.
+    """3x3 depthwise convolution, 1x1 convolution, batch normalization, activation.
 
     Attributes:
       features: channels of the output.
