@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from ferjax import augment, data, devices, errors, models
 from ferjax.evaluate import report
+from ferjax.models import cpu
 from ferjax.spec import ModelSpec
 from ferjax.train import loop, objective, optim, processes, profiling, quantization, run_folder, start, stored_views
 from ferjax.train import teacher as train_teacher
@@ -226,7 +227,7 @@ def init_variables(module: Any, image_shape: tuple[int, int, int], *, seed: int)
     key = jax.random.fold_in(jax.random.key(seed), 0x1417)
     example = np.zeros((1, *image_shape), np.float32)
     # It runs once, and on CPUs LLVM's passes over it take longer than all else that comes before the first step.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    options = {"xla_backend_optimization_level": 0} if cpu.wanted() else {}
     init = jax.jit(functools.partial(module.init, train=False), compiler_options=options)
     return dict(init(key, example))
 
