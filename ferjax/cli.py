@@ -71,7 +71,7 @@ def add_overwrite(given: argparse.ArgumentParser) -> None:
 
 
 def progress(items: Iterable[T], *, what: str, total: int | None = None) -> Iterator[T]:
-    """Yields the items behind a bar with the time left; without a bar where standard error is no terminal.
+    """Yields the items behind a bar with the time left, once two seconds have passed, if standard error is a terminal.
 
     Args:
       items: what is worked on.
@@ -83,7 +83,7 @@ def progress(items: Iterable[T], *, what: str, total: int | None = None) -> Iter
     except ImportError:  # the edge install
         yield from items
         return
-    yield from tqdm(items, desc=what, total=total, disable=None, leave=False)
+    yield from tqdm(items, desc=what, total=total, disable=None, leave=False, delay=2)
 
 
 def note(message: str) -> None:

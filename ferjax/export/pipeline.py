@@ -113,7 +113,7 @@ def export_network(
     truth = parity.reference(network, validation, count=images)
     source = Conversion(network, calibration_images(network.spec, faces.splits["train"]))
     whole = len(truth.labels) == len(validation.labels)
-    results = [_one(row, source, truth, folder, whole=whole) for row in rows]
+    results = [_one(row, source, truth, folder, whole=whole) for row in cli.progress(rows, what="files")]
     kept = [result.file for result in results if not result.faults]
     times = _milliseconds([folder / name for name in kept], truth.images[:1])
     return [result._replace(milliseconds=times.get(result.file)) for result in results]
