@@ -1,7 +1,7 @@
 # make demo     set everything up and run the main job on the embedded data
 # make test     set everything up and pass the tests
 # make test-all the same with the full matrices
-# make lint     formatting, lint rules and types
+# make lint     formatting, lint rules, types and the tables of the documents
 # make clean    remove the environment and demo runs
 
 PYTHON ?= python3.11
@@ -44,6 +44,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tools.tables --check
 
 clean:
 	rm -rf .venv $(RUN)

@@ -22,7 +22,7 @@ def make_eval_step(
     """Builds (variables, images uint8 (N, H, W, C)) -> logits float32 (N, classes), jitted.
 
     Args:
-      apply_fn: the network, see `ferjax.train.step.make_train_step`.
+      apply_fn: the network, see `ferjax.train.step.Task`.
       mean: per channel, 0..1 scale.
       std: per channel, 0..1 scale.
       mesh: devices that share a batch; each of them, and each process, then gets the logits of all.

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.errors import unknown
-from ferjax.models import arguments, baseline, deit, mobilenet, resemotenet, resnet, xception
-from ferjax.models.cpu import convolution
+from ferjax.models import arguments, baseline, cpu, deit, mobilenet, operations, resemotenet, resnet, xception
 
 __all__ = [
     "CONVOLUTIONAL",
@@ -62,7 +61,7 @@ _MODELS: dict[str, _Entry] = {
 def create(name: str, *, num_classes: int = 7, dtype: Any = jnp.float32, **kwargs: Any) -> nn.Module:
     """Returns the network of a name, without parameters.
 
-    `module.init(key, x, train=False)` makes the collections "params" and (where the network normalises
+    `module.init(key, x, train=False)` makes the collections "params" and (where the network normalizes
     over the batch) "batch_stats"; `module.apply(variables, x, train=False)` returns logits. Training
     needs `rngs={"dropout": key}` and `mutable=["batch_stats"]`. Images are float (N, H, W, C); the
     number of channels, one or three, is taken from the images.
@@ -137,7 +136,8 @@ def compiler_options(module: nn.Module) -> dict[str, bool | int]:
     networks, which round, take fewer passes too, but the default generator: mini-Xception's step takes 161 ms for 211,
     MicroExpNet's 96 for 128.
     """
-    if jax.default_backend() != "cpu" or not convolution.are_shifts(getattr(module, "depthwise", "conv")):
+    shifts = operations.depthwise(getattr(module, "depthwise", "conv")) is operations.CPU.depthwise
+    if not (cpu.wanted() and shifts):
         return {}
     older = {} if getattr(module, "folded", False) else {"xla_cpu_use_fusion_emitters": False}
     return {**older, "xla_backend_optimization_level": 1}

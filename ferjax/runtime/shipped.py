@@ -2,7 +2,7 @@
 
 `models/` holds, for each NAME, NAME.tflite with its contract inside, its card NAME.md and, for training on, its weights
 in floats NAME.safetensors where they are small enough; the file `default` names the one that is taken when none is
-asked for. `python -m benchmarks.ship` fills it.
+asked for. `python -m tools.ship` fills it.
 """
 
 import os

@@ -8,39 +8,14 @@ distributions").
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ferjax import augment, errors, weights
 from ferjax.spec import ModelSpec
-from ferjax.train.step import Outputs, TeacherFn, pick
-from ferjax.weights import Trained
-
-
-class Teacher(NamedTuple):
-    """What `load` returns.
-
-    Attributes:
-      apply: see `ferjax.train.step.make_train_step`; its taps are named by the teacher's number: "0/stage3".
-      networks: the teachers.
-      stored_views: of `load`.
-    """
-
-    apply: TeacherFn
-    networks: tuple[Trained, ...]
-    stored_views: int = 0
-
-    @property
-    def variables(self) -> tuple[Any, ...]:
-        """Of all teachers, an argument of the compiled step."""
-        return tuple(network.variables for network in self.networks)
-
-    @property
-    def specs(self) -> tuple[ModelSpec, ...]:
-        """The spec of each."""
-        return tuple(network.spec for network in self.networks)
+from ferjax.train.step import Outputs, Teacher, pick
 
 
 def paths(texts: Sequence[str]) -> list[str]:
@@ -88,13 +63,14 @@ def load(
         raise errors.InputError(
             "loss.features are of the image itself, which is none of the ten: set teacher.tta to flip"
         )
-    parts, networks = [], []
+    parts, variables, specs = [], [], []
     for workdir in workdirs:
         network = weights.load(workdir)
         _check(network.spec, spec, workdir, resize=resize)
         own_apply = network.apply_of(network.module_in(dtype))
         parts.append(functools.partial(_answer, network.spec, own_apply, spec=spec, tta=tta, taps=taps))
-        networks.append(network._replace(variables=jax.tree.map(jnp.asarray, network.variables)))
+        variables.append(jax.tree.map(jnp.asarray, network.variables))
+        specs.append(network.spec)
 
     def apply(variables: Sequence[Any], example: Mapping[str, jax.Array]) -> Outputs:
         answers = [part(v, example["images"]) for part, v in zip(parts, variables, strict=True)]
@@ -102,7 +78,7 @@ def load(
         found = {f"{i}/{name}": value for i, a in enumerate(answers) for name, value in a.taps.items()}
         return Outputs(mean, found)
 
-    return Teacher(apply, tuple(networks), stored_views)
+    return Teacher(apply, tuple(variables), tuple(specs), stored_views)
 
 
 def _answer(

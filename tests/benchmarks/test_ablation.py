@@ -1,17 +1,17 @@
 """Arms of a study over seeds, and the frontier of the exported files."""
 
-import json
 import statistics
 
 import pytest
 from scipy import stats
 
-from benchmarks import ablation, frontier
+from benchmarks.studies import ablation, frontier
 from ferjax import data
 from ferjax.errors import InputError
 from ferjax.weights import checkpoint
 from tests.support import small_files
 from tests.support.untrained_runs import DATA, write_timed_run
+from tools import tables
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_the_command_writes_the_table(made, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "| s | plain | 61.00 | 1.00 | 3 | – | – | 0.510 | 3 | 2 |" in said
     assert "| s | taught | 63.67 |" in said and "| +2.67 |" in said and "`ferjax sweep`" in said
-    assert len(json.loads((tmp_path / "ablation.json").read_text())["rows"]) == 2
+    assert len(tables.load(tmp_path / "ablation.jsonl").rows) == 2
 
 
 def point(size, ms, accuracy, *, cpu="one", date="2026-01-02", **more):
@@ -114,11 +114,12 @@ def test_latencies_of_another_processor_are_not_shown_beside():
 
 def test_the_plot_is_written_from_the_rows_that_have_files(tmp_path, capsys):
     rows = [point(2000, 0.5, 60.0), point(9000, 2.0, 65.0), {**point(1, 1, 1.0), "bytes": None}]
-    (tmp_path / "fer2013.json").write_text(json.dumps({"columns": [], "rows": rows}))
+    named = [{**row, "name": str(n)} for n, row in enumerate(rows)]
+    tables.save("fer2013", [], named, command="c", packages=(), results=tmp_path)
     arguments = ["--results", str(tmp_path), "--out", str(tmp_path / "f.png")]
     frontier.main(arguments)
     assert (tmp_path / "f.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and "saved" in capsys.readouterr().out
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["f.png", "fer2013.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f.png", "fer2013.jsonl"]
     with pytest.raises(InputError, match="no row has a file"):
         frontier.plot(rows[2:], tmp_path / "none.png")
     with pytest.raises(InputError, match="there are no results"):

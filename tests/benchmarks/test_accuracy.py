@@ -1,16 +1,15 @@
 """The row of a trained model in the results: what is scored, what is counted, what is said."""
 
-import json
-
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, tables
+from benchmarks.studies import accuracy
 from ferjax import data
 from ferjax.errors import InputError
 from ferjax.weights import checkpoint
 from tests.support import small_files
 from tests.support.untrained_runs import DATA, write_run, write_timed_run
+from tools import tables
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +97,7 @@ def test_the_table_has_dashes_for_what_an_earlier_row_lacks(made, tmp_path, caps
     assert head.count(" | ") == len(accuracy.COLUMNS) - 1 and "selected on it" in head
     assert first == "| a | – | 60.00 | – | 59.00 | – | – | 0.500 | – | – | 9 | – | – | 15 | 5 | 0 |"
     assert second.startswith("| baseline_cnn5 | plain, int8 trained |") and "python train.py" in how
-    saved = json.loads((tmp_path / "synthetic_faces.json").read_text())["rows"][1]
+    saved = tables.load(tmp_path / "synthetic_faces.jsonl").rows[1]
     assert 0 < saved["p50"] <= saved["p95"]
 
 

@@ -3,11 +3,13 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import compression, compression_steps, tables
+from benchmarks.speed import compression_steps
+from benchmarks.studies import compression, recipes
 from ferjax import models
 from ferjax.errors import InputError
 from ferjax.spec import ModelSpec
 from tests.support import tiny_networks as tiny
+from tools import tables
 
 
 def test_every_contender_takes_its_steps(monkeypatch):
@@ -17,7 +19,7 @@ def test_every_contender_takes_its_steps(monkeypatch):
     row = compression_steps.measure("baseline_cnn3", 4, rounds=2, steps=2)
     assert {k: len(v) for k, v in row["all"].items()} == {"step": 2, "qat": 2, "prune": 2, "look": 2}
     assert row["qat_ratio"] > 0 and row["prune_ratio"] > 0 and row["input"] == "16×16×1"
-    table = tables.render({"columns": compression_steps.COLUMNS, "rows": [{**row, **how()}]})
+    table = tables.render(tables.Table(compression_steps.COLUMNS, [{**row, **how()}]))
     assert table.splitlines()[2].startswith("| baseline_cnn3 | 16×16×1 | 4 | ")
     json.dumps(row)
 
@@ -38,20 +40,20 @@ def test_every_row_has_a_recipe_and_the_table_its_figures(tmp_path, monkeypatch)
         dataset="synthetic_faces",
         dataset_args={"size": 24},
     )
-    monkeypatch.setattr(compression.weights, "trained", lambda *_: (spec, {}, {}))
-    study = compression.Study(tmp_path / "run", tmp_path / "run", False, tmp_path, 3, 32, None, 10)
+    monkeypatch.setattr(compression.single_file, "trained", lambda *_: (spec, {}, {}))
+    study = recipes.Study(tmp_path / "run", tmp_path / "run", False, tmp_path, 3, 32, None, 10)
     assert (study.training, study._replace(epochs=1, distil=True).training) == ("3 epochs", "1 epoch, distilled")
-    for row in compression.ROWS:
-        made = compression.recipe(row, 2, tmp_path / "start", study)
+    for row in recipes.ROWS:
+        made = recipes.recipe(row, 2, tmp_path / "start", study)
         assert (made["init"]["workdir"], made["init"]["pretrained"]) == (str(tmp_path / "start"), "")
-        file = compression.recipe(row, 2, tmp_path / "start.safetensors", study)["init"]
+        file = recipes.recipe(row, 2, tmp_path / "start.safetensors", study)["init"]
         assert (file["workdir"], file["pretrained"]) == ("", str(tmp_path / "start.safetensors"))
-        assert compression.recipe(row, 2, tmp_path, study._replace(distil=True))["loss"]["alpha"] == 0.7
+        assert recipes.recipe(row, 2, tmp_path, study._replace(distil=True))["loss"]["alpha"] == 0.7
         assert made["fit"]["epochs"] == 3 and made["fit"]["seed"] == 2 and made["init"]["network"]
         assert (made["quant"]["bits"], made["prune"]["sparsity"]) == (row.bits, row.sparsity / 100)
         assert made["prune"]["ramp_epochs"] <= 3 and made["quant"]["freeze_epochs"] <= 3
         assert made["data"] == {"name": "synthetic_faces", "size": 24}
-    dense, pruned = compression.ROWS[:2]
+    dense, pruned = recipes.ROWS[:2]
     for seed in range(2):
         for row, answers in ((dense, [0, 1, 1, 0]), (pruned, [0, 1, 1, 1 - seed])):
             folder = tmp_path / row.folder / f"seed{seed}"
@@ -74,7 +76,7 @@ def test_a_study_goes_on_without_a_row_that_is_refused_but_not_without_the_dense
     )
     shas = {"run": "a" * 64, "other": "b" * 64}
     monkeypatch.setattr(
-        compression.weights, "trained", lambda path: (spec.replace(params_sha256=shas[path.name]), {}, {})
+        compression.single_file, "trained", lambda path: (spec.replace(params_sha256=shas[path.name]), {}, {})
     )
     refused = {("50 % of weights", 0)}
 
@@ -92,7 +94,7 @@ def test_a_study_goes_on_without_a_row_that_is_refused_but_not_without_the_dense
     arguments += [str(tmp_path), "--seeds", "2", "--model"]
     compression.main([*arguments, str(tmp_path / "run")])
     assert "50 % of weights, seed 0: no file passes" in capsys.readouterr().err
-    rows = {row["row"]: row for row in json.loads((tmp_path / "compression.json").read_text())["rows"]}
+    rows = {row["row"]: row for row in tables.load(tmp_path / "compression.jsonl").rows}
     assert {name: (row["seeds"], row["accuracy"]) for name, row in rows.items()} == {
         "dense": (2, 50.5),
         "50 % of weights": (1, 51.0),
@@ -112,12 +114,12 @@ def test_what_was_slimmed_is_trained_in_floats_before_integers(tmp_path, monkeyp
     def train(row, seed, start, workdir, study):
         done.append((row.bits, start.name, workdir.name, study.epochs))
 
-    monkeypatch.setattr(compression, "_train", train)
-    monkeypatch.setattr(compression.compress, "compress", lambda *_, **__: None)
-    study = compression.Study(tmp_path / "run", tmp_path / "run", False, tmp_path, 5, 32, None, 10)
-    rows = {row.name: row for row in compression.ROWS}
+    monkeypatch.setattr(recipes, "_train", train)
+    monkeypatch.setattr(recipes.compress, "compress", lambda *_, **__: None)
+    study = recipes.Study(tmp_path / "run", tmp_path / "run", False, tmp_path, 5, 32, None, 10)
+    rows = {row.name: row for row in recipes.ROWS}
     for name in ("int8, trained", "50 % of MACs removed", "50 % of MACs removed, int8 trained"):
-        compression.train(rows[name], 0, tmp_path / "trained", study)
+        recipes.train(rows[name], 0, tmp_path / "trained", study)
     assert done == [
         (8, "run", "trained", 5),
         (0, "slim-0.5", "trained", 5),
@@ -125,4 +127,4 @@ def test_what_was_slimmed_is_trained_in_floats_before_integers(tmp_path, monkeyp
         (8, "floats", "trained", 2),
     ]
     with pytest.raises(InputError, match="it needs 2 epochs"):
-        compression.train(rows["50 % of MACs removed, int8 trained"], 0, tmp_path, study._replace(epochs=1))
+        recipes.train(rows["50 % of MACs removed, int8 trained"], 0, tmp_path, study._replace(epochs=1))

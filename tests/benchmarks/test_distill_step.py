@@ -1,11 +1,11 @@
 """The benchmark of a teacher's cost: its three contenders do what they are named for."""
 
-import json
 import sys
 
 import pytest
 
-from benchmarks import distill_step, tables
+from benchmarks.speed import distill_step, turns
+from tools import tables
 
 
 def test_a_row_has_the_three_times_and_their_ratio(tmp_path, monkeypatch, capsys):
@@ -16,12 +16,12 @@ def test_a_row_has_the_three_times_and_their_ratio(tmp_path, monkeypatch, capsys
         return {name: lambda steps, name=name: clock.append(cost[name] * steps) for name in cost}
 
     cost, clock = {"step": 2.0, "teacher": 1.0, "distill": 3.3}, []
-    monkeypatch.setattr(distill_step.time, "perf_counter", lambda: sum(clock))
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: sum(clock))
     monkeypatch.setattr(distill_step, "contenders", contenders)
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     monkeypatch.setattr(sys, "argv", ["distill_step", "--pairs", "a:b", "--rounds", "3", "--steps", "2"])
     distill_step.main()
-    (row,) = json.loads((tmp_path / "distill_step.json").read_text())["rows"]
+    (row,) = tables.load(tmp_path / "distill_step.jsonl").rows
     assert calls == [("a", "b", 64)]
     assert (round(row["step_ms"]), round(row["teacher_ms"]), round(row["distill_ms"])) == (2000, 1000, 3300)
     assert (

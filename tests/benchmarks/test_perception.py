@@ -1,12 +1,13 @@
-import json
 import sys
 
 import numpy as np
 import pytest
 
-from benchmarks import detectors, smoothing, tables
+from benchmarks.speed import detectors
+from benchmarks.studies import smoothing
 from ferjax.data.synthetic.films import EXPRESSIONS
 from ferjax.runtime.faces.detector import create_detector
+from tools import tables
 
 
 def test_detectors_are_scored_against_the_rooms_faces():
@@ -51,7 +52,7 @@ def test_a_change_that_the_classifier_misses_is_not_charged_to_the_window():
 def test_the_table_of_windows_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["smoothing", "--clips", "1", "--seconds", "6", "--results", str(tmp_path)])
     smoothing.main()
-    rows = json.loads((tmp_path / "smoothing.json").read_text())["rows"]
+    rows = tables.load(tmp_path / "smoothing.jsonl").rows
     assert [row["window"] for row in rows] == [1, 5, 10, 20, 10, 10]
     assert rows[2]["flicker"] < rows[0]["flicker"] and rows[0]["lag"] < rows[3]["lag"]
-    assert tables.render({"columns": smoothing.COLUMNS, "rows": rows}) in capsys.readouterr().out
+    assert tables.render(tables.Table(smoothing.COLUMNS, rows)) in capsys.readouterr().out

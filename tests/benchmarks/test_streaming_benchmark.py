@@ -1,13 +1,13 @@
 """What reading from disk costs: the memory of a run is that of its batches, whatever the size of the set."""
 
-import json
 import sys
 
 import pytest
 
-from benchmarks import streaming, tables
+from benchmarks.speed import streaming
 from ferjax import data
 from ferjax.data.on_disk import DiskImages
+from tools import tables
 
 if sys.platform != "linux":
     pytest.skip("resident sets are counted by Linux", allow_module_level=True)
@@ -38,10 +38,10 @@ def test_the_command_keeps_a_row_for_each_set_and_number_of_workers(tmp_path, mo
         sys, "argv", ["streaming", "--counts", "28", "35", "--workers", "0", "3", "--folder", str(tmp_path)]
     )
     streaming.main()
-    rows = json.loads((tmp_path / "results" / "streaming.json").read_text())["rows"]
-    assert {r["command"] for r in rows} == {"python -m benchmarks.streaming --counts 28 35 --workers 0 3"}
+    rows = tables.load(tmp_path / "results" / "streaming.jsonl").rows
+    assert {r["command"] for r in rows} == {"python -m benchmarks.speed.streaming --counts 28 35 --workers 0 3"}
     assert [(r["set"], r["workers"]) for r in rows] == [
         (f"{count} images, array", workers) for count in (28, 35) for workers in (0, 3)
     ]
     assert "| 28 images, array | 0 | 0 | 1,234 | 0.5 | 300 | 0 |" in capsys.readouterr().out
-    assert tables.render({"columns": streaming.COLUMNS, "rows": rows}).count("1,234") == 4
+    assert tables.render(tables.Table(streaming.COLUMNS, rows)).count("1,234") == 4

@@ -1,22 +1,22 @@
-import json
 import sys
 import types
 
 import pytest
 
-import benchmarks
-from benchmarks import tables, torch_export
+import benchmarks.speed
+from benchmarks.speed import torch_export
 from ferjax.errors import InputError
 from ferjax.evaluate.benchmark import measuring
 from tests.support import small_files
 from tests.support.small_files import GRAY
+from tools import tables
 
 MEDIANS = {"torch.onnx": 2.0, "float.onnx": 2.1, "half.onnx": 0.1, "int8.onnx": 0.8, "int8.tflite": 0.5}
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Files of one network, and a reference row that carries no contract."""
+    """Files of one network, and a reference row that carries no spec."""
     exports = tmp_path / "exports"
     exports.mkdir()
     for name, quantization in (("float", "none"), ("half", "float16"), ("int8", "int8")):
@@ -57,7 +57,7 @@ def test_the_command_saves_a_row_for_each_number_of_threads(folder, no_torch, mo
     monkeypatch.setattr(sys, "argv", ["torch_export", str(folder)])
     torch_export.main()
     assert "| linear | 2 | 1.000 | 1.050 | 1.05 | int8.tflite | 0.250 | 4.00 |" in capsys.readouterr().out
-    rows = json.loads((tmp_path / "results" / "export_latency.json").read_text())["rows"]
+    rows = tables.load(tmp_path / "results" / "export_latency.jsonl").rows
     assert [row["name"] for row in rows] == ["linear, 1", "linear, 2"]
     assert rows[0]["all"] == {k: v for k, v in MEDIANS.items() if k != "torch.onnx"}
 
@@ -76,8 +76,8 @@ def test_pytorchs_network_has_the_arguments_of_ours(monkeypatch, tmp_path):
     stands_in = types.SimpleNamespace(manual_seed=lambda seed: None, zeros=lambda *shape: shape, onnx=onnx)
     networks = types.SimpleNamespace(create=create, list_models=lambda: ["linear"])
     monkeypatch.setitem(sys.modules, "torch", stands_in)
-    monkeypatch.setitem(sys.modules, "benchmarks.torch_models", networks)
-    monkeypatch.setattr(benchmarks, "torch_models", networks, raising=False)
+    monkeypatch.setitem(sys.modules, "benchmarks.speed.torch_models", networks)
+    monkeypatch.setattr(benchmarks.speed, "torch_models", networks, raising=False)
     for arguments in ({}, {"stem_stride": 1}):
         export_torch("linear", GRAY.replace(architecture_args=arguments), tmp_path / "torch.onnx")
     assert made == [("linear", 3, 2), ("linear", 3, 1)]

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks import live_process
+from benchmarks.speed import live_process
 from ferjax.__main__ import run
 from ferjax.data.synthetic.films import render_clip
 from ferjax.data.synthetic.rendering import render_scene

@@ -1,6 +1,6 @@
 """The data sets as TensorFlow Datasets builders, for those who know TFDS; the parsers are those of `prepare`.
 
-    from ferjax.data import tfds_builders
+    from ferjax.data.datasets import tfds_builders
     tfds_builders.register()
     data = tfds.load("rafdb", split="train", data_dir=..., download_and_prepare_kwargs=...)
 

@@ -1,0 +1,192 @@
+"""Measures training speed in images per second: `fit`, its bare step, and PyTorch, side by side in one process.
+
+    python -m benchmarks.speed.train_throughput                        ResNet-18 and ResNet-20
+    python -m benchmarks.speed.train_throughput --models deit_tiny     one more row, merged into the results
+
+Five contenders take turns, a block of steps each. Shown are medians over the rounds, and medians of the rounds' ratios.
+
+- fit: `ferjax.train.loop.fit` with flip, rotation and translation, from order of the epoch to the end of its last step,
+  and the validation of one image; checkpoints are not written, as a real epoch is much longer than a block.
+- from disk: the same `fit` on images that stay on disk, read ahead by a thread or by `--workers` processes.
+- bare step: the same train step with the same augmentation, jitted, on one batch that never leaves the device.
+- ferjax: the bare step without augmentation.
+- PyTorch: the same work as ferjax, eager, on as many threads as there are cores (CPU only).
+
+The first step is the bare step's, with its compilation.
+
+All five run in one process that keeps the memory it frees, as train.py does (`ferjax.memory`): PyTorch gains by it too.
+
+The optimizer is Adam with coupled weight decay. Do not run it beside a training.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import os
+import statistics
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+# PyTorch's idle OpenMP threads spin by default and take the cores from the other contenders: it cost ferjax a third.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import jax
+
+from benchmarks.speed import train_contenders, turns
+from ferjax import cli, errors, memory, models
+from ferjax.weights import checkpoint
+from tools import tables
+
+COLUMNS = (
+    ("network", "{name}"),
+    ("input", "{input}"),
+    ("batch", "{batch}"),
+    ("`fit`, images/s", "{fit:.1f}"),
+    ("bare step", "{step:.1f}"),
+    ("`fit` / bare step", "{fit_over_step:.2f}"),
+    ("`fit` from disk", "{disk:.1f}"),
+    ("from disk / in memory", "{disk_over_fit:.2f}"),
+    ("ferjax, no augmentation", "{ferjax:.1f}"),
+    ("PyTorch eager", "{torch:.1f}"),
+    ("ferjax / PyTorch", "{ferjax_over_torch:.2f}"),
+    ("first step, s", "{first_step_seconds:.1f}"),
+)
+
+
+def main() -> None:
+    parser = tables.arguments(__doc__)
+    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet20"], help="names of the registry")
+    parser.add_argument("--size", type=int, default=0, help="side of the images; the network's own if not given")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="ferjax computes in it")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read for the fit from disk")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each contender")
+    parser.add_argument(
+        "--block-seconds", type=float, default=4.0, help="about how long a turn takes, at least 2 steps"
+    )
+    args = parser.parse_args()
+    memory.keep_freed()
+    command = tables.command("benchmarks.speed.train_throughput")
+    packages = ["jax", "flax", *(["torch"] if _torch_is_here() else [])]
+    for name in args.models:  # each row is kept as soon as it is measured
+        work = {"workers": args.workers, "size": args.size}
+        row = measure(name, args.batch_size, args.dtype, args.rounds, args.block_seconds, **work)
+        table = tables.save(
+            "train_throughput", COLUMNS, [row], command=command, packages=packages, results=args.results
+        )
+    print(tables.render(table))
+
+
+def measure(
+    name: str, batch_size: int, dtype: str, rounds: int, block_seconds: float, *, workers: int = 0, size: int = 0
+) -> dict[str, Any]:
+    """Returns one row: images per second of every contender for one network."""
+    if rounds < 1 or batch_size < 1 or size < 0:
+        raise errors.InputError(f"rounds, batch size and size must be positive, got {rounds}, {batch_size} and {size}")
+    shape = models.default_input_shape(name)
+    if size:
+        shape = (size, size, shape[-1])
+    batch = train_contenders.noise(shape, batch_size)
+    job = train_contenders.Job(name, dtype, **batch)
+    rivals = {"step": job.bare_block(train_contenders.augmentation()), "ferjax": job.bare_block(None)}
+    if _torch_is_here() and jax.default_backend() == "cpu":
+        rivals["torch"] = train_contenders.torch_block(name, **batch)
+    first = {key: turns.seconds(block, 1) for key, block in rivals.items()}  # compiles
+    steps = max(2, round(block_seconds / min(turns.seconds(block, 1) for block in rivals.values())))
+    times = _take_turns(job, rivals, steps, rounds, workers)
+    speed = {k: [steps * batch_size / t for t in v] for k, v in times.items()}
+    ratio = {
+        f"{a}_over_{b}": statistics.median(x / y for x, y in zip(speed[a], speed[b], strict=True))
+        if b in speed
+        else None
+        for a, b in (("fit", "step"), ("disk", "fit"), ("ferjax", "torch"))
+    }
+    medians = {
+        k: statistics.median(speed[k]) if k in speed else None for k in ("fit", "disk", "step", "ferjax", "torch")
+    }
+    return {
+        "name": ", ".join([name, *([f"{size}×{size}"] if size else []), *([dtype] if dtype != "float32" else [])]),
+        "input": "×".join(map(str, shape)),
+        "batch": batch_size,
+        "steps": steps,
+        "rounds": rounds,
+        "workers": workers,
+        **medians,
+        **ratio,
+        "first_step_seconds": first["step"],
+        "all": {k: [round(x, 2) for x in v] for k, v in speed.items()},
+    }
+
+
+class _Enough(Exception):
+    """Ends `fit` after the last round."""
+
+
+class _Epochs:
+    """Blocks of a `fit` that waits in a thread of its own: each is an epoch."""
+
+    def __init__(self, fit: Callable[[Callable[[Any], None]], None]):
+        """Takes the first epoch, which compiles."""
+        self._fit, self._enough = fit, False
+        self._error: BaseException | None = None
+        self._turn, self._over = threading.Semaphore(0), threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self._wait()
+
+    def __call__(self, steps: int) -> None:
+        self._turn.release()
+        self._wait()
+
+    def end(self) -> None:
+        """Ends `fit` before its next epoch."""
+        self._enough = True
+        self._turn.release()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            with contextlib.suppress(_Enough):
+                self._fit(self._on_epoch)
+        except BaseException as error:  # raised again where the block was asked for
+            self._error = error
+        finally:
+            self._over.release()
+
+    def _on_epoch(self, history: list[dict[str, Any]]) -> None:
+        self._over.release()
+        self._turn.acquire()
+        if self._enough:
+            raise _Enough
+
+    def _wait(self) -> None:
+        self._over.acquire()
+        if self._error is not None:
+            raise self._error
+
+
+def _take_turns(
+    job: train_contenders.Job, rivals: dict[str, turns.Block], steps: int, rounds: int, workers: int
+) -> dict[str, list[float]]:
+    """Returns the seconds of each contender's turns, the two kinds of `fit` among them."""
+    with mock.patch.object(checkpoint, "save"), contextlib.redirect_stdout(sys.stderr):
+        fits = {
+            key: _Epochs(functools.partial(job.fit, steps, rounds + 1, workers=how))
+            for key, how in (("fit", None), ("disk", workers))
+        }
+        try:
+            return turns.take({**fits, **rivals}, rounds=rounds, steps=steps)
+        finally:
+            for epochs in fits.values():
+                epochs.end()
+
+
+def _torch_is_here() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,72 @@
+"""Contenders of a benchmark take turns, so that a busy moment of the machine hits all of them."""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from ferjax import errors
+from tools import tables
+
+Block = Callable[[int], None]  # takes so many steps and waits for the last
+
+
+def orders(names: Iterable[str], rounds: int) -> Iterator[list[str]]:
+    """Yields the order of the contenders in each round, rotated by one from round to round."""
+    names = list(names)
+    for turn in range(rounds):
+        first = turn % len(names)
+        yield names[first:] + names[:first]
+
+
+def seconds(block: Block, steps: int) -> float:
+    """Returns how long a block takes."""
+    start = time.perf_counter()
+    block(steps)
+    return time.perf_counter() - start
+
+
+def take(blocks: Mapping[str, Block], *, rounds: int, steps: int) -> dict[str, list[float]]:
+    """Returns the seconds of each contender's turns, a block of so many steps in every round."""
+    times: dict[str, list[float]] = {name: [] for name in blocks}
+    for order in orders(blocks, rounds):
+        for name in order:
+            times[name].append(seconds(blocks[name], steps))
+    return times
+
+
+def milliseconds(blocks: Mapping[str, Block], *, rounds: int, steps: int) -> dict[str, list[float]]:
+    """Returns the milliseconds a step of each contender's turns, after one step that compiles."""
+    for block in blocks.values():
+        block(1)
+    times = take(blocks, rounds=rounds, steps=steps)
+    return {name: [1000 * value / steps for value in values] for name, values in times.items()}
+
+
+def medians(times: Mapping[str, list[float]]) -> dict[str, object]:
+    """Returns the columns of a row: the median of each contender as `NAME_ms`, and all turns as `all`."""
+    return {
+        **{f"{name}_ms": statistics.median(values) for name, values in times.items()},
+        "all": {name: [round(value, 2) for value in values] for name, values in times.items()},
+    }
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """Returns the parser of a benchmark of steps; `parse` reads its command line."""
+    parser = tables.arguments(doc)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each contender")
+    parser.add_argument("--steps", type=int, default=4, help="steps in a turn")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Reads the command line.
+
+    Raises:
+      InputError: if a number is not positive.
+    """
+    args = parser.parse_args()
+    if min(args.batch_size, args.rounds, args.steps) < 1:
+        raise errors.InputError("--batch-size, --rounds and --steps must be positive")
+    return args
