@@ -54,34 +54,10 @@ def start(
         raise errors.unknown("init.preprocessing", preprocessing, PREPROCESSING)
     if pretrained and workdir:
         raise errors.InputError("init.pretrained and init.workdir are both set: start from one of them")
-    spec, variables = fresh
     if pretrained and not single_file.is_ours(pretrained):
-        started, report = load_pretrained(pretrained, spec.architecture, variables, strict=strict)
-        fed = report.preprocessing
-        if fed is None:
-            return Trained(spec, started), report
-        if fed.color_order == "bgr":
-            started, report, fed = _turn_round(started, report, fed)
-        if preprocessing == "data":
-            return Trained(spec, started), report
-        return Trained(spec.replace(mean=fed.mean, std=fed.std), started), report
+        return _from_framework(fresh, pretrained, strict=strict, keep_scale=preprocessing == "data")
     if source := pretrained or workdir:
-        other, theirs = weights.load(source)
-        if other.architecture != spec.architecture:
-            raise errors.InputError(
-                f"{source} holds {other.architecture}, this configuration trains {spec.architecture}"
-            )
-        if other.architecture_args.get("folded") and not spec.architecture_args.get("folded"):
-            raise errors.InputError(
-                f"the normalisations of {source} are folded, this configuration's network has them: "
-                "set init.network=True to train that very network"
-            )
-        same_classes = set(other.class_names) == set(spec.class_names)
-        started, report = adopt_variables(variables, theirs, head_pattern="(?!)" if same_classes else HEAD)
-        if same_classes and other.class_names != spec.class_names:
-            started, report = _reorder(started, report, other.class_names, spec.class_names)
-        adopted = spec.replace(mean=other.mean, std=other.std, quantization=other.quantization)
-        return Trained(adopted, started), report
+        return _from_trained(fresh, source)
     return fresh, None
 
 
@@ -98,6 +74,37 @@ def network_of(source: str | Path) -> dict[str, Any]:
         raise errors.InputError("init.network takes the network of a run: set init.workdir to its folder")
     spec = weights.load(source).spec
     return {"name": spec.architecture, **{k: v for k, v in spec.architecture_args.items() if k != "dtype"}}
+
+
+def _from_framework(fresh: Trained, path: str | Path, *, strict: bool, keep_scale: bool) -> tuple[Trained, Report]:
+    """Starts from a file of torchvision, timm or VGGFace2, with the pixels' scale of `fresh` if that is to be kept."""
+    spec, variables = fresh
+    started, report = load_pretrained(path, spec.architecture, variables, strict=strict)
+    fed = report.preprocessing
+    if fed is not None and fed.color_order == "bgr":
+        started, report, fed = _turn_round(started, report, fed)
+    if fed is None or keep_scale:
+        return Trained(spec, started), report
+    return Trained(spec.replace(mean=fed.mean, std=fed.std), started), report
+
+
+def _from_trained(fresh: Trained, source: str | Path) -> tuple[Trained, Report]:
+    """Starts from a run's folder, or from ferjax's own weights."""
+    spec, variables = fresh
+    other, theirs = weights.load(source)
+    if other.architecture != spec.architecture:
+        raise errors.InputError(f"{source} holds {other.architecture}, this configuration trains {spec.architecture}")
+    if other.architecture_args.get("folded") and not spec.architecture_args.get("folded"):
+        raise errors.InputError(
+            f"the normalisations of {source} are folded, this configuration's network has them: "
+            "set init.network=True to train that very network"
+        )
+    same_classes = set(other.class_names) == set(spec.class_names)
+    started, report = adopt_variables(variables, theirs, head_pattern="(?!)" if same_classes else HEAD)
+    if same_classes and other.class_names != spec.class_names:
+        started, report = _reorder(started, report, other.class_names, spec.class_names)
+    adopted = spec.replace(mean=other.mean, std=other.std, quantization=other.quantization)
+    return Trained(adopted, started), report
 
 
 def _reorder(
