@@ -48,11 +48,11 @@ def test_a_folder_for_results_is_checked_before_the_work(tmp_path):
     folders.check_out(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(errors.InputError, match=r"must be a folder: .*file is a file"):
+        with pytest.raises(errors.InputError, match=r"must be a folder, but .*file is a file"):
             folders.check_out(out)
     if os.getuid():  # root may write anywhere
         tmp_path.chmod(0o500)
-        with pytest.raises(errors.InputError, match="nothing can be written into"):
+        with pytest.raises(errors.InputError, match="is not writable"):
             folders.check_out(tmp_path / "new")
         tmp_path.chmod(0o700)
 
@@ -83,7 +83,7 @@ def test_of_two_that_make_one_folder_at_once_one_is_whole_and_the_other_is_told(
 
     with (
         pytest.MonkeyPatch.context() as patch,
-        pytest.raises(errors.InputError, match=r"another process wrote .* meanwhile"),
+        pytest.raises(errors.InputError, match=r"another process wrote .* in the meantime"),
     ):
         patch.setattr(pathlib.Path, "rename", other)
         with folders.made_whole(out, replace=replace) as part:

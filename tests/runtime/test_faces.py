@@ -13,7 +13,7 @@ from ferjax.errors import InputError
 from ferjax.runtime.faces import detector as faces_detector
 from ferjax.runtime.faces import finders
 from ferjax.runtime.faces.detector import Face, create_detector, crop
-from ferjax.runtime.faces.tracking import overlap
+from ferjax.runtime.faces.tracking import iou
 from ferjax.spec import ModelSpec
 
 OTHER = pathlib.Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_alt.xml"
@@ -43,7 +43,7 @@ def test_haar_finds_each_rendered_face_once(scale):
     found = detector(frame)
     assert len(found) == 3
     for box in boxes:
-        (best,) = [face for face in found if overlap(face.box, box) > 0.5]
+        (best,) = [face for face in found if iou(face.box, box) > 0.5]
         assert 0.5 <= best.score < 1 and best.landmarks is None
 
 
@@ -52,16 +52,16 @@ def test_haar_finds_a_dark_face_in_a_dim_room(monkeypatch):
 
     def found():
         detector = create_detector("haar")
-        return detector.hints(frame, (0, 0, 640, 480), detector.smallest_face(frame.shape), 480.0)
+        return detector.candidates(frame, (0, 0, 640, 480), detector.smallest_face(frame.shape), 480.0)
 
     (face,) = found()
-    assert overlap(face.box, person.box) > 0.5
-    monkeypatch.setattr(finders, "_contrast", lambda: lambda gray: gray)
+    assert iou(face.box, person.box) > 0.5
+    monkeypatch.setattr(finders, "_equalizer", lambda: lambda gray: gray)
     assert found() == []  # it is the local contrast that shows it
 
 
 def test_pictures_of_any_size_have_a_local_contrast():
-    contrast, detector = finders._contrast(), create_detector("haar")
+    contrast, detector = finders._equalizer(), create_detector("haar")
     for height, width in ((1, 1), (1, 300), (39, 61), (480, 640)):
         gray = np.random.default_rng(0).integers(40, 60, (height, width), np.uint8)
         assert contrast(gray).shape == gray.shape and contrast(gray).dtype == np.uint8
@@ -85,19 +85,21 @@ def test_a_region_is_searched_alone_and_answered_in_the_frames_pixels():
     frame, boxes = scene(seed=3, people=2)
     (x, y, w, h), other = boxes
     found = detector(frame, (x - w / 2, y - h / 2, 2 * w, 2 * h), 0.7 * w, 1.4 * w)
-    assert len(found) == 1 and overlap(found[0].box, boxes[0]) > 0.5
-    assert detector.near(frame, (x + 0.1 * w, y - 0.05 * h, 1.1 * w, 1.1 * h)).box == pytest.approx(boxes[0], abs=25)
-    assert detector.near(frame, (*np.array(other[:2]) % 5, 60, 60)) is None
+    assert len(found) == 1 and iou(found[0].box, boxes[0]) > 0.5
+    assert detector.detect_near(frame, (x + 0.1 * w, y - 0.05 * h, 1.1 * w, 1.1 * h)).box == pytest.approx(
+        boxes[0], abs=25
+    )
+    assert detector.detect_near(frame, (*np.array(other[:2]) % 5, 60, 60)) is None
     assert detector(frame, (700, 10, 50, 50)) == [] and detector(frame, (-90, 10, 50, 50)) == []
 
 
 def test_a_large_frame_is_reduced_by_averaging():
     noise = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), np.uint8)
-    small = faces_detector.reduced(noise, 0.1)
+    small = faces_detector.resized(noise, 0.1)
     assert small.shape == (120, 160, 3)
     assert small.std() < 40 and abs(small.mean() - 127.5) < 2  # single pixels have a deviation of 74
-    assert faces_detector.reduced(noise, 1.0) is noise
-    assert faces_detector.reduced(noise[:4, :4], 0.01).shape == (1, 1, 3)
+    assert faces_detector.resized(noise, 1.0) is noise
+    assert faces_detector.resized(noise[:4, :4], 0.01).shape == (1, 1, 3)
 
 
 @pytest.mark.parametrize("color_order", ["gray", "rgb", "bgr"])
@@ -123,7 +125,7 @@ def test_a_grey_face_keeps_its_grey_values():
 def test_no_detector_takes_the_central_square():
     assert create_detector("none")(np.zeros((50, 80, 3), np.uint8)) == [Face((15, 0, 50, 50), 1.0)]
     for more in ({"scale": 0.5}, {"model": __file__}):
-        with pytest.raises(InputError, match="the detector none searches nothing: leave out its scale and its model"):
+        with pytest.raises(InputError, match="'none'"):
             create_detector("none", **more)
 
 
@@ -189,7 +191,7 @@ def test_yunets_boxes_become_the_cascades_square(monkeypatch, tmp_path):
     np.testing.assert_allclose(
         face.landmarks, 2 * np.array([[110, 130], [150, 130], [130, 150], [115, 170], [145, 170]])
     )
-    assert len(detector.hints(frame, (0, 0, 640, 480), 32, 480)) == 2
+    assert len(detector.candidates(frame, (0, 0, 640, 480), 32, 480)) == 2
     assert all(side % 32 == 0 for size in Net.sizes for side in size)
     made = len(Net.sizes)
     detector(frame)
@@ -224,10 +226,10 @@ def test_dlib_gives_five_of_its_68_landmarks(monkeypatch, tmp_path):
         ("harr", {}, "unknown detector 'harr'. Did you mean 'haar'"),
         ("haar", {"scale": 0}, "greater than 0"),
         ("haar", {"scale": 3}, "at most 2"),
-        ("haar", {"model": "missing.xml"}, "missing.xml is no file"),
-        ("haar", {"model": "junk"}, "no Haar cascade"),
-        ("yunet", {"model": "junk"}, "no YuNet model"),
-        ("yunet", {}, "ferjax.runtime fetch yunet"),
+        ("haar", {"model": "missing.xml"}, "missing.xml is not a file"),
+        ("haar", {"model": "junk"}, "junk is not a Haar cascade"),
+        ("yunet", {"model": "junk"}, "junk as a YuNet model"),
+        ("yunet", {}, "ferjax fetch yunet"),
         ("dlib", {}, "pip install dlib"),
     ],
 )
@@ -245,20 +247,20 @@ def test_a_wrong_detector_is_one_clear_line(name, options, message, tmp_path, mo
 @pytest.mark.parametrize(
     "frame", [None, np.zeros((0, 640, 3), np.uint8), np.zeros((48, 48), np.uint8), np.zeros((48, 48, 3))]
 )
-def test_what_is_no_frame_is_said(frame):
-    with pytest.raises(InputError, match="a frame must be uint8"):
+def test_an_invalid_frame_is_an_error(frame):
+    with pytest.raises(InputError, match="a frame must be a non-empty uint8"):
         create_detector("haar")(frame)
 
 
 def test_a_photograph_is_searched_for_turned_faces_too():
     both, found, more = create_detector("haar", scale=0.25), 0, 0
-    plain = dataclasses.replace(both, find_turned=None)
+    plain = dataclasses.replace(both, find_profile=None)
     for seed in range(6):
         frame, boxes = scene(seed=seed, people=3)
-        before, after = plain.still(frame), both.still(frame)
-        assert all(any(overlap(f.box, g.box) > 0.9 for g in after) for f in before)
-        found += sum(any(overlap(f.box, box) > 0.4 for f in before) for box in boxes)
-        more += sum(any(overlap(f.box, box) > 0.4 for f in after) for box in boxes)
+        before, after = plain.detect_photo(frame), both.detect_photo(frame)
+        assert all(any(iou(f.box, g.box) > 0.9 for g in after) for f in before)
+        found += sum(any(iou(f.box, box) > 0.4 for f in before) for box in boxes)
+        more += sum(any(iou(f.box, box) > 0.4 for f in after) for box in boxes)
     assert more > found  # the rendered faces are frontal: what it finds of them are those too small for the other
 
 
@@ -277,7 +279,7 @@ def test_a_turned_face_is_no_second_find_of_a_frontal_one():
     detector = dataclasses.replace(
         create_detector("none"),
         find=lambda *_: [Face(frontal, 0.5)],
-        find_turned=lambda *_: [Face(same, 0.9), Face(other, 0.4)],
+        find_profile=lambda *_: [Face(same, 0.9), Face(other, 0.4)],
     )
-    assert [face.box for face in detector.still(np.zeros((200, 200, 3), np.uint8))] == [frontal, other]
-    assert create_detector("haar", model=OTHER).find_turned is None  # another cascade finds what it finds
+    assert [face.box for face in detector.detect_photo(np.zeros((200, 200, 3), np.uint8))] == [frontal, other]
+    assert create_detector("haar", model=OTHER).find_profile is None  # another cascade finds what it finds

@@ -55,7 +55,7 @@ def test_a_model_is_fetched_once(server, tmp_path, capsys):
     assert fetched(tmp_path) == ["yunet.onnx"]
     assert fetch.fetch("yunet") == path
     assert Handler.asked == ["/yunet"]
-    assert "there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_a_damaged_model_in_the_cache_is_fetched_anew(server, tmp_path):
@@ -68,7 +68,7 @@ def test_a_damaged_model_in_the_cache_is_fetched_anew(server, tmp_path):
     "path, message",
     [
         ("/wrong", "SHA-256"),
-        ("/broken", "broke off after 500 bytes"),
+        ("/broken", "after 500 bytes"),
         ("/missing", "404|Not Found"),
     ],
 )
@@ -84,7 +84,7 @@ def test_a_failed_fetch_leaves_the_good_file(server, tmp_path, monkeypatch):
     kept = fetch.fetch("yunet")
     newer = fetch.MODELS["yunet"]._replace(sha256="0" * 64)
     monkeypatch.setattr(fetch, "MODELS", {"yunet": newer})
-    with pytest.raises(InputError, match="nothing was kept"):
+    with pytest.raises(InputError, match="000000"):
         fetch.fetch("yunet")
     assert kept.read_bytes() == MODEL and fetched(tmp_path) == ["yunet.onnx"]
 

@@ -168,7 +168,7 @@ def test_a_source_opened_here_is_closed(tmp_path, model_file):
     [
         ({"threshold": 1.5}, r"threshold must be within 0\.\.1"),
         ({"threshold": math.nan}, "threshold"),
-        ({"rate": 0}, "rate must be a number of classifications a second greater than 0"),
+        ({"rate": 0}, "greater than 0, got 0"),
         ({"rate": math.nan}, "rate"),
         ({"rate": math.inf}, "rate"),
         ({"detector": "har"}, "Did you mean 'haar'"),

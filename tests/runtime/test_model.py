@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from ferjax import spec as contract
+from ferjax import spec as specs
 from ferjax.data.prepare import decoding
 from ferjax.errors import InputError
 from ferjax.runtime import UNCERTAIN, Model, load
@@ -65,7 +65,7 @@ def test_temperature_flattens_and_keeps_the_order(make):
     plain = load(path).probabilities(pixels)
     wanted = np.exp(small_files.expected_logits(GRAY, pixels))
     np.testing.assert_allclose(plain, wanted / wanted.sum(1, keepdims=True), atol=1e-5)
-    contract.embed(path, GRAY.replace(temperature=3.0))
+    specs.embed(path, GRAY.replace(temperature=3.0))
     flat = load(path).probabilities(pixels)
     wanted = np.exp(small_files.expected_logits(GRAY, pixels) / 3)
     np.testing.assert_allclose(flat, wanted / wanted.sum(1, keepdims=True), atol=1e-5)
@@ -126,7 +126,7 @@ def test_prepare_makes_grey_by_luma_and_keeps_the_proportions(tmp_path):
 @pytest.mark.parametrize(
     "face, message",
     [
-        (None, "must be a uint8 array as OpenCV gives it, got NoneType; was the image read at all"),
+        (None, "must be a uint8 array, got NoneType"),
         (np.zeros((6, 5), np.float32), "got float32"),
         (np.zeros((0, 5), np.uint8), r"not empty, got \(0, 5\)"),
         (np.zeros((6, 5, 4), np.uint8), r"\(h, w, 3\) BGR and not empty, got \(6, 5, 4\)"),
@@ -148,20 +148,22 @@ def test_logits_take_pixels_of_the_spec_only(tmp_path, pixels):
 
 def test_non_finite_logits_are_an_error(tmp_path):
     path = small_files.onnx_file(tmp_path / "broken.onnx", bias=[0, np.nan, 0])
-    with pytest.raises(InputError, match="non-finite logits for 2 of 2 images: the file is broken"):
+    with pytest.raises(InputError, match="non-finite logits for 2 of 2 images"):
         load(path).logits(small_files.images(GRAY, 2))
 
 
 def test_files_that_cannot_be_loaded_are_one_clear_line(make, tmp_path):
-    with pytest.raises(InputError, match="carries no ferjax contract"):
+    with pytest.raises(InputError, match="has no ferjax spec"):
         load(make(embed=False))
     path = make()
-    with pytest.raises(InputError, match="there is no model file"):
+    with pytest.raises(InputError, match="does not exist"):
         load(tmp_path / path.name)
     whole, cut = path.read_bytes(), tmp_path / f"cut{path.suffix}"
     for size in (0, 3, len(whole) // 2, len(whole) - 20):
         cut.write_bytes(whole[:size])
-        with pytest.raises(InputError, match=r"cut short|is empty|is no TFLite model|no ferjax contract"):
+        with pytest.raises(
+            InputError, match=r"truncated|empty|not a TFLite model|no ferjax spec|damaged"
+        ):
             load(cut)
 
 
@@ -170,10 +172,10 @@ def test_files_that_cannot_be_loaded_are_one_clear_line(make, tmp_path):
     [GRAY.replace(input_size=(5, 6)), RGB, GRAY.replace(class_names=("face", "none"))],
     ids=["size", "colour", "classes"],
 )
-def test_a_network_that_is_not_what_its_contract_says_is_refused(make, other):
+def test_a_network_that_is_not_what_its_spec_says_is_refused(make, other):
     path = make()
-    contract.embed(path, other)
-    with pytest.raises(InputError, match=r"maps \(1, 6, 5, 1\) to \(1, 3\), .* network for another task"):
+    specs.embed(path, other)
+    with pytest.raises(InputError, match=r"maps \(1, 6, 5, 1\) to \(1, 3\), "):
         load(path)
 
 
@@ -182,8 +184,8 @@ def test_a_damaged_network_is_named_with_its_runtime(tmp_path, name, runtime):
     path = tmp_path / name
     graph = b"\x08\x0a\x3a\x06" + b"\x0a\x04\xff\xff\xff\xff"
     path.write_bytes(graph if path.suffix == ".onnx" else b"\xff\xff\xff\x7fTFL3" + bytes(range(64)))
-    contract.embed(path, GRAY)
-    with pytest.raises(InputError, match=f"junk.* cannot be loaded by {runtime}; copy or export it again"):
+    specs.embed(path, GRAY)
+    with pytest.raises(InputError, match=f"{runtime} cannot load .*junk"):
         load(path)
 
 
@@ -195,7 +197,7 @@ def test_a_missing_runtime_is_named_with_its_install_line(tmp_path, monkeypatch,
     path = write(tmp_path / f"m{suffix}")
     for name in (package, f"{package}.interpreter"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(InputError, match=f"needs {install}: pip install {install}"):
+    with pytest.raises(InputError, match=f"requires {install}: pip install {install}"):
         load(path)
 
 
@@ -232,16 +234,16 @@ def test_files_run_with_nothing_but_numpy_and_their_runtime(make, tmp_path):
     confidence, error = done.stdout.splitlines()
     face = np.arange(30, dtype=np.uint8).reshape(6, 5)
     assert float(confidence) == pytest.approx(load(path).predict(face).confidence, abs=1e-6)
-    assert error == "turning colour to grey needs OpenCV: pip install opencv-python-headless"
+    assert error == "converting color to gray requires OpenCV: pip install opencv-python-headless"
 
 
 def test_provider_and_threads_are_checked(tmp_path):
     onnx_path = small_files.onnx_file(tmp_path / "m.onnx")
     with pytest.raises(InputError, match=r"unknown provider 'tensort'\. Did you mean 'tensorrt'"):
         load(onnx_path, provider="tensort")
-    with pytest.raises(InputError, match=r"provider 'coreml' is not here: onnxruntime offers cpu"):
+    with pytest.raises(InputError, match=r"provider 'coreml' is not available; onnxruntime has cpu"):
         load(onnx_path, provider="coreml")
-    with pytest.raises(InputError, match=r"LiteRT runs \.tflite files on cpu"):
+    with pytest.raises(InputError, match=r"'cuda' .*\.tflite"):
         load(small_files.tflite_file(tmp_path / "m.tflite"), provider="cuda")
     with pytest.raises(InputError, match=r"threads must be in 1\.\.1024"):
         load(onnx_path, threads=0)
@@ -275,7 +277,7 @@ def test_a_network_damaged_in_its_middle_is_said_when_it_is_loaded(make):
         raise RuntimeError("Input tensor 18 lacks data\n")
 
     engine = open_engine(make(), threads=1, provider="cpu")._replace(run=broken)
-    with pytest.raises(InputError, match=r"^x is loaded but does not run; .*again \(Input tensor 18 lacks data\)"):
+    with pytest.raises(InputError, match=r"^x loads but does not run: .*again \(Input tensor 18 lacks data\)"):
         Model(GRAY, engine, "x")
 
 
@@ -294,7 +296,7 @@ def test_threads_that_load_leave_standard_error_as_it_was():
     assert (os.fstat(2).st_dev, os.fstat(2).st_ino) == (before.st_dev, before.st_ino)
 
 
-@pytest.mark.parametrize(("shape", "kind", "said"), [(None, "FLOAT", "shape"), ([1, 30], "STRING", "no arrays of")])
+@pytest.mark.parametrize(("shape", "kind", "said"), [(None, "FLOAT", "shape"), ([1, 30], "STRING", "STRING|string")])
 def test_a_foreign_network_of_another_kind_is_one_line(tmp_path, shape, kind, said):
     helper, number = onnx.helper, getattr(onnx.TensorProto, kind)
     ports = [helper.make_tensor_value_info(name, number, shape) for name in ("image", "logits")]

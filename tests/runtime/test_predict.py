@@ -110,11 +110,11 @@ def test_wrong_input_is_one_line_and_writes_nothing(model, folder, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     for arguments, message in (
-        ([str(model), str(tmp_path / "none"), "--out", str(out)], "is no folder: give one"),
-        ([str(model), str(empty), "--out", str(out)], "holds no image; these kinds are read: .bmp"),
+        ([str(model), str(tmp_path / "none"), "--out", str(out)], "none' is not a folder"),
+        ([str(model), str(empty), "--out", str(out)], "empty has no image; accepted: .bmp"),
         ([str(model), str(folder), "--out", str(tmp_path / "x" / "y.csv")], "a .csv file in an existing folder"),
         ([str(model), str(folder), "--out", str(model)], "a .csv file in an existing folder"),
-        ([str(tmp_path / "m.tflite"), str(folder), "--out", str(out)], "there is no model file"),
+        ([str(tmp_path / "m.tflite"), str(folder), "--out", str(out)], "m.tflite' does not exist"),
     ):
         with pytest.raises(InputError, match=message):
             predict.main(arguments)
@@ -129,15 +129,15 @@ def test_the_command_loads_no_jax_and_fails_with_one_line(model, folder, tmp_pat
     plain = small_files.onnx_file(tmp_path / "plain.onnx", embed=False)
     script = (
         "import sys; sys.modules['jax'] = sys.modules['tensorflow'] = None\n"
-        "from ferjax import cli\nfrom ferjax.runtime import predict\ncli.run(predict.main)"
+        "from ferjax import cli\nfrom ferjax.runtime import predict\ncli.run(lambda: predict.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", script]
     done = subprocess.run([*command, model, folder, "--out", tmp_path / "r.csv"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     done = subprocess.run([*command, plain, folder, "--out", tmp_path / "s.csv"], capture_output=True, text=True)
-    assert done.returncode == 2 and "carries no ferjax contract" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "has no ferjax spec" in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "s.csv").exists()
     lite = small_files.tflite_file(tmp_path / "m.tflite")  # LiteRT would speak of its delegate
     nowhere = [lite, tmp_path / "no", "--out", tmp_path / "s.csv"]
     done = subprocess.run([*command, *nowhere], capture_output=True, text=True)
-    assert done.returncode == 2 and "is no folder" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "is not a folder" in done.stderr and done.stderr.count("\n") == 1

@@ -47,16 +47,16 @@ def test_a_name_that_is_not_shipped_gives_those_that_are(filled):
     ):
         load("betta")
     (filled / "default").write_text("gone")
-    with pytest.raises(InputError, match="unknown shipped model 'gone'"):
+    with pytest.raises(InputError, match="unknown model 'gone'"):
         shipped.find()
 
 
-@pytest.mark.parametrize("model, said", [(None, "no model comes with this copy"), ("beta", "none is named 'beta'")])
+@pytest.mark.parametrize("model, said", [(None, "has no models"), ("beta", "'beta' is unknown")])
 def test_a_copy_without_models_says_so(folder, model, said):
     with pytest.raises(InputError, match=said) as caught:
         load(model)
-    assert "export.py" in str(caught.value) and "\n" not in str(caught.value)
-    assert shipped.choices() == "none in this copy"
+    assert "ferjax export" in str(caught.value) and "\n" not in str(caught.value)
+    assert shipped.choices() == "none installed"
 
 
 def test_the_command_lists_what_is_shipped(filled, capsys):
@@ -66,7 +66,7 @@ def test_the_command_lists_what_is_shipped(filled, capsys):
     assert first.startswith("beta (default)") and str(filled / "beta.tflite") in first
     assert f"{(filled / 'beta.tflite').stat().st_size:,}" in first and " int8 " in first and " 93 " in first
     assert "63.9% on validation  fer2013" in first and second.startswith("alpha ")
-    assert "no test figure" in note
+    assert "not a test result" in note
 
 
 def test_live_takes_the_default_and_a_name(filled, tmp_path, capsys):
@@ -80,7 +80,7 @@ def test_live_takes_the_default_and_a_name(filled, tmp_path, capsys):
         assert said and all(label in line for line in said.splitlines())
     with pytest.raises(SystemExit):
         live.main(["--help"])
-    assert "shipped model: beta (default), alpha" in " ".join(capsys.readouterr().out.split())
+    assert "model of the package: beta (default), alpha" in " ".join(capsys.readouterr().out.split())
 
 
 def test_predict_takes_a_name(filled, tmp_path, capsys):
