@@ -1,5 +1,3 @@
-"""Files that are there whole or not at all."""
-
 import errno
 import os
 import pathlib
@@ -10,7 +8,7 @@ import pytest
 from ferjax import errors, folders
 
 
-def test_a_file_takes_the_place_of_another_and_keeps_its_mode_and_its_link(tmp_path):
+def test_a_replaced_file_keeps_its_mode_and_link(tmp_path):
     (tmp_path / "real.txt").write_text("old")
     (tmp_path / "real.txt").chmod(0o640)
     (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
@@ -30,7 +28,7 @@ def test_a_file_takes_the_place_of_another_and_keeps_its_mode_and_its_link(tmp_p
         (OSError("cannot write mode F as PNG"), "cannot write mode F as PNG"),
     ],
 )
-def test_what_fails_is_said_of_the_file_and_leaves_the_one_that_is_there(tmp_path, raised, said):
+def test_a_failed_write_names_the_file_and_keeps_the_old_one(tmp_path, raised, said):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(OSError) as caught, folders.replaced(path) as part:
@@ -57,7 +55,7 @@ def test_a_folder_for_results_is_checked_before_the_work(tmp_path):
         tmp_path.chmod(0o700)
 
 
-def test_what_a_killed_command_left_is_removed_after_a_day_and_nothing_else(tmp_path):
+def test_abandoned_folders_are_removed_after_a_day(tmp_path):
     days = {".out.new-abcdefgh": 2, ".out.new-ijklmnop": 0, ".out.new-abcdefgh.old": 2, ".out.settings": 2}
     for name, age in days.items():
         (tmp_path / name).mkdir()
@@ -69,14 +67,14 @@ def test_what_a_killed_command_left_is_removed_after_a_day_and_nothing_else(tmp_
 
 
 @pytest.mark.parametrize("replace", [False, True])
-def test_of_two_that_make_one_folder_at_once_one_is_whole_and_the_other_is_told(tmp_path, replace):
+def test_concurrent_writers_of_one_folder_leave_one_complete_folder(tmp_path, replace):
     out = tmp_path / "out"
     if replace:
         out.mkdir()
         (out / "old").touch()
     rename = pathlib.Path.rename
 
-    def other(path, target):  # in the moment between taking the old folder away and putting the new one there
+    def other(path, target):  # between the removal of the old folder and the rename of the new one
         rename(path, target)
         out.mkdir()
         (out / "theirs").touch()
@@ -94,7 +92,7 @@ def test_of_two_that_make_one_folder_at_once_one_is_whole_and_the_other_is_told(
     assert [path.name for path in out.iterdir()] == ["theirs"] and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+def test_a_failed_replacement_keeps_the_old_folder(tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()
     (out / "old").touch()

@@ -18,7 +18,7 @@ LATER = GRAY.replace(temperature=1.7, abstention_threshold=0.4, class_names=("w√
 
 
 def tflite(path, body=b"\x1c\0\0\0TFL3" + bytes(range(200))):
-    """The first bytes of a TFLite file and some that follow: nothing here loads it."""
+    """Writes a file that starts like a TFLite file."""
     path.write_bytes(body)
     return path
 
@@ -34,11 +34,11 @@ def test_a_spec_is_read_back_and_replaced(path):
     before = path.read_bytes()
     spec.embed(path, GRAY)
     first = path.read_bytes()
-    assert spec.read(path) == GRAY and first.startswith(before)  # the network is untouched
+    assert spec.read(path) == GRAY and first.startswith(before)  # the network is unchanged
     spec.embed(path, LATER)
     assert spec.read(path) == LATER
     spec.embed(path, GRAY)
-    assert path.read_bytes() == first  # nothing of the longer one is left, no date goes in
+    assert path.read_bytes() == first  # no rest of the longer spec, no date
 
 
 def test_onnx_keeps_what_others_stored_and_stays_valid(tmp_path):
@@ -119,7 +119,7 @@ def test_a_file_without_spec_is_an_error(path):
         ("m.onnx", b"\x3a\x00\x72\x08\x0a\x06ferjax", "m.onnx: the spec is not valid JSON"),
     ],
 )
-def test_what_is_no_model_file_is_one_clear_line(tmp_path, name, content, message):
+def test_an_invalid_model_file_is_an_error(tmp_path, name, content, message):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
@@ -142,7 +142,7 @@ def test_numbers_of_any_length_are_read_as_written(number):
 
 
 @hypothesis.given(st.binary(max_size=60))
-def test_any_bytes_are_fields_or_an_error(content):
+def test_arbitrary_bytes_give_fields_or_an_error(content):
     try:
         fields = list(metadata._fields(content, 0, len(content)))
     except ValueError:

@@ -103,7 +103,7 @@ def test_keys_of_a_newer_ferjax_are_ignored():
     assert ModelSpec.from_json(text) == GRAY
 
 
-def test_what_has_a_default_may_be_left_out():
+def test_fields_with_defaults_may_be_omitted():
     values = json.loads(GRAY.to_json())
     for name in ("temperature", "accuracy", "ferjax_version", "license"):
         del values[name]
@@ -141,6 +141,6 @@ def test_what_has_a_default_may_be_left_out():
         ),
     ],
 )
-def test_a_damaged_spec_is_one_clear_error(text, message):
+def test_an_invalid_json_spec_is_an_error(text, message):
     with pytest.raises(InputError, match=message):
         ModelSpec.from_json(text)

@@ -49,7 +49,7 @@ def fetched(tmp_path):
     return sorted(path.name for path in (tmp_path / "models").glob("*")) if (tmp_path / "models").exists() else []
 
 
-def test_a_model_is_fetched_once(server, tmp_path, capsys):
+def test_a_model_is_downloaded_once(server, tmp_path, capsys):
     path = fetch.fetch("yunet")
     assert path.read_bytes() == MODEL and path == fetch.cached("yunet")
     assert fetched(tmp_path) == ["yunet.onnx"]
@@ -58,7 +58,7 @@ def test_a_model_is_fetched_once(server, tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
-def test_a_damaged_model_in_the_cache_is_fetched_anew(server, tmp_path):
+def test_a_damaged_cached_model_is_downloaded_again(server, tmp_path):
     path = fetch.fetch("yunet")
     path.write_bytes(MODEL[:100])
     assert fetch.fetch("yunet").read_bytes() == MODEL
@@ -72,7 +72,7 @@ def test_a_damaged_model_in_the_cache_is_fetched_anew(server, tmp_path):
         ("/missing", "404|Not Found"),
     ],
 )
-def test_what_is_not_the_model_is_not_kept(server, tmp_path, path, message):
+def test_an_invalid_download_is_discarded(server, tmp_path, path, message):
     with pytest.raises(InputError, match=message):
         fetch.fetch("yunet", url=server + path)
     assert fetched(tmp_path) == []
@@ -80,7 +80,7 @@ def test_what_is_not_the_model_is_not_kept(server, tmp_path, path, message):
         fetch.cached("yunet")
 
 
-def test_a_failed_fetch_leaves_the_good_file(server, tmp_path, monkeypatch):
+def test_a_failed_download_keeps_the_cached_file(server, tmp_path, monkeypatch):
     kept = fetch.fetch("yunet")
     newer = fetch.MODELS["yunet"]._replace(sha256="0" * 64)
     monkeypatch.setattr(fetch, "MODELS", {"yunet": newer})
@@ -90,12 +90,12 @@ def test_a_failed_fetch_leaves_the_good_file(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/yunet", "nonsense", "file:///no/such/file"])
-def test_without_a_server_the_option_for_a_file_is_named(server, url):
+def test_a_failed_download_names_detector_model(server, url):
     with pytest.raises(InputError, match="--detector-model"):
         fetch.fetch("yunet", url=url)
 
 
-def test_an_unknown_model_is_said():
+def test_an_unknown_model_is_an_error():
     for call in (fetch.fetch, fetch.cached):
         with pytest.raises(InputError, match="Did you mean 'yunet'"):
             call("yunett")

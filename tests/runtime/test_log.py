@@ -46,7 +46,7 @@ def test_jsonl_has_one_object_per_face_and_frame(tmp_path):
     assert lines[0]["latency_ms"] == {"capture": 1.0, "detect": 2.0, "classify": 3.0, "draw": 4.0}
 
 
-def test_csv_has_the_same_in_columns(tmp_path):
+def test_csv_has_the_fields_as_columns(tmp_path):
     path = tmp_path / "out.csv"
     written(Log(str(path), NAMES), result(face(1, p=P, raw=RAW), face(2, (5, 6, 7, 8), p=P), of=frame(7)))
     first, second = csv.DictReader(path.read_text().splitlines())
@@ -57,7 +57,7 @@ def test_csv_has_the_same_in_columns(tmp_path):
     assert None not in first and None not in first.values()  # as many cells as columns
 
 
-def test_a_picture_of_a_folder_is_named(tmp_path):
+def test_the_log_names_images(tmp_path):
     written(Log(str(tmp_path / "a.jsonl"), NAMES), result(face(), of=frame()._replace(name="me.png")))
     assert json.loads((tmp_path / "a.jsonl").read_text())["image"] == "me.png"
 
@@ -68,7 +68,7 @@ def test_a_log_may_be_standard_output(capsys):
 
 
 @pytest.mark.parametrize("name, said", [("out.txt", r"out.txt.*FILE.jsonl, FILE.csv"), ("no/out.csv", "folder")])
-def test_a_log_that_cannot_be_is_refused(tmp_path, name, said):
+def test_an_invalid_log_path_is_an_error(tmp_path, name, said):
     with pytest.raises(InputError, match=said):
         Log(str(tmp_path / name), NAMES)
 
@@ -81,7 +81,7 @@ def test_a_full_disk_ends_the_log_with_one_message(tmp_path, capfd):
         def flush(self):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        close = flush  # a file tries to write the rest
+        close = flush  # closing a file flushes its buffer
 
     log._file.close()
     log._file = Full()
@@ -91,7 +91,7 @@ def test_a_full_disk_ends_the_log_with_one_message(tmp_path, capfd):
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
 
 
-def test_a_log_that_a_full_disk_ends_has_whole_lines(tmp_path):
+def test_a_full_disk_leaves_complete_log_lines(tmp_path):
     path = tmp_path / "out.jsonl"
     script = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
@@ -141,7 +141,7 @@ def test_a_log_on_a_closed_standard_output_is_refused(monkeypatch):
         Log("-", NAMES)
 
 
-def test_names_that_are_no_utf8_keep_their_bytes(tmp_path):
+def test_file_names_that_are_not_utf8_keep_their_bytes(tmp_path):
     of = frame(0)._replace(name=os.fsdecode(b"caf\xe9.png"))
     for kind in ("csv", "jsonl"):
         written(Log(str(tmp_path / f"log.{kind}"), NAMES), result(face(1, p=P, raw=RAW), of=of))

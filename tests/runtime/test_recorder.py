@@ -39,13 +39,13 @@ def test_a_recording_has_every_frame_of_a_file(tmp_path, suffix):
     assert [p.name for p in tmp_path.iterdir()] == [f"out{suffix}"]
 
 
-def test_a_recording_of_a_slow_loop_lasts_as_long_as_life(tmp_path):
+def test_a_recording_of_a_slow_loop_plays_in_real_time(tmp_path):
     seconds = (0.0, 0.11, 0.25, 0.26, 1.0)  # a camera of 30 fps of which few frames were taken
     images = record(tmp_path / "out.mp4", 30.0, *(frame(i, time=t + 5) for i, t in enumerate(seconds)))
     assert len(images) == 31
 
 
-def test_a_frame_of_another_size_is_fitted_in(tmp_path):
+def test_a_frame_of_another_size_is_letterboxed(tmp_path):
     images = record(tmp_path / "out.avi", 10.0, frame(0, time=0.0), frame(1, size=(121, 41), value=200, time=0.1))
     assert [i.shape for i in images] == [(120, 160, 3)] * 2
     assert images[1][60, 80].mean() > 190 and images[1][60, 10].mean() < 20
@@ -54,28 +54,28 @@ def test_a_frame_of_another_size_is_fitted_in(tmp_path):
     assert odd[0].shape == (120, 160, 3) and abs(int(odd[0].mean()) - 90) < 5
 
 
-def test_a_disk_that_fills_closes_the_video_and_the_loop_goes_on(tmp_path, monkeypatch, capfd):
+def test_a_full_disk_closes_the_video_with_one_message(tmp_path, monkeypatch, capfd):
     free = [10**9] * 8 + [10**6] * 20
     monkeypatch.setattr(recorder_module, "_free", lambda _: free.pop(0))
     images = record(tmp_path / "out.mp4", 30.0, *(frame(i) for i in range(20)))
-    assert len(images) == 7  # the first look is before the first frame
+    assert len(images) == 7  # one check of the disk precedes the first frame
     (line,) = capfd.readouterr().err.splitlines()
     assert "nearly full" in line and "out.mp4" in line
 
 
 @pytest.mark.parametrize("name, said", [("out.gif", r"out.gif.*mp4"), ("no/out.mp4", "folder")])
-def test_a_recording_that_cannot_be_is_refused(tmp_path, name, said):
+def test_an_invalid_recording_path_is_an_error(tmp_path, name, said):
     with pytest.raises(InputError, match=said):
         Recorder(str(tmp_path / name), 30.0)
 
 
-def test_a_full_disk_is_said_before_recording(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_before_recording(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder_module, "_free", lambda _: 1000)
     with pytest.raises(InputError, match="32 MB"):
         Recorder(str(tmp_path / "out.mp4"), 30.0)
 
 
-def test_a_codec_that_is_lacking_is_said_before_anything_is_replaced(tmp_path, monkeypatch):
+def test_a_missing_codec_is_an_error_before_the_start(tmp_path, monkeypatch):
     monkeypatch.setitem(recorder_module.VIDEOS, ".avi", "none")
     with pytest.raises(InputError, match=r"OpenCV cannot write .*out\.avi with 16x16 pixels"):
         Recorder(str(tmp_path / "out.avi"), 30.0)
@@ -84,7 +84,7 @@ def test_a_codec_that_is_lacking_is_said_before_anything_is_replaced(tmp_path, m
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a limit on files is not known there")
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])
-def test_a_recording_that_was_cut_off_is_told_and_replaces_nothing_if_it_cannot_be_played(tmp_path, suffix):
+def test_a_truncated_recording_is_reported_and_deleted_if_unreadable(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     path.write_bytes(b"an older film")
     script = (
@@ -105,7 +105,7 @@ def test_a_recording_that_was_cut_off_is_told_and_replaces_nothing_if_it_cannot_
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_two_that_record_into_one_file_leave_one_of_the_two_films(tmp_path, monkeypatch):
+def test_concurrent_recordings_of_one_file_leave_one_complete_video(tmp_path, monkeypatch):
     recorders = []
     for process in (1, 2):
         monkeypatch.setattr(os, "getpid", lambda process=process: process)
@@ -120,7 +120,7 @@ def test_two_that_record_into_one_file_leave_one_of_the_two_films(tmp_path, monk
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 9 and [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
 
 
-def test_a_gap_is_no_damage(tmp_path, capsys):
+def test_a_long_gap_is_not_reported_as_damage(tmp_path, capsys):
     recorder = Recorder(str(tmp_path / "out.avi"), 5.0)
     for minute in range(4):
         recorder.write(result(of=frame(minute, time=60.0 * minute)))
@@ -128,7 +128,7 @@ def test_a_gap_is_no_damage(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_film_of_one_frame_that_cannot_be_read_is_told(tmp_path, capsys, monkeypatch):
+def test_an_unreadable_recording_of_one_frame_is_reported(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(recorder_module, "_frames_in", lambda *_: 0)
     recorder = Recorder(str(tmp_path / "out.mp4"), 30.0)
     recorder.write(result(of=frame(1)))
@@ -136,7 +136,7 @@ def test_a_film_of_one_frame_that_cannot_be_read_is_told(tmp_path, capsys, monke
     assert "of 1 frames of the recording" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_recording_left_goes_after_a_day(tmp_path):
+def test_abandoned_parts_are_removed_after_a_day(tmp_path):
     for name, age in ((".out.1.part.mp4", 2), (".out.2.part.mp4", 0), (".other.1.part.mp4", 2)):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (time.time() - 86400 * age,) * 2)
@@ -144,7 +144,7 @@ def test_what_a_killed_recording_left_goes_after_a_day(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [".other.1.part.mp4", ".out.2.part.mp4"]
 
 
-def test_names_with_a_colon_are_no_addresses(tmp_path, monkeypatch):
+def test_file_names_may_contain_a_colon(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recorder = Recorder("at-12:30.mp4", 30.0)
     recorder.write(result(of=frame(1)))
@@ -155,7 +155,7 @@ def test_names_with_a_colon_are_no_addresses(tmp_path, monkeypatch):
 
 def test_a_recording_follows_a_link(tmp_path):
     (tmp_path / "films").mkdir()
-    (tmp_path / "films" / "a").write_bytes(b"old")  # whose own name has no ending
+    (tmp_path / "films" / "a").write_bytes(b"old")  # without suffix
     (tmp_path / "out.mp4").symlink_to(tmp_path / "films" / "a")
     recorder = Recorder(str(tmp_path / "out.mp4"), 30.0)
     recorder.write(result(of=frame(1)))

@@ -12,7 +12,7 @@ SPEC = small_files.GRAY.replace(quantization="int8", dataset="fer2013", accuracy
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A copy of ferjax in which nothing is shipped yet."""
+    """An installation without models."""
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "models")
     return tmp_path / "models"
 
@@ -27,21 +27,21 @@ def filled(folder):
     return folder
 
 
-def test_the_default_is_first_and_is_taken(filled):
+def test_the_default_model_is_listed_first_and_loaded(filled):
     assert shipped.names() == ["beta", "alpha"] and shipped.choices() == "beta (default), alpha"
     assert shipped.find() == filled / "beta.tflite" and load().spec == SPEC
     assert load("alpha").spec.class_names == ("x", "y", "z")
 
 
-def test_a_path_is_taken_as_it_is(filled, tmp_path, monkeypatch):
+def test_a_path_is_returned_unchanged(filled, tmp_path, monkeypatch):
     for given in ("alpha.tflite", "runs/alpha", tmp_path / "no.onnx"):
         assert str(shipped.find(given)) == str(given)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "alpha").mkdir()  # what is there is what was meant
+    (tmp_path / "alpha").mkdir()  # an existing path takes precedence over a name
     assert str(shipped.find("alpha")) == "alpha"
 
 
-def test_a_name_that_is_not_shipped_gives_those_that_are(filled):
+def test_an_unknown_name_lists_the_models(filled):
     with pytest.raises(
         InputError, match=r"'betta'. Did you mean 'beta'\? Accepted: beta, alpha, or a .tflite or .onnx"
     ):
@@ -52,7 +52,7 @@ def test_a_name_that_is_not_shipped_gives_those_that_are(filled):
 
 
 @pytest.mark.parametrize("model, said", [(None, "has no models"), ("beta", "'beta' is unknown")])
-def test_a_copy_without_models_says_so(folder, model, said):
+def test_a_package_without_models_is_an_error(folder, model, said):
     with pytest.raises(InputError, match=said) as caught:
         load(model)
     assert "ferjax export" in str(caught.value) and "\n" not in str(caught.value)

@@ -13,7 +13,7 @@ ANGRY, HAPPY, SAD = np.eye(3)
 
 
 def steady(method="adaptive", window=10, hysteresis=0.15, limits=None):
-    """The way a person's answers take: (time, probabilities) -> what is shown."""
+    """Returns a function (track, probabilities, time) -> decision."""
     smoother = Smoother(method, window)
     labeler = Labeler(NAMES, limits=limits or Limits(confidence=0.0), hysteresis=hysteresis)
     return lambda track, p, time: labeler.label(track, smoother.smooth(track, p, time))
@@ -24,7 +24,7 @@ def changes(labels):
 
 
 def undecided(seed, rate, seconds=60):
-    """A classifier between two classes, with noise that lasts about a tenth of a second."""
+    """Yields predictions that fluctuate between two classes, with noise correlated over 0.1 s."""
     rng, noise = np.random.default_rng(seed), 0.0
     keep = np.exp(-1 / (0.1 * rate))
     for k in range(int(seconds * rate)):
@@ -42,7 +42,7 @@ def test_the_mean_is_of_the_last_ten_at_thirty_frames_a_second():
         assert got.sum() == pytest.approx(1)
 
 
-def test_the_window_is_a_time_so_that_fewer_answers_react_as_fast():
+def test_the_window_is_a_duration():
     smoother = Smoother("mean")
     for k in range(20):
         got = smoother.smooth(1, np.array([k, 0.0, 0.0]), k / 10)
@@ -65,32 +65,32 @@ def test_the_exponential_mean_forgets_by_time(rate):
         assert got[0] == pytest.approx(np.exp(-2 * (k / rate) / (10 / 30))) and got.sum() == pytest.approx(1)
 
 
-def test_without_a_change_the_adaptive_mean_is_of_nearly_twice_the_window():
+def test_without_a_change_the_adaptive_mean_covers_nearly_twice_the_window():
     smoother, rng = Smoother(), np.random.default_rng(0)
     given = 0.8 * ANGRY + 0.2 * rng.dirichlet(np.ones(3), 40)
     for k, p in enumerate(given):
         np.testing.assert_allclose(smoother.smooth(1, p, k / 30), given[max(0, k - 18) : k + 1].mean(axis=0))
 
 
-def test_after_a_change_the_adaptive_mean_is_of_what_came_since():
+def test_after_a_change_the_adaptive_mean_restarts():
     smoother, old, new = Smoother(), np.array([0.8, 0.15, 0.05]), np.array([0.1, 0.7, 0.2])
     for k in range(10):
         np.testing.assert_allclose(smoother.smooth(1, old, k / 10), old)
-    mixed = smoother.smooth(1, new, 1.0)  # one answer may be a mistake: log 4 < log 12
+    mixed = smoother.smooth(1, new, 1.0)  # one prediction is not enough: log 4 < log 12
     np.testing.assert_allclose(mixed, (6 * old + new) / 7)
     for k in (11, 12):
         np.testing.assert_allclose(smoother.smooth(1, new, k / 10), new)  # two are a change: 2 log 4 > log 12
 
 
-def test_single_mistakes_are_no_change():
+def test_single_outliers_are_no_change():
     smoother = Smoother()
     for k in range(60):
         smoothed = smoother.smooth(1, HAPPY if k % 3 == 1 else ANGRY, k / 10)
     assert smoothed[0] > 0.5
 
 
-def test_answers_of_one_moment_count_as_one():
-    """Ten frames that all come within a tenth of a second show one mistake ten times."""
+def test_predictions_within_a_tenth_of_a_second_count_as_one():
+    """Ten frames within 0.1 s repeat the same error."""
     smoother = Smoother()
     for k in range(10):
         smoother.smooth(1, ANGRY, k / 10)
@@ -101,7 +101,7 @@ def test_answers_of_one_moment_count_as_one():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_two_people_do_not_mix(method):
-    """One buffer for all faces, as the paper has it, gives both people (1/2, 1/2, 0)."""
+    """One buffer for all faces, as in the paper, gives both tracks (1/2, 1/2, 0)."""
     smoother = Smoother(method)
     for k in range(15):
         np.testing.assert_allclose(smoother.smooth(1, ANGRY, k / 30), ANGRY)
@@ -109,7 +109,7 @@ def test_two_people_do_not_mix(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_new_id_starts_empty_and_a_forgotten_one_anew(method):
+def test_new_and_deleted_tracks_start_empty(method):
     smoother = Smoother(method)
     for k in range(5):
         smoother.smooth(1, ANGRY, k / 30)
@@ -119,7 +119,7 @@ def test_a_new_id_starts_empty_and_a_forgotten_one_anew(method):
 
 
 @pytest.mark.parametrize("options, message", [(("median",), "unknown smoothing"), (("mean", 0), "at least 1")])
-def test_wrong_options_are_said(options, message):
+def test_invalid_options_are_errors(options, message):
     with pytest.raises(InputError, match=message):
         Smoother(*options)
 
@@ -137,7 +137,7 @@ def test_labels_change_five_times_less_often(method, rate):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("rate", [10, 15, 30])
 def test_a_true_change_shows_within_two_fifths_of_a_second(method, rate):
-    for shift in np.linspace(0, 1 / rate, 5):  # where between two answers the expression changes
+    for shift in np.linspace(0, 1 / rate, 5):  # time of the change between two predictions
         show, first = steady(method), None
         for k in range(3 * rate):
             time = k / rate
@@ -148,7 +148,7 @@ def test_a_true_change_shows_within_two_fifths_of_a_second(method, rate):
         assert 0 <= first - (1 + shift) <= 0.4
 
 
-def test_without_hysteresis_labels_flutter_more():
+def test_hysteresis_reduces_label_changes():
     shown = {}
     for margin in (0.0, 0.15):
         show = steady(hysteresis=margin)
@@ -156,7 +156,7 @@ def test_without_hysteresis_labels_flutter_more():
     assert shown[0.15] < shown[0.0] / 1.5
 
 
-def test_hysteresis_is_each_persons_own():
+def test_hysteresis_is_per_track():
     labeler = Labeler(NAMES, limits=Limits(confidence=0))
     assert labeler.label(1, np.array([0.5, 0.45, 0.05])).label == "angry"
     close = np.array([0.45, 0.5, 0.05])
@@ -165,7 +165,7 @@ def test_hysteresis_is_each_persons_own():
     assert labeler.label(1, close).label == "happy"
 
 
-def test_between_two_classes_about_as_likely_none_is_shown():
+def test_two_similarly_probable_classes_are_uncertain():
     labeler = Labeler(NAMES, limits=Limits(confidence=0.4))
     assert labeler.label(1, np.array([0.6, 0.3, 0.1])).label == "angry"
     assert labeler.label(1, np.array([0.42, 0.48, 0.1])) == Decision("angry", 0.42)
@@ -191,7 +191,7 @@ def face_crop():
         (lambda c: c, 90, ""),
         (lambda c: c, 15, "size"),
         (lambda c: c // 8, 90, "dark"),
-        (lambda c: np.full_like(c, 120), 90, "dark"),  # nothing but one grey: no contrast
+        (lambda c: np.full_like(c, 120), 90, "dark"),  # no contrast
         (lambda c: 255 - c // 16, 90, "bright"),
     ],
 )
@@ -201,7 +201,7 @@ def test_a_poor_crop_is_uncertain_whatever_the_confidence(spoil, size, reason):
     assert got == Decision("uncertain" if reason else "angry", 1.0, reason)
 
 
-def test_blur_is_told_whatever_the_contrast():
+def test_blur_is_detected_at_any_contrast():
     sharp = render_faces([3], seed=5)[0]
     blurred = cv2.GaussianBlur(sharp, (0, 0), 2)[..., None]
     faint = (sharp // 2 + 60).astype(np.uint8)
@@ -210,6 +210,6 @@ def test_blur_is_told_whatever_the_contrast():
     assert quality(faint, 90).sharpness == pytest.approx(quality(sharp, 90).sharpness, rel=0.15)
 
 
-def test_quality_of_colour_is_that_of_grey():
+def test_quality_of_color_is_that_of_gray():
     gray = face_crop()
     assert quality(np.repeat(gray, 3, axis=2), 50) == quality(gray, 50)

@@ -18,7 +18,7 @@ TEN += [("returning", 6), ("four", 7), ("four", 8), ("none", 9)]
 
 
 def dropping(share, seed=0):
-    """The Haar detector, less a random share of what it finds."""
+    """The Haar detector with a random share of its detections removed."""
     rng, haar = np.random.default_rng(seed), create_detector("haar")
 
     def some(find):
@@ -28,7 +28,7 @@ def dropping(share, seed=0):
 
 
 def follow(clip, tracker):
-    """Yields (time, tracks, [(track, the person it lies on)]); where faces cover each other nobody can tell."""
+    """Yields (time, tracks, [(track, person)]); overlapping faces are skipped."""
     for index, (frame, people) in enumerate(clip):
         tracks, pairs = tracker.track(frame, index / FPS), []
         for track in tracks:
@@ -39,14 +39,14 @@ def follow(clip, tracker):
 
 
 def check_identities(kind, seed, frames):
-    """Follows a clip; every id belongs to one person, whose distributions are not mixed with another's."""
+    """Tracks a clip and checks that every id belongs to one person. Returns person -> ids."""
     owners, ids, smoother, last = {}, {}, Smoother(), {}
     clip = render_clip(kind, seed=seed, frames=frames)
     for time, tracks, pairs in follow(clip, VideoTracker(dropping(0.2, seed))):
         for track, person in pairs:
             assert owners.setdefault(track.id, person) == person
             if ids.setdefault(person, [track.id])[-1] != track.id:
-                assert time - last[person] > 1.5  # only who was away is somebody new
+                assert time - last[person] > 1.5  # a new id only after an absence
                 ids[person].append(track.id)
             last[person] = time
             np.testing.assert_allclose(smoother.smooth(track.id, np.eye(4)[person], time), np.eye(4)[person])
@@ -58,7 +58,7 @@ def check_identities(kind, seed, frames):
     "kind, seed, frames, people",
     [("moving", 0, 45, {0: 1}), ("crossing", 13, 80, {0: 1, 1: 1}), ("none", 9, 20, {})],
 )
-def test_everybody_keeps_one_id_though_a_fifth_of_the_detections_is_lost(kind, seed, frames, people):
+def test_ids_are_stable_with_a_fifth_of_the_detections_missing(kind, seed, frames, people):
     assert {who: len(ids) for who, ids in check_identities(kind, seed, frames).items()} == people
 
 
@@ -82,7 +82,7 @@ def test_the_first_frame_is_searched_in_full():
 def test_a_new_face_is_found_within_half_a_second(fps):
     picture, _, _ = render_scene(seed=8, faces=3)
     frame, empty = np.ascontiguousarray(picture[..., ::-1]), np.full_like(picture, 90)
-    for late in range(0, 8, 3):  # the search may be anywhere in its round
+    for late in range(0, 8, 3):  # phase of the search
         tracker = VideoTracker(create_detector("haar"))
         for k in range(1 + late):
             assert tracker.track(empty, k / fps) == []
@@ -101,7 +101,7 @@ def test_a_new_dark_face_in_a_dim_room_is_found_within_half_a_second(late):
 
 
 def searched(size, frames=25):
-    """Pixels searched per frame after the first, with four faces in it."""
+    """Returns the pixels searched per frame after the first, with four faces."""
     picture, _, _ = render_scene(seed=5, faces=4)
     frame = cv2.resize(np.ascontiguousarray(picture[..., ::-1]), size[::-1])
     haar, pixels = create_detector("haar"), []
@@ -127,7 +127,7 @@ def test_the_cost_does_not_grow_with_the_cameras_resolution():
     assert small < 60_000 and large < 1.1 * small  # a whole frame has 307,200 pixels
 
 
-def test_a_frame_of_another_size_starts_afresh():
+def test_a_new_frame_size_resets_the_tracks():
     picture, _, _ = render_scene(seed=8, faces=3)
     frame = np.ascontiguousarray(picture[..., ::-1])
     tracker = VideoTracker(create_detector("haar"))
@@ -137,14 +137,14 @@ def test_a_frame_of_another_size_starts_afresh():
     assert all(t.box[2] < 0.9 * first[0].box[2] for t in half)
 
 
-def test_a_cropped_face_is_one_person_from_the_first_frame_on():
+def test_a_cropped_face_is_one_track_from_the_first_frame():
     tracker = VideoTracker(create_detector("none"))
     for k in range(5):
         (track,) = tracker.track(np.full((48, 60, 3), k, np.uint8), k / FPS)
         assert track.id == 1 and track.seen and track.box == pytest.approx((6, 0, 48, 48))
 
 
-def test_a_doubtful_find_is_no_person():
+def test_low_scores_do_not_confirm_a_track():
     def doubt(picture, least, most):
         return [Face((20.0, 20.0, 40.0, 40.0), 0.3)]
 
@@ -153,6 +153,6 @@ def test_a_doubtful_find_is_no_person():
     assert [tracker.track(np.zeros((480, 640, 3), np.uint8), k / FPS) for k in range(20)] == [[]] * 20
 
 
-def test_an_empty_frame_is_said():
+def test_an_empty_frame_is_an_error():
     with pytest.raises(InputError, match="a frame must be a non-empty uint8"):
         VideoTracker(create_detector("haar")).track(np.zeros((0, 0, 3), np.uint8), 0.0)
