@@ -68,7 +68,7 @@ def test_six_detections_give_the_least_squares_line():
                 np.testing.assert_allclose(middle(found), wanted, atol=1e-9)
     assert (
         np.abs(np.subtract(middle(track), [np.polyval(line, 6) for line in lines.T])).max() > 0.1
-    )  # old detections are forgotten
+    )  # forgets
 
 
 def test_the_size_is_a_geometric_mean_of_four_then_a_moving_average():
