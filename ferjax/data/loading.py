@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,15 @@ def not_prepared(name: str, data_dir: Path) -> InputError:
         f"{name} is not prepared in {data_dir}: {DATASETS[name].GET}, then run: {DATASETS[name].PREPARE}. "
         "The embedded data need no download: add :demo to the config (such as configs/resnet20.py:demo) to run it now."
     )
+
+
+def groups(name: str) -> Mapping[str, tuple[str, ...]]:
+    """Returns the groups of people that a data set tells apart.
+
+    Returns:
+      The columns of a `Split` that number groups, and what the numbers mean from 0 on; {} if the data name none.
+    """
+    return getattr(DATASETS.get(name), "GROUPS", {})
 
 
 def prepared(data_dir: str | Path | None = None) -> list[str]:
