@@ -52,7 +52,7 @@ def expand_user(path: str | os.PathLike[str]) -> pathlib.Path:
         return pathlib.Path(path)
 
 
-def check(out: pathlib.Path) -> None:
+def check_replaceable(out: pathlib.Path) -> None:
     """Checks that a folder can be replaced.
 
     Raises:
@@ -63,7 +63,7 @@ def check(out: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def made_whole(out: pathlib.Path, *, replace: bool = True) -> Iterator[pathlib.Path]:
+def atomic_folder(out: pathlib.Path, *, replace: bool = True) -> Iterator[pathlib.Path]:
     """Yields a temporary folder that becomes `out` on success and is deleted on failure.
 
     Args:
@@ -71,12 +71,12 @@ def made_whole(out: pathlib.Path, *, replace: bool = True) -> Iterator[pathlib.P
       replace: if False, `out` must not exist or must be empty.
 
     Raises:
-      InputError: as `check`, and if another process wrote `out` in the meantime; its folder is kept.
+      InputError: as `check_replaceable`, and if another process wrote `out` in the meantime; its folder is kept.
     """
-    check(out)
+    check_replaceable(out)
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
-    remove_left(out.parent, f".{glob.escape(out.name)}.new-????????")
+    remove_abandoned(out.parent, f".{glob.escape(out.name)}.new-????????")
     part = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
     try:
         yield part
@@ -103,7 +103,7 @@ def made_whole(out: pathlib.Path, *, replace: bool = True) -> Iterator[pathlib.P
 
 
 @contextlib.contextmanager
-def replaced(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields a temporary path whose file becomes `path` on success and is deleted on failure.
 
     The target of a link is replaced. The mode of an existing file is kept.
@@ -123,7 +123,7 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         part.unlink(missing_ok=True)
 
 
-def remove_left(folder: pathlib.Path, pattern: str) -> None:
+def remove_abandoned(folder: pathlib.Path, pattern: str) -> None:
     """Removes temporary files and folders of killed processes.
 
     Args:

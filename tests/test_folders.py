@@ -12,7 +12,7 @@ def test_a_replaced_file_keeps_its_mode_and_link(tmp_path):
     (tmp_path / "real.txt").write_text("old")
     (tmp_path / "real.txt").chmod(0o640)
     (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
-    with folders.replaced(tmp_path / "link.txt") as part:
+    with folders.atomic_file(tmp_path / "link.txt") as part:
         part.write_text("new")
         assert (tmp_path / "real.txt").read_text() == "old"
     assert (tmp_path / "real.txt").read_text() == "new" and (tmp_path / "link.txt").is_symlink()
@@ -31,12 +31,12 @@ def test_a_replaced_file_keeps_its_mode_and_link(tmp_path):
 def test_a_failed_write_names_the_file_and_keeps_the_old_one(tmp_path, raised, said):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(OSError) as caught, folders.replaced(path) as part:
+    with pytest.raises(OSError) as caught, folders.atomic_file(path) as part:
         part.write_text("ne")
         raise raised
     assert errors.explain(caught.value) == said.format(path) and path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-    with pytest.raises(OSError) as caught, folders.replaced(tmp_path / "no" / "a.txt") as part:
+    with pytest.raises(OSError) as caught, folders.atomic_file(tmp_path / "no" / "a.txt") as part:
         part.write_text("new")
     assert errors.explain(caught.value) == f"{tmp_path / 'no' / 'a.txt'}: No such file or directory"
 
@@ -60,7 +60,7 @@ def test_abandoned_folders_are_removed_after_a_day(tmp_path):
     for name, age in days.items():
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, (time.time() - 86400 * age,) * 2)
-    with folders.made_whole(tmp_path / "out"):
+    with folders.atomic_folder(tmp_path / "out"):
         pass
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == sorted({*days, "out"} - {".out.new-abcdefgh"})
@@ -84,7 +84,7 @@ def test_concurrent_writers_of_one_folder_leave_one_complete_folder(tmp_path, re
         pytest.raises(errors.InputError, match=r"another process wrote .* in the meantime"),
     ):
         patch.setattr(pathlib.Path, "rename", other)
-        with folders.made_whole(out, replace=replace) as part:
+        with folders.atomic_folder(out, replace=replace) as part:
             (part / "ours").touch()
             if not replace:
                 out.mkdir()
@@ -100,7 +100,7 @@ def test_a_failed_replacement_keeps_the_old_folder(tmp_path, monkeypatch):
     def denied(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    with pytest.raises(PermissionError), folders.made_whole(out) as part:
+    with pytest.raises(PermissionError), folders.atomic_folder(out) as part:
         (part / "new").touch()
         monkeypatch.setattr(os, "replace", denied)
     assert [p.name for p in out.iterdir()] == ["old"] and [p.name for p in tmp_path.iterdir()] == ["out"]

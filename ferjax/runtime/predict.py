@@ -38,7 +38,7 @@ def predict_folder(model: Model, folder: pathlib.Path) -> Iterator[tuple[str, Pr
 def write_csv(path: pathlib.Path, class_names: Sequence[str], rows: Iterable[tuple[str, Prediction]]) -> None:
     """Writes one row per image, atomically: file, label, confidence, probability of each class."""
     with (
-        folders.replaced(path) as part,
+        folders.atomic_file(path) as part,
         open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,  # file names of any bytes
     ):
         writer = csv.writer(file)

@@ -42,7 +42,7 @@ class Recorder:
         self._fps, self._size = fps, (0, 0)
         self._writer: cv2.VideoWriter | None = None
         self._target = target
-        folders.remove_left(target.parent, f".{glob.escape(target.stem)}.*.part{self._path.suffix}")
+        folders.remove_abandoned(target.parent, f".{glob.escape(target.stem)}.*.part{self._path.suffix}")
         self._part = target.with_name(f".{target.stem}.{os.getpid()}.part{self._path.suffix}")
         self._due, self._frames, self._start, self._done = 0, 0, 0.0, False
         self._check_writable()
