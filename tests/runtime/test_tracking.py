@@ -66,9 +66,7 @@ def test_six_detections_give_the_least_squares_line():
             wanted = [np.polyval(line, at) for line in lines.T]
             if k < 6:
                 np.testing.assert_allclose(middle(found), wanted, atol=1e-9)
-    assert (
-        np.abs(np.subtract(middle(track), [np.polyval(line, 6) for line in lines.T])).max() > 0.1
-    )  # forgets
+    assert np.abs(np.subtract(middle(track), [np.polyval(line, 6) for line in lines.T])).max() > 0.1  # forgets
 
 
 def test_the_size_is_a_geometric_mean_of_four_then_a_moving_average():
