@@ -76,7 +76,7 @@ def test_a_spec_cannot_be_changed_in_place():
     [
         ({"class_names": ("happy",)}, "class_names must be two or more distinct names, got"),
         ({"class_names": ("happy", "happy")}, "two or more distinct names"),
-        ({"input_size": (48,)}, r"input_size must be \(height, width\), got \(48,\)"),
+        ({"input_size": (48,)}, r"input_size must be \(height, width\), .* got \(48,\)"),
         ({"input_size": (48, 0)}, "input_size must be"),
         ({"color_order": "grey"}, "color_order must be one of gray, rgb, bgr, got 'grey'"),
         ({"color_order": "rgb"}, "must have 3 values for color_order 'rgb', got 1 and 1"),

@@ -205,19 +205,52 @@ def _to_frame(face: Face, fx: float, fy: float, x: float, y: float) -> Face:
 
 
 def _haar(path: Path | None, scale: float | None) -> Detector:
-    sizes = {"min_size": 30, "track_size": 40, "max_side": 320, "size_ratio": 1.55, "tile_area": 27_000}
-    profile = None if path else finders.haar_profile()
-    return Detector("haar", *finders.haar(path), confirm_score=0.5, scale=scale, find_profile=profile, **sizes)
+    find, candidates = finders.haar(path)
+    return Detector(
+        "haar",
+        find,
+        candidates,
+        confirm_score=0.5,
+        min_size=30,
+        track_size=40,
+        max_side=320,
+        scale=scale,
+        size_ratio=1.55,
+        tile_area=27_000,
+        find_profile=None if path else finders.haar_profile(),
+    )
 
 
 def _yunet(path: Path | None, scale: float | None) -> Detector:
-    sizes = {"min_size": 16, "track_size": 37, "max_side": 320, "size_ratio": 4, "tile_area": 45_000}
-    return Detector("yunet", *finders.yunet(path), confirm_score=0.7, scale=scale, **sizes)
+    find, candidates = finders.yunet(path)
+    return Detector(
+        "yunet",
+        find,
+        candidates,
+        confirm_score=0.7,
+        min_size=16,
+        track_size=37,
+        max_side=320,
+        scale=scale,
+        size_ratio=4,
+        tile_area=45_000,
+    )
 
 
 def _dlib(path: Path | None, scale: float | None) -> Detector:
-    sizes = {"min_size": 80, "track_size": 110, "max_side": 640, "size_ratio": 8, "tile_area": 400_000}
-    return Detector("dlib", *finders.dlib_hog(path), confirm_score=0, scale=scale, **sizes)
+    find, candidates = finders.dlib_hog(path)
+    return Detector(
+        "dlib",
+        find,
+        candidates,
+        confirm_score=0,
+        min_size=80,
+        track_size=110,
+        max_side=640,
+        scale=scale,
+        size_ratio=8,
+        tile_area=400_000,
+    )
 
 
 def _none(path: Path | None, scale: float | None) -> Detector:
