@@ -116,7 +116,7 @@ def _claim(study: recipes.Study) -> None:
     path = study.runs / "study.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with folders.replaced(path) as part:
+        with folders.atomic_file(path) as part:
             part.write_text(json.dumps(ours, indent=1) + "\n")
     theirs = json.loads(path.read_text())
     if other := [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]:
@@ -167,7 +167,7 @@ def one(row: recipes.Row, seed: int, study: recipes.Study) -> None:
         "labels": faces.labels.tolist(),
         "classes": len(spec.class_names),
     }
-    with folders.replaced(path) as part:
+    with folders.atomic_file(path) as part:
         part.write_text(json.dumps(measured))
 
 

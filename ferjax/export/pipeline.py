@@ -237,5 +237,5 @@ def _whole_folder(out: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
         raise errors.InputError(f"{out} holds an export: choose another --out, or give --overwrite to replace it")
     if filled and (others := _not_of_an_export(out)):
         raise errors.InputError(f"{out} holds more than an export, {others[0]} first: move it, or choose another --out")
-    with folders.made_whole(out, replace=overwrite) as part:
+    with folders.atomic_folder(out, replace=overwrite) as part:
         yield part

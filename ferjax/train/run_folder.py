@@ -152,5 +152,5 @@ class RunFolder:
 
     def _write_metrics(self, history: list[dict[str, Any]]) -> None:
         path = self.workdir / "metrics.jsonl"
-        with folders.replaced(path) as part:
+        with folders.atomic_file(path) as part:
             part.write_text("".join(json.dumps(row) + "\n" for row in history))
