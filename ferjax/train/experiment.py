@@ -14,7 +14,7 @@ import numpy as np
 from ferjax import augment, data, devices, errors, models
 from ferjax.evaluate import report
 from ferjax.spec import ModelSpec
-from ferjax.train import loop, objective, optim, processes, profiling, quantization, run_folder, start, stored_views
+from ferjax.train import distributed, loop, objective, optim, profiling, quantization, run_folder, start, stored_views
 from ferjax.train import teacher as train_teacher
 from ferjax.train.config import GROUPS, call, claimed
 from ferjax.weights import trained
@@ -92,7 +92,8 @@ def _run(
     groups = {group: dict(config.get(group, {})) for group in GROUPS}
     loop.check_sizes(groups["fit"])
     mesh = devices.mesh(device_count)
-    faces = call(data.load, "data", groups["data"], data_dir=data_dir, splits=("train", "validation"))
+    load = functools.partial(call, data.load, "data", groups["data"], data_dir=data_dir, splits=("train", "validation"))
+    faces = distributed.all_or_none(load)
     train_split, validation = faces.splits["train"], faces.splits["validation"]
     steps = max(1, len(train_split.labels) // groups["fit"].get("batch_size", 1))
     begun, adopted = _begin(groups, faces, name, steps_per_epoch=steps)
@@ -104,20 +105,18 @@ def _run(
     else:
         more["loss_fn"] = call(objective.make_loss, "loss", groups["loss"], faces=faces)
         if groups["teacher"].get("stored_views"):
-            processes.say(
+            distributed.say(
                 "teacher.stored_views is for a teacher's answers: without one, views are drawn anew each epoch"
             )
-    processes.agree("configuration", {**config, "found": {"data": faces.sha256, "jax": jax.__version__}})
+    distributed.agree("configuration", {**config, "found": {"data": faces.sha256, "jax": jax.__version__}})
     with contextlib.ExitStack() as held:
-        if processes.is_first():
-            held.enter_context(run_folder.alone(workdir))
-            held.enter_context(claimed(workdir, config))
+        distributed.all_or_none(functools.partial(_claim, held, workdir, config))
         if taught and teacher.stored_views:
             more |= _stored(teacher, groups, more, faces, pathlib.Path(data_dir or data.default_data_dir()))
         if adopted is not None:
-            processes.say(f"start: {adopted}")
+            distributed.say(f"start: {adopted}")
         if mesh.size > 1:
-            processes.say(f"devices: {devices.describe(mesh)}")
+            distributed.say(f"devices: {devices.describe(mesh)}")
         started = time.perf_counter()
         result = call(
             loop.fit,
@@ -133,22 +132,29 @@ def _run(
             config=config,
             mesh=mesh,
             compiler_options=models.compiler_options(begun.module),
-            on_epoch=_reporter(workdir, tensorboard=tensorboard and processes.is_first()),
+            on_epoch=_reporter(workdir, tensorboard=tensorboard and distributed.is_first()),
             progress=progress,
             profile=profile,
             **more,
         )
-        if processes.is_first():
+        if distributed.is_first():
             report.plot_curves(result.history, workdir / "curves.png")
     if peak := profiling.peak_memory(mesh):
         holder = "this process" if devices.on_cpu(mesh) else "a device"
-        processes.say(f"peak memory of {holder}: {peak / 1e9:.2f} GB")
+        distributed.say(f"peak memory of {holder}: {peak / 1e9:.2f} GB")
     best = result.best
-    processes.say(
+    distributed.say(
         f"best validation accuracy {best['validation_accuracy']:.4f}, macro-F1 {best['validation_macro_f1']:.4f}, "
         f"epoch {best['epoch']} of {len(result.history)}, {time.perf_counter() - started:.0f} s; {workdir}"
     )
     return result
+
+
+def _claim(held: contextlib.ExitStack, workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Takes the run's folder, in the process that writes."""
+    if distributed.is_first():
+        held.enter_context(run_folder.alone(workdir))
+        held.enter_context(claimed(workdir, config))
 
 
 def _begin(
@@ -199,7 +205,7 @@ def _teacher(
     teacher = call(train_teacher.load, "teacher", groups["teacher"], spec=spec, taps=theirs, dtype=dtype)
     for path, each in zip(groups["teacher"]["workdirs"], teacher.specs, strict=True):
         scores = ", ".join(f"{100 * value:.1f} % on {split}" for split, value in each.accuracy.items())
-        processes.say(f"teacher: {each.architecture}, {scores or 'never scored'}; {path}")
+        distributed.say(f"teacher: {each.architecture}, {scores or 'never scored'}; {path}")
     hashes = [each.params_sha256 for each in teacher.specs]
     return teacher, {**config, "teacher": {**groups["teacher"], "sha256": hashes}}
 

@@ -18,8 +18,8 @@ from ferjax.evaluate import inference
 from ferjax.evaluate.inference import ApplyFn
 from ferjax.evaluate.metrics import best_row
 from ferjax.spec import ModelSpec
+from ferjax.train import distributed, profiling, stored_views
 from ferjax.train import feed as train_feed
-from ferjax.train import processes, profiling, stored_views
 from ferjax.train.history import describe, exhausted, make_row, validate
 from ferjax.train.optim import Optimizer
 from ferjax.train.run_folder import RunFolder
@@ -200,7 +200,7 @@ def fit(
             speed = (int(state.step) - first) * batch_size / seconds
             predict = functools.partial(inference.predict, eval_step, batch_size=eval_batch_size, mesh=mesh)
             scores = validate(predict, state.variables(), validation, spec)
-            row = processes.value_of_first(make_row(epoch, state, sums, optimizer, stage) | scores)
+            row = distributed.value_of_first(make_row(epoch, state, sums, optimizer, stage) | scores)
             history, sums = [*history, row], devices.replicate(zero(), mesh, may_alias=False)
             folder.close_epoch(state, sums, history)
             peak = profiling.peak_memory(mesh)
