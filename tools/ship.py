@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from ferjax import cli, errors
+from ferjax import cli, errors, weights
 from ferjax import spec as contract
 from ferjax.data.datasets.fer2013 import CLASSES
 from ferjax.evaluate import model_card, predictor, robustness, scoring
@@ -134,7 +134,7 @@ def _faults(folder: pathlib.Path, name: str) -> list[str]:
     found += [f"its card does not say {part!r}" for part in (_LAW, _SELECTED, "Made by") if part not in text]
     path = folder / f"{name}{single_file.SUFFIX}"
     if path.exists():
-        theirs, _ = single_file.load(path)
+        theirs = single_file.load(path).spec
         if (theirs.architecture, theirs.class_names) != (spec.architecture, spec.class_names):
             found.append(f"its weights are of {theirs.architecture} with {', '.join(theirs.class_names)}")
         if path.stat().st_size > WEIGHTS_BYTES:
@@ -165,7 +165,7 @@ def _passed(file: pathlib.Path) -> dict[str, Any]:
 
 def _checked(file: pathlib.Path, model: pathlib.Path) -> ModelSpec:
     """Returns the spec of a file that was exported from a run as the run is now."""
-    spec, (theirs, _, _) = contract.read(file), checkpoint.load(model)
+    spec, theirs = contract.read(file), weights.load(model).spec
     for field in vars(spec):
         if field not in _EXPORTED and getattr(spec, field) != getattr(theirs, field):
             raise errors.InputError(
@@ -179,18 +179,19 @@ def _checked(file: pathlib.Path, model: pathlib.Path) -> ModelSpec:
 
 def _training(run: pathlib.Path) -> str:
     """Returns how long a run was trained, in words."""
-    _, _, meta = checkpoint.load(run, "last")
+    _, meta = checkpoint.read(run, "last")
     return f"{len(meta['history'])} epochs, seed {meta['config']['fit'].get('seed', 0)}"
 
 
 def _write_weights(path: pathlib.Path, run: pathlib.Path, spec: ModelSpec) -> None:
     """Writes a run's weights; if they are too large, prints a note instead."""
-    theirs, variables, _ = checkpoint.load(run)
+    network = weights.load(run)
+    theirs = network.spec
     if (theirs.architecture, theirs.class_names) != (spec.architecture, spec.class_names):
         raise errors.InputError(
             f"{run} holds {theirs.architecture}, the file {spec.architecture}: give the run before it"
         )
-    single_file.save(path, theirs, variables)
+    single_file.save(path, network)
     if (size := path.stat().st_size) > WEIGHTS_BYTES:
         path.unlink()
         cli.note(f"the weights of {run} are not shipped: they take {size:,} bytes, more than {WEIGHTS_BYTES:,}")

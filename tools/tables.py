@@ -211,7 +211,7 @@ def _how(row: Row) -> str:
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-    with folders.replaced(path) as part:
+    with folders.atomic_file(path) as part:
         part.write_text(text, encoding="utf-8")
 
 

@@ -24,7 +24,8 @@ from benchmarks.speed import train_contenders, turns
 from ferjax import cli, losses, models, prune
 from ferjax.quant import rounding
 from ferjax.train import experiment, optim
-from ferjax.train import step as train_step
+from ferjax.train.state import init_state
+from ferjax.train.step import Task, make_train_step
 from tools import tables
 
 CLASSES, FREQUENCY = train_contenders.CLASSES, 100
@@ -73,6 +74,7 @@ def contenders(name: str, batch_size: int) -> dict[str, turns.Block]:
     shape = models.default_input_shape(name)
     module = models.create(name, num_classes=CLASSES)
     variables = experiment.init_variables(module, shape, seed=0)
+    spec = train_contenders.spec_of(name, shape)
     folded, rounded = rounding.fold(module, variables, shape)
     rounded["ranges"] = rounding.initial_ranges(folded, shape)
     adam = optim.create(
@@ -87,15 +89,8 @@ def contenders(name: str, batch_size: int) -> dict[str, turns.Block]:
     def block(
         apply_fn: Callable[..., Any], start: Any, tx: optax.GradientTransformation, compiled_as: Any = module
     ) -> turns.Block:
-        step = train_step.make_train_step(
-            apply_fn,
-            losses.cross_entropy,
-            tx,
-            num_classes=CLASSES,
-            mean=(0.5,) * shape[2],
-            std=(0.25,) * shape[2],
-        )
-        return train_contenders.repeated(step, train_step.init_state(start, tx), batch, compiled_as)
+        step = make_train_step(Task(apply_fn, losses.cross_entropy, spec), tx)
+        return train_contenders.repeated(step, init_state(start, tx), batch, compiled_as)
 
     return {
         "step": block(module.apply, variables, adam),

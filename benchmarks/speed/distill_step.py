@@ -11,7 +11,6 @@ distillation / (student + teacher). Both steps augment: flip, rotation, translat
 import pathlib
 import statistics
 import tempfile
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,8 +19,9 @@ from benchmarks.speed import train_contenders, turns
 from ferjax import augment, cli, losses, models
 from ferjax.spec import ModelSpec
 from ferjax.train import experiment, optim
-from ferjax.train import step as train_step
 from ferjax.train import teacher as train_teacher
+from ferjax.train.state import init_state
+from ferjax.train.step import Task, Teacher, make_train_step
 from ferjax.weights import checkpoint
 from tools import tables
 
@@ -66,30 +66,20 @@ def measure(student: str, teacher: str, batch_size: int, rounds: int, steps: int
 def contenders(student: str, teacher: str, batch_size: int) -> dict[str, turns.Block]:
     """Returns the student's step, the teacher's pass and both in one, each as a block of so many steps."""
     shape = models.default_input_shape(student)
-    spec = train_contenders.spec(student, shape)
+    spec = train_contenders.spec_of(student, shape)
     module = models.create(student, num_classes=CLASSES)
     variables = experiment.init_variables(module, shape, seed=0)
     optimizer = optim.create("adam", learning_rate=1e-3, schedule="constant", steps_per_epoch=1000, epochs=1)
     batch = jax.device_put(train_contenders.noise(shape, batch_size))
     wise = _teacher(teacher, spec)
-    augmentation = train_contenders.augmentation()
-    common: dict[str, Any] = {
-        "num_classes": CLASSES,
-        "mean": spec.mean,
-        "std": spec.std,
-        "augment": augmentation,
-    }
-    plain = train_step.make_train_step(module.apply, losses.cross_entropy, optimizer.tx, **common)
-    taught = train_step.make_train_step(
-        module.apply,
-        lambda own, targets, other: losses.distillation(own.logits, targets, other.logits),
-        optimizer.tx,
-        teacher=wise.apply,
-        **common,
+    task = Task(module.apply, losses.cross_entropy, spec, train_contenders.augmentation())
+    taught = task._replace(
+        loss=lambda own, targets, other: losses.distillation(own.logits, targets, other.logits), teacher=wise
     )
 
-    def train_block(step: Callable[..., Any], *more: Any) -> turns.Block:
-        return train_contenders.repeated(step, train_step.init_state(variables, optimizer.tx), batch, module, *more)
+    def train_block(task: Task, *more: Any) -> turns.Block:
+        step, state = make_train_step(task, optimizer.tx), init_state(variables, optimizer.tx)
+        return train_contenders.repeated(step, state, batch, module, *more)
 
     passes = jax.jit(lambda v, x: wise.apply(v, {"images": augment.to_float(x)}).logits)
 
@@ -97,12 +87,12 @@ def contenders(student: str, teacher: str, batch_size: int) -> dict[str, turns.B
         for _ in range(steps):
             jax.block_until_ready(passes(wise.variables, batch["images"]))
 
-    return {"step": train_block(plain), "teacher": teacher_block, "distill": train_block(taught, wise.variables)}
+    return {"step": train_block(task), "teacher": teacher_block, "distill": train_block(taught, wise.variables)}
 
 
-def _teacher(name: str, student: ModelSpec) -> train_teacher.Teacher:
+def _teacher(name: str, student: ModelSpec) -> Teacher:
     """Returns an untrained teacher, which costs what a trained one does, loaded from a checkpoint as in any run."""
-    own = train_contenders.spec(name, student.input_shape)
+    own = train_contenders.spec_of(name, student.input_shape)
     variables = experiment.init_variables(models.create(name, num_classes=CLASSES), student.input_shape, seed=1)
     with tempfile.TemporaryDirectory() as workdir:
         checkpoint.save(pathlib.Path(workdir), "best", 1, variables, {"spec": own.to_json()}, keep=1)

@@ -29,7 +29,7 @@ from ferjax import cli, data, devices
 from ferjax.data import manifest, store
 from ferjax.train import feed as train_feed
 from ferjax.train.sampling import sampler
-from ferjax.train.step import Sums
+from ferjax.train.state import Sums
 from tools import tables
 
 CLASSES = data.EMOTIONS

@@ -16,7 +16,10 @@ from ferjax import augment, losses, models
 from ferjax.data import on_disk
 from ferjax.spec import ModelSpec
 from ferjax.train import experiment, loop, optim
-from ferjax.train import step as train_step
+from ferjax.train.monitor import Monitor
+from ferjax.train.options import FitOptions
+from ferjax.train.state import init_state
+from ferjax.train.step import Task, make_train_step
 
 CLASSES = 7
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-4
@@ -27,7 +30,7 @@ class Job:
 
     def __init__(self, name: str, dtype: str, images: np.ndarray, labels: np.ndarray):
         self.images, self.labels = images, labels
-        self.spec = spec(name, images.shape[1:])
+        self.spec = spec_of(name, images.shape[1:])
         self.module = models.create(name, num_classes=CLASSES, dtype=jnp.dtype(dtype))
         self.variables = jax.device_get(experiment.init_variables(self.module, images.shape[1:], seed=0))
         self.optimizer = optim.create(
@@ -41,17 +44,10 @@ class Job:
 
     def bare_block(self, augmentation: augment.Augment | None) -> turns.Block:
         """Returns blocks of the bare step on one batch."""
-        bare = train_step.make_train_step(
-            self.module.apply,
-            losses.cross_entropy,
-            self.optimizer.tx,
-            num_classes=CLASSES,
-            mean=self.spec.mean,
-            std=self.spec.std,
-            augment=augmentation,
-        )
+        task = Task(self.module.apply, losses.cross_entropy, self.spec, augmentation)
+        bare = make_train_step(task, self.optimizer.tx)
         batch = {"images": self.images, "labels": self.labels}
-        return repeated(bare, train_step.init_state(self.variables, self.optimizer.tx), batch, self.module)
+        return repeated(bare, init_state(self.variables, self.optimizer.tx), batch, self.module)
 
     def fit(self, steps: int, epochs: int, on_epoch: Callable[[Any], None], workers: int | None) -> None:
         """Trains from memory, or from disk with so many workers."""
@@ -62,22 +58,36 @@ class Job:
                 path = pathlib.Path(folder) / "images.npy"
                 np.save(path, images)
                 images = dataclasses.replace(on_disk.open_array(path), workers=workers)
-            loop.fit(
+            task = Task(
                 self.module.apply,
+                losses.cross_entropy,
+                self.spec,
+                augmentation(),
+                compiler_options=models.compiler_options(self.module),
+            )
+            loop.fit(
+                task,
                 self.variables,
                 self.optimizer,
-                losses.cross_entropy,
+                FitOptions(epochs=epochs, batch_size=len(self.labels)),
                 train={"images": images, "labels": self.labels[order]},
                 validation={"images": self.images[:1], "labels": self.labels[:1]},
-                spec=self.spec,
                 workdir=pathlib.Path(folder),
-                epochs=epochs,
-                batch_size=len(self.labels),
-                augment=augmentation(),
-                compiler_options=models.compiler_options(self.module),
-                on_epoch=on_epoch,
-                progress=False,
+                monitor=Monitor(progress=False, on_epoch=on_epoch),
             )
+
+
+def spec_of(name: str, shape: tuple[int, ...]) -> ModelSpec:
+    """Returns the spec of a network for images (height, width, channels)."""
+    height, width, channels = shape
+    return ModelSpec(
+        class_names=tuple(str(c) for c in range(CLASSES)),
+        input_size=(height, width),
+        color_order="gray" if channels == 1 else "rgb",
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+        architecture=name,
+    )
 
 
 def repeated(
@@ -124,19 +134,6 @@ def torch_block(name: str, images: np.ndarray, labels: np.ndarray) -> turns.Bloc
 def augmentation() -> augment.Augment:
     """Returns flip, rotation and translation."""
     return augment.create(flip=0.5, rotate=10.0, translate=0.1)
-
-
-def spec(name: str, shape: tuple[int, ...]) -> ModelSpec:
-    """Returns the spec of a network for images (H, W, C)."""
-    height, width, channels = shape
-    return ModelSpec(
-        class_names=tuple(str(c) for c in range(CLASSES)),
-        input_size=(height, width),
-        color_order="gray" if channels == 1 else "rgb",
-        mean=(0.5,) * channels,
-        std=(0.25,) * channels,
-        architecture=name,
-    )
 
 
 def noise(shape: tuple[int, ...], batch_size: int) -> dict[str, np.ndarray]:

@@ -104,7 +104,7 @@ def _results(path: pathlib.Path) -> list[dict[str, Any]]:
         if not runs:
             raise errors.InputError(f"{path} is no run, no folder of runs and no exported file")
         return [result for run in runs for result in _results(run)]
-    spec, _, meta = checkpoint.load(path)
+    (spec, _), meta = checkpoint.read(path)
     return [
         {
             "seed": meta["config"]["fit"].get("seed", 0),

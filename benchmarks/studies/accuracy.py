@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs import microexpnet, tormalm, valverde
-from ferjax import cli, errors
+from ferjax import cli, errors, weights
 from ferjax import spec as contract
 from ferjax.evaluate import scoring
 from ferjax.evaluate.benchmark import measuring
@@ -66,7 +66,7 @@ def row(
     Raises:
       InputError: if a run or file cannot be read, they do not belong together, or the time of training is not known.
     """
-    spec, _, meta = checkpoint.load(runs[0])
+    (spec, _), meta = checkpoint.read(runs[0])
     if file is not None and (told := contract.read(file)).params_sha256 != spec.params_sha256:
         raise errors.InputError(
             f"{file} was exported from {told.source_run}, {told.params_sha256[:12]}…, not from {runs[0]}, "
@@ -119,7 +119,7 @@ def kind(config: Mapping[str, Any], spec: ModelSpec) -> str:
 
 def epochs(run: pathlib.Path) -> str:
     """Returns the epochs of a run, those of its start before them, such as "60 + 30"; a file does not know its own."""
-    _, _, meta = checkpoint.load(run, "last")
+    _, meta = checkpoint.read(run, "last")
     asked, done = meta["config"]["fit"]["epochs"], len(meta["history"])
     text = f"{done}" if done == asked else f"{done} of {asked}"
     init = meta["config"].get("init", {})
@@ -138,7 +138,7 @@ def latency(file: pathlib.Path, *, passes: int = 1000) -> dict[str, float]:
 
 def _best(run: pathlib.Path, spec: ModelSpec) -> float:
     """Returns the accuracy in percent by which a run's epoch was selected."""
-    theirs, _, _ = checkpoint.load(run)
+    theirs = weights.load(run).spec
     if theirs.architecture != spec.architecture:
         raise errors.InputError(
             f"{run} holds {theirs.architecture}, the first run {spec.architecture}: no seeds of one"
@@ -159,7 +159,7 @@ def validated(spec: ModelSpec, run: pathlib.Path) -> float:
 
 def minutes(run: pathlib.Path) -> float:
     """Returns how long a run's epochs took, see `run_folder.training_seconds`."""
-    _, _, meta = checkpoint.load(run, "last")
+    _, meta = checkpoint.read(run, "last")
     images = meta["history"][0]["step"] * meta["config"]["fit"]["batch_size"]
     return run_folder.training_seconds(run, images) / 60
 
@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = row(options.model, file=options.file, how=options.how, data_dir=options.data_dir)
     if options.file is not None:
         found |= latency(options.file, passes=options.passes)
-    dataset = checkpoint.load(options.model[0])[0].dataset
+    dataset = weights.load(options.model[0]).spec.dataset
     table = tables.save(dataset, COLUMNS, [found], command=options.command, packages=PACKAGES, results=options.results)
     print(tables.render(table))
 

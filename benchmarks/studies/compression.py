@@ -25,11 +25,10 @@ import jax
 import numpy as np
 
 from benchmarks.studies import recipes
-from ferjax import cli, errors, export, folders
+from ferjax import cli, errors, export, folders, weights
 from ferjax import spec as contract
 from ferjax.evaluate import intervals, predictor
 from ferjax.evaluate.benchmark import measuring
-from ferjax.weights import checkpoint, single_file
 from tools import tables
 
 PACKAGES = ("jax", "flax", "optax", "tensorflow-cpu", "ai-edge-litert")
@@ -70,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in options.rows or ():
         if name not in names:
             raise errors.unknown("row", name, names)
-    network = single_file.trained(options.model)[0].architecture
+    network = weights.load(options.model).spec.architecture
     study = recipes.Study(
         options.model,
         options.teacher or options.model,
@@ -112,12 +111,12 @@ def _claim(study: recipes.Study) -> None:
       InputError: if it is another's.
     """
     starts = {"model": study.model} | ({"teacher": study.teacher} if study.teacher != study.model else {})
-    ours: dict[str, Any] = {name: single_file.trained(path)[0].params_sha256 for name, path in starts.items()}
+    ours: dict[str, Any] = {name: weights.load(path).spec.params_sha256 for name, path in starts.items()}
     ours |= {"training": study.training, "batch_size": study.batch_size}
     path = study.runs / "study.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with folders.replaced(path) as part:
+        with folders.atomic_file(path) as part:
             part.write_text(json.dumps(ours, indent=1) + "\n")
     theirs = json.loads(path.read_text())
     if other := [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]:
@@ -144,7 +143,7 @@ def one(row: recipes.Row, seed: int, study: recipes.Study) -> None:
         data_dir=study.data_dir,
         overwrite=True,
     )
-    spec, variables, _ = checkpoint.load(folder / "run")
+    spec, variables = weights.load(folder / "run")
     faces = predictor.load_split(spec, "validation", data_dir=study.data_dir)
     answers = predictor.open_model(out / file.file).logits(faces.images).argmax(1)
     dense = study.runs / recipes.ROWS[0].folder / f"seed{seed}" / "files-none"
@@ -168,7 +167,7 @@ def one(row: recipes.Row, seed: int, study: recipes.Study) -> None:
         "labels": faces.labels.tolist(),
         "classes": len(spec.class_names),
     }
-    with folders.replaced(path) as part:
+    with folders.atomic_file(path) as part:
         part.write_text(json.dumps(measured))
 
 

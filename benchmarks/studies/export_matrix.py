@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from configs import resnet20
-from ferjax import cli, data, export, models
+from ferjax import cli, data, export, models, weights
 from ferjax.export import pipeline
 from ferjax.models.costs import cost
 from ferjax.train import experiment
-from ferjax.weights import checkpoint
 from tools import tables
 
 PAGE = tables.ROOT / "docs" / "export.md"
@@ -94,10 +93,11 @@ def recipe(name: str) -> dict[str, Any]:
 
 def measure(workdir: pathlib.Path, data_dir: str | None) -> Iterator[dict[str, Any]]:
     """Yields one row of the table for each file of a trained network."""
-    spec, variables, _ = checkpoint.load(workdir)
+    network = weights.load(workdir)
+    spec = network.spec
     faces = data.load(spec.dataset, data_dir=data_dir, **spec.dataset_args)
     with tempfile.TemporaryDirectory() as folder:
-        results = pipeline.export_network(spec, variables, faces, export.choose(spec), pathlib.Path(folder))
+        results = pipeline.export_network(network, faces, export.choose(spec), pathlib.Path(folder))
     for result in results:
         found = pipeline.record(result)
         low, high = found["difference_interval"]

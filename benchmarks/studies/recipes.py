@@ -4,7 +4,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from configs.compress import finetune, prune, qat
-from ferjax import compress, errors
+from ferjax import compress, errors, weights
 from ferjax.train import experiment
 from ferjax.weights import single_file
 
@@ -122,7 +122,7 @@ def recipe(row: Row, seed: int, start: pathlib.Path, study: Study) -> dict[str, 
         config = prune.get_config(f"s{row.sparsity}")
     else:
         config = finetune.get_config()
-    spec = single_file.trained(study.model)[0]
+    spec = weights.load(study.model).spec
     made = config.to_dict()
     made["data"] = {"name": spec.dataset, **spec.dataset_args}
     made["init"]["pretrained" if start.suffix == single_file.SUFFIX else "workdir"] = str(start)

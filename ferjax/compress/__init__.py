@@ -1,7 +1,6 @@
 """Compression after training: pruned, slimmed, folded, rounded, or to the size that a file may have."""
 
 from ferjax.compress.budget import fit
-from ferjax.compress.network import Model, report
-from ferjax.compress.pipeline import Wish, apply, compress
+from ferjax.compress.pipeline import Wish, apply, compress, report
 
-__all__ = ["Model", "Wish", "apply", "compress", "fit", "report"]
+__all__ = ["Wish", "apply", "compress", "fit", "report"]

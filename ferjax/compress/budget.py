@@ -4,6 +4,7 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,19 +12,21 @@ import numpy as np
 
 from ferjax import cli, errors, export, models, runtime
 from ferjax import spec as contract
-from ferjax.compress.network import Model, loss, refreshed
-from ferjax.export.conversion import Network, logits
+from ferjax.compress.channels import cut, groups, loss, refreshed, scores, slimmed
+from ferjax.export.conversion import Conversion
 from ferjax.prune import slim
 from ferjax.spec import ModelSpec
 from ferjax.train import quantization as train_quantization
 from ferjax.trees import path_name
-from ferjax.weights import trained
+from ferjax.weights import Trained, trained
 
 WIDTHS = (32, 8, 4)  # bits of the weights, 32 for floats
 _TRIES = 6
 
 
-def fit(model: Model, target: int, *, slopes: Callable[[Model], Any], images: np.ndarray, labels: np.ndarray) -> Model:
+def fit(
+    network: Trained, target: int, *, slopes: Callable[[Trained], Any], images: np.ndarray, labels: np.ndarray
+) -> Trained:
     """Returns the best network whose exported TFLite file takes no more than a number of bytes.
 
     A network that fits as it is stays so. Else, for each width of the weights, one threshold on the channels' scores
@@ -31,24 +34,24 @@ def fit(model: Model, target: int, *, slopes: Callable[[Model], Any], images: np
     of its own (Valverde's claim), and what a width costs is measured, not assumed.
 
     Args:
-      model: to begin with, in floats.
-      target: the file's bytes, contract included.
-      slopes: model -> gradients of its parameters for the channels' scores, or None for their magnitude.
+      network: to begin with, in floats.
+      target: the file's bytes, spec included.
+      slopes: network -> gradients of its parameters for the channels' scores, or None for their magnitude.
       images: uint8 (N, H, W, C) training images, for ranges and losses.
       labels: int (N,) of them.
 
     Raises:
       InputError: if the network rounds already, or no width fits: the smallest file is named.
     """
-    if trained.weight_bits(model.spec):
+    if trained.weight_bits(network.spec):
         raise errors.InputError("--target-bytes chooses the bits: start from a run in floats")
-    channels = _slimmable(model)
-    scores = model.scores(slopes(model)) if channels else {}
+    channels = _slimmable(network)
+    scored = scores(network, slopes(network)) if channels else {}
     candidates, smallest = [], {}
     for bits in WIDTHS:
-        candidate = _largest(model, scores, bits, target, images)
-        if candidate is model:
-            return model
+        candidate = _largest(network, scored, bits, target, images)
+        if candidate is network:
+            return network
         if isinstance(candidate, int):
             smallest[bits] = candidate
         else:
@@ -58,16 +61,16 @@ def fit(model: Model, target: int, *, slopes: Callable[[Model], Any], images: np
         bits = min(smallest, key=lambda b: smallest[b])
         how = "every group of channels at its least" if channels else "it has no rules for removing channels"
         raise errors.InputError(
-            f"{model.spec.architecture} does not fit into {target:,} bytes: the smallest file has "
+            f"{network.spec.architecture} does not fit into {target:,} bytes: the smallest file has "
             f"{smallest[bits]:,} ({_named(bits)}, {how})"
         )
     return min(candidates, key=lambda candidate: loss(candidate, images, labels))
 
 
-def file_bytes(model: Model) -> int:
-    """Returns the size of the TFLite file that export.py makes of a network, contract included."""
+def file_bytes(network: Trained) -> int:
+    """Returns the size of the TFLite file that export.py makes of a network, spec included."""
     with tempfile.TemporaryDirectory() as folder:
-        return _written(model, pathlib.Path(folder)).stat().st_size
+        return _written(network, pathlib.Path(folder)).stat().st_size
 
 
 def latency(spec: ModelSpec) -> slim.CostFn:
@@ -84,10 +87,11 @@ def latency(spec: ModelSpec) -> slim.CostFn:
     def milliseconds(module: Any) -> float:
         shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), np.zeros(image.shape, np.float32), train=False))
         variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, leaf.dtype), dict(shapes))
-        exported = Network(plain, models.for_export(module), variables, np.zeros(0), logits)
+        apply = partial(models.for_export(module).apply, variables, train=False)
+        source = Conversion(Trained(plain, variables), np.zeros(0), bind=lambda _: apply)
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "model.tflite"
-            path.write_bytes(exported.float32)
+            path.write_bytes(source.float32)
             contract.embed(path, plain)
             loaded, times = runtime.load(path, threads=1), []
             for _ in range(120):
@@ -99,28 +103,30 @@ def latency(spec: ModelSpec) -> slim.CostFn:
     return milliseconds
 
 
-def _largest(model: Model, scores: dict[str, np.ndarray], bits: int, target: int, images: np.ndarray) -> Model | int:
+def _largest(
+    network: Trained, scored: dict[str, np.ndarray], bits: int, target: int, images: np.ndarray
+) -> Trained | int:
     """Returns the largest network of a width that fits, or the size of the smallest there is."""
-    shape = model.spec.input_shape
+    shape = network.spec.input_shape
 
     def price(module: Any) -> float:
         return _payload(module, shape, bits)
 
-    def made(plain: Model) -> tuple[Model, float, int]:
+    def made(plain: Trained) -> tuple[Trained, float, int]:
         rounded = _rounded(plain, bits, images)
-        return rounded, price(trained.create(plain.spec).module), file_bytes(rounded)
+        return rounded, price(plain.module), file_bytes(rounded)
 
-    whole, payload, size = made(model)
-    if size <= target or not scores:
+    whole, payload, size = made(network)
+    if size <= target or not scored:
         return whole if size <= target else size
-    least = {group.name: np.sort(np.argsort(-scores[group.name])[: group.least]) for group in model.groups}
-    least = {name: stay for name, stay in least.items() if len(stay) < len(scores[name])}
-    best, floor, held = made(refreshed(model.cut(least), images))
+    least = {group.name: np.sort(np.argsort(-scored[group.name])[: group.least]) for group in groups(network)}
+    least = {name: stay for name, stay in least.items() if len(stay) < len(scored[name])}
+    best, floor, held = made(refreshed(cut(network, least), images))
     if held > target:
         return held
     for _ in range(_TRIES):  # what a file holds beside its numbers hardly depends on the widths
-        plain = model.slimmed(scores, price, max(floor, payload + target - size))
-        if price(trained.create(plain.spec).module) == payload:
+        plain = slimmed(network, scored, price, max(floor, payload + target - size))
+        if price(plain.module) == payload:
             break
         candidate, payload, size = made(refreshed(plain, images))
         if held < size <= target:
@@ -128,8 +134,8 @@ def _largest(model: Model, scores: dict[str, np.ndarray], bits: int, target: int
     return best
 
 
-def _rounded(model: Model, bits: int, images: np.ndarray) -> Model:
-    return model if bits == 32 else Model(*train_quantization.quantise(model.spec, model.variables, images, bits=bits))
+def _rounded(network: Trained, bits: int, images: np.ndarray) -> Trained:
+    return network if bits == 32 else train_quantization.quantize(network, images, bits=bits)
 
 
 def _payload(module: Any, shape: tuple[int, int, int], bits: int) -> float:
@@ -144,22 +150,21 @@ def _payload(module: Any, shape: tuple[int, int, int], bits: int) -> float:
     return total
 
 
-def _written(model: Model, folder: pathlib.Path) -> pathlib.Path:
-    spec = model.spec
+def _written(network: Trained, folder: pathlib.Path) -> pathlib.Path:
+    spec = network.spec
     quantization = spec.quantization if trained.weight_bits(spec) else "none"
     row = export.choose(spec, ["tflite"], [quantization])[0]
     path = folder / "model.tflite"
-    module = models.for_export(trained.create(spec).module)
-    path.write_bytes(row.convert[export.family(spec)](Network(spec, module, model.variables, np.zeros(0), logits)))
-    third = 1 / 3  # all its digits: the contract is priced as long as what is measured later can make it
+    path.write_bytes(row.make(Conversion(network, np.zeros(0))))
+    third = 1 / 3  # all its digits: the spec is priced as long as what is measured later can make it
     known = {"temperature": third, "abstention_threshold": third, "accuracy": {"validation": third}}
     contract.embed(path, spec.replace(quantization=quantization, params_sha256="0" * 64, macs=10**9, **known))
     return path
 
 
-def _slimmable(model: Model) -> bool:
+def _slimmable(network: Trained) -> bool:
     try:
-        return bool(model.groups)
+        return bool(groups(network))
     except errors.InputError:
         return False
 

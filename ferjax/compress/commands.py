@@ -16,8 +16,7 @@ import shlex
 from collections.abc import Sequence
 
 from ferjax import cli, prune
-from ferjax.compress.network import text
-from ferjax.compress.pipeline import Wish, compress
+from ferjax.compress.pipeline import Wish, compress, text
 from ferjax.weights import trained
 
 

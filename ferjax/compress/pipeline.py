@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ferjax import data, errors, folders, models, prune
+from ferjax import data, errors, folders, models, prune, weights
 from ferjax.compress import budget
-from ferjax.compress.network import Model, gradients, refreshed, report
-from ferjax.evaluate import metrics, predictor
+from ferjax.compress.channels import cut, gradients, groups, refreshed, scores, slimmed
+from ferjax.evaluate import inference, metrics, predictor
+from ferjax.models.costs import cost
 from ferjax.prune import slim
 from ferjax.train import quantization
-from ferjax.weights import checkpoint, single_file, trained
+from ferjax.trees import path_name
+from ferjax.weights import Trained, checkpoint, trained
 
 RECORD = "compress.json"
 _IMAGES = 512
@@ -64,7 +66,7 @@ def compress(
     """Writes a smaller network into a folder of its own.
 
     Args:
-      model: the --workdir of a training run, or its weights, see `ferjax.weights.single_file`.
+      model: the --workdir of a training run, or its weights as .safetensors.
       out: a folder that is not there, or empty.
       wish: what is to be done.
       data_dir: where the data set lies that the network was trained on.
@@ -79,13 +81,15 @@ def compress(
     _check(wish)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise errors.InputError(f"{out} is there: choose another --out")
-    folders.check(out)
+    folders.check_replaceable(out)
     checkpoint.check_path(out)
-    spec, variables, meta = single_file.trained(model)
+    of_file: dict[str, Any] = {"config": {}, "history": [], "step": 0}
+    whole, meta = checkpoint.read(model) if pathlib.Path(model).is_dir() else (weights.load(model), of_file)
+    spec = whole.spec
     faces = data.load(spec.dataset, data_dir=data_dir, **spec.dataset_args)
     places = predictor.check_fit(spec, faces)
     # How confidences are to be read was fitted to the network as it was.
-    dense = Model(spec.replace(temperature=1.0, abstention_threshold=0.0), variables)
+    dense = whole._replace(spec=spec.replace(temperature=1.0, abstention_threshold=0.0))
     train = faces.splits["train"]
     smaller = apply(dense, wish, train._replace(labels=places[train.labels]))
     result = {"model": str(model), "wish": wish._asdict(), **report(dense, smaller)}
@@ -95,11 +99,11 @@ def compress(
     return result
 
 
-def apply(model: Model, wish: Wish, train: data.Split) -> Model:
+def apply(network: Trained, wish: Wish, train: data.Split) -> Trained:
     """Returns the smaller network.
 
     Args:
-      model: to begin with.
+      network: to begin with.
       wish: what is to be done.
       train: the training split, of which 512 images show gradients, ranges and losses; labels are the network's.
 
@@ -109,54 +113,86 @@ def apply(model: Model, wish: Wish, train: data.Split) -> Model:
     """
     if wish.score not in prune.SCORES:
         raise errors.unknown("score", wish.score, prune.SCORES)
-    if wish.bits and trained.weight_bits(model.spec):
+    if wish.bits and trained.weight_bits(network.spec):
         raise errors.InputError(
-            f"the run is quantised to {trained.weight_bits(model.spec)}-bit weights: leave out --bits"
+            f"the run is quantised to {trained.weight_bits(network.spec)}-bit weights: leave out --bits"
         )
     chosen = np.sort(np.random.default_rng(0).permutation(len(train.labels))[:_IMAGES])
     images, labels = np.asarray(train.images[chosen]), np.asarray(train.labels)[chosen]
 
-    def slopes(model: Model) -> Any:
-        return gradients(model, images, labels) if wish.score == "gradient_weight" else None
+    def slopes(network: Trained) -> Any:
+        return gradients(network, images, labels) if wish.score == "gradient_weight" else None
 
     if wish.sparsity:
-        model = _pruned(model, wish, slopes(model))
+        network = _pruned(network, wish, slopes(network))
     if wish.dead:
-        model = model.cut(slim.keep_alive(model.groups, model.variables))
-    for price, target in _limits(model, wish):
-        model = model.slimmed(model.scores(slopes(model)), price, target)
+        network = cut(network, slim.keep_alive(groups(network), network.variables))
+    for price, target in _limits(network, wish):
+        network = slimmed(network, scores(network, slopes(network)), price, target)
     if wish.sparsity or wish.macs or wish.parameters or wish.latency:
-        model = refreshed(model, images)
+        network = refreshed(network, images)
     if wish.target_bytes:
-        model = budget.fit(model, wish.target_bytes, slopes=slopes, images=images, labels=labels)
+        network = budget.fit(network, wish.target_bytes, slopes=slopes, images=images, labels=labels)
     if wish.fold or wish.bits:
-        model = Model(*quantization.fold(model.spec, model.variables))
+        network = quantization.fold(network)
     if wish.bits:
-        model = Model(*quantization.quantise(model.spec, model.variables, images, bits=wish.bits))
-    return model
+        network = quantization.quantize(network, images, bits=wish.bits)
+    return network
 
 
-def _pruned(model: Model, wish: Wish, slopes: Any) -> Model:
+def report(before: Trained, after: Trained) -> dict[str, Any]:
+    """Returns what compression changed.
+
+    Returns:
+      `before` and `after`: each `parameters`, `nonzeros`, `macs`, `quantization`; `ratio`, Valverde's R (eq. 1);
+      `layers`: for each kernel its shape before and after and its share of zeros now, 0 … 1.
+    """
+    shapes = [_shapes(m.variables["params"]) for m in (before, after)]
+    zeros = prune.layer_sparsity(after.variables["params"])
+    layers = {
+        name: {"before": list(shapes[0][name]), "after": list(shapes[1][name]), "sparsity": share}
+        for name, share in zeros.items()
+    }
+    ratio = prune.compression_ratio(before.variables["params"], after.variables["params"])
+    return {"before": _size(before), "after": _size(after), "ratio": ratio, "layers": layers}
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """Renders a report for a terminal."""
+    width = max(map(len, result["layers"]))
+    lines = [f"{'layer':{width}}  {'before':>16}  {'after':>16}  zeros %"]
+    for name, layer in result["layers"].items():
+        was, now = ("×".join(map(str, layer[k])) for k in ("before", "after"))
+        lines.append(f"{name:{width}}  {was:>16}  {now:>16}  {100 * layer['sparsity']:7.1f}")
+    lines.append("")
+    for key, form in (("parameters", ","), ("nonzeros", ","), ("macs", ","), ("accuracy", ".4f"), ("quantization", "")):
+        if key in result["after"]:
+            lines.append(f"{key:12} {result['before'][key]:>15{form}} -> {result['after'][key]:{form}}")
+    lines.append(f"R = {result['ratio']:.2f}, what there was over what is not zero")
+    return "\n".join(lines)
+
+
+def _pruned(network: Trained, wish: Wish, slopes: Any) -> Trained:
     """Returns the network with its least important units at zero, all at once."""
-    params = model.variables["params"]
+    params = network.variables["params"]
     how = {key: getattr(wish, key) for key in _HOW}
     if wish.structure == "filter":
         how["keep"] += (models.OUTPUTS,)
     tx = prune.prune(wish.sparsity, keep_zeros=True, **how)
     still = jax.tree.map(jnp.zeros_like, params)
     steps, _ = tx.update(still, tx.init(params), params, gradients=slopes)
-    return Model(model.spec, {**model.variables, "params": optax.apply_updates(params, steps)})
+    return network._replace(variables={**network.variables, "params": optax.apply_updates(params, steps)})
 
 
-def _limits(model: Model, wish: Wish) -> list[tuple[slim.CostFn, float]]:
+def _limits(network: Trained, wish: Wish) -> list[tuple[slim.CostFn, float]]:
     """Returns what a network costs, and the most it may, for each limit that is set."""
-    shape, module = model.spec.input_shape, trained.create(model.spec).module
+    shape, module = network.spec.input_shape, network.module
     prices: list[tuple[Callable[..., slim.CostFn], float]] = [
         (slim.macs, wish.macs),
         (slim.parameters, wish.parameters),
     ]
     found = [(price(shape), limit * price(shape)(module) if limit <= 1 else limit) for price, limit in prices if limit]
-    return [*found, *([(budget.latency(model.spec), wish.latency)] if wish.latency else [])]
+    return [*found, *([(budget.latency(network.spec), wish.latency)] if wish.latency else [])]
 
 
 def _check(wish: Wish) -> None:
@@ -175,21 +211,35 @@ def _check(wish: Wish) -> None:
         raise errors.InputError("--target-bytes chooses the bits: leave out --bits")
 
 
-def _accuracy(model: Model, split: data.Split, places: np.ndarray) -> float:
-    logits = predictor.predict(model.spec, model.variables, split.images)
-    counts = metrics.confusion(places[split.labels], logits.argmax(1), len(model.spec.class_names))
+def _accuracy(network: Trained, split: data.Split, places: np.ndarray) -> float:
+    logits = inference.logits(network, split.images)
+    counts = metrics.confusion(places[split.labels], logits.argmax(1), len(network.spec.class_names))
     return float(metrics.accuracy(counts))
 
 
-def _write(out: pathlib.Path, model: Model, meta: dict[str, Any], result: dict[str, Any]) -> None:
+def _write(out: pathlib.Path, network: Trained, meta: dict[str, Any], result: dict[str, Any]) -> None:
     """Writes what training leaves: the best variables, a state to be read as the last one, and the record."""
-    arrays, step = jax.device_get(dict(model.variables)), int(meta["step"])
-    spec = model.spec.replace(
+    arrays, step = jax.device_get(dict(network.variables)), int(meta["step"])
+    spec = network.spec.replace(
         accuracy={"validation": result["after"]["accuracy"]}, params_sha256=checkpoint.fingerprint(arrays)
     )
     held = {"spec": spec.to_json(), "config": meta["config"], "history": meta["history"], "compressed": result}
     state = {"params": arrays["params"], "collections": {k: v for k, v in arrays.items() if k != "params"}}
-    with folders.made_whole(out) as folder:
+    with folders.atomic_folder(out) as folder:
         checkpoint.save(folder, "last", step, state, held, keep=1)
         checkpoint.save(folder, "best", step, arrays, held, keep=1)
         (folder / RECORD).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _size(network: Trained) -> dict[str, Any]:
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(network.variables["params"])]
+    return {
+        "parameters": sum(leaf.size for leaf in leaves),
+        "nonzeros": sum(int(np.count_nonzero(leaf)) for leaf in leaves),
+        "macs": cost(models.for_export(network.module), network.spec.input_shape).macs,
+        "quantization": network.spec.quantization,
+    }
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    return {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}

@@ -5,13 +5,13 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ferjax.cli import note
+from ferjax.cli import note, progress
 from ferjax.data import manifest, on_disk, store
 from ferjax.data.datasets.sources import EMOTIONS
 from ferjax.data.on_disk import DiskImages
@@ -167,6 +167,15 @@ def not_prepared(name: str, data_dir: Path) -> InputError:
     )
 
 
+def groups(name: str) -> Mapping[str, tuple[str, ...]]:
+    """Returns the groups of people that a data set tells apart.
+
+    Returns:
+      The columns of a `Split` that number groups, and what the numbers mean from 0 on; {} if the data name none.
+    """
+    return getattr(DATASETS.get(name), "GROUPS", {})
+
+
 def prepared(data_dir: str | Path | None = None) -> list[str]:
     """Returns the names of the data sets prepared in `data_dir`."""
     folder = Path(data_dir or store.default_data_dir())
@@ -218,7 +227,8 @@ def _render(data_dir: Path, options: dict[str, Any]) -> str:
         for split in store.SPLITS:
             labels = np.arange(options[split], dtype=np.int32) % len(EMOTIONS)
             with store.SplitWriter(folder / split, shape) as writer:
-                for i, image in enumerate(rendering.render_faces(labels, split=split, **render)):
+                faces = rendering.render_faces(labels, split=split, **render)
+                for i, image in enumerate(progress(faces, what=split, total=len(labels))):
                     writer.add(image, int(labels[i]), f"{split}_{i:06d}", {})
         manifest.complete(folder, "synthetic_faces", EMOTIONS, options=options)
     return name

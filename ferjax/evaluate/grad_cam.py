@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib import colormaps
 
-from ferjax import augment, cli, data, errors, folders, models
+from ferjax import augment, cli, data, errors, folders, models, weights
+from ferjax.data import subsets
 from ferjax.data.prepare.contact_sheets import Tile, contact_sheet, file_names, save
-from ferjax.evaluate import corruptions, predictor
-from ferjax.spec import ModelSpec
-from ferjax.weights import single_file, trained
+from ferjax.evaluate import corruptions, inference, predictor
+from ferjax.weights import Trained
 
 # Rows and columns of a cropped face, from 0 to 1, as the papers' data sets crop it. They cover the face once.
 REGIONS: dict[str, tuple[float, float, float, float]] = {
@@ -50,7 +50,7 @@ def make_grad_cam(
     Args:
       module: from `models.create`.
       input_shape: (H, W, C) of its images.
-      apply: what is called in the place of the module's own `apply`, see `ferjax.weights.trained.create`.
+      apply: what is called in the place of the module's own `apply`, see `ferjax.weights.Trained.apply`.
 
     Returns:
       A jitted function (variables, inputs float (N, H, W, C), classes int (N,)) -> (maps (N, H, W), logits (N, K)).
@@ -80,8 +80,7 @@ def make_grad_cam(
 
 
 def explain(
-    spec: ModelSpec,
-    variables: Any,
+    network: Trained,
     images: np.ndarray,
     classes: np.ndarray | None = None,
     *,
@@ -90,8 +89,7 @@ def explain(
     """Returns Grad-CAM maps of a trained model.
 
     Args:
-      spec: its contract.
-      variables: its variables.
+      network: the model.
       images: uint8 (N, H, W, C), N at least 1.
       classes: (N,) the class whose evidence is asked for; the predicted one if not given.
       batch_size: images per pass.
@@ -102,26 +100,25 @@ def explain(
     Raises:
       InputError: if the images do not fit the spec.
     """
+    spec = network.spec
     if images.shape[1:] != spec.input_shape or not len(images):
         raise errors.InputError(f"the model takes images of shape (N, {spec.input_shape}), got {images.shape}")
     if classes is None:
-        classes = predictor.predict(spec, variables, images, batch_size=batch_size).argmax(1)
-    net = trained.create(spec)
-    grad_cam = make_grad_cam(net.module, spec.input_shape, apply=net.apply)
+        classes = inference.logits(network, images, batch_size=batch_size).argmax(1)
+    grad_cam = make_grad_cam(network.module, spec.input_shape, apply=network.apply)
     maps, logits = [], []
     size = min(batch_size, len(images))
     for start in range(0, len(images), size):
         chosen = np.arange(start, start + size) % len(images)  # the last batch is filled with the first images
         inputs = augment.normalize(augment.to_float(jnp.asarray(images[chosen])), mean=spec.mean, std=spec.std)
-        heat, scores = grad_cam(variables, inputs, jnp.asarray(classes[chosen], jnp.int32))
+        heat, scores = grad_cam(network.variables, inputs, jnp.asarray(classes[chosen], jnp.int32))
         maps.append(np.asarray(heat))
         logits.append(np.asarray(scores))
     return np.concatenate(maps)[: len(images)], np.concatenate(logits)[: len(images)]
 
 
 def write_sheets(
-    spec: ModelSpec,
-    variables: Any,
+    network: Trained,
     faces: data.Split,
     predictions: np.ndarray,
     out: pathlib.Path,
@@ -132,8 +129,7 @@ def write_sheets(
     """Draws a sheet per class, the faces before and after Qin's perturbation, and writes regions.json.
 
     Args:
-      spec: the model's contract.
-      variables: its variables.
+      network: the model.
       faces: the split.
       predictions: (N,) what the model answers.
       out: the folder, made if missing.
@@ -146,17 +142,18 @@ def write_sheets(
     Raises:
       InputError: if no face is recognised.
     """
-    picked = _sample(faces.labels, predictions, len(spec.class_names), samples, seed)
+    names = network.spec.class_names
+    picked = _sample(faces.labels, predictions, len(names), samples, seed)
     if not sum(map(len, picked)):
         raise errors.InputError("the model recognises no face of the split: there is nothing to explain")
     out.mkdir(parents=True, exist_ok=True)
     every = np.concatenate(picked)
-    heat, _ = explain(spec, variables, faces.images[every], predictions[every])  # in one go: it is compiled once
+    heat, _ = explain(network, faces.images[every], predictions[every])  # in one go: it is compiled once
     shares: dict[str, dict[str, float]] = {}
     sheets, before = [], []
     parts = np.split(heat, np.cumsum([len(numbers) for numbers in picked[:-1]]))
-    files = file_names(spec.class_names)
-    for name, file, numbers, maps in zip(spec.class_names, files, picked, parts, strict=True):
+    files = file_names(names)
+    for name, file, numbers, maps in zip(names, files, picked, parts, strict=True):
         if not len(numbers):
             cli.note(f"no {name} face is recognised: it has no sheet")
             continue
@@ -166,9 +163,9 @@ def write_sheets(
         save(contact_sheet(f"Grad-CAM: {name}, {len(tiles)} recognised faces", rows), sheets[-1])
         shares[name] = dict(zip(REGIONS, region_shares(maps).mean(0).tolist(), strict=True))
         before.append(numbers[:2])
-    sheets.append(_before_and_after(spec, variables, faces, np.concatenate(before), seed, out))
-    counts = {name: len(numbers) for name, numbers in zip(spec.class_names, picked, strict=True)}
-    with folders.replaced(out / "regions.json") as part:
+    sheets.append(_before_and_after(network, faces, np.concatenate(before), seed, out))
+    counts = {name: len(numbers) for name, numbers in zip(names, picked, strict=True)}
+    with folders.atomic_file(out / "regions.json") as part:
         part.write_text(json.dumps({"regions": REGIONS, "samples": counts, "shares": shares}, indent=1))
     return {"sheets": sheets, "samples": counts, "shares": shares}
 
@@ -209,9 +206,9 @@ def _features(apply: Callable[..., Any], variables: Any, inputs: jax.Array) -> j
 
 def _sample(labels: np.ndarray, predictions: np.ndarray, num_classes: int, count: int, seed: int) -> list[np.ndarray]:
     """Returns for each class up to `count` numbers of images that are recognised, drawn by seed."""
-    rng = np.random.default_rng(seed)
-    right = [np.flatnonzero((labels == c) & (predictions == c)) for c in range(num_classes)]
-    return [np.sort(rng.permutation(found)[:count]) for found in right]
+    right = np.flatnonzero(labels == predictions)
+    chosen = right[subsets.by_class(labels[right], np.full(num_classes, count), subsets.drawn(seed))]
+    return [chosen[labels[chosen] == c] for c in range(num_classes)]
 
 
 def main(argv: Sequence[str]) -> None:
@@ -229,22 +226,22 @@ def main(argv: Sequence[str]) -> None:
     if options.seed < 0:
         raise errors.InputError(f"--seed must be 0 or more, got {options.seed}")
     folders.check_out(options.out)
-    spec, variables, _ = single_file.trained(options.model)
-    chosen = predictor.load_split(spec, options.split, dataset=options.data, data_dir=options.data_dir)
-    predictions = predictor.predict(spec, variables, chosen.images).argmax(1)
-    found = write_sheets(spec, variables, chosen, predictions, options.out, samples=options.samples, seed=options.seed)
+    network = weights.load(options.model)
+    chosen = predictor.load_split(network.spec, options.split, dataset=options.data, data_dir=options.data_dir)
+    predictions = inference.logits(network, chosen.images).argmax(1)
+    found = write_sheets(network, chosen, predictions, options.out, samples=options.samples, seed=options.seed)
     print(_table(found["shares"]))
     print(f"saved {len(found['sheets']) - 1} sheets, perturbed.png and regions.json in {options.out}")
 
 
 def _before_and_after(
-    spec: ModelSpec, variables: Any, faces: data.Split, numbers: np.ndarray, seed: int, out: pathlib.Path
+    network: Trained, faces: data.Split, numbers: np.ndarray, seed: int, out: pathlib.Path
 ) -> pathlib.Path:
     """Draws some faces as they are and after Qin's perturbation, each with its answer and its map."""
     images = faces.images[numbers]
     both = np.concatenate([images, corruptions.qin(images, seed=seed, indices=numbers.tolist())])
-    maps, logits = explain(spec, variables, both)
-    names = [spec.class_names[i] for i in logits.argmax(1)]
+    maps, logits = explain(network, both)
+    names = [network.spec.class_names[i] for i in logits.argmax(1)]
     tiles = [Tile(picture, name) for picture, name in zip(overlay(both, maps), names, strict=True)]
     rows = []
     for caption, half in (

@@ -9,7 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ferjax import augment as augmentation
-from ferjax import devices, errors
+from ferjax import cli, devices, errors
+from ferjax.weights import Trained
 
 ApplyFn = Callable[..., Any]
 EvalStep = Callable[[Any, jax.Array], jax.Array]
@@ -21,7 +22,7 @@ def make_eval_step(
     """Builds (variables, images uint8 (N, H, W, C)) -> logits float32 (N, classes), jitted.
 
     Args:
-      apply_fn: the network, see `ferjax.train.step.make_train_step`.
+      apply_fn: the network, see `ferjax.train.step.Task`.
       mean: per channel, 0..1 scale.
       std: per channel, 0..1 scale.
       mesh: devices that share a batch; each of them, and each process, then gets the logits of all.
@@ -58,8 +59,45 @@ def predict(
     parts = 1 if mesh is None else mesh.size
     size = -(-min(batch_size, count) // parts) * parts
     logits = []
-    for start in range(0, count, size):
+    for start in cli.progress(range(0, count, size), what="scoring"):
         batch = np.asarray(images[start : start + size])
         batch = np.pad(batch, [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1))
         logits.append(eval_step(variables, jnp.asarray(batch) if mesh is None else devices.spread_rows(batch, mesh)))
     return np.concatenate([np.asarray(l) for l in logits])[:count]
+
+
+def make_predict(network: Trained, *, batch_size: int = 256) -> Callable[[Any], np.ndarray]:
+    """Returns a trained network as a function, in float32, traced once for all calls of one size.
+
+    Args:
+      network: the network.
+      batch_size: images per forward pass.
+
+    Returns:
+      uint8 images (N, H, W, C) -> float32 logits (N, classes), each image once. It raises InputError for an empty
+      split, or logits that are not finite.
+    """
+    step = make_eval_step(network.apply, mean=network.spec.mean, std=network.spec.std)
+
+    def logits(images: Any) -> np.ndarray:
+        found = predict(step, network.variables, images, batch_size=batch_size)
+        if not np.isfinite(found).all():
+            bad = int((~np.isfinite(found)).any(1).sum())
+            raise errors.InputError(
+                f"the model gives non-finite logits for {bad} of {len(found)} images: its file is broken"
+            )
+        return found
+
+    return logits
+
+
+def logits(network: Trained, images: Any, *, batch_size: int = 256) -> np.ndarray:
+    """Runs a trained network over uint8 images (N, H, W, C) once, see `make_predict`.
+
+    Returns:
+      float32 logits (N, classes).
+
+    Raises:
+      InputError: for an empty split, or logits that are not finite.
+    """
+    return make_predict(network, batch_size=batch_size)(images)

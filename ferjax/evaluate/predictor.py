@@ -1,19 +1,21 @@
 """A trained model ready to be scored, be it a checkpoint or an exported file, and the images to score it on."""
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ferjax import cli, data, errors, runtime
+from ferjax import cli, data, errors, runtime, weights
 from ferjax.evaluate import inference
 from ferjax.spec import ModelSpec
-from ferjax.weights import single_file, trained
+from ferjax.weights import checkpoint
 
 SPLITS = ("train", "validation", "test", "test_all")
 FILES = (".tflite", ".onnx")
+_BLOCK = 256
 
 
 class Scorer(NamedTuple):
@@ -46,10 +48,17 @@ def open_model(model: pathlib.Path | str, *, kind: str = "best", batch_size: int
     path = pathlib.Path(model)
     if path.suffix.lower() in FILES:
         loaded = runtime.load(path, threads=os.cpu_count() or 1)
-        return Scorer(str(model), loaded.spec, lambda images: loaded.logits(loaded.spec.from_rgb(np.asarray(images))))
-    spec, variables, meta = single_file.trained(path, kind)
-    step = int(meta["step"]) if path.is_dir() else None
-    return Scorer(str(model), spec, make_predict(spec, variables, batch_size=batch_size), step)
+        return Scorer(str(model), loaded.spec, functools.partial(_file_logits, loaded))
+    network, meta = checkpoint.read(path, kind) if path.is_dir() else (weights.load(path), {})
+    step = int(meta["step"]) if meta else None
+    return Scorer(str(model), network.spec, inference.make_predict(network, batch_size=batch_size), step)
+
+
+def _file_logits(model: runtime.Model, images: data.Images) -> np.ndarray:
+    """Returns the logits (N, classes) of a file for uint8 images (N, H, W, C), gray or RGB."""
+    blocks = cli.progress(range(0, max(len(images), 1), _BLOCK), what="scoring")
+    parts = [model.logits(model.spec.from_rgb(np.asarray(images[i : i + _BLOCK]))) for i in blocks]
+    return np.concatenate(parts)
 
 
 def load_split(
@@ -93,44 +102,6 @@ def left_out(
     chosen = faces.splits[split]
     found = chosen.images[chosen.labels == faces.class_names.index(absent)]
     return {absent: found} if len(found) else {}
-
-
-def make_predict(spec: ModelSpec, variables: Any, *, batch_size: int = 256) -> Callable[[data.Images], np.ndarray]:
-    """Returns the network that a spec describes as a function, in float32, traced once for all calls of one size.
-
-    Args:
-      spec: the model's contract.
-      variables: its variables.
-      batch_size: images per forward pass.
-
-    Returns:
-      uint8 images (N, H, W, C) -> float32 logits (N, classes), each image once. It raises InputError for an empty
-      split, or logits that are not finite.
-    """
-    step = inference.make_eval_step(trained.create(spec).apply, mean=spec.mean, std=spec.std)
-
-    def predict(images: data.Images) -> np.ndarray:
-        logits = inference.predict(step, variables, images, batch_size=batch_size)
-        if not np.isfinite(logits).all():
-            bad = int((~np.isfinite(logits)).any(1).sum())
-            raise errors.InputError(
-                f"the model gives non-finite logits for {bad} of {len(logits)} images: its file is broken"
-            )
-        return logits
-
-    return predict
-
-
-def predict(spec: ModelSpec, variables: Any, images: data.Images, *, batch_size: int = 256) -> np.ndarray:
-    """Runs the network that a spec describes over uint8 images (N, H, W, C) once, see `make_predict`.
-
-    Returns:
-      float32 logits (N, classes).
-
-    Raises:
-      InputError: for an empty split, or logits that are not finite.
-    """
-    return make_predict(spec, variables, batch_size=batch_size)(images)
 
 
 def check_fit(spec: ModelSpec, faces: data.FaceData) -> np.ndarray:

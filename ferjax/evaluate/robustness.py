@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ferjax import data
+from ferjax import cli, data
+from ferjax.data import subsets
 from ferjax.evaluate import corruptions
 
 SUBSET = 1000
@@ -26,7 +27,7 @@ def measure(
       `n`; `clean`, accuracy without corruption; `qin`, accuracy on Qin's perturbed images; `accuracy`, a list by
       severity for each kind; `mean`, over kinds and severities.
     """
-    chosen = np.arange(len(faces.labels)) if full else subset(faces.labels)
+    chosen = np.arange(len(faces.labels)) if full else subsets.stratified(faces.labels, SUBSET)
     images, labels, numbers = faces.images[chosen], faces.labels[chosen], chosen.tolist()
 
     def accuracy(pictures: np.ndarray) -> float:
@@ -37,7 +38,7 @@ def measure(
             accuracy(corruptions.corrupt(images, kind, severity, seed=seed, indices=numbers))
             for severity in corruptions.SEVERITIES
         ]
-        for kind in corruptions.KINDS
+        for kind in cli.progress(corruptions.KINDS, what="corruptions")
     }
     return {
         "n": len(chosen),
@@ -47,24 +48,6 @@ def measure(
         "accuracy": by_kind,
         "mean": float(np.mean(list(by_kind.values()))),
     }
-
-
-def subset(labels: np.ndarray, size: int = SUBSET) -> np.ndarray:
-    """Returns the numbers of `size` images in which classes have their share of the split; all if there are fewer.
-
-    Within a class they are spread evenly over the split, so that nothing is drawn.
-    """
-    if len(labels) <= size:
-        return np.arange(len(labels))
-    classes, counts = np.unique(labels, return_counts=True)
-    exact = counts * size / len(labels)
-    shares = np.floor(exact).astype(int)
-    shares[np.argsort(shares - exact, kind="stable")[: size - shares.sum()]] += 1  # largest remainders
-    picked = []
-    for value, share in zip(classes, shares, strict=True):
-        members = np.flatnonzero(labels == value)
-        picked.append(members[np.arange(share) * len(members) // max(share, 1)])
-    return np.sort(np.concatenate(picked))
 
 
 def table(result: Mapping[str, Any]) -> str:

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ferjax import augment, cli, data, errors, folders
-from ferjax.data.datasets.rafdb import GROUPS
 from ferjax.evaluate import calibration, corruptions, intervals, metrics, open_set, report, robustness
 from ferjax.evaluate.predictor import Scorer, left_out, load_split, open_model
 from ferjax.weights import checkpoint
@@ -72,15 +71,17 @@ def score(scorer: Scorer, faces: data.Split, logits: np.ndarray, *, dataset: str
         apart = metrics.confusion(faces.labels[own], predictions[own], len(names))
         found = intervals.bootstrap(apart)["accuracy"]
         summary["without_twins"] = {"accuracy": found.value, "interval": [found.low, found.high], "n": int(own.sum())}
-    if groups := _groups(faces, predictions):
+    if groups := _groups(faces, predictions, data.groups(dataset)):
         summary["groups"] = groups
     return {"model": scorer.name, "dataset": dataset, "split": split, "step": scorer.step, **summary}
 
 
-def _groups(faces: data.Split, predictions: np.ndarray) -> dict[str, dict[str, Any]]:
+def _groups(
+    faces: data.Split, predictions: np.ndarray, groups: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, Any]]:
     """Returns accuracy with its 95 % interval (Wilson) for each group of people that the data names."""
     found: dict[str, dict[str, Any]] = {}
-    for column, names in GROUPS.items():
+    for column, names in groups.items():
         if column in faces.columns:
             right, member = predictions == faces.labels, faces.columns[column]
             found[column] = {
@@ -143,7 +144,7 @@ def save(result: dict[str, Any], out: pathlib.Path) -> None:
 
 
 def _write(path: pathlib.Path, value: Any) -> None:
-    with folders.replaced(path) as part:
+    with folders.atomic_file(path) as part:
         part.write_text(json.dumps(value, indent=1))
 
 

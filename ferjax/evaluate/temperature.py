@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ferjax import cli, errors, folders, spec
+from ferjax.data import subsets
 from ferjax.evaluate import calibration, report
 from ferjax.evaluate.predictor import FILES, load_split, open_model
 from ferjax.weights import checkpoint, single_file
@@ -20,12 +21,7 @@ from ferjax.weights import checkpoint, single_file
 
 def halves(labels: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Returns the numbers of two halves of a split, drawn by seed, each class divided evenly between them."""
-    rng = np.random.default_rng(seed)
-    first = []
-    for value in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == value))
-        first.append(members[: len(members) // 2])
-    chosen = np.sort(np.concatenate(first))
+    chosen = subsets.by_class(labels, np.bincount(labels) // 2, subsets.drawn(seed))
     return chosen, np.setdiff1d(np.arange(len(labels)), chosen)
 
 
@@ -101,8 +97,9 @@ def store(model: pathlib.Path | str, *, temperature: float, threshold: float) ->
             command = shlex.join(["ferjax", "card", str(path), "--out", str(beside)])
             cli.note(f"{beside} describes it as it was; next: {command}")
     elif path.suffix == single_file.SUFFIX:
-        contract, variables = single_file.load(path)
-        single_file.save(path, contract.replace(temperature=temperature, abstention_threshold=threshold), variables)
+        network = single_file.load(path)
+        calibrated = network.spec.replace(temperature=temperature, abstention_threshold=threshold)
+        single_file.save(path, network._replace(spec=calibrated))
     else:
         checkpoint.calibrate(path, temperature=temperature, abstention_threshold=threshold)
 
@@ -149,7 +146,7 @@ def main(argv: Sequence[str]) -> None:
     for name, result in results.items():  # when all of them could be done
         store(name, temperature=result["temperature"], threshold=result["threshold"])
     if options.out is not None:
-        with folders.replaced(options.out / "calibration.json") as part:
+        with folders.atomic_file(options.out / "calibration.json") as part:
             part.write_text(json.dumps(results, indent=1))
         print(f"saved {options.out}")
 

@@ -1,23 +1,37 @@
-"""Where a file that fails the gate first departs from its network: in the contract, or at which layer."""
+"""What a file computes in floating point, and where one that fails the gate first departs from its network."""
 
+import collections
 import dataclasses
 import pathlib
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ferjax import spec as contract
-from ferjax.export.conversion import Apply, Network
+from ferjax.export import flatbuffer, onnx_graph
+from ferjax.export.conversion import Apply, Conversion, normalize
 from ferjax.export.onnx_graph import number
 from ferjax.export.parity import Reference
-from ferjax.export.representative import normalize
 from ferjax.models.layers import tapped
 
 _FIELDS = ("input_size", "color_order", "mean", "std", "class_names", "temperature")
 _IMAGES = 4
+# What turns floats into integers and back, at the edge of an integer network.
+_EDGES = ("QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+# What passes numbers on, or clips them: fused into the integer operation beside it.
+_TRANSPARENT = ("Relu", "Clip", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Pad", "Identity")
+
+
+def float_operations(path: pathlib.Path) -> dict[str, int]:
+    """Returns how often each operation of a .tflite or .onnx file computes in floating point; {} for integers only.
+
+    An ONNX operation between DequantizeLinear and QuantizeLinear, its weights dequantised too, is one of integers.
+    """
+    blob = path.read_bytes()
+    return flatbuffer.float_operations(blob, but=_EDGES) if path.suffix == ".tflite" else _onnx_floats(blob)
 
 
 class Layer(NamedTuple):
@@ -32,13 +46,13 @@ class Layer(NamedTuple):
     error: float
 
 
-def explain(path: pathlib.Path, convert: Callable[[Network], bytes], network: Network, truth: Reference) -> str:
+def explain(path: pathlib.Path, convert: Callable[[Conversion], bytes], source: Conversion, truth: Reference) -> str:
     """Returns one sentence on where a file first departs from its network.
 
     Args:
-      path: the file, contract inside.
+      path: the file, spec inside.
       convert: what made it.
-      network: of what.
+      source: from what.
       truth: what it was compared with.
     """
     file_spec = contract.read(path)
@@ -46,7 +60,7 @@ def explain(path: pathlib.Path, convert: Callable[[Network], bytes], network: Ne
         written, wanted = getattr(file_spec, field), getattr(truth.spec, field)
         if written != wanted:
             return f"it departs before the network: {field} is {written} in the file, {wanted} in the checkpoint"
-    errors = layers(convert, network, truth.images[:_IMAGES])
+    errors = layers(convert, source, truth.images[:_IMAGES])
     listed = ", ".join(f"{layer.name} {layer.error:.2g}" for layer in errors)
     return f"it departs first at {first(errors).name} (relative error by layer: {listed})"
 
@@ -57,27 +71,66 @@ def first(errors: list[Layer]) -> Layer:
     return next(layer for layer in errors if not layer.error < largest / 10)
 
 
-def layers(convert: Callable[[Network], bytes], network: Network, images: np.ndarray) -> list[Layer]:
+def layers(convert: Callable[[Conversion], bytes], source: Conversion, images: np.ndarray) -> list[Layer]:
     """Converts the network once more, its named intermediates beside its logits, and compares each.
 
     Args:
       convert: what makes the file.
-      network: of what.
+      source: from what.
       images: uint8 (N, H, W, C).
 
     Returns:
       The layers in the order of computation, the logits last.
     """
-    names = intermediates(network)
-    open_ended = dataclasses.replace(network, function=partial(_with_intermediates, names=names))
-    inputs = normalize(network.spec, images)
-    reference = jax.jit(partial(open_ended.function, network.bind(network)))
+    names = intermediates(source)
+    open_ended = dataclasses.replace(source, function=partial(_with_intermediates, names=names))
+    inputs = normalize(source.network.spec, images)
+    reference = jax.jit(partial(open_ended.function, source.apply))
     wanted = [[np.asarray(part) for part in reference(image[None])] for image in inputs]
     # TensorFlow sorts outputs by name, "output_10" before "output_2".
     places = np.argsort(sorted(range(len(names) + 1), key=str))
     found = [[parts[place] for place in places] for parts in _run(convert(open_ended), inputs)]
     errors = [_error(np.stack(w), np.stack(f)) for w, f in zip(_columns(wanted), _columns(found), strict=True)]
     return [*(Layer(*pair) for pair in zip(names, errors[1:], strict=True)), Layer("logits", errors[0])]
+
+
+def _onnx_floats(blob: bytes) -> dict[str, int]:
+    import onnx
+    from onnx import TensorProto
+
+    model = onnx.load_from_string(blob)
+    constants = onnx_graph.constants(model)
+    maker: dict[str, Any] = {out: node for node in model.graph.node for out in node.output}
+    readers: dict[str, list[Any]] = collections.defaultdict(list)
+    for node in model.graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    outputs = {value.name for value in model.graph.output}
+
+    def comes_from_integers(name: str) -> bool:
+        if name in constants:
+            return constants[name].data_type != TensorProto.FLOAT or not constants[name].dims
+        made_by = maker.get(name)
+        if made_by is None:
+            return False
+        if made_by.op_type in _TRANSPARENT:
+            return comes_from_integers(made_by.input[0])
+        return made_by.op_type == "DequantizeLinear"
+
+    def goes_to_integers(name: str) -> bool:
+        return name not in outputs and all(
+            all(map(goes_to_integers, node.output)) if node.op_type in _TRANSPARENT else node.op_type in _EDGES
+            for node in readers[name]
+        )
+
+    found: collections.Counter[str] = collections.Counter()
+    for node in model.graph.node:
+        if node.op_type in (*_EDGES, *_TRANSPARENT, "Cast", "Constant") or node.op_type.endswith("Integer"):
+            continue
+        data = [name for name in node.input if name]
+        if not (all(map(comes_from_integers, data)) and all(map(goes_to_integers, node.output))):
+            found[node.op_type] += 1
+    return dict(found)
 
 
 def _error(wanted: np.ndarray, found: np.ndarray) -> float:
@@ -88,19 +141,19 @@ def _columns(rows: list[list[np.ndarray]]) -> list[tuple[np.ndarray, ...]]:
     return list(zip(*rows, strict=True))
 
 
-def intermediates(network: Network) -> list[str]:
+def intermediates(source: Conversion) -> list[str]:
     """Returns the names of a network's intermediates in the order of computation, one for each value."""
     names: list[str] = []
 
     def run(image: jax.Array) -> jax.Array:
-        logits, state = network.bind(network)(image, mutable=["intermediates"])
+        logits, state = source.apply(image, mutable=["intermediates"])
         found = tapped(state)
         ends = {"features": 1000, "embedding": 1001}
         ordered = sorted(found, key=lambda name: ends.get(name, number(name)))
         names.extend(name for i, name in enumerate(ordered) if all(found[name] is not found[n] for n in ordered[:i]))
         return logits
 
-    jax.eval_shape(run, jax.ShapeDtypeStruct((1, *network.spec.input_shape), np.float32))
+    jax.eval_shape(run, jax.ShapeDtypeStruct((1, *source.network.spec.input_shape), np.float32))
     return names
 
 

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from ferjax import cli, errors
-from ferjax.export import onnx_file, qat, tflite
-from ferjax.export.conversion import Network
+from ferjax import cli, errors, models
+from ferjax.export import onnx_file, tflite
+from ferjax.export.conversion import Conversion
+from ferjax.models import CONVOLUTIONAL, FAMILIES, SWISH, TRANSFORMER
 from ferjax.spec import ModelSpec
 from ferjax.weights import trained
 
-CONVOLUTIONAL, SWISH, TRANSFORMER = "convolutional", "hard-swish", "transformer"
-FAMILIES = (CONVOLUTIONAL, SWISH, TRANSFORMER)
 RUNTIMES = {"tflite": "LiteRT", "onnx": "ONNX Runtime"}
 
 
@@ -45,14 +44,18 @@ class Format(NamedTuple):
     Attributes:
       format: "tflite" or "onnx".
       quantization: as on the command line and in `ModelSpec.quantization`.
-      convert: for each family of networks it suits, the function that makes the file's bytes.
+      convert: for each of `ferjax.models.FAMILIES` that it suits, the function that makes the file's bytes.
       tolerance: what the file must keep to.
     """
 
     format: str
     quantization: str
-    convert: Mapping[str, Callable[[Network], bytes]]
+    convert: Mapping[str, Callable[[Conversion], bytes]]
     tolerance: Tolerance
+
+    def make(self, source: Conversion) -> bytes:
+        """Returns the file of a network that the row suits, without its spec."""
+        return self.convert[family(source.network.spec)](source)
 
     @property
     def suffix(self) -> str:
@@ -65,7 +68,7 @@ class Format(NamedTuple):
         return RUNTIMES[self.format]
 
 
-def _all(convert: Callable[[Network], bytes]) -> dict[str, Callable[[Network], bytes]]:
+def _all(convert: Callable[[Conversion], bytes]) -> dict[str, Callable[[Conversion], bytes]]:
     return dict.fromkeys(FAMILIES, convert)
 
 
@@ -92,18 +95,15 @@ FORMATS: tuple[Format, ...] = (
     Format("onnx", "int8", {CONVOLUTIONAL: onnx_file.static_int8, TRANSFORMER: onnx_file.dynamic_matmul}, INTEGER),
     Format("onnx", "weight-only", _all(onnx_file.weight_only), INTEGER),
     # Of networks that were trained with rounding, and no others; onnxruntime has no 4-bit convolution.
-    Format("tflite", "qat", _all(qat.tflite), TRAINED),
-    Format("tflite", "int4", _all(qat.tflite_int4), FIXED_POINT),
-    Format("onnx", "qat", _all(qat.onnx), TRAINED),
+    Format("tflite", "qat", _all(tflite.qat), TRAINED),
+    Format("tflite", "int4", _all(tflite.int4), FIXED_POINT),
+    Format("onnx", "qat", _all(onnx_file.qat), TRAINED),
 )
 
 
 def family(spec: ModelSpec) -> str:
-    """Returns the family of a network: what its operators allow integers to do."""
-    if spec.architecture.startswith("deit"):
-        return TRANSFORMER
-    mobile = spec.architecture in ("mobilenetv3_small", "microexpnet")
-    return SWISH if mobile and spec.architecture_args.get("act", "hard_swish") == "hard_swish" else CONVOLUTIONAL
+    """Returns the family of a network, see `ferjax.models.family`."""
+    return models.family(spec.architecture, spec.architecture_args)
 
 
 def list_formats() -> list[str]:

@@ -3,17 +3,18 @@
 import math
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ferjax import errors, runtime
-from ferjax.data import Split
-from ferjax.evaluate import intervals, metrics, predictor
+from ferjax.data import Split, subsets
+from ferjax.evaluate import inference, intervals, metrics
 from ferjax.evaluate.calibration import softmax
 from ferjax.export.formats import Tolerance
 from ferjax.runtime.model import NotFinite
 from ferjax.spec import ModelSpec
+from ferjax.weights import Trained
 
 AT_LEAST = 512
 TIE = 1e-5  # of probabilities: on a grid of integers two logits are often the same but for the last bit of the floats
@@ -23,15 +24,13 @@ class Reference(NamedTuple):
     """What the Flax network answers, and to what.
 
     Attributes:
-      spec: the checkpoint's contract.
-      variables: the checkpoint's variables.
+      spec: the checkpoint's.
       images: uint8 (N + made, H, W, C): real ones, then all 0, all 255 and noise.
       labels: int (N,) of the real ones.
       probabilities: float32 (N + made, classes), in the order of the contract's names.
     """
 
     spec: ModelSpec
-    variables: Any
     images: np.ndarray
     labels: np.ndarray
     probabilities: np.ndarray
@@ -64,34 +63,26 @@ class Comparison(NamedTuple):
     confusion: Sequence[Sequence[int]] = ()
 
 
-def reference(spec: ModelSpec, variables: Any, split: Split, *, count: int = 0, seed: int = 0) -> Reference:
+def reference(network: Trained, split: Split, *, count: int = 0, seed: int = 0) -> Reference:
     """Runs the Flax network.
 
     Args:
-      spec: its contract.
-      variables: its variables.
+      network: the checkpoint.
       split: real images with labels.
       count: how many of them, each class by its share; all if 0 or if there are fewer.
-      seed: of the choice and of the noise.
+      seed: of the noise.
 
     Raises:
       InputError: if fewer than 512 images are asked for of a split that has them, or the images do not fit.
     """
     if count and count < min(AT_LEAST, len(split.labels)):
         raise errors.InputError(f"the comparison needs at least {AT_LEAST} images, got {count}")
-    chosen = stratified(split.labels, count or len(split.labels), seed)
+    spec, chosen = network.spec, subsets.stratified(split.labels, count or len(split.labels))
     noise = np.random.default_rng(seed).integers(0, 256, (4, *spec.input_shape), np.uint8)
     made = np.stack([np.zeros(spec.input_shape, np.uint8), np.full(spec.input_shape, 255, np.uint8), *noise])
     images = np.concatenate([split.images[chosen], made])
-    logits = predictor.predict(spec, variables, images, batch_size=min(64, len(images)))
-    return Reference(spec, variables, images, split.labels[chosen], softmax(logits, spec.temperature))
-
-
-def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Returns the places of `count` examples, in order, each class by its share of all."""
-    order = np.random.default_rng(seed).permutation(len(labels))
-    by_class = order[np.argsort(labels[order], kind="stable")]
-    return np.sort(by_class[np.linspace(0, len(labels) - 1, min(count, len(labels))).round().astype(int)])
+    logits = inference.logits(network, images, batch_size=min(64, len(images)))
+    return Reference(spec, images, split.labels[chosen], softmax(logits, spec.temperature))
 
 
 def compare(path: pathlib.Path, truth: Reference) -> Comparison:

@@ -11,17 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ferjax import cli, data, errors, folders, runtime
+from ferjax import cli, data, errors, folders, models, runtime, weights
 from ferjax import spec as contract
 from ferjax.data import FaceData
 from ferjax.evaluate import metrics, model_card, predictor
-from ferjax.export import diagnosis, formats, parity, representative
-from ferjax.export import float_operations as export_float_operations
-from ferjax.export.conversion import Network
+from ferjax.export import diagnosis, formats, parity
+from ferjax.export.conversion import Conversion, calibration_images
 from ferjax.export.formats import Format
 from ferjax.models.costs import cost
 from ferjax.spec import ModelSpec
-from ferjax.weights import single_file
+from ferjax.weights import Trained
 
 RECORD = "export.json"
 _EQUAL = 1.05  # files whose times differ by less are equally fast: the smaller one is better
@@ -78,13 +77,13 @@ def export(
     Raises:
       InputError: if the checkpoint, its data or the folder cannot be used, or no file passes.
     """
-    spec, variables, _ = single_file.trained(model)
-    rows = formats.choose(spec, wanted_formats, wanted_quantizations)
+    network = weights.load(model)
+    spec, rows = network.spec, formats.choose(network.spec, wanted_formats, wanted_quantizations)
     with _whole_folder(pathlib.Path(out), overwrite) as folder:
         faces = data.load(spec.dataset, data_dir=data_dir, **spec.dataset_args)
         if faces.sha256 != spec.dataset_sha256:
             cli.note(f"{faces.name} is not the data that {model} was trained on: it has been prepared anew")
-        results = export_network(spec, variables, faces, rows, folder, images=images)
+        results = export_network(network, faces, rows, folder, images=images)
         _record(folder, model, spec, faces, results)
         for result in results:
             if not result.faults:
@@ -98,24 +97,23 @@ def export(
 
 
 def export_network(
-    spec: ModelSpec, variables: Any, faces: FaceData, rows: Sequence[Format], folder: pathlib.Path, *, images: int = 0
+    network: Trained, faces: FaceData, rows: Sequence[Format], folder: pathlib.Path, *, images: int = 0
 ) -> list[Exported]:
     """Writes the files of a network into a folder, compares each and removes those that fail.
 
     Args:
-      spec: its contract.
-      variables: its variables.
+      network: the checkpoint.
       faces: the data with the splits train, for calibration, and validation, to compare on.
       rows: what to make.
       folder: an existing one.
       images: see `export`.
     """
-    places, validation = predictor.check_fit(spec, faces), faces.splits["validation"]
+    places, validation = predictor.check_fit(network.spec, faces), faces.splits["validation"]
     validation = validation._replace(labels=places[validation.labels])
-    truth = parity.reference(spec, variables, validation, count=images)
-    network = Network.of(spec, variables, representative.calibration_images(spec, faces.splits["train"]))
+    truth = parity.reference(network, validation, count=images)
+    source = Conversion(network, calibration_images(network.spec, faces.splits["train"]))
     whole = len(truth.labels) == len(validation.labels)
-    results = [_one(row, network, truth, folder, whole=whole) for row in rows]
+    results = [_one(row, source, truth, folder, whole=whole) for row in cli.progress(rows, what="files")]
     kept = [result.file for result in results if not result.faults]
     times = _milliseconds([folder / name for name in kept], truth.images[:1])
     return [result._replace(milliseconds=times.get(result.file)) for result in results]
@@ -145,17 +143,16 @@ def table(results: Sequence[Exported]) -> str:
     return "\n".join(lines)
 
 
-def _one(row: Format, network: Network, truth: parity.Reference, folder: pathlib.Path, *, whole: bool) -> Exported:
-    spec = network.spec
+def _one(row: Format, source: Conversion, truth: parity.Reference, folder: pathlib.Path, *, whole: bool) -> Exported:
+    spec, module = source.network.spec, models.for_export(source.network.module)
     path = folder / (spec.architecture + row.suffix)
-    convert = row.convert[formats.family(spec)]
-    path.write_bytes(convert(network))
-    written = spec.replace(quantization=row.quantization, accuracy={}, macs=cost(network.module, spec.input_shape).macs)
+    path.write_bytes(row.make(source))
+    written = spec.replace(quantization=row.quantization, accuracy={}, macs=cost(module, spec.input_shape).macs)
     contract.embed(path, written)
-    found, floats = parity.compare(path, truth), export_float_operations.float_operations(path)
+    found, floats = parity.compare(path, truth), diagnosis.float_operations(path)
     faults = parity.faults(found, row.tolerance)
     if faults:
-        size, where = path.stat().st_size, diagnosis.explain(path, convert, network, truth)
+        size, where = path.stat().st_size, diagnosis.explain(path, row.make, source, truth)
         path.unlink()
         return Exported(path.name, row, size, found, faults, where, float_operations=floats)
     if whole:  # a figure for some of the split would not be the split's
@@ -240,5 +237,5 @@ def _whole_folder(out: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
         raise errors.InputError(f"{out} holds an export: choose another --out, or give --overwrite to replace it")
     if filled and (others := _not_of_an_export(out)):
         raise errors.InputError(f"{out} holds more than an export, {others[0]} first: move it, or choose another --out")
-    with folders.made_whole(out, replace=overwrite) as part:
+    with folders.atomic_folder(out, replace=overwrite) as part:
         yield part

@@ -1,7 +1,7 @@
 """The networks by name: `create`, `list_models`, `default_input_shape`; what export and explanation ask of them."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,14 +10,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.errors import unknown
-from ferjax.models import arguments, baseline, deit, mobilenet, resemotenet, resnet, xception
-from ferjax.models.cpu import convolution
+from ferjax.models import arguments, baseline, cpu, deit, mobilenet, operations, resemotenet, resnet, xception
 
 __all__ = [
+    "CONVOLUTIONAL",
+    "FAMILIES",
     "OUTPUTS",
+    "SWISH",
+    "TRANSFORMER",
     "compiler_options",
     "create",
     "default_input_shape",
+    "family",
     "feature_map",
     "for_export",
     "list_models",
@@ -26,11 +30,14 @@ __all__ = [
 
 
 OUTPUTS = r"^head\w*/(out|conv)/"  # regular expression over parameter paths: the layers whose channels are classes
+# What the operators of a network allow integers to do, see `ferjax.export.FORMATS`.
+FAMILIES = CONVOLUTIONAL, SWISH, TRANSFORMER = "convolutional", "hard-swish", "transformer"
 
 
 class _Entry(NamedTuple):
     make: Callable[..., nn.Module]
     input_shape: tuple[int, int, int]
+    family: str = CONVOLUTIONAL
 
 
 _MODELS: dict[str, _Entry] = {
@@ -39,11 +46,11 @@ _MODELS: dict[str, _Entry] = {
     "resnet20": _Entry(resnet.ResNet20, (48, 48, 1)),
     "resnet50": _Entry(resnet.ResNet50, (224, 224, 3)),
     "resnet50_caffe": _Entry(resnet.ResNet50Caffe, (224, 224, 3)),
-    "deit_tiny": _Entry(deit.DeiT, (224, 224, 3)),
-    "deit_tiny_distilled": _Entry(deit.DeiTTinyDistilled, (224, 224, 3)),
-    "deit_attention_free": _Entry(deit.AttentionFreeDeiT, (224, 224, 3)),
-    "mobilenetv3_small": _Entry(mobilenet.MobileNetV3Small, (224, 224, 3)),
-    "microexpnet": _Entry(mobilenet.MicroExpNet, (48, 48, 1)),
+    "deit_tiny": _Entry(deit.DeiT, (224, 224, 3), TRANSFORMER),
+    "deit_tiny_distilled": _Entry(deit.DeiTTinyDistilled, (224, 224, 3), TRANSFORMER),
+    "deit_attention_free": _Entry(deit.AttentionFreeDeiT, (224, 224, 3), TRANSFORMER),
+    "mobilenetv3_small": _Entry(mobilenet.MobileNetV3Small, (224, 224, 3), SWISH),
+    "microexpnet": _Entry(mobilenet.MicroExpNet, (48, 48, 1), SWISH),
     "mini_xception": _Entry(xception.MiniXception, (48, 48, 1)),
     "resemotenet": _Entry(resemotenet.ResEmoteNet, (64, 64, 3)),
     "baseline_cnn5": _Entry(baseline.BaselineCNN5, (48, 48, 1)),
@@ -54,7 +61,7 @@ _MODELS: dict[str, _Entry] = {
 def create(name: str, *, num_classes: int = 7, dtype: Any = jnp.float32, **kwargs: Any) -> nn.Module:
     """Returns the network of a name, without parameters.
 
-    `module.init(key, x, train=False)` makes the collections "params" and (where the network normalises
+    `module.init(key, x, train=False)` makes the collections "params" and (where the network normalizes
     over the batch) "batch_stats"; `module.apply(variables, x, train=False)` returns logits. Training
     needs `rngs={"dropout": key}` and `mutable=["batch_stats"]`. Images are float (N, H, W, C); the
     number of channels, one or three, is taken from the images.
@@ -97,6 +104,20 @@ def default_input_shape(name: str) -> tuple[int, int, int]:
     return _entry(name).input_shape
 
 
+def family(name: str, arguments: Mapping[str, Any]) -> str:
+    """Returns which of FAMILIES a network belongs to: with `act` other than hard-swish, a mobile one is convolutional.
+
+    Args:
+      name: one of `list_models()`.
+      arguments: of `create`.
+
+    Raises:
+      InputError: if the name is unknown.
+    """
+    own = _entry(name).family
+    return CONVOLUTIONAL if own == SWISH and arguments.get("act", "hard_swish") != "hard_swish" else own
+
+
 def for_export(module: nn.Module) -> nn.Module:
     """Returns the network built from operators that every runtime has one for.
 
@@ -115,7 +136,8 @@ def compiler_options(module: nn.Module) -> dict[str, bool | int]:
     networks, which round, take fewer passes too, but the default generator: mini-Xception's step takes 161 ms for 211,
     MicroExpNet's 96 for 128.
     """
-    if jax.default_backend() != "cpu" or not convolution.are_shifts(getattr(module, "depthwise", "conv")):
+    shifts = operations.depthwise(getattr(module, "depthwise", "conv")) is operations.CPU.depthwise
+    if not (cpu.wanted() and shifts):
         return {}
     older = {} if getattr(module, "folded", False) else {"xla_cpu_use_fusion_emitters": False}
     return {**older, "xla_backend_optimization_level": 1}

@@ -12,15 +12,15 @@ from ferjax.models.layers import ConvNormAct, Head, global_average_pool, max_poo
 
 
 class BaselineCNN(nn.Module):
-    """3x3 convolutions, each normalised, rectified and max-pooled by two; the mean over the map; a linear head.
+    """3x3 convolutions, each normalized, rectified and max-pooled by two; the mean over the map; a linear head.
 
     Named intermediates: `stage1`, `stage2`, …, `features`, `embedding`.
 
     Attributes:
       num_classes: number of logits.
       widths: channels of each convolution.
-      bare_last: the last convolution has neither normalisation, activation nor pooling.
-      bias: convolutions have a bias beside their normalisation.
+      bare_last: the last convolution has neither normalization, activation nor pooling.
+      bias: convolutions have a bias beside their normalization.
       head_dropout: rate before the head.
       folded: see `ConvNormAct`.
       dtype: of the computation; parameters stay float32.
@@ -53,7 +53,7 @@ class BaselineCNN(nn.Module):
         return Head(self.num_classes, dropout=(self.head_dropout,), dtype=self.dtype, name="head")(x, train)
 
 
-# Qin names five convolutions, max-pool, normalisation, dropout and one linear layer; the widths are ours.
+# Qin names five convolutions, max-pool, normalization, dropout and one linear layer; the widths are ours.
 BaselineCNN5 = BaselineCNN
 # Paraschiv's experiment 1, read literally: nothing stands between its third convolution and the mean.
 BaselineCNN3 = partial(BaselineCNN, widths=(32, 64, 128), bare_last=True, bias=True, head_dropout=0.0)

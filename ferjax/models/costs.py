@@ -15,7 +15,7 @@ class Cost(NamedTuple):
 
     Attributes:
       parameters: trainable numbers.
-      statistics: running averages of the normalisations, which a file stores too.
+      statistics: running averages of the normalizations, which a file stores too.
       macs: multiply-accumulate operations of convolutions and matrix products for one image.
     """
 

@@ -8,28 +8,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.errors import InputError
-from ferjax.models.cpu import tokens
-from ferjax.models.layers import PROBABILITY, Head, QuantPoint, activate, activation, full_precision, tap
+from ferjax.models.activations import activation
+from ferjax.models.layers import PROBABILITY, Head, QuantPoint, activate, tap
+from ferjax.models.normalization import LayerNorm, full_precision
+from ferjax.models.operations import linear, stored
 
 TEACHER_HEADS = ("class_logits", "distillation_logits")
 small_normal = nn.initializers.truncated_normal(0.02)
 
 
-class LayerNorm(nn.Module):
-    """Normalises over the last axis in at least float32, with flax's parameters `scale` and `bias`."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (..., D) to the same shape."""
-        width = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, width, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, width, jnp.float32)
-        return tokens.normalize(full_precision(x), scale, bias, 1e-6).astype(x.dtype)
-
-
 def dense(features: int, dtype: Any, name: str) -> nn.Dense:
     """Returns a linear layer with the transformers' start."""
-    return nn.Dense(features, kernel_init=small_normal, dtype=dtype, dot_general=tokens.linear, name=name)
+    return nn.Dense(features, kernel_init=small_normal, dtype=dtype, dot_general=linear, name=name)
 
 
 class Patches(nn.Module):
@@ -115,7 +105,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward network, each normalised first and added to its input.
+    """Attention and a feed-forward network, each normalized first and added to its input.
 
     Attributes:
       heads: of the attention.
@@ -133,11 +123,11 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps tokens (N, T, D) to (N, T, D)."""
         y = QuantPoint(name="q_norm1")(LayerNorm(name="norm1")(x))
-        x = tokens.stored(QuantPoint(name="q_attn")(x + Attention(self.heads, self.dtype, name="attn")(y)))
+        x = stored(QuantPoint(name="q_attn")(x + Attention(self.heads, self.dtype, name="attn")(y)))
         y = QuantPoint(name="q_norm2")(LayerNorm(name="norm2")(x))
         y = activate(dense(self.hidden, self.dtype, "fc1")(y), self.act)
         y = QuantPoint(name="q_fc2")(dense(x.shape[-1], self.dtype, "fc2")(y))
-        return tokens.stored(QuantPoint(name="q_sum")(x + y))
+        return stored(QuantPoint(name="q_sum")(x + y))
 
 
 class DeiT(nn.Module):
@@ -212,13 +202,13 @@ class DeiT(nn.Module):
         positions = self.param("pos_embed", small_normal, (1, count, self.width))
         prefix = [jnp.broadcast_to(t.astype(self.dtype), (len(x), 1, self.width)) for t in first]
         x = jnp.concatenate([*prefix, x], axis=1) + resize_positions(positions, self.grid, grid).astype(self.dtype)
-        return tokens.stored(QuantPoint(name="q_embed")(x))
+        return stored(QuantPoint(name="q_embed")(x))
 
 
 class AttentionFreeDeiT(nn.Module):
     """Qin's small DeiT: DeiT's patch and position embedding, feed-forward networks, no attention.
 
-    Every feed-forward network is one 192-wide layer with GELU, normalised first and added to its input. The
+    Every feed-forward network is one 192-wide layer with GELU, normalized first and added to its input. The
     head reads the mean over the patches: without attention a class token would never see the image.
     Named intermediates: `stage1`, … (tokens after each layer), `features` (the last of them), `embedding`.
 
@@ -252,14 +242,12 @@ class AttentionFreeDeiT(nn.Module):
         """Maps images (N, H, W, 1 or 3), whole patches high and wide, to float32 logits (N, num_classes)."""
         x, grid = Patches(self.width, self.patch, self.dtype, name="patch")(x)
         positions = self.param("pos_embed", small_normal, (1, self.grid[0] * self.grid[1], self.width))
-        x = tokens.stored(
-            QuantPoint(name="q_embed")(x + resize_positions(positions, self.grid, grid).astype(self.dtype))
-        )
+        x = stored(QuantPoint(name="q_embed")(x + resize_positions(positions, self.grid, grid).astype(self.dtype)))
         for i in range(self.depth):
             y = QuantPoint(name=f"q_norm{i}")(LayerNorm(name=f"norm{i}")(x))
             y = QuantPoint(name=f"q_fc{i}")(dense(self.width, self.dtype, f"fc{i}")(y))
             y = QuantPoint(name=f"q_act{i}")(activation(self.act)(y))
-            x = tap(self, f"stage{i + 1}", tokens.stored(QuantPoint(name=f"q_sum{i}")(x + y)))
+            x = tap(self, f"stage{i + 1}", stored(QuantPoint(name=f"q_sum{i}")(x + y)))
         x = tap(self, "features", x)
         x = tap(self, "embedding", jnp.mean(LayerNorm(name="norm")(x), axis=1))
         return Head(self.num_classes, dropout=(self.head_dropout,), dtype=self.dtype, name="head")(x, train)

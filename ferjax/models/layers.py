@@ -1,11 +1,11 @@
 """Layers that the networks share.
 
-Every convolution that feeds a normalisation is a `ConvNormAct` with the children `conv` and `bn`, and
+Every convolution that feeds a normalization is a `ConvNormAct` with the children `conv` and `bn`, and
 every network names its classifier `head`: rules over parameters (freezing, pruning, folding) are then
 short patterns, the same for all families.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,71 +13,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ferjax.errors import InputError, unknown
-from ferjax.models.cpu import pooling
-from ferjax.models.cpu.convolution import depthwise, pointwise, windowed
-from ferjax.models.cpu.normalization import BatchNorm
+from ferjax.errors import InputError
+from ferjax.models import operations
+from ferjax.models.activations import activation
+from ferjax.models.normalization import batch_norm, full_precision
 
 # He et al. 2015, eq. 14, on the outgoing connections and without truncation, as torchvision starts its ResNets.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's start of a linear layer.
 linear_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-def hard_sigmoid(x: jax.Array) -> jax.Array:
-    """Returns relu6(x + 3) / 6 (Howard et al. 2019, section 5.2)."""
-    return nn.relu6(x + 3.0) * (1 / 6)
-
-
-def hard_swish(x: jax.Array) -> jax.Array:
-    """Returns x * relu6(x + 3) / 6 (Howard et al. 2019, section 5.2)."""
-    return x * hard_sigmoid(x)
-
-
-def gelu_tanh(x: jax.Array) -> jax.Array:
-    """Returns the tanh approximation of GELU."""
-    return nn.gelu(x, approximate=True)
-
-
-# Marked as one operation, so that TFLite and ONNX keep it as one: written out, erf becomes dozens.
-_marked_gelu = jax.lax.composite(
-    lambda x, approximate: nn.gelu(x, approximate=False),
-    name="aten.gelu.default",
-)
-
-
-@jax.custom_jvp
-def gelu(x: jax.Array) -> jax.Array:
-    """Returns x * P(X <= x) for X ~ N(0, 1) (Hendrycks and Gimpel 2016), exactly, as pretrained transformers need."""
-    return _marked_gelu(x, approximate="none")
-
-
-@gelu.defjvp
-def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    return jax.jvp(partial(nn.gelu, approximate=False), primals, tangents)
-
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": nn.relu,
-    "relu6": nn.relu6,
-    "hard_swish": hard_swish,
-    "hard_sigmoid": hard_sigmoid,
-    "sigmoid": nn.sigmoid,
-    "gelu": gelu,
-    "gelu_tanh": gelu_tanh,
-    "linear": lambda x: x,
-}
-
-
-def activation(name: str) -> Callable[[jax.Array], jax.Array]:
-    """Returns the activation of a name in `ACTIVATIONS`.
-
-    Raises:
-      InputError: if there is no such activation.
-    """
-    if name not in ACTIVATIONS:
-        raise unknown("activation", name, ACTIVATIONS)
-    return ACTIVATIONS[name]
 
 
 def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
@@ -136,11 +80,6 @@ def activate(x: jax.Array, act: str) -> jax.Array:
     return QuantPoint(name="q")(activation(act)(x))
 
 
-def full_precision(x: jax.Array) -> jax.Array:
-    """Returns x in float32; float64, which tests compute in, stays."""
-    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-
-
 def convolution(
     features: int,
     kernel_size: int,
@@ -162,10 +101,9 @@ def convolution(
       name: of the child module.
       pad: zeros added on every side; (kernel_size - 1) / 2 if not given.
       bias: whether it has one.
-      implementation: empty for a full convolution, else that of a depthwise one, see `convolution.depthwise`.
+      implementation: empty for a full convolution, else that of a depthwise one, see `operations.depthwise`.
     """
     pad = (kernel_size - 1) // 2 if pad is None else pad
-    full = pointwise if kernel_size == 1 and pad == 0 else windowed
     return nn.Conv(
         features,
         (kernel_size, kernel_size),
@@ -174,14 +112,14 @@ def convolution(
         feature_group_count=features if implementation else 1,
         use_bias=bias,
         kernel_init=he_normal,
-        conv_general_dilated=depthwise(implementation) if implementation else full,
+        conv_general_dilated=operations.depthwise(implementation) if implementation else operations.convolve,
         dtype=dtype,
         name=name,
     )
 
 
 class ConvNormAct(nn.Module):
-    """Convolution, batch normalisation, activation, with torch's padding and torch's running averages.
+    """Convolution, batch normalization, activation, with torch's padding and torch's running averages.
 
     Attributes:
       features: output channels; a depthwise convolution keeps the input's instead.
@@ -190,10 +128,10 @@ class ConvNormAct(nn.Module):
       act: name of the activation.
       pad: zeros added on every side; (kernel_size - 1) / 2 if not given.
       bias: the convolution has a bias of its own.
-      norm: the normalisation is there; without it the convolution has a bias.
-      depthwise: empty for a full convolution, else the implementation, see `convolution.depthwise`.
+      norm: the normalization is there; without it the convolution has a bias.
+      depthwise: empty for a full convolution, else the implementation, see `operations.depthwise`.
       epsilon: added to the variance.
-      folded: the normalisation is part of the kernel and of a bias already; there is no `bn` then.
+      folded: the normalization is part of the kernel and of a bias already; there is no `bn` then.
       dtype: of the computation; parameters stay float32.
     """
 
@@ -221,24 +159,13 @@ class ConvNormAct(nn.Module):
         return activate(x, self.act)
 
 
-def batch_norm(x: jax.Array, train: bool, epsilon: float = 1e-5) -> jax.Array:
-    """Normalises over the batch in at least float32, in a child named `bn`; flax's momentum 0.9 is torch's 0.1.
-
-    Where the collection `frozen` names its statistics, they are used and kept, as in evaluation.
-    """
-    wide = full_precision(x)
-    norm = BatchNorm(momentum=0.9, epsilon=epsilon, dtype=wide.dtype, name="bn")
-    resting = not train or norm.has_variable("frozen", "mean")
-    return norm(wide, use_running_average=resting).astype(x.dtype)
-
-
 class DenseNormAct(nn.Module):
-    """Linear layer, batch normalisation (optional), activation.
+    """Linear layer, batch normalization (optional), activation.
 
     Attributes:
       features: output width.
       act: name of the activation.
-      norm: whether a batch normalisation stands between the two.
+      norm: whether a batch normalization stands between the two.
       folded: see `ConvNormAct`.
       dtype: of the computation; parameters stay float32.
     """
@@ -259,14 +186,14 @@ class DenseNormAct(nn.Module):
 
 
 class Head(nn.Module):
-    """Classifier: (dropout, linear, batch normalisation, activation) for each hidden width, dropout, linear.
+    """Classifier: (dropout, linear, batch normalization, activation) for each hidden width, dropout, linear.
 
     Attributes:
       num_classes: number of logits.
       hidden: hidden widths, none for a linear head.
       dropout: rate before each linear layer, one more than hidden widths; none for no dropout.
       act: activation of the hidden layers.
-      norm: whether hidden layers are normalised.
+      norm: whether hidden layers are normalized.
       folded: see `ConvNormAct`.
       dtype: of the computation; parameters stay float32.
     """
@@ -340,4 +267,4 @@ def max_pool(x: jax.Array, window: int = 3, stride: int = 2, pad: tuple[int, int
     padding of its own stays exact in int8.
     """
     x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
-    return pooling.max_pool(x, window, stride, "VALID")
+    return operations.max_pool(x, window, stride, "VALID")

@@ -70,7 +70,7 @@ class InvertedResidual(nn.Module):
       residual: whether the input is added.
       act: name of the activation.
       gate: name of the squeeze-and-excitation's gate.
-      depthwise: see `convolution.depthwise`.
+      depthwise: see `operations.depthwise`.
       folded: see `ConvNormAct`.
       dtype: of the computation.
     """
@@ -113,14 +113,14 @@ class MobileNetV3Small(nn.Module):
       width: multiplies every width of the table, rounded to multiples of 8.
       widths: the widths themselves, as `Widths` lists them; slimmed networks state them.
       stem_stride: 2 as published; with 1 a 48-pixel face keeps a 3x3 map at the end, and not 2x2.
-      act: the activation of stem, late blocks and last convolution; "relu6" quantises better than "hard_swish".
+      act: the activation of stem, late blocks and last convolution; "relu6" quantizes better than "hard_swish".
       gate: the gate of the squeeze-and-excitation blocks.
       attention: squeezed width of the block after the last map, 0 for none.
       attention_gate: its gate.
       head_hidden: see `Head.hidden`.
       head_dropout: see `Head.dropout`.
       head_act: activation of the head's hidden layers.
-      depthwise: see `convolution.depthwise`.
+      depthwise: see `operations.depthwise`.
       folded: see `ConvNormAct`.
       dtype: of the computation; parameters stay float32.
     """

@@ -15,7 +15,7 @@ from ferjax.models.resnet import BasicBlock
 class ResEmoteNet(nn.Module):
     """Three convolutions with max-pool, squeeze-and-excitation, three strided residual blocks, four linear layers.
 
-    Its convolutions keep the biases that the authors' have beside the normalisation. Named intermediates:
+    Its convolutions keep the biases that the authors' have beside the normalization. Named intermediates:
     `stage0` (after squeeze-and-excitation), `stage1` … `stage3`, `features`, `embedding`.
 
     Attributes:

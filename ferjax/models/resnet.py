@@ -22,7 +22,7 @@ class BasicBlock(nn.Module):
       features: channels of the output.
       hidden: channels between the two convolutions.
       stride: of the first convolution and of the projection.
-      bias: convolutions have a bias beside their normalisation.
+      bias: convolutions have a bias beside their normalization.
       folded: see `ConvNormAct`.
       dtype: of the computation.
     """

@@ -11,17 +11,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.errors import InputError
-from ferjax.models.cpu.pooling import max_pool
-from ferjax.models.layers import ConvNormAct, QuantPoint, convolution, full_precision, global_average_pool, tap
+from ferjax.models.layers import ConvNormAct, QuantPoint, convolution, global_average_pool, tap
+from ferjax.models.normalization import full_precision
+from ferjax.models.operations import max_pool
 
 
 class SeparableConv(nn.Module):
-    """3x3 depthwise convolution, 1x1 convolution, batch normalisation, activation.
+    """3x3 depthwise convolution, 1x1 convolution, batch normalization, activation.
 
     Attributes:
       features: channels of the output.
       act: name of the activation.
-      depthwise: see `convolution.depthwise`.
+      depthwise: see `operations.depthwise`.
       folded: see `ConvNormAct`.
       dtype: of the computation.
     """
@@ -47,7 +48,7 @@ class Module(nn.Module):
     Attributes:
       features: channels of the output.
       hidden: channels between the two separable convolutions.
-      depthwise: see `convolution.depthwise`.
+      depthwise: see `operations.depthwise`.
       folded: see `ConvNormAct`.
       dtype: of the computation.
     """
@@ -80,7 +81,7 @@ class MiniXception(nn.Module):
       stem_widths: channels of the two first convolutions.
       widths: channels of each module's output.
       hidden: channels inside each module; the same as `widths` if not given.
-      depthwise: see `convolution.depthwise`.
+      depthwise: see `operations.depthwise`.
       folded: see `ConvNormAct`.
       dtype: of the computation; parameters stay float32.
     """

@@ -1,4 +1,4 @@
-"""Fake quantisation on the integer grid of TFLite and ONNX, with straight-through gradients.
+"""Fake quantization on the integer grid of TFLite and ONNX, with straight-through gradients.
 
 A real number r stands for the integer q as r = (q - zero_point) * scale (Jacob et al. 2018, eq. 1). Weights are
 symmetric, per output channel and of narrow range (int8: -127 … 127); activations are asymmetric and per tensor
@@ -155,12 +155,12 @@ def fake_quant_weights(
 
 
 def fold_batch_norm(variables: Mapping[str, Any], epsilons: Mapping[str, float]) -> dict[str, Any]:
-    """Moves every batch normalisation into the convolution or linear layer before it.
+    """Moves every batch normalization into the convolution or linear layer before it.
 
     With g = scale / sqrt(var + ε): kernel · g and (bias - mean) · g + shift (Jacob et al. 2018, eq. 14).
 
     Args:
-      variables: {"params": …, "batch_stats": …}; a normalisation is called `bn` and stands beside its layer, `conv` or
+      variables: {"params": …, "batch_stats": …}; a normalization is called `bn` and stands beside its layer, `conv` or
         `dense`.
       epsilons: ε of each, by the path of what holds both, such as {"layer1_0/conv1": 1e-5}.
 
@@ -190,7 +190,7 @@ def _folded(layer: Mapping[str, Any], norm: Mapping[str, Any], stats: Mapping[st
 
 
 def uniform_quantize(weight: jax.Array, *, bits: int = 8) -> tuple[jax.Array, jax.Array]:
-    """Valverde's uniform symmetric quantiser, one scale for the whole tensor (eq. 2–4).
+    """Valverde's uniform symmetric quantizer, one scale for the whole tensor (eq. 2–4).
 
     W_b = round(s_b · W), s_b = (2^b - 1) / (2 · max|W|). Taken literally, s_b maps the largest weight of int8 to 127.5,
     which does not fit; as in the paper's figure 6 it is mapped to 2^(b-1) - 1 = 127.

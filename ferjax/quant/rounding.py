@@ -1,6 +1,6 @@
 """Networks that feel their integers: every `QuantPoint` and every kernel rounded, ranges observed while training.
 
-Start from a network whose normalisations are folded (`fold`), because integer files have none. `make_apply` returns a
+Start from a network whose normalizations are folded (`fold`), because integer files have none. `make_apply` returns a
 function with the signature of `module.apply`, so that training, distillation and evaluation use it unchanged; the
 ranges of the activations are one more collection:
 
@@ -8,7 +8,7 @@ ranges of the activations are one more collection:
     variables["ranges"] = initial_ranges(module, image_shape)
     apply_fn = make_apply(module)                              # train with it, ranges mutable
     check_ranges(variables["ranges"])
-    to_tflite(make_marked(module, variables), …)               # ferjax.export.qat
+    to_tflite(make_marked(module, variables), …)               # ferjax.export.tflite.qat
 """
 
 import math
@@ -24,9 +24,9 @@ from flax import traverse_util
 
 from ferjax import quant
 from ferjax.errors import InputError
-from ferjax.models.cpu.convolution import computed_once
-from ferjax.models.cpu.normalization import BatchNorm
-from ferjax.models.layers import QuantPoint, full_precision
+from ferjax.models.layers import QuantPoint
+from ferjax.models.normalization import BatchNorm, full_precision
+from ferjax.models.operations import computed_once
 from ferjax.trees import path_mask
 
 Observer = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
@@ -86,7 +86,7 @@ def make_apply(
     times kernel scale (Jacob et al. 2018, eq. 11), where the layer's input is a rounded value as it is, not pooled.
 
     Args:
-      module: a network, its normalisations folded.
+      module: a network, its normalizations folded.
       weight_bits: width of the kernels' integers, 8 or 4; activations have 8.
       rules: regular expressions over parameter paths: which kernels are rounded.
       observe: what a batch says about a range: `min_max` or `percentile(…)`.
@@ -175,7 +175,7 @@ def check_ranges(ranges: Mapping[str, Any]) -> None:
         which = f"the range of {_name(unseen[0])} was" if unseen else "ranges were"
         raise InputError(
             f"{which} never observed ({len(points) - len(unseen)} of {len(points)} were): "
-            "train with quantisation, or run training images through the network, before writing integers"
+            "train with quantization, or run training images through the network, before writing integers"
         )
 
 
@@ -185,7 +185,7 @@ def make_marked(
     """Returns apply(images, mutable=…) with the variables inside and every rounding marked for a converter.
 
     Args:
-      module: a network, its normalisations folded.
+      module: a network, its normalizations folded.
       variables: {"params": …, "ranges": …}, concrete arrays.
       weight_bits: as in training.
       rules: as in training.
@@ -217,7 +217,7 @@ def make_marked(
 def fold(
     module: nn.Module, variables: Mapping[str, Any], image_shape: tuple[int, ...]
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Returns the network without batch normalisations, and its variables; the logits stay what they are.
+    """Returns the network without batch normalizations, and its variables; the logits stay what they are.
 
     Args:
       module: any network of `ferjax.models`; one that has nothing to fold is returned as it is.

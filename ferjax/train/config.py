@@ -11,7 +11,7 @@ Each group of a configuration holds the keyword arguments of one function:
     quant    ferjax.train.quantization.prepare
     optim    ferjax.train.optim.create
     prune    ferjax.train.optim.prune
-    fit      ferjax.train.loop.fit
+    fit      ferjax.train.options.FitOptions
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ferjax import augment, data, errors, folders, models
-from ferjax.train import loop, objective, optim, quantization, start, teacher
+from ferjax.train import objective, optim, options, quantization, start, teacher
 from ferjax.weights import checkpoint
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -37,10 +37,26 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "quant": quantization.prepare,
     "optim": optim.create,
     "prune": optim.prune,
-    "fit": loop.fit,
+    "fit": options.FitOptions,
 }
 GROUPS = tuple(FUNCTIONS)
+_GIVEN = {  # what the program gives beside the configuration, and has a default
+    "data": ("data_dir", "splits"),
+    "model": ("num_classes", "dtype"),
+    "teacher": ("taps", "dtype"),
+    "loss": ("teachers", "heads"),
+    "quant": ("dtype",),
+}
 _ELEMENTS: dict[Any, tuple[type, str]] = {Sequence[str]: (str, "strings"), Sequence[float]: (numbers.Real, "numbers")}
+
+
+def defaults() -> dict[str, dict[str, Any]]:
+    """Returns every group with the keys that a configuration may leave out, at the defaults of its function."""
+    signatures = {group: inspect.signature(function).parameters for group, function in FUNCTIONS.items()}
+    return {
+        group: {n: p.default for n, p in known.items() if p.default is not p.empty and n not in _GIVEN.get(group, ())}
+        for group, known in signatures.items()
+    }
 
 
 def call(function: Callable[..., Any], group: str, values: Mapping[str, Any], **more: Any) -> Any:
@@ -114,7 +130,7 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     if not path.exists():
         if any((workdir / kind).exists() for kind in checkpoint.KINDS):
             raise errors.InputError(f"{workdir} holds checkpoints without a config.json: choose another --workdir")
-        with folders.replaced(path) as part:
+        with folders.atomic_file(path) as part:
             part.write_text(text)
         return
     try:

@@ -10,14 +10,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ferjax import augment, data, devices, errors, models
 from ferjax.evaluate import report
+from ferjax.models import cpu
 from ferjax.spec import ModelSpec
 from ferjax.train import distributed, loop, objective, optim, profiling, quantization, run_folder, start, stored_views
 from ferjax.train import teacher as train_teacher
 from ferjax.train.config import GROUPS, call, claimed
-from ferjax.weights import trained
+from ferjax.train.monitor import Monitor
+from ferjax.train.options import FitOptions
+from ferjax.train.step import Task, Teacher
+from ferjax.weights import Trained
 from ferjax.weights.pretrained import Report
 
 DTYPES = ("float32", "bfloat16", "float16")  # of the computation
@@ -90,63 +95,45 @@ def _run(
     if odd := sorted(set(config) - set(GROUPS)):
         raise errors.unknown("config group", odd[0], GROUPS)
     groups = {group: dict(config.get(group, {})) for group in GROUPS}
-    loop.check_sizes(groups["fit"])
+    options = call(FitOptions, "fit", groups["fit"])
     mesh = devices.mesh(device_count)
     load = functools.partial(call, data.load, "data", groups["data"], data_dir=data_dir, splits=("train", "validation"))
     faces = distributed.all_or_none(load)
-    train_split, validation = faces.splits["train"], faces.splits["validation"]
-    steps = max(1, len(train_split.labels) // groups["fit"].get("batch_size", 1))
-    begun, adopted = _begin(groups, faces, name, steps_per_epoch=steps)
-    optimizer = _optimizer(groups, begun.variables["params"], steps_per_epoch=steps)
-    more = {"train": train_split._asdict(), "augment": call(augment.create, "augment", groups["augment"])}
+    train, validation = (faces.splits[split]._asdict() for split in ("train", "validation"))
+    steps = max(1, len(train["labels"]) // options.batch_size)
+    network, apply_fn, adopted = _begin(groups, faces, name, options, steps_per_epoch=steps)
+    optimizer = _optimizer(groups, network.variables["params"], epochs=options.epochs, steps_per_epoch=steps)
+    teacher = None
     if taught:
-        teacher, config = _teacher(config, groups, begun.spec)
-        more |= _lesson(teacher, groups, begun.module, faces)
-    else:
-        more["loss_fn"] = call(objective.make_loss, "loss", groups["loss"], faces=faces)
-        if groups["teacher"].get("stored_views"):
-            distributed.say(
-                "teacher.stored_views is for a teacher's answers: without one, views are drawn anew each epoch"
-            )
+        teacher, config = _teacher(config, groups, network.spec)
+    task = _task(groups, network, apply_fn, faces, teacher)
     distributed.agree("configuration", {**config, "found": {"data": faces.sha256, "jax": jax.__version__}})
     with contextlib.ExitStack() as held:
         distributed.all_or_none(functools.partial(_claim, held, workdir, config))
-        if taught and teacher.stored_views:
-            more |= _stored(teacher, groups, more, faces, pathlib.Path(data_dir or data.default_data_dir()))
+        if teacher is not None and teacher.stored_views:
+            home = pathlib.Path(data_dir or data.default_data_dir())
+            train, task = stored_views.taught_arrays(train, task, groups=groups, faces=faces, data_dir=home)
         if adopted is not None:
             distributed.say(f"start: {adopted}")
         if mesh.size > 1:
             distributed.say(f"devices: {devices.describe(mesh)}")
         started = time.perf_counter()
-        result = call(
-            loop.fit,
-            "fit",
-            groups["fit"],
-            apply_fn=begun.apply,
-            variables=begun.variables,
-            optimizer=optimizer,
-            validation=validation._asdict(),
-            spec=begun.spec,
+        on_epoch = _reporter(workdir, tensorboard=tensorboard and distributed.is_first())
+        result = loop.fit(
+            task,
+            network.variables,
+            optimizer,
+            options,
+            train=train,
+            validation=validation,
             workdir=workdir,
-            eval_apply_fn=trained.create(begun.spec).apply,
             config=config,
             mesh=mesh,
-            compiler_options=models.compiler_options(begun.module),
-            on_epoch=_reporter(workdir, tensorboard=tensorboard and distributed.is_first()),
-            progress=progress,
-            profile=profile,
-            **more,
+            monitor=Monitor(progress, on_epoch, profile),
         )
         if distributed.is_first():
             report.plot_curves(result.history, workdir / "curves.png")
-    if peak := profiling.peak_memory(mesh):
-        holder = "this process" if devices.on_cpu(mesh) else "a device"
-        distributed.say(f"peak memory of {holder}: {peak / 1e9:.2f} GB")
-    best = result.best
-    distributed.say(
-        f"best validation accuracy {best['validation_accuracy']:.4f}, macro-F1 {best['validation_macro_f1']:.4f}, "
-        f"epoch {best['epoch']} of {len(result.history)}, {time.perf_counter() - started:.0f} s; {workdir}"
-    )
+    _say_result(result, mesh, seconds=time.perf_counter() - started, workdir=workdir)
     return result
 
 
@@ -158,9 +145,9 @@ def _claim(held: contextlib.ExitStack, workdir: pathlib.Path, config: Mapping[st
 
 
 def _begin(
-    groups: Mapping[str, dict[str, Any]], faces: data.FaceData, name: str, *, steps_per_epoch: int
-) -> tuple[quantization.Prepared, Report | None]:
-    """Returns the network to train, and what a start that is not fresh gave it."""
+    groups: Mapping[str, dict[str, Any]], faces: data.FaceData, name: str, options: FitOptions, *, steps_per_epoch: int
+) -> tuple[Trained, Callable[..., Any], Report | None]:
+    """Returns the network to train, its apply function for that, and what a start that is not fresh gave it."""
     chosen, init = dict(groups["model"]), groups["init"]
     dtype = chosen.pop("dtype", "float32")  # of the computation: no part of what the network is
     if dtype not in DTYPES:
@@ -168,25 +155,26 @@ def _begin(
     if init.get("network"):
         chosen = start.network_of(init.get("workdir") or init.get("pretrained", ""))
     module = call(models.create, "model", chosen, num_classes=len(faces.class_names))
-    variables = init_variables(module, faces.image_shape, seed=groups["fit"].get("seed", 0))
+    variables = init_variables(module, faces.image_shape, seed=options.seed)
     spec = make_spec(faces, chosen, variables, name=name, dataset_args=groups["data"])
-    variables, spec, adopted = call(start.start, "init", init, variables=variables, spec=spec)
-    begun = call(
+    network, adopted = call(start.start, "init", init, fresh=Trained(spec, variables))
+    network, apply_fn = call(
         quantization.prepare,
         "quant",
         groups["quant"],
-        spec=spec,
-        variables=variables,
+        network=network,
         images=faces.splits["train"].images,
-        batches_per_epoch=steps_per_epoch * groups["fit"].get("accumulate", 1),
+        batches_per_epoch=steps_per_epoch * options.accumulate,
         dtype=jnp.dtype(dtype),
     )
-    return begun, adopted
+    return network, apply_fn, adopted
 
 
-def _optimizer(groups: Mapping[str, dict[str, Any]], params: Any, *, steps_per_epoch: int) -> optim.Optimizer:
-    """Returns the optimiser, pruning last; a rule that finds no parameter is said."""
-    length = {"steps_per_epoch": steps_per_epoch, "epochs": groups["fit"].get("epochs", 1)}
+def _optimizer(
+    groups: Mapping[str, dict[str, Any]], params: Any, *, epochs: int, steps_per_epoch: int
+) -> optim.Optimizer:
+    """Returns the optimizer, pruning last; a rule that finds no parameter is said."""
+    length = {"steps_per_epoch": steps_per_epoch, "epochs": epochs}
     plain = call(optim.create, "optim", groups["optim"], **length)
     pruned = groups["prune"]
     if pruned.get("structure") == "filter":  # a class is no channel to remove
@@ -198,7 +186,7 @@ def _optimizer(groups: Mapping[str, dict[str, Any]], params: Any, *, steps_per_e
 
 def _teacher(
     config: Mapping[str, Any], groups: Mapping[str, dict[str, Any]], spec: ModelSpec
-) -> tuple[train_teacher.Teacher, dict[str, Any]]:
+) -> tuple[Teacher, dict[str, Any]]:
     """Returns the teacher, and the configuration with its hashes: another teacher is another experiment."""
     _, theirs = objective.taps(groups["loss"].get("features", ()))
     dtype = jnp.dtype(groups["model"].get("dtype", "float32"))
@@ -210,63 +198,42 @@ def _teacher(
     return teacher, {**config, "teacher": {**groups["teacher"], "sha256": hashes}}
 
 
-def _lesson(
-    teacher: train_teacher.Teacher, groups: Mapping[str, dict[str, Any]], module: Any, faces: data.FaceData
-) -> dict[str, Any]:
-    """Returns what a run with a teacher gives `fit`."""
-    features, heads = groups["loss"].get("features", ()), models.teacher_heads(module)
-    if teacher.stored_views:
-        stored_views.check(groups)
-    loss = call(objective.make_loss, "loss", groups["loss"], faces=faces, teachers=len(teacher.specs), heads=heads)
-    return {
-        "loss_fn": loss,
-        "teacher": teacher.apply,
-        "teacher_variables": teacher.variables,
-        "taps": (*objective.taps(features)[0], *heads),
-    }
-
-
-def _stored(
-    teacher: train_teacher.Teacher,
+def _task(
     groups: Mapping[str, dict[str, Any]],
-    given: Mapping[str, Any],
+    network: Trained,
+    apply_fn: Callable[..., Any],
     faces: data.FaceData,
-    data_dir: pathlib.Path,
-) -> dict[str, Any]:
-    """Returns what `fit` is given in the place of a teacher in the step: stored views with its answers."""
-    dtype = groups["model"].get("dtype", "float32")
-    uncalibrated = [each.replace(temperature=1.0, abstention_threshold=0.0) for each in teacher.specs]
-    name = stored_views.folder_name(
-        data=[faces.name, faces.sha256, faces.image_shape],
-        classes=faces.class_names,
-        augment=groups["augment"],
-        teacher=[[each.params_sha256, each.to_json()] for each in uncalibrated],  # logits know no temperature
-        resize=groups["teacher"].get("resize", False),
-        # views of before these counted keep their name
-        **({} if dtype == "float32" else {"dtype": dtype}),
-        **({} if groups["teacher"].get("tta", "one") == "one" else {"tta": groups["teacher"]["tta"]}),
+    teacher: Teacher | None,
+) -> Task:
+    """Returns what is learned: from labels alone, or with a teacher beside them."""
+    more: dict[str, Any] = {}
+    taps: tuple[str, ...] = ()
+    if teacher is not None:
+        if teacher.stored_views:
+            stored_views.check(groups)
+        heads = models.teacher_heads(network.module)
+        taps = (*objective.taps(groups["loss"].get("features", ()))[0], *heads)
+        more = {"teachers": len(teacher.specs), "heads": heads}
+    elif groups["teacher"].get("stored_views"):
+        distributed.say("teacher.stored_views is for a teacher's answers: without one, views are drawn anew each epoch")
+    return Task(
+        apply=apply_fn,
+        loss=call(objective.make_loss, "loss", groups["loss"], faces=faces, **more),
+        spec=network.spec,
+        augment=call(augment.create, "augment", groups["augment"]),
+        teacher=teacher,
+        taps=taps,
+        eval_apply=network.apply,
+        compiler_options=models.compiler_options(network.module),
     )
-    views, train_split = teacher.stored_views, given["train"]
-    pixels, logits = stored_views.store(
-        train_split["images"],
-        views=views,
-        teacher=teacher.apply,
-        teacher_variables=teacher.variables,
-        augment=given["augment"],
-        folder=data_dir / name,
-        resident_bytes=groups["data"].get("resident_bytes", data.RESIDENT_BYTES),
-    )
-    train = {"images": pixels, "labels": np.tile(train_split["labels"], views), "teacher_logits": logits}
-    answers = {"teacher": stored_views.answer, "teacher_variables": ()}
-    return {"train": train, "augment": None, "views": views, **answers}
 
 
 def init_variables(module: Any, image_shape: tuple[int, int, int], *, seed: int) -> dict[str, Any]:
-    """Returns freshly initialised variables of a network for images (height, width, channels)."""
+    """Returns freshly initialized variables of a network for images (height, width, channels)."""
     key = jax.random.fold_in(jax.random.key(seed), 0x1417)
     example = np.zeros((1, *image_shape), np.float32)
     # It runs once, and on CPUs LLVM's passes over it take longer than all else that comes before the first step.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    options = {"xla_backend_optimization_level": 0} if cpu.wanted() else {}
     init = jax.jit(functools.partial(module.init, train=False), compiler_options=options)
     return dict(init(key, example))
 
@@ -279,7 +246,7 @@ def make_spec(
     name: str,
     dataset_args: Mapping[str, Any],
 ) -> ModelSpec:
-    """Returns the contract of a network trained on a data set: how its pixels go in, what its logits mean."""
+    """Returns the spec of a network trained on a data set: how its pixels go in, what its logits mean."""
     height, width, channels = faces.image_shape
     return ModelSpec(
         class_names=faces.class_names,
@@ -318,3 +285,14 @@ def _reporter(workdir: pathlib.Path, *, tensorboard: bool) -> Callable[[list[dic
             drawn = time.monotonic()
 
     return on_epoch
+
+
+def _say_result(result: loop.Result, mesh: Mesh, *, seconds: float, workdir: pathlib.Path) -> None:
+    if peak := profiling.peak_memory(mesh):
+        holder = "this process" if devices.on_cpu(mesh) else "a device"
+        distributed.say(f"peak memory of {holder}: {peak / 1e9:.2f} GB")
+    best = result.best
+    distributed.say(
+        f"best validation accuracy {best['validation_accuracy']:.4f}, macro-F1 {best['validation_macro_f1']:.4f}, "
+        f"epoch {best['epoch']} of {len(result.history)}, {seconds:.0f} s; {workdir}"
+    )

@@ -1,6 +1,6 @@
 """How batches reach the compiled step: from memory on the devices, or read while training, in one and the same order.
 
-A batch is a function of the optimiser step alone: step s of the run holds the examples that the order of its epoch
+A batch is a function of the optimizer step alone: step s of the run holds the examples that the order of its epoch
 names at its place. So `TrainState.step` is all that a resumed run needs to see the same examples, and every process
 knows which rows of a batch are its own.
 """
@@ -16,14 +16,20 @@ from jax.sharding import Mesh
 
 from ferjax import devices, errors
 from ferjax.train.sampling import BatchRows, OrderOf
-from ferjax.train.step import Arrays, Sums, TrainState
+from ferjax.train.state import Arrays, Sums, TrainState
+from ferjax.train.step import Scan, TrainStep
 
-TrainStep = Callable[..., tuple[TrainState, Sums]]
 Run = Callable[..., tuple[TrainState, Sums, jax.Array]]
 
 
 class Feed(Protocol):
-    """What gives `fit` its batches."""
+    """Gives `fit` its batches.
+
+    Attributes:
+      steps_per_epoch: batches in an epoch.
+    """
+
+    steps_per_epoch: int
 
     def compile(self, train_step: TrainStep, options: dict[str, Any] | None = None) -> Run:
         """Builds the dispatch: run(state, sums, *arguments, *more, steps=K) -> (state, sums, flag), K steps.
@@ -103,7 +109,7 @@ def create(
         batch_size=batch_size,
         steps_per_epoch=steps_per_epoch,
         steps_per_dispatch=steps_per_dispatch or (1 if devices.on_cpu(mesh) else 32),
-        scan=loop_for(mesh),
+        scan=scan_for(mesh),
         mesh=mesh,
     )
 
@@ -119,11 +125,11 @@ class Resident:
         batch_size: int,
         steps_per_epoch: int,
         steps_per_dispatch: int,
-        scan: Callable[..., Any],
+        scan: Scan,
         mesh: Mesh,
     ):
         self._data, self._order_of, self._mesh = devices.replicate(dict(arrays), mesh), order_of, mesh
-        self._batch_size, self._steps_per_epoch = batch_size, steps_per_epoch
+        self.steps_per_epoch, self._batch_size = steps_per_epoch, batch_size
         self._chunk, self._scan = steps_per_dispatch, scan
 
     def compile(self, train_step: TrainStep, options: dict[str, Any] | None = None) -> Run:
@@ -134,11 +140,11 @@ class Resident:
 
     def dispatches(self, first: int, last: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """See `Feed`."""
-        epoch = first // self._steps_per_epoch
+        epoch = first // self.steps_per_epoch
         order = devices.replicate(self._order_of(epoch), self._mesh)
         while first < last:
             steps = min(self._chunk, last - first)
-            at = np.array((first - epoch * self._steps_per_epoch) * self._batch_size, np.int32)
+            at = np.array((first - epoch * self.steps_per_epoch) * self._batch_size, np.int32)
             yield steps, (self._data, order, at)
             first += steps
 
@@ -161,7 +167,7 @@ class Streamed:
         mesh: Mesh,
     ):
         self._images, self._columns, self._mesh = images, dict(columns), mesh
-        self._batch_size, self._steps = batch_size, steps
+        self.steps_per_epoch, self._batch_size, self._steps = steps_per_epoch, batch_size, steps
         own = devices.local_rows(mesh, batch_size)
         self._rows = BatchRows(order_of, batch_size=batch_size, steps_per_epoch=steps_per_epoch, own=own)
         self._reader: Iterator[np.ndarray] | None = None
@@ -219,7 +225,7 @@ def make_resident_steps(
     *,
     batch_size: int,
     mesh: Mesh,
-    scan: Callable[..., Any],
+    scan: Scan,
     options: dict[str, Any] | None = None,
 ) -> Run:
     """Builds the dispatch that takes several steps over data resident on the devices.
@@ -228,7 +234,7 @@ def make_resident_steps(
       train_step: from `make_train_step`.
       batch_size: examples per step.
       mesh: devices, with one axis "data" over which each batch is spread.
-      scan: `jax.lax.scan`, or `unrolled` on CPU, where XLA's loop over convolutions is far too slow.
+      scan: `jax.lax.scan`, or what does the same, see `scan_for`.
       options: XLA's, by name.
 
     Returns:
@@ -262,13 +268,16 @@ def _compiled(mesh: Mesh, options: dict[str, Any] | None) -> Callable[[Run], Run
     )
 
 
-def loop_for(mesh: Mesh) -> Callable[..., Any]:
-    """Returns the loop for a compiled program: `jax.lax.scan`, on CPU `unrolled`."""
-    return unrolled if devices.on_cpu(mesh) else jax.lax.scan
+def scan_for(mesh: Mesh) -> Scan:
+    """Returns the loop of compiled programs on these devices: `unrolled_scan` on CPUs, else `jax.lax.scan`.
+
+    XLA's CPU backend runs a convolution inside a compiled loop far slower than one outside.
+    """
+    return unrolled_scan if devices.on_cpu(mesh) else jax.lax.scan
 
 
-def unrolled(body: Callable[[Any, Any], tuple[Any, None]], carry: Any, xs: jax.Array) -> tuple[Any, None]:
-    """Does what `jax.lax.scan` does over the rows of one array, without a loop in the compiled program."""
+def unrolled_scan(body: Callable[[Any, Any], tuple[Any, None]], carry: Any, xs: jax.Array) -> tuple[Any, None]:
+    """Calls the body once for each row of one array, as `jax.lax.scan` does, and traces every call by itself."""
     for index in range(len(xs)):
         carry, _ = body(carry, xs[index])
     return carry, None

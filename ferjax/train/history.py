@@ -12,7 +12,7 @@ from ferjax.evaluate import metrics
 from ferjax.spec import ModelSpec
 from ferjax.train.optim import Optimizer
 from ferjax.train.stages import Stage
-from ferjax.train.step import Arrays, Sums, TrainState
+from ferjax.train.state import Arrays, Sums, TrainState
 
 
 def make_row(epoch: int, state: TrainState, sums: Sums, optimizer: Optimizer, stage: Stage) -> dict[str, Any]:

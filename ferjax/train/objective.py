@@ -1,4 +1,4 @@
-"""What training minimises: the group `loss` of a configuration, with labels alone or with a teacher beside them."""
+"""What training minimizes: the group `loss` of a configuration, with labels alone or with a teacher beside them."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -61,30 +61,18 @@ def make_loss(
         return functools.partial(plain, **labelled)
     if focal_gamma:
         raise errors.InputError("loss.focal_gamma and a teacher do not combine: the papers distil with cross-entropy")
+    if method not in METHODS:
+        raise errors.unknown("loss.method", method, METHODS)
+    share = ALPHAS[method] if alpha is None else alpha
+    _check_share(method, share, heads)
+    if not feature_weight >= 0 or bool(features) != bool(feature_weight):
+        raise errors.InputError("loss.features and a positive loss.feature_weight belong together: set both or neither")
     terms: dict[str, Callable[..., jax.Array]] = {
         "soft": functools.partial(losses.distillation, temperature=temperature),
         "hard": losses.hard_distillation,
         "decoupled": functools.partial(losses.decoupled_distillation, beta=beta, temperature=temperature),
+        "none": lambda logits, targets, _, *, alpha, **more: losses.cross_entropy(logits, targets, **more),
     }
-    if method not in METHODS:
-        raise errors.unknown("loss.method", method, METHODS)
-    if heads and method == "decoupled":
-        raise errors.InputError(
-            "loss.method=decoupled takes one head, this student has a head for its teacher: soft or hard"
-        )
-    share = ALPHAS[method] if alpha is None else alpha
-    if method != "decoupled" and not 0.0 <= share <= 1.0:
-        raise errors.InputError(
-            f"loss.alpha must be in [0, 1], got {share!r}; 0 is the labels alone, 1 the teacher alone"
-        )
-    if heads and share == 1.0:
-        raise errors.InputError(
-            "loss.alpha=1 teaches nothing to the student's head for the labels, and it answers with the mean of both "
-            "heads: give the labels a share, such as loss.alpha=0.5"
-        )
-    if not feature_weight >= 0 or bool(features) != bool(feature_weight):
-        raise errors.InputError("loss.features and a positive loss.feature_weight belong together: set both or neither")
-    terms["none"] = lambda logits, targets, _, *, alpha, **more: losses.cross_entropy(logits, targets, **more)
     term = functools.partial(terms[method if listens(method, alpha) else "none"], **labelled)
     answer = _answer_loss(term, share, heads)
     # One example, so that any other value out of range is said before anything is written.
@@ -102,6 +90,22 @@ def taps(features: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns the names of the intermediates in `loss.features`, of the student and of the teacher."""
     pairs = [_pair(text) for text in features]
     return tuple(dict.fromkeys(own for own, _ in pairs)), tuple(dict.fromkeys(other for _, other in pairs))
+
+
+def _check_share(method: str, share: float, heads: tuple[str, ...]) -> None:
+    if heads and method == "decoupled":
+        raise errors.InputError(
+            "loss.method=decoupled takes one head, this student has a head for its teacher: soft or hard"
+        )
+    if method != "decoupled" and not 0.0 <= share <= 1.0:
+        raise errors.InputError(
+            f"loss.alpha must be in [0, 1], got {share!r}; 0 is the labels alone, 1 the teacher alone"
+        )
+    if heads and share == 1.0:
+        raise errors.InputError(
+            "loss.alpha=1 teaches nothing to the student's head for the labels, and it answers with the mean of both "
+            "heads: give the labels a share, such as loss.alpha=0.5"
+        )
 
 
 def _answer_loss(term: Callable[..., jax.Array], alpha: float, heads: tuple[str, ...]) -> TaughtLossFn:

@@ -49,13 +49,13 @@ def create(
     clip_norm: float = 0.0,
     stages: Sequence[Sequence[Any]] = (),
 ) -> Optimizer:
-    """Builds the optimiser: clip, decay, adapt, scale by the learning rate.
+    """Builds the optimizer: clip, decay, adapt, scale by the learning rate.
 
     Args:
       name: "adam" (weight decay is torch's coupled L2, added to the gradient before Adam, as Tormalm and Paraschiv mean
         it), "adamw" (decoupled, Loshchilov & Hutter 2019) or "sgd" (Nesterov momentum, coupled L2).
       learning_rate: the peak, after warm-up.
-      steps_per_epoch: optimiser steps in one pass over the training set.
+      steps_per_epoch: optimizer steps in one pass over the training set.
       epochs: passes that the whole schedule takes.
       schedule: "constant"; "cosine" to `final_learning_rate`; "step", times `decay_rate` every `decay_epochs`;
         "polynomial" of the given power to `final_learning_rate`.
@@ -80,7 +80,7 @@ def create(
       The optax transform, the schedule and the stages.
 
     Raises:
-      InputError: for an unknown name or a value outside its range; when initialised, for a rule that finds nothing.
+      InputError: for an unknown name or a value outside its range; when initialized, for a rule that finds nothing.
     """
     if name not in OPTIMIZERS:
         raise errors.unknown("optimizer", name, OPTIMIZERS)
@@ -134,11 +134,11 @@ def prune(
     keep: Sequence[str] = (),
     keep_zeros: bool = False,
 ) -> Optimizer:
-    """Appends pruning to an optimiser, if that is asked for.
+    """Appends pruning to an optimizer, if that is asked for.
 
     Args:
       optimizer: from `create`.
-      steps_per_epoch: optimiser steps in one pass over the training set.
+      steps_per_epoch: optimizer steps in one pass over the training set.
       epochs: of the whole run.
       sparsity: share of units that are pruned in the end, in [0, 1); 0 prunes nothing.
       begin_epochs: epochs after which pruning begins.
@@ -152,7 +152,7 @@ def prune(
       keep_zeros: whether what is zero at the start stays so, also where `sparsity` is 0.
 
     Raises:
-      InputError: for an unknown name or a value outside its range; when initialised, for a rule that finds nothing, or
+      InputError: for an unknown name or a value outside its range; when initialized, for a rule that finds nothing, or
         for what a stage freezes while it is pruned.
     """
     if not begin_epochs >= 0 or not ramp_epochs >= 0 or begin_epochs + ramp_epochs > epochs:
@@ -176,12 +176,7 @@ def prune(
         keep_zeros=keep_zeros,
     )
     if sparsity:
-        ends = [*(stage.first_epoch for stage in optimizer.stages[1:]), epochs]
-        meanwhile = [
-            stage
-            for stage, done in zip(optimizer.stages, ends, strict=True)
-            if stage.first_epoch * steps_per_epoch <= end and begin < done * steps_per_epoch
-        ]
+        meanwhile = _overlapping(optimizer.stages, begin, end, steps_per_epoch, epochs)
         transform = _of_what_is_trained(transform, meanwhile)
     return optimizer._replace(tx=optax.chain(optimizer.tx, transform)) if sparsity or keep_zeros else optimizer
 
@@ -220,10 +215,20 @@ def create_schedule(
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), body], [warmup_steps])
 
 
+def _overlapping(stages: Sequence[Stage], begin: int, end: int, steps_per_epoch: int, epochs: float) -> list[Stage]:
+    """Returns the stages that train in any of the steps from begin to end."""
+    ends = [*(stage.first_epoch for stage in stages[1:]), epochs]
+    return [
+        stage
+        for stage, done in zip(stages, ends, strict=True)
+        if stage.first_epoch * steps_per_epoch <= end and begin < done * steps_per_epoch
+    ]
+
+
 def _of_what_is_trained(
     transform: optax.GradientTransformationExtraArgs, stages: Sequence[Stage]
 ) -> optax.GradientTransformationExtraArgs:
-    """Has pruning refuse, when initialised, what one of these stages freezes: it would count as zero and stay."""
+    """Has pruning refuse, when initialized, what one of these stages freezes: it would count as zero and stay."""
 
     def init(params: Any) -> Any:
         state = transform.init(params)

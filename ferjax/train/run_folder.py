@@ -13,7 +13,7 @@ from ferjax import cli, errors, folders
 from ferjax.evaluate.metrics import best_row
 from ferjax.spec import ModelSpec
 from ferjax.train import distributed
-from ferjax.train.step import Sums, TrainState
+from ferjax.train.state import Sums, TrainState
 from ferjax.weights import checkpoint
 
 try:
@@ -120,7 +120,7 @@ class RunFolder:
 
     def best_variables(self, like: Any) -> Any:
         """Returns the best epoch's variables as numpy arrays, in every process; `like` has their structure."""
-        return distributed.arrays_of_first(checkpoint.load(self.workdir)[1] if self.writes else like)
+        return distributed.arrays_of_first(checkpoint.read(self.workdir)[0].variables if self.writes else like)
 
     def note_time(self, **values: float | None) -> None:
         """Appends to timing.jsonl, apart from the metrics because machines differ: an epoch's time since this start."""
@@ -144,7 +144,7 @@ class RunFolder:
 
     def _check_data(self, stored: ModelSpec) -> None:
         there, here = stored.dataset_sha256, self.spec.dataset_sha256
-        if there and here and there != here:  # a contract need not say
+        if there and here and there != here:  # a spec need not say
             raise errors.InputError(
                 f"{self.workdir} holds a run on other data: {stored.dataset} has SHA-256 {there[:12]}… there and "
                 f"{here[:12]}… here: choose another --workdir, or prepare the former data again"
@@ -152,5 +152,5 @@ class RunFolder:
 
     def _write_metrics(self, history: list[dict[str, Any]]) -> None:
         path = self.workdir / "metrics.jsonl"
-        with folders.replaced(path) as part:
+        with folders.atomic_file(path) as part:
             part.write_text("".join(json.dumps(row) + "\n" for row in history))

@@ -1,4 +1,4 @@
-"""Stages of training: which parameters a stage trains, what of the optimiser and of the statistics rests meanwhile."""
+"""Stages of training: which parameters a stage trains, what of the optimizer and of the statistics rests meanwhile."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -68,6 +68,11 @@ def create_stages(entries: Sequence[Sequence[Any]], *, epochs: float) -> tuple[S
     return tuple(plan)
 
 
+def stage_of(epoch: int, stages: Sequence[Stage]) -> Stage:
+    """Returns the stage of an epoch, counted from 0."""
+    return max((s for s in stages if s.first_epoch <= epoch), key=lambda s: s.first_epoch)
+
+
 def _is_entry(entry: Any) -> bool:
     """Whether it has the form (epochs, rules) or (epochs, rules, factor)."""
     if not isinstance(entry, list | tuple) or len(entry) not in (2, 3):
@@ -120,7 +125,7 @@ def select(mask: Any, chosen: Any, other: Any) -> Any:
 def frozen_modules(mask: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the collection "frozen" that tells a network which of its statistics rest.
 
-    A normalisation that finds its own there uses its running statistics, in training as in evaluation.
+    A normalization that finds its own there uses its running statistics, in training as in evaluation.
 
     Args:
       mask: of the collections, from `trained`.

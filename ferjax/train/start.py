@@ -2,17 +2,16 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
-from ferjax import errors
+from ferjax import errors, weights
 from ferjax.models import OUTPUTS
-from ferjax.spec import ModelSpec
-from ferjax.weights import single_file
+from ferjax.weights import Trained, single_file
 from ferjax.weights.pretrained import HEAD, Report, adopt_variables, load_pretrained
 from ferjax.weights.torch_names import Preprocessing
 
@@ -21,20 +20,19 @@ _STEMS = ("stem", "patch")
 
 
 def start(
-    variables: Mapping[str, Any],
+    fresh: Trained,
     *,
-    spec: ModelSpec,
     pretrained: str | Path = "",
     workdir: str | Path = "",
     network: bool = False,
     strict: bool = True,
     preprocessing: str = "weights",
-) -> tuple[dict[str, Any], ModelSpec, Report | None]:
-    """Returns the variables to begin with, and the contract with the pixels' scale that they expect.
+) -> tuple[Trained, Report | None]:
+    """Returns the network to begin with, its spec with the pixels' scale that its variables expect.
 
     Args:
-      variables: freshly initialised variables of the network.
-      spec: the run's contract: architecture, classes, channels, and the data's mean and standard deviation.
+      fresh: freshly initialized variables, and the run's spec: architecture, classes, channels, and the data's mean and
+        standard deviation.
       pretrained: a weights file. One of ferjax's own (.safetensors with a spec) is taken as a run's folder is; for
         those of torchvision, timm or VGGFace2 see `pretrained.load_pretrained`.
         A network that took blue, green, red takes red, green, blue here: the stem's input channels are turned round,
@@ -47,7 +45,7 @@ def start(
         network was trained with, or "data", the training images' own, as Paraschiv 2026 (eq. 27) has them.
 
     Returns:
-      (variables, spec, report); the report is None for a fresh start.
+      (network, report); the report is None for a fresh start.
 
     Raises:
       InputError: if both starts are asked for, the preprocessing is unknown, or the start does not fit the network.
@@ -57,32 +55,10 @@ def start(
     if pretrained and workdir:
         raise errors.InputError("init.pretrained and init.workdir are both set: start from one of them")
     if pretrained and not single_file.is_ours(pretrained):
-        started, report = load_pretrained(pretrained, spec.architecture, variables, strict=strict)
-        fed = report.preprocessing
-        if fed is None:
-            return started, spec, report
-        if fed.color_order == "bgr":
-            started, report, fed = _turn_round(started, report, fed)
-        if preprocessing == "data":
-            return started, spec, report
-        return started, spec.replace(mean=fed.mean, std=fed.std), report
+        return _from_framework(fresh, pretrained, strict=strict, keep_scale=preprocessing == "data")
     if source := pretrained or workdir:
-        other, theirs, _ = single_file.trained(source)
-        if other.architecture != spec.architecture:
-            raise errors.InputError(
-                f"{source} holds {other.architecture}, this configuration trains {spec.architecture}"
-            )
-        if other.architecture_args.get("folded") and not spec.architecture_args.get("folded"):
-            raise errors.InputError(
-                f"the normalisations of {source} are folded, this configuration's network has them: "
-                "set init.network=True to train that very network"
-            )
-        same_classes = set(other.class_names) == set(spec.class_names)
-        started, report = adopt_variables(variables, theirs, head_pattern="(?!)" if same_classes else HEAD)
-        if same_classes and other.class_names != spec.class_names:
-            started, report = _reorder(started, report, other.class_names, spec.class_names)
-        return started, spec.replace(mean=other.mean, std=other.std, quantization=other.quantization), report
-    return dict(variables), spec, None
+        return _from_trained(fresh, source)
+    return fresh, None
 
 
 def network_of(source: str | Path) -> dict[str, Any]:
@@ -96,8 +72,39 @@ def network_of(source: str | Path) -> dict[str, Any]:
     """
     if not source:
         raise errors.InputError("init.network takes the network of a run: set init.workdir to its folder")
-    spec, *_ = single_file.trained(source)
+    spec = weights.load(source).spec
     return {"name": spec.architecture, **{k: v for k, v in spec.architecture_args.items() if k != "dtype"}}
+
+
+def _from_framework(fresh: Trained, path: str | Path, *, strict: bool, keep_scale: bool) -> tuple[Trained, Report]:
+    """Starts from a file of torchvision, timm or VGGFace2, with the pixels' scale of `fresh` if that is to be kept."""
+    spec, variables = fresh
+    started, report = load_pretrained(path, spec.architecture, variables, strict=strict)
+    fed = report.preprocessing
+    if fed is not None and fed.color_order == "bgr":
+        started, report, fed = _turn_round(started, report, fed)
+    if fed is None or keep_scale:
+        return Trained(spec, started), report
+    return Trained(spec.replace(mean=fed.mean, std=fed.std), started), report
+
+
+def _from_trained(fresh: Trained, source: str | Path) -> tuple[Trained, Report]:
+    """Starts from a run's folder, or from ferjax's own weights."""
+    spec, variables = fresh
+    other, theirs = weights.load(source)
+    if other.architecture != spec.architecture:
+        raise errors.InputError(f"{source} holds {other.architecture}, this configuration trains {spec.architecture}")
+    if other.architecture_args.get("folded") and not spec.architecture_args.get("folded"):
+        raise errors.InputError(
+            f"the normalisations of {source} are folded, this configuration's network has them: "
+            "set init.network=True to train that very network"
+        )
+    same_classes = set(other.class_names) == set(spec.class_names)
+    started, report = adopt_variables(variables, theirs, head_pattern="(?!)" if same_classes else HEAD)
+    if same_classes and other.class_names != spec.class_names:
+        started, report = _reorder(started, report, other.class_names, spec.class_names)
+    adopted = spec.replace(mean=other.mean, std=other.std, quantization=other.quantization)
+    return Trained(adopted, started), report
 
 
 def _reorder(

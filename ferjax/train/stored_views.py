@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -27,11 +27,12 @@ import tqdm
 
 from ferjax import augment as augmentation
 from ferjax import errors, folders
-from ferjax.data import on_disk
+from ferjax.data import RESIDENT_BYTES, FaceData, on_disk
 from ferjax.data.on_disk import DiskImages
 from ferjax.train import sampling
 from ferjax.train.sampling import OrderOf
-from ferjax.train.step import Outputs, TeacherFn
+from ferjax.train.state import Arrays
+from ferjax.train.step import Outputs, Task, Teacher
 
 SEED = 0x71E3
 
@@ -51,13 +52,49 @@ def check(groups: Mapping[str, Mapping[str, Any]]) -> None:
             raise errors.InputError(f"{group}.{key} needs the teacher in the step: set teacher.stored_views to 0")
 
 
+def taught_arrays(
+    train: Arrays,
+    task: Task,
+    *,
+    groups: Mapping[str, Mapping[str, Any]],
+    faces: FaceData,
+    data_dir: pathlib.Path,
+) -> tuple[dict[str, Any], Task]:
+    """Returns all views of the training arrays with the teacher's answers, and the task that learns from them.
+
+    Args:
+      train: {"images": …, "labels": …} of the data.
+      task: its augmentation draws the views that are not stored yet, its teacher answers.
+      groups: of the configuration, for what the views depend on.
+      faces: the data.
+      data_dir: where the folder of the views lies.
+    """
+    teacher, augment = task.teacher, task.augment
+    assert teacher is not None and augment is not None
+    dtype, tta = groups["model"].get("dtype", "float32"), groups["teacher"].get("tta", "one")
+    uncalibrated = [each.replace(temperature=1.0, abstention_threshold=0.0) for each in teacher.specs]
+    name = _folder_name(
+        data=[faces.name, faces.sha256, faces.image_shape],
+        classes=faces.class_names,
+        augment=groups["augment"],
+        teacher=[[each.params_sha256, each.to_json()] for each in uncalibrated],  # logits know no temperature
+        resize=groups["teacher"].get("resize", False),
+        # views of before these counted keep their name
+        **({} if dtype == "float32" else {"dtype": dtype}),
+        **({} if tta == "one" else {"tta": tta}),
+    )
+    resident_bytes = groups["data"].get("resident_bytes", RESIDENT_BYTES)
+    pixels, logits = store(train["images"], teacher, augment, folder=data_dir / name, resident_bytes=resident_bytes)
+    labels = np.tile(train["labels"], teacher.stored_views)
+    stored = teacher._replace(apply=answer, variables=())
+    return {"images": pixels, "labels": labels, "teacher_logits": logits}, task._replace(augment=None, teacher=stored)
+
+
 def store(
     images: np.ndarray | DiskImages,
-    *,
-    views: int,
-    teacher: TeacherFn,
-    teacher_variables: Any,
+    teacher: Teacher,
     augment: augmentation.Augment,
+    *,
     folder: pathlib.Path,
     batch_size: int = 256,
     resident_bytes: int,
@@ -66,11 +103,9 @@ def store(
 
     Args:
       images: uint8 (N, H, W, C), in memory or on disk.
-      views: K.
-      teacher: see `training.make_train_step`.
-      teacher_variables: its variables.
+      teacher: with the number K of views.
       augment: (key, batch) -> batch; draws each image by itself.
-      folder: of this data, augmentation and teacher, see `folder_name`.
+      folder: of this data, augmentation and teacher.
       batch_size: images per pass.
       resident_bytes: views that take more stay on disk, as those of images on disk do.
 
@@ -81,39 +116,13 @@ def store(
       InputError: if a file of views is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    folders.remove_left(folder, ".view*.part*.npy")
-
-    @jax.jit
-    def draw(variables: Any, pixels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        targets = jnp.zeros((len(pixels), 1), jnp.float32)
-        drawn = augment(key, {"images": augmentation.to_float(pixels), "targets": targets})["images"]
-        stored = jnp.round(255.0 * jnp.clip(drawn, 0.0, 1.0)).astype(jnp.uint8)
-        return stored, teacher(variables, {"images": augmentation.to_float(stored)}).logits.astype(jnp.float16)
-
-    paths = [folder / f"view{number:03d}.npy" for number in range(views)]
+    folders.remove_abandoned(folder, ".view*.part*.npy")
+    paths = [folder / f"view{number:03d}.npy" for number in range(teacher.stored_views)]
+    draw = _drawer(teacher, augment)
     for number, path in enumerate(paths):
-        if path.exists():
-            continue
-        logits, part = [], _part(path)
-        key = jax.random.fold_in(jax.random.key(SEED), number)
-        try:
-            with part.open("wb") as file:
-                header = {"descr": "|u1", "fortran_order": False, "shape": images.shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                for start in tqdm.trange(
-                    0, len(images), batch_size, desc=f"view {number + 1} of {views}", disable=None
-                ):
-                    batch = np.asarray(images[start : start + batch_size])
-                    padding = [(0, min(batch_size, len(images)) - len(batch))] + [(0, 0)] * 3
-                    stored, answers = draw(teacher_variables, np.pad(batch, padding), jax.random.fold_in(key, start))
-                    file.write(np.asarray(stored)[: len(batch)].tobytes())
-                    logits.append(np.asarray(answers)[: len(batch)])
-            np.save(_part(_logits(path)), np.concatenate(logits))
-            os.replace(_part(_logits(path)), _logits(path))
-            os.replace(part, path)  # last: it says that the view is whole
-        finally:
-            for left in (part, _part(_logits(path))):
-                left.unlink(missing_ok=True)
+        if not path.exists():
+            title = f"view {number + 1} of {len(paths)}"
+            _write_view(path, images, draw, jax.random.fold_in(jax.random.key(SEED), number), batch_size, title)
     try:
         found = on_disk.join([on_disk.open_array(path) for path in paths])
         answers = np.concatenate([np.load(_logits(path)) for path in paths])
@@ -122,6 +131,47 @@ def store(
     if isinstance(images, DiskImages):
         return dataclasses.replace(found, workers=images.workers), answers
     return (found if found.nbytes > resident_bytes else found[:]), answers
+
+
+def _drawer(teacher: Teacher, augment: augmentation.Augment) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Returns (pixels, key) -> (the pixels of a view uint8, the teacher's logits float16)."""
+
+    @jax.jit
+    def draw(variables: Any, pixels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        targets = jnp.zeros((len(pixels), 1), jnp.float32)
+        drawn = augment(key, {"images": augmentation.to_float(pixels), "targets": targets})["images"]
+        stored = jnp.round(255.0 * jnp.clip(drawn, 0.0, 1.0)).astype(jnp.uint8)
+        return stored, teacher.apply(variables, {"images": augmentation.to_float(stored)}).logits.astype(jnp.float16)
+
+    return functools.partial(draw, teacher.variables)
+
+
+def _write_view(
+    path: pathlib.Path,
+    images: np.ndarray | DiskImages,
+    draw: Callable[..., tuple[jax.Array, jax.Array]],
+    key: jax.Array,
+    batch_size: int,
+    title: str,
+) -> None:
+    """Writes the pixels of one view as they are drawn, and the logits beside them."""
+    logits, part = [], _part(path)
+    try:
+        with part.open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": images.shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in tqdm.trange(0, len(images), batch_size, desc=title, disable=None):
+                batch = np.asarray(images[start : start + batch_size])
+                padding = [(0, min(batch_size, len(images)) - len(batch))] + [(0, 0)] * 3
+                stored, answers = draw(np.pad(batch, padding), jax.random.fold_in(key, start))
+                file.write(np.asarray(stored)[: len(batch)].tobytes())
+                logits.append(np.asarray(answers)[: len(batch)])
+        np.save(_part(_logits(path)), np.concatenate(logits))
+        os.replace(_part(_logits(path)), _logits(path))
+        os.replace(part, path)  # last: it says that the view is whole
+    finally:
+        for left in (part, _part(_logits(path))):
+            left.unlink(missing_ok=True)
 
 
 def _logits(path: pathlib.Path) -> pathlib.Path:
@@ -137,7 +187,7 @@ def answer(_: Any, example: Mapping[str, jax.Array]) -> Outputs:
     return Outputs(example["teacher_logits"].astype(jnp.float32), {})
 
 
-def folder_name(**what: Any) -> str:
+def _folder_name(**what: Any) -> str:
     """Returns a name for the views of what is given: data, augmentation and teachers, as JSON-able values."""
     return f"views-{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]}"
 

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from ferjax import cli, data, errors, folders
+from ferjax import cli, data, errors, folders, weights
 from ferjax.train import config as train_config
 from ferjax.train import experiment, planning, run_folder, teacher
 from ferjax.weights import single_file
@@ -61,7 +61,7 @@ def run(
     if teachers and not any(job.taught for job in jobs):
         raise errors.InputError("no run would learn from --teacher: give its share, such as --set loss.alpha=0.7")
     teachers = [str(pathlib.Path(path)) for path in teachers]  # as a run's configuration has them
-    hashes = {path: single_file.trained(path)[0].params_sha256 for path in teachers}
+    hashes = {path: weights.load(path).spec.params_sha256 for path in teachers}
     shared: dict[str, dict[str, Any]] = {}
     found: dict[int, dict[int, dict[str, Any]]] = {i: {} for i in range(len(jobs))}  # by the number of the seed
     failed: dict[int, str] = {}
@@ -163,7 +163,7 @@ def _start_sha256(config: Mapping[str, Any]) -> str:
     path = start.get("workdir") or start.get("pretrained")
     try:
         if path and (start.get("workdir") or single_file.is_ours(path)):
-            return single_file.trained(path)[0].params_sha256
+            return weights.load(path).spec.params_sha256
         return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest() if path else ""
     except (errors.InputError, OSError):
         return ""
@@ -246,7 +246,7 @@ def _save(rows: Sequence[Mapping[str, Any]], workdir: pathlib.Path, command: str
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-    with folders.replaced(path) as part:
+    with folders.atomic_file(path) as part:
         part.write_text(text)
 
 

@@ -6,33 +6,16 @@ distributions").
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ferjax import augment, errors
+from ferjax import augment, errors, weights
 from ferjax.spec import ModelSpec
-from ferjax.train.step import Outputs, TeacherFn, pick
-from ferjax.weights import single_file, trained
-
-
-class Teacher(NamedTuple):
-    """What `load` returns.
-
-    Attributes:
-      apply: see `ferjax.train.step.make_train_step`; its taps are named by the teacher's number: "0/stage3".
-      variables: of all teachers, an argument of the compiled step.
-      specs: the contract of each.
-      stored_views: of `load`.
-    """
-
-    apply: TeacherFn
-    variables: tuple[Any, ...]
-    specs: tuple[ModelSpec, ...]
-    stored_views: int = 0
+from ferjax.train.step import Outputs, Teacher, pick
 
 
 def paths(texts: Sequence[str]) -> list[str]:
@@ -82,12 +65,12 @@ def load(
         )
     parts, variables, specs = [], [], []
     for workdir in workdirs:
-        own, arrays, _ = single_file.trained(workdir)
-        _check(own, spec, workdir, resize=resize)
-        net = trained.create(own, dtype=dtype)
-        parts.append(functools.partial(_answer, own, net, spec=spec, tta=tta, taps=taps))
-        variables.append(jax.tree.map(jnp.asarray, arrays))
-        specs.append(own)
+        network = weights.load(workdir)
+        _check(network.spec, spec, workdir, resize=resize)
+        own_apply = network.apply_of(network.module_in(dtype))
+        parts.append(functools.partial(_answer, network.spec, own_apply, spec=spec, tta=tta, taps=taps))
+        variables.append(jax.tree.map(jnp.asarray, network.variables))
+        specs.append(network.spec)
 
     def apply(variables: Sequence[Any], example: Mapping[str, jax.Array]) -> Outputs:
         answers = [part(v, example["images"]) for part, v in zip(parts, variables, strict=True)]
@@ -100,7 +83,7 @@ def load(
 
 def _answer(
     own: ModelSpec,
-    net: trained.Network,
+    apply: Callable[..., Any],
     variables: Any,
     images: jax.Array,
     *,
@@ -111,8 +94,8 @@ def _answer(
     """One teacher's outputs for images in 0..1 as the student gets them, classes in the student's order."""
     inputs = augment.normalize(_fitted(images, own), mean=own.mean, std=own.std)
     first, *others = augment.views(inputs, kind=tta)
-    logits, state = net.apply(variables, first, train=False, mutable=["intermediates"] if taps else [])
-    every = [logits, *(net.apply(variables, view, train=False, mutable=[])[0] for view in others)]
+    logits, state = apply(variables, first, train=False, mutable=["intermediates"] if taps else [])
+    every = [logits, *(apply(variables, view, train=False, mutable=[])[0] for view in others)]
     mean = functools.reduce(jnp.add, [each.astype(jnp.float32) for each in every]) / len(every)
     order = jnp.array([own.class_names.index(name) for name in spec.class_names])
     return Outputs(mean[:, order], pick(state, taps))

@@ -16,6 +16,7 @@ import gc
 import hashlib
 import json
 import logging
+import os
 import pathlib
 import shutil
 import sys
@@ -30,6 +31,7 @@ from flax import traverse_util
 from ferjax import cli, errors, folders
 from ferjax.spec import ModelSpec
 from ferjax.trees import path_name
+from ferjax.weights.trained import Trained
 
 KINDS = ("best", "last")
 _CALIBRATED = ("temperature", "abstention_threshold")
@@ -111,16 +113,15 @@ def restore(workdir: pathlib.Path, like: Any) -> tuple[Any, dict[str, Any]] | No
     return None
 
 
-def load(workdir: pathlib.Path | str, kind: str = "best") -> tuple[ModelSpec, dict[str, Any], dict[str, Any]]:
-    """Reads a trained model for evaluation, export or another start.
+def read(workdir: str | os.PathLike[str], kind: str = "best") -> tuple[Trained, dict[str, Any]]:
+    """Reads a trained network and what its run knows besides; `ferjax.weights.load` reads the network alone.
 
     Args:
       workdir: a folder that `train.py` wrote.
       kind: "best" (on validation) or "last".
 
     Returns:
-      (spec, variables, meta): variables is {"params": …, "batch_stats": …} of numpy arrays; meta holds the resolved
-      configuration and the history.
+      (network, meta): variables of numpy arrays; meta holds the resolved `config`, the `history` and the `step`.
 
     Raises:
       InputError: if there is no such folder or nothing in it can be read.
@@ -141,12 +142,12 @@ def load(workdir: pathlib.Path | str, kind: str = "best") -> tuple[ModelSpec, di
                 raise errors.InputError(
                     f"{workdir} holds a checkpoint without a model's contract: train it with train.py"
                 )
-            return _calibrated(ModelSpec.from_json(meta["spec"]), workdir), variables, meta
+            return Trained(_calibrated(ModelSpec.from_json(meta["spec"]), workdir), variables), meta
     raise errors.InputError(f"{workdir} holds no usable checkpoint: is it the --workdir of a training run?")
 
 
 def calibrate(workdir: pathlib.Path | str, *, temperature: float, abstention_threshold: float) -> None:
-    """Stores how the confidences of a run's best model are to be read; `load` then returns them in its contract.
+    """Stores how the confidences of a run's best model are to be read; `read` then returns them in its spec.
 
     They lie in calibration.json beside the checkpoints, with the hash of the variables that they hold for: a better
     epoch of a continued run is not taken for calibrated.
@@ -155,8 +156,8 @@ def calibrate(workdir: pathlib.Path | str, *, temperature: float, abstention_thr
       InputError: if the folder holds no usable checkpoint, or a value is out of range.
     """
     workdir = pathlib.Path(workdir)
-    spec = load(workdir)[0].replace(temperature=temperature, abstention_threshold=abstention_threshold)
-    with folders.replaced(workdir / "calibration.json") as part:
+    spec = read(workdir)[0].spec.replace(temperature=temperature, abstention_threshold=abstention_threshold)
+    with folders.atomic_file(workdir / "calibration.json") as part:
         part.write_text(json.dumps({name: getattr(spec, name) for name in ("params_sha256", *_CALIBRATED)}, indent=1))
 
 

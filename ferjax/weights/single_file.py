@@ -6,9 +6,8 @@ without running anything, and everything that reads safetensors reads it.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from flax import traverse_util
@@ -17,19 +16,18 @@ from ferjax import cli, folders
 from ferjax.errors import InputError
 from ferjax.spec import ModelSpec
 from ferjax.weights import checkpoint
-from ferjax.weights import trained as weights_trained
 from ferjax.weights.state_dict import read_state_dict
+from ferjax.weights.trained import Trained, weight_bits
 
 SUFFIX, KEY = ".safetensors", "ferjax"
 
 
-def save(path: str | os.PathLike[str], spec: ModelSpec, variables: Mapping[str, Any]) -> None:
-    """Writes a network's variables with its contract, in one step.
+def save(path: str | os.PathLike[str], network: Trained) -> None:
+    """Writes a network's variables with its spec, in one step.
 
     Args:
       path: a .safetensors file; it is replaced.
-      spec: the contract, of a network in floats.
-      variables: {"params": …, "batch_stats": …}, as `checkpoint.load` gives them.
+      network: in floats.
 
     Raises:
       InputError: if the network rounds its weights, or its normalisations are folded into them: training on from such
@@ -37,13 +35,14 @@ def save(path: str | os.PathLike[str], spec: ModelSpec, variables: Mapping[str, 
     """
     from safetensors.numpy import save as to_bytes
 
-    if weights_trained.weight_bits(spec) or spec.architecture_args.get("folded"):
+    spec = network.spec
+    if weight_bits(spec) or spec.architecture_args.get("folded"):
         rounds = f"rounds its weights (quantization {spec.quantization!r})"
-        why = rounds if weights_trained.weight_bits(spec) else "has its normalisations folded into its weights"
+        why = rounds if weight_bits(spec) else "has its normalisations folded into its weights"
         raise InputError(f"this {spec.architecture} {why}: give the run that it started from")
-    flat = traverse_util.flatten_dict(dict(variables), sep="/")
+    flat = traverse_util.flatten_dict(dict(network.variables), sep="/")
     tensors = {name: np.ascontiguousarray(value, np.float32) for name, value in sorted(flat.items())}
-    with folders.replaced(path) as part:
+    with folders.atomic_file(path) as part:
         part.write_bytes(to_bytes(tensors, metadata={KEY: spec.to_json()}))
 
 
@@ -52,42 +51,28 @@ def is_ours(path: str | os.PathLike[str]) -> bool:
     return _contract(path) is not None
 
 
-def load(path: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
-    """Reads what `save` wrote.
-
-    Returns:
-      (spec, variables) as `checkpoint.load` gives them.
-
-    Raises:
-      InputError: if the file is missing, was not written by `save`, or its weights are not those of its contract.
-    """
-    tensors = read_state_dict(Path(path))
-    text = _contract(path)
-    if text is None:
-        raise InputError(f"{os.fspath(path)} carries no ferjax contract: it was not written by ferjax")
-    spec = ModelSpec.from_json(text)
-    variables = traverse_util.unflatten_dict(tensors, sep="/")
-    if spec.params_sha256 and checkpoint.fingerprint(variables) != spec.params_sha256:
-        raise InputError(f"{os.fspath(path)} is damaged or was changed: its weights are not those of its contract")
-    return spec, variables
-
-
-def trained(source: str | os.PathLike[str], kind: str = "best") -> tuple[ModelSpec, dict[str, Any], dict[str, Any]]:
+def load(source: str | os.PathLike[str], kind: str = "best") -> Trained:
     """Reads a trained network from either form in which one is kept: a run's folder, or a file that `save` wrote.
 
     Args:
       source: the folder or the file.
       kind: "best" or "last" checkpoint of a run; a file holds one.
 
-    Returns:
-      (spec, variables, meta) as `checkpoint.load` gives them; a file knows no configuration, history or step.
-
     Raises:
-      InputError: as `load` and `checkpoint.load` do.
+      InputError: if the source is missing or damaged, a file was not written by `save`, or its weights are not those
+        of its spec.
     """
     if Path(source).suffix != SUFFIX:
-        return checkpoint.load(Path(source), kind)
-    return *load(source), {"config": {}, "history": [], "step": 0}
+        return checkpoint.read(source, kind)[0]
+    tensors = read_state_dict(Path(source))
+    text = _contract(source)
+    if text is None:
+        raise InputError(f"{os.fspath(source)} carries no ferjax contract: it was not written by ferjax")
+    spec = ModelSpec.from_json(text)
+    variables = traverse_util.unflatten_dict(tensors, sep="/")
+    if spec.params_sha256 and checkpoint.fingerprint(variables) != spec.params_sha256:
+        raise InputError(f"{os.fspath(source)} is damaged or was changed: its weights are not those of its contract")
+    return Trained(spec, variables)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -98,9 +83,9 @@ def main(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     if options.out.suffix != SUFFIX or not options.out.absolute().parent.is_dir():
         raise InputError(f"--out must be a {SUFFIX} file in an existing folder, got {options.out}")
-    spec, variables, _ = checkpoint.load(options.workdir)
-    save(options.out, spec, variables)
-    print(f"saved {options.out}: {spec.architecture}, {spec.parameters:,} parameters")
+    network, _ = checkpoint.read(options.workdir)
+    save(options.out, network)
+    print(f"saved {options.out}: {network.spec.architecture}, {network.spec.parameters:,} parameters")
 
 
 def _contract(path: str | os.PathLike[str]) -> str | None:

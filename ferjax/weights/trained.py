@@ -1,6 +1,6 @@
-"""The network that a contract describes, ready to be called: in floats, or rounding as it was trained to."""
+"""A trained network: its spec and its variables, whether from a run, from a file or made in memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -12,37 +12,45 @@ from ferjax.spec import ModelSpec
 TRAINED = {"qat": 8, "int4": 4}  # `ModelSpec.quantization` of a network that rounds -> bits of its weights
 
 
-class Network(NamedTuple):
-    """What `create` returns.
+class Trained(NamedTuple):
+    """A trained network.
 
     Attributes:
-      module: the Flax network.
-      apply: (variables, images, train=…, mutable=…, rngs=…) -> logits, and changed collections if any is mutable.
+      spec: which network it is, how its pixels go in, what its logits mean. Where `quantization` is in `TRAINED`, its
+        kernels and activations are rounded.
+      variables: {"params": …, other collections}; of a network that rounds, with the collection "ranges".
     """
 
-    module: Any
-    apply: Callable[..., Any]
+    spec: ModelSpec
+    variables: Mapping[str, Any]
 
+    @property
+    def module(self) -> Any:
+        """The Flax network, computing in float32; InputError if there is none of that name."""
+        return self.module_in(jnp.float32)
 
-def create(spec: ModelSpec, *, dtype: Any = jnp.float32) -> Network:
-    """Returns the network of a contract; its variables come from the same checkpoint.
+    @property
+    def apply(self) -> Callable[..., Any]:
+        """The function of `apply_of`, computing in float32."""
+        return self.apply_of(self.module)
 
-    Args:
-      spec: a float network's or, where `quantization` is in `TRAINED`, one whose kernels and activations are rounded.
-      dtype: of the computation; what the contract may say of it counts for training alone.
+    def module_in(self, dtype: Any) -> Any:
+        """Returns the Flax network that computes in a dtype; what the spec says of it counts for training alone.
 
-    Raises:
-      InputError: if there is no such network.
-    """
-    arguments = {**spec.architecture_args, "dtype": dtype}
-    module = models.create(spec.architecture, num_classes=len(spec.class_names), **arguments)
-    return Network(module, apply_of(spec, module))
+        Raises:
+          InputError: if there is no such network.
+        """
+        arguments = {**self.spec.architecture_args, "dtype": dtype}
+        return models.create(self.spec.architecture, num_classes=len(self.spec.class_names), **arguments)
 
+    def apply_of(self, module: Any) -> Callable[..., Any]:
+        """Returns what calls a form of this network's module, rounding where the spec says so.
 
-def apply_of(spec: ModelSpec, module: Any) -> Callable[..., Any]:
-    """Returns the apply function of a module that was made for a contract, see `Network`."""
-    bits = weight_bits(spec)
-    return rounding.make_apply(module, weight_bits=bits) if bits else module.apply
+        Returns:
+          (variables, images, train=…, mutable=…, rngs=…) -> logits, and changed collections if any is mutable.
+        """
+        bits = weight_bits(self.spec)
+        return rounding.make_apply(module, weight_bits=bits) if bits else module.apply
 
 
 def weight_bits(spec: ModelSpec) -> int:

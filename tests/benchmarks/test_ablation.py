@@ -64,7 +64,7 @@ def test_what_cannot_be_compared_is_refused(made, tmp_path):
         ablation.study("s", {"a": [made / "plain"], "b": [made / "plain0.onnx"]})
     with pytest.raises(InputError, match="is no run, no folder of runs and no exported file"):
         ablation.study("s", {"a": [tmp_path]})
-    spec, variables, meta = checkpoint.load(made / "plain" / "seed0")
+    (spec, variables), meta = checkpoint.read(made / "plain" / "seed0")
     started = {**meta, "spec": spec.replace(accuracy={}).to_json()}
     state = {"params": variables["params"], "collections": {}}
     checkpoint.save(tmp_path / "begun", "last", 1, state, started, keep=1)

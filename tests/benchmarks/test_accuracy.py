@@ -39,7 +39,7 @@ def test_a_run_is_scored_with_its_intervals(made):
 
 def test_the_file_is_scored_where_there_is_one_and_seeds_are_counted(made):
     found = row(made, "seed0", "seed1", file=made / "net.onnx")
-    spec = checkpoint.load(made / "seed0")[0]
+    spec = checkpoint.read(made / "seed0")[0].spec
     split = data.load("synthetic_faces", data_dir=made / "data", **DATA).splits["validation"]
     right = small_files.expected_logits(spec, split.images).argmax(1) == split.labels
     assert found["accuracy"] == pytest.approx(100 * right.mean())

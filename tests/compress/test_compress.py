@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 import export as export_script
-from ferjax import compress, data, models, runtime
+from ferjax import data, models, runtime
 from ferjax.compress import budget, pipeline
 from ferjax.compress.commands import main
 from ferjax.errors import InputError
-from ferjax.evaluate import predictor, scoring
-from ferjax.export.representative import normalize
+from ferjax.evaluate import inference, scoring
+from ferjax.export.conversion import normalize
 from ferjax.prune import slim
 from ferjax.train import experiment
-from ferjax.weights import checkpoint, single_file, trained
+from ferjax.weights import Trained, checkpoint, single_file
 from tests.support.small_files import run_onnx_as_written
 from tests.support.untrained_runs import DATA, write_run
 
@@ -33,7 +33,7 @@ def run(tmp_path_factory):
 
 def command(run, out, *arguments, model="run"):
     main([str(a) for a in ("--model", run / model, "--out", out, "--data-dir", run / "data", *arguments)])
-    return checkpoint.load(out)
+    return checkpoint.read(out)[0]
 
 
 def export(run, model, out, *arguments):
@@ -49,21 +49,21 @@ def rounded(run):
 
 
 def test_a_file_of_weights_is_compressed_as_its_run_is(run, tmp_path):
-    spec, variables, _ = checkpoint.load(run / "run")
-    single_file.save(run / "w.safetensors", spec, variables)
+    spec, variables = checkpoint.read(run / "run")[0]
+    single_file.save(run / "w.safetensors", Trained(spec, variables))
     results = [command(run, tmp_path / name, "--parameters", "0.6", model=name) for name in ("run", "w.safetensors")]
-    (small, arrays, _), (same, again, _) = results
+    (small, arrays), (same, again) = results
     assert same == small and small.parameters < spec.parameters
     jax.tree.map(np.testing.assert_array_equal, again, arrays)
 
 
 def test_what_is_rounded_exports_as_integers_alone(run, rounded, tmp_path):
-    spec, variables, _ = checkpoint.load(rounded)
+    spec, variables = checkpoint.read(rounded)[0]
     assert spec.quantization == "qat" and spec.architecture_args["folded"] and "ranges" in variables
     files = export(run, rounded, tmp_path / "files")
     assert set(files) == {"baseline_cnn5_qat.tflite", "baseline_cnn5_qat.onnx"}
     images = data.load("synthetic_faces", data_dir=run / "data", **DATA).splits["validation"].images
-    logits = predictor.predict(spec, variables, images)
+    logits = inference.logits(Trained(spec, variables), images)
     for name, entry in files.items():
         # of floats there is the mean over the last map, of which no product is taken before it is rounded
         assert entry["float_operations"].keys() <= {"SUM", "MUL", "ReduceSum", "Mul", "GlobalAveragePool"}
@@ -94,7 +94,7 @@ def test_channels_that_were_pruned_are_removed_and_every_command_takes_the_rest(
     )
     assert slimmed[0].architecture_args["widths"] == [8, 16]  # 12 of 24 live, in eights
     images = data.load("synthetic_faces", data_dir=run / "data", **DATA).splits["validation"].images
-    logits = [predictor.predict(spec, variables, images) for spec, variables, _ in (pruned, slimmed)]
+    logits = [inference.logits(network, images) for network in (pruned, slimmed)]
     np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
     said = capsys.readouterr().out
     assert "3×3×16×24" in said and "3×3×8×16" in said and "next: python train.py --config configs/compress" in said
@@ -113,20 +113,20 @@ def test_channels_that_were_pruned_are_removed_and_every_command_takes_the_rest(
         "fit": {"epochs": 1, "batch_size": 35},
     }
     experiment.train(made, workdir=tmp_path / "on", data_dir=run / "data", progress=False)
-    assert checkpoint.load(tmp_path / "on")[0].architecture_args == slimmed[0].architecture_args
+    assert checkpoint.read(tmp_path / "on")[0].spec.architecture_args == slimmed[0].architecture_args
 
 
 def test_whole_filters_leave_the_classes_alone(run, tmp_path):
-    _, variables, _ = command(run, tmp_path / "p", "--sparsity", "0.5", "--structure", "filter")
+    _, variables = command(run, tmp_path / "p", "--sparsity", "0.5", "--structure", "filter")
     head = variables["params"]["head"]["out"]["kernel"]
     assert (head != 0).any(0).all() and (variables["params"]["conv1"]["conv"]["kernel"] == 0).all((0, 1, 2)).any()
 
 
 def test_channels_are_scored_by_the_networks_own_order_of_classes(run, tmp_path, monkeypatch):
-    spec, variables, _ = checkpoint.load(run / "run")
-    single_file.save(tmp_path / "w.safetensors", spec.replace(class_names=spec.class_names[::-1]), variables)
+    spec, variables = checkpoint.read(run / "run")[0]
+    single_file.save(tmp_path / "w.safetensors", Trained(spec.replace(class_names=spec.class_names[::-1]), variables))
     seen = []
-    monkeypatch.setattr(pipeline, "gradients", lambda model, images, labels: seen.append((images, labels)))
+    monkeypatch.setattr(pipeline, "gradients", lambda network, images, labels: seen.append((images, labels)))
     command(run, tmp_path / "out", "--macs", "0.6", "--score", "gradient_weight", model=tmp_path / "w.safetensors")
     train = data.load("synthetic_faces", data_dir=run / "data", **DATA).splits["train"]
     ((images, labels),) = seen
@@ -149,33 +149,33 @@ def test_what_cannot_be_written_whole_is_not_there(run, tmp_path, monkeypatch):
 
 
 def test_a_size_and_folding_go_together(run, tmp_path):
-    spec, variables, _ = command(run, tmp_path / "out", "--target-bytes", "1000000", "--fold")
+    spec, variables = command(run, tmp_path / "out", "--target-bytes", "1000000", "--fold")
     assert spec.architecture_args["folded"] and "batch_stats" not in variables
 
 
 def test_a_network_that_rounds_has_a_latency(run, rounded):
-    spec, _, _ = checkpoint.load(rounded)
-    assert budget.latency(spec)(trained.create(spec).module) > 0
+    network = checkpoint.read(rounded)[0]
+    assert budget.latency(network.spec)(network.module) > 0
 
 
 def test_a_limit_on_work_or_size_is_kept(run, tmp_path):
     dense = models.create(**{k: v for k, v in MODEL.items() if k != "name"}, name=MODEL["name"])
     for option, price in (("--macs", slim.macs((24, 24, 1))), ("--parameters", slim.parameters((24, 24, 1)))):
-        spec, _, _ = command(run, tmp_path / option, option, "0.6", "--score", "magnitude")
-        assert price(trained.create(spec).module) <= 0.6 * price(dense)
+        network = command(run, tmp_path / option, option, "0.6", "--score", "magnitude")
+        assert price(network.module) <= 0.6 * price(dense)
 
 
 def test_a_latency_is_measured(run):
-    spec, _, _ = checkpoint.load(run / "run")
+    spec = checkpoint.read(run / "run")[0].spec
     milliseconds = budget.latency(spec)
     times = [milliseconds(models.create("baseline_cnn5", widths=widths)) for widths in ((8, 8), (128, 256))]
     assert 0 < times[0] < times[1]
 
 
 def test_a_size_of_the_file_decides_on_widths_and_bits(run, tmp_path):
-    spec, variables, _ = checkpoint.load(run / "run")
-    floats = budget.file_bytes(compress.Model(spec, variables))
-    spec, _, _ = command(run, tmp_path / "generous", "--target-bytes", floats)
+    spec, variables = checkpoint.read(run / "run")[0]
+    floats = budget.file_bytes(Trained(spec, variables))
+    spec, _ = command(run, tmp_path / "generous", "--target-bytes", floats)
     assert spec.quantization == "none" and spec.architecture_args["widths"] == [16, 24]  # it fits as it is
     (file,) = export(
         run, tmp_path / "generous", tmp_path / "files", "--format", "tflite", "--quantization", "none"
@@ -184,8 +184,8 @@ def test_a_size_of_the_file_decides_on_widths_and_bits(run, tmp_path):
     with pytest.raises(InputError, match=r"does not fit into 3,000 bytes: the smallest file has ([\d,]+)") as error:
         command(run, tmp_path / "tiny", "--target-bytes", "3000")
     nearest = int(str(error.value).split("smallest file has ")[1].split()[0].replace(",", ""))
-    spec, variables, _ = command(run, tmp_path / "between", "--target-bytes", (floats + nearest) // 2)
-    assert nearest < budget.file_bytes(compress.Model(spec, variables)) <= (floats + nearest) // 2
+    spec, variables = command(run, tmp_path / "between", "--target-bytes", (floats + nearest) // 2)
+    assert nearest < budget.file_bytes(Trained(spec, variables)) <= (floats + nearest) // 2
 
 
 @pytest.mark.parametrize(

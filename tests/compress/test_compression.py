@@ -9,10 +9,10 @@ import pytest
 from ferjax import prune
 from ferjax.data import load
 from ferjax.errors import InputError
-from ferjax.evaluate import grad_cam, predictor, scoring, temperature
+from ferjax.evaluate import grad_cam, inference, scoring, temperature
 from ferjax.quant import rounding
 from ferjax.train import experiment
-from ferjax.weights import checkpoint, trained
+from ferjax.weights import Trained, checkpoint, trained
 from tests.support import experiments
 from tests.support.experiments import SMALL
 
@@ -49,7 +49,7 @@ def rounded(dense):
 
 def test_a_trained_quantisation_is_in_contract_and_variables(rounded):
     folder, result = rounded
-    spec, variables, _ = checkpoint.load(folder / "qat")
+    spec, variables = checkpoint.read(folder / "qat")[0]
     assert spec.quantization == "qat" and spec.architecture_args["folded"] is True
     assert set(variables) == {"params", "ranges"} and "bn" not in variables["params"]["conv1"]
     assert spec.parameters == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
@@ -58,12 +58,12 @@ def test_a_trained_quantisation_is_in_contract_and_variables(rounded):
     scored = scoring.evaluate(folder / "qat", data_dir=folder / "data")
     assert scored["accuracy"] == result.best["validation_accuracy"]
     images = load(data_dir=folder / "data", **SMALL["data"]).splits["validation"].images
-    logits = predictor.predict(spec, variables, images)
-    plain = predictor.predict(spec.replace(quantization="none"), {"params": variables["params"]}, images)
+    logits = inference.logits(Trained(spec, variables), images)
+    plain = inference.logits(Trained(spec.replace(quantization="none"), {"params": variables["params"]}), images)
     assert 0 < np.abs(logits - plain).max() < 0.2 * np.abs(plain).max()
     temperature.main(["--model", str(folder / "qat"), "--data-dir", str(folder / "data")])
-    assert checkpoint.load(folder / "qat")[0].temperature != 1
-    maps, seen = grad_cam.explain(spec, variables, images[:2])
+    assert checkpoint.read(folder / "qat")[0].spec.temperature != 1
+    maps, seen = grad_cam.explain(Trained(spec, variables), images[:2])
     np.testing.assert_allclose(seen, logits[:2], atol=1e-5)
     assert maps.max() > 0
 
@@ -144,7 +144,7 @@ def test_a_student_is_pruned_quantised_and_distilled_at_once(rounded, tmp_path):
         progress=False,
     )
     assert 0 <= result.best["teacher_agreement"] <= 1 and result.best["sparsity"] == pytest.approx(0.5, abs=0.01)
-    spec, variables, _ = checkpoint.load(tmp_path / "run")
+    spec, variables = checkpoint.read(tmp_path / "run")[0]
     assert spec.quantization == "int4" and trained.weight_bits(spec) == 4 and "ranges" in variables
     sparsity = prune.layer_sparsity(variables["params"])
     assert all(abs(share - 0.5) < 0.05 for share in sparsity.values())
@@ -182,4 +182,4 @@ def test_a_start_that_rounds_is_gone_on_with_rounding(rounded, tmp_path):
     with pytest.raises(InputError, match=r"was quantised to 8-bit weights: set quant.bits=8"):
         train(folder, tmp_path / "run", config(**on, init__network=True))
     train(folder, tmp_path / "run", config(**on, init__network=True, quant__bits=8))
-    assert checkpoint.load(tmp_path / "run")[0].quantization == "qat"
+    assert checkpoint.read(tmp_path / "run")[0].spec.quantization == "qat"

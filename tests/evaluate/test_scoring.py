@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from ferjax import data, models
+from ferjax.data import subsets
 from ferjax.errors import InputError
-from ferjax.evaluate import corruptions, intervals, metrics, open_set, predictor, robustness, scoring, temperature
+from ferjax.evaluate import corruptions, intervals, metrics, open_set, predictor, scoring, temperature
 from ferjax.evaluate import grad_cam as evaluate_grad_cam
 from ferjax.train import experiment
-from ferjax.weights import checkpoint, single_file
+from ferjax.weights import Trained, checkpoint, single_file
 from tests.support import quick, small_files
 from tests.support.experiments import SMALL, config
 from tests.support.linear_files import exported
@@ -35,16 +36,18 @@ def test_a_file_and_a_checkpoint_take_the_same_path(run, tmp_path):
 def test_a_class_may_have_any_name_in_a_sheet(run, tmp_path):
     scored = predictor.open_model(run / "run")
     faces = predictor.load_split(scored.spec, "validation", data_dir=run / "data")
-    spec, variables, _ = checkpoint.load(run / "run")
+    spec, variables = checkpoint.read(run / "run")[0]
     named = spec.replace(class_names=tuple(f"{name}/x" for name in spec.class_names))
-    found = evaluate_grad_cam.write_sheets(named, variables, faces, np.array(faces.labels), tmp_path, samples=1, seed=0)
+    found = evaluate_grad_cam.write_sheets(
+        Trained(named, variables), faces, np.array(faces.labels), tmp_path, samples=1, seed=0
+    )
     assert {path.name for path in found["sheets"][:-1]} == {f"gradcam_{name}_x.png" for name in spec.class_names}
 
 
 def test_weights_in_a_file_are_scored_explained_and_calibrated_as_their_run(run, tmp_path):
-    spec, variables, _ = checkpoint.load(run / "run")
+    spec, variables = checkpoint.read(run / "run")[0]
     path = tmp_path / "w.safetensors"
-    single_file.save(path, spec, variables)
+    single_file.save(path, Trained(spec, variables))
     ours, theirs = (scoring.evaluate(model, data_dir=run / "data") for model in (path, run / "run"))
     assert ours.pop("step") is None and theirs.pop("step") > 0
     assert {**ours, "model": ""} == {**theirs, "model": ""}
@@ -82,7 +85,7 @@ def test_a_class_that_the_data_lacks_is_said(run, tmp_path, capsys):
 
 
 def test_models_of_other_images_are_not_compared(run, tmp_path, capsys):
-    spec, variables, meta = checkpoint.load(run / "run")
+    (spec, variables), meta = checkpoint.read(run / "run")
     other = spec.replace(dataset_args={**spec.dataset_args, "seed": 1})
     checkpoint.save(tmp_path / "other", "best", 1, variables, {**meta, "spec": other.to_json()}, keep=1)
     models = ["--model", str(run / "run"), str(tmp_path / "other")]
@@ -128,10 +131,10 @@ def test_robustness_repeats_itself_and_is_drawn(run, tmp_path, capsys):
 
 def test_the_robustness_subset_keeps_the_classes_shares():
     labels = np.repeat([0, 1, 2], [4001, 1500, 499])
-    chosen = robustness.subset(labels)
+    chosen = subsets.stratified(labels, 1000)
     assert len(chosen) == 1000 == len(set(chosen.tolist())) and (np.diff(chosen) > 0).all()
     np.testing.assert_array_equal(np.bincount(labels[chosen]), [667, 250, 83])
-    np.testing.assert_array_equal(robustness.subset(labels[:50]), np.arange(50))
+    np.testing.assert_array_equal(subsets.stratified(labels[:50], 1000), np.arange(50))
 
 
 def test_intervals_narrow_with_the_number_of_images():
@@ -220,7 +223,7 @@ def test_groups_of_people_are_scored_apart(run, tmp_path):
     logits = np.eye(7)[[0, 1, 1, 1, 2, 0]]
     columns = {"gender": np.array([0, 0, 0, 1, 1, -1], np.int32)}
     faces = data.Split(np.zeros((6, 24, 24, 1), np.uint8), labels, [""] * 6, columns)
-    result = scoring.score(opened, faces, logits, dataset="x", split="test")
+    result = scoring.score(opened, faces, logits, dataset="rafdb", split="test")
     assert {k: (g["value"], g["n"]) for k, g in result["groups"]["gender"].items()} == {
         "male": (pytest.approx(2 / 3), 3),
         "female": (1.0, 2),

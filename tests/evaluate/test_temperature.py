@@ -61,7 +61,7 @@ def test_the_command_stores_it_in_a_run_and_in_a_file(run, tmp_path, capsys):
         ["--model", str(run / "run"), str(path), "--data-dir", str(run / "data"), "--out", str(tmp_path / "out")]
     )
     found = json.loads((tmp_path / "out" / "calibration.json").read_text())
-    stored, _, _ = checkpoint.load(run / "run")
+    stored = checkpoint.read(run / "run")[0].spec
     assert stored.temperature == found[str(run / "run")]["temperature"] != 1
     assert spec.read(path).temperature == runtime.load(path).spec.temperature == found[str(path)]["temperature"]
     assert (tmp_path / "out" / "reliability_1.png").stat().st_size > 5000 and "temperature" in capsys.readouterr().out
@@ -72,10 +72,10 @@ def test_the_command_stores_it_in_a_run_and_in_a_file(run, tmp_path, capsys):
     # a better epoch makes other variables: the temperature is not theirs
     notes = json.loads((run / "run" / "calibration.json").read_text())
     (run / "run" / "calibration.json").write_text(json.dumps({**notes, "params_sha256": "0"}))
-    assert checkpoint.load(run / "run")[0].temperature == 1
+    assert checkpoint.read(run / "run")[0].spec.temperature == 1
     (run / "run" / "calibration.json").write_text("{")
     with pytest.raises(InputError, match=r"calibration\.json is damaged"):
-        checkpoint.load(run / "run")
+        checkpoint.read(run / "run")
     (run / "run" / "calibration.json").unlink()
 
 

@@ -1,6 +1,7 @@
 """Each kind of file of a small network of each family: what it computes, and what stands in it."""
 
 import collections
+import dataclasses
 import functools
 
 import jax
@@ -11,9 +12,10 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from ferjax import export, models
-from ferjax.export import conversion, diagnosis, flatbuffer, formats, onnx_graph, tflite
-from ferjax.export.representative import normalize
+from ferjax.export import conversion, diagnosis, flatbuffer, onnx_graph, tflite
+from ferjax.export.conversion import normalize
 from ferjax.spec import ModelSpec
+from ferjax.weights import Trained
 from tests.support import quick
 
 SMALL = {
@@ -52,13 +54,13 @@ def small(name):
         return (value + spread * rng.uniform(-1, 1, value.shape)).astype(np.float32)
 
     variables = jax.tree_util.tree_map_with_path(stirred, variables)
-    return conversion.Network.of(spec, variables, inputs)
+    return conversion.Conversion(Trained(spec, variables), inputs)
 
 
 @functools.cache
 def blob(name, kind, quantization):
     row = next(r for r in export.FORMATS if (r.format, r.quantization) == (kind, quantization))
-    return row.convert[formats.family(small(name).spec)](small(name))
+    return row.make(small(name))
 
 
 def answers(name, made):
@@ -80,8 +82,8 @@ def answers(name, made):
 
 
 def wanted(name):
-    net = small(name)
-    return np.asarray(quick.jit(functools.partial(net.function, net.bind(net)))(net.calibration))
+    source = small(name)
+    return np.asarray(quick.jit(functools.partial(source.function, source.apply))(source.calibration))
 
 
 def error(name, made):
@@ -111,7 +113,7 @@ EACH_ONCE = [
     ("deit_tiny", "onnx", "dynamic"),
 ]
 # What networks are offered that were not trained in integers; test_qat has the others.
-ALL = [(n, r.format, r.quantization) for n in SMALL for r in export.choose(small(n).spec)]
+ALL = [(n, r.format, r.quantization) for n in SMALL for r in export.choose(small(n).network.spec)]
 
 
 @pytest.mark.parametrize(
@@ -205,14 +207,14 @@ def test_names_are_short():
 @pytest.mark.parametrize("kind", ["tflite", "onnx"])
 def test_more_than_ten_layers_are_compared_in_their_order(kind):
     arguments = {**SMALL["deit_tiny"], "depth": 10}
-    spec = small("deit_tiny").spec.replace(architecture="deit_tiny_distilled", architecture_args=arguments)
+    spec = small("deit_tiny").network.spec.replace(architecture="deit_tiny_distilled", architecture_args=arguments)
     module = models.create(spec.architecture, num_classes=3, **arguments)
     image = np.zeros((1, *spec.input_shape), np.float32)
     variables = quick.jit(functools.partial(module.init, train=False))(jax.random.key(0), image)
     row = next(r for r in export.FORMATS if (r.format, r.quantization) == (kind, "none"))
     images = np.random.default_rng(2).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
-    net = conversion.Network.of(spec, variables, image)
-    found = diagnosis.layers(row.convert[formats.TRANSFORMER], net, images)
+    source = conversion.Conversion(Trained(spec, variables), image)
+    found = diagnosis.layers(row.make, source, images)
     assert [layer.name for layer in found[2:-1]] == [*(f"stage{i}" for i in range(1, 11)), "embedding"]
     assert max(layer.error for layer in found) < 1e-5
 
@@ -221,17 +223,17 @@ def test_more_than_ten_layers_are_compared_in_their_order(kind):
 def test_layers_are_compared_in_their_order(kind):
     row = next(r for r in export.FORMATS if (r.format, r.quantization) == (kind, "none"))
     images = np.random.default_rng(2).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
-    found = diagnosis.layers(row.convert[formats.CONVOLUTIONAL], small("resnet20"), images)
+    found = diagnosis.layers(row.make, small("resnet20"), images)
     assert [layer.name for layer in found] == ["stage0", "stage1", "stage2", "embedding", "logits"]
     assert max(layer.error for layer in found) < 1e-5
 
 
 def test_the_first_layer_that_departs_is_named():
-    def spoil(net):
+    def spoil(source):
         """The second stage's convolution loses a channel."""
-        variables = jax.tree.map(np.copy, net.variables)
+        spec, variables = source.network.spec, jax.tree.map(np.copy, source.network.variables)
         variables["params"]["layer2_0"]["conv1"]["conv"]["kernel"][..., 0] = 0
-        return tflite.float32(conversion.Network(net.spec, net.module, variables, net.examples, net.function))
+        return tflite.float32(dataclasses.replace(source, network=Trained(spec, variables)))
 
     images = np.random.default_rng(2).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
     found = diagnosis.layers(spoil, small("resnet20"), images)

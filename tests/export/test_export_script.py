@@ -1,5 +1,6 @@
 """The export command: what it leaves, what it refuses, what it says."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -11,7 +12,6 @@ import pytest
 from ferjax import data, errors, runtime
 from ferjax.export import commands as script
 from ferjax.export import formats, pipeline, tflite
-from ferjax.export.conversion import Network
 from ferjax.weights import checkpoint, single_file
 from tests.support import ROOT
 from tests.support.untrained_runs import DATA, write_run
@@ -41,7 +41,7 @@ def exported(run):
 
 
 def test_weights_in_a_file_are_exported_as_their_run(run, exported):
-    single_file.save(run / "w.safetensors", *checkpoint.load(run / "run")[:2])
+    single_file.save(run / "w.safetensors", checkpoint.read(run / "run")[0])
     arguments = ["--model", run / "w.safetensors", "--data-dir", run / "data", "--out", run / "from_file"]
     script.main([str(a) for a in [*arguments, "--format", "tflite", "--quantization", "none"]])
     ours, theirs = ((folder / "baseline_cnn5.tflite").read_bytes() for folder in (run / "from_file", exported))
@@ -103,14 +103,15 @@ def test_a_folder_that_is_no_export_is_never_replaced(run, tmp_path):
     assert (tmp_path / "thesis.tex").exists()
 
 
-def spoiled(network):
+def spoiled(source):
     """A converter that gets one layer wrong."""
+    network = source.network
     params = {k: dict(v) for k, v in network.variables["params"].items()}
     kernel = np.array(params["conv2"]["conv"]["kernel"])
     kernel[..., 0] *= -3
     params["conv2"]["conv"] = {**params["conv2"]["conv"], "kernel": kernel}
-    wrong = {**network.variables, "params": params}
-    return tflite.float32(Network(network.spec, network.module, wrong, network.examples, network.function))
+    wrong = network._replace(variables={**network.variables, "params": params})
+    return tflite.float32(dataclasses.replace(source, network=wrong))
 
 
 def test_a_file_that_fails_is_removed_and_the_report_says_where(run, tmp_path, monkeypatch):
@@ -138,12 +139,13 @@ def test_what_passes_is_kept_beside_what_fails(run, tmp_path, monkeypatch, capsy
     assert "refused" in said.out and "refused and removed: baseline_cnn5_float16.tflite" in said.err
 
 
-def overflowing(network):
+def overflowing(source):
     """A converter whose file answers with what is no number."""
+    network = source.network
     params = {k: dict(v) for k, v in network.variables["params"].items()}
     params["conv2"]["conv"] = {k: np.full_like(v, np.inf) for k, v in params["conv2"]["conv"].items()}
-    wrong = {**network.variables, "params": params}
-    return tflite.float32(Network(network.spec, network.module, wrong, network.examples, network.function))
+    wrong = network._replace(variables={**network.variables, "params": params})
+    return tflite.float32(dataclasses.replace(source, network=wrong))
 
 
 def test_a_file_of_no_numbers_does_not_take_the_others_with_it(run, tmp_path, monkeypatch, capsys):
@@ -162,7 +164,7 @@ def test_a_file_of_no_numbers_does_not_take_the_others_with_it(run, tmp_path, mo
 def test_the_folder_one_is_in_is_not_replaced(run, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(errors.InputError, match=r"--out \. is or holds the folder that this command runs in"):
+    with pytest.raises(errors.InputError, match=r"--out \. must not be or contain"):
         main(run, "--out", ".")
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from ferjax import export, models
-from ferjax.data import Split
+from ferjax.data import Split, subsets
 from ferjax.errors import InputError
 from ferjax.export import formats, tflite
-from ferjax.export.conversion import Network
-from ferjax.export.representative import balanced, calibration_images, typical
+from ferjax.export.conversion import Conversion, calibration_images, typical
 from ferjax.spec import ModelSpec
+from ferjax.weights import Trained
 from tests.support import quick
 
 
@@ -80,11 +80,13 @@ def test_what_cannot_be_made_is_said(kinds, quantizations, said):
 
 def test_examples_are_balanced_as_far_as_the_classes_go():
     labels = np.array([0] * 50 + [1] * 3 + [2] * 20)
-    places = balanced(labels, 23, seed=1)
+    places = subsets.balanced(labels, 23, seed=1)
     assert len(set(places)) == 23 and (np.diff(places) > 0).all()
     assert np.bincount(labels[places]).tolist() == [10, 3, 10]
-    assert (places == balanced(labels, 23, seed=1)).all() and (places != balanced(labels, 23, seed=2)).any()
-    assert len(balanced(labels, 500, seed=1)) == 73
+    assert (places == subsets.balanced(labels, 23, seed=1)).all() and (
+        places != subsets.balanced(labels, 23, seed=2)
+    ).any()
+    assert len(subsets.balanced(labels, 500, seed=1)) == 73
 
 
 def test_calibration_images_are_normalised_and_of_the_right_size():
@@ -122,6 +124,6 @@ def test_a_runaway_image_does_not_spoil_an_integer_file():
     variables = quick.jit(functools.partial(module.init, train=False))(jax.random.key(0), images)
     variables["params"]["head"]["out"]["kernel"] = rng.normal(size=variables["params"]["head"]["out"]["kernel"].shape)
     wild = np.concatenate([images, 1000 * images[:1]])
-    networks = [Network.of(small, jax.tree.map(np.float32, variables), examples) for examples in (images, wild)]
-    assert [len(network.calibration) for network in networks] == [40, 40]
-    assert tflite.static_int8(networks[0]) == tflite.static_int8(networks[1])
+    sources = [Conversion(Trained(small, jax.tree.map(np.float32, variables)), examples) for examples in (images, wild)]
+    assert [len(source.calibration) for source in sources] == [40, 40]
+    assert tflite.static_int8(sources[0]) == tflite.static_int8(sources[1])

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from ferjax import spec as contract
+from ferjax.data import subsets
 from ferjax.errors import InputError
 from ferjax.evaluate.calibration import softmax
 from ferjax.export import formats, parity
@@ -15,7 +16,7 @@ def truth():
     images = small_files.images(spec, 40)
     probabilities = softmax(small_files.expected_logits(spec, images)).astype(np.float32)
     labels = probabilities[:34].argmax(1)
-    return parity.Reference(spec, {}, images, labels, probabilities)
+    return parity.Reference(spec, images, labels, probabilities)
 
 
 def gate(path, truth, tolerance=formats.EXACT):
@@ -128,6 +129,6 @@ def test_what_is_no_number_is_refused():
 
 def test_a_choice_of_images_keeps_the_shares():
     labels = np.repeat([0, 1, 2], [600, 300, 100])
-    places = parity.stratified(labels, 500, seed=0)
+    places = subsets.stratified(labels, 500)
     assert len(set(places)) == 500 and np.abs(np.bincount(labels[places]) - [300, 150, 50]).max() <= 1
-    assert len(parity.stratified(labels, 5000, seed=0)) == 1000
+    assert len(subsets.stratified(labels, 5000)) == 1000

@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from ferjax import losses, models
+from ferjax import models
 from ferjax.data.synthetic.rendering import render_faces
 from ferjax.errors import InputError
-from ferjax.train import step as train_step
-from tests.support import quick
+from ferjax.train.state import init_state
+from ferjax.train.step import make_train_step
+from tests.support import quick, tiny
 
 LARGE = {"resnet18_imagenet", "resnet50", "resnet50_caffe", "deit_tiny_distilled", "resemotenet"}
 # The same code at a depth or width that compiles quickly; `full` runs take the networks as they are.
@@ -67,12 +68,14 @@ def test_steps_on_embedded_faces_move_every_parameter(name, kwargs):
     module, variables, batch = prepare(name, kwargs)
     channels = batch["images"].shape[-1]
     tx = optax.adam(1e-3)
-    step = quick.jit(
-        train_step.make_train_step(
-            module.apply, losses.cross_entropy, tx, num_classes=7, mean=(0.5,) * channels, std=(0.25,) * channels
-        )
+    spec = tiny.SPEC.replace(
+        class_names=tuple("abcdefg"),
+        color_order="rgb" if channels == 3 else "gray",
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
     )
-    state, seen = train_step.init_state(variables, tx), []
+    step = quick.jit(make_train_step(tiny.task(apply=module.apply, spec=spec), tx))
+    state, seen = init_state(variables, tx), []
     for _ in range(2):
         state, sums = step(state, batch)
         seen.append(sums)

@@ -1,14 +1,17 @@
-"""The convolutions written for CPUs against XLA's own: values and both gradients, in float64."""
+"""The CPU forms of the convolutions against XLA's own: values and both gradients, in float64."""
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import lax
 
+from ferjax import models
 from ferjax.errors import InputError
-from ferjax.models.cpu import convolution
+from ferjax.models import cpu, operations
+from ferjax.models.cpu import convolution, depthwise, primitives
 
 
 def values_and_gradients(function, *shapes):
@@ -34,26 +37,24 @@ def plain(stride, pad, groups):
 def test_shifts_are_the_convolution_and_so_are_their_gradients(side, stride, size):
     with jax.enable_x64(True):
         shapes = (11, *size, 3), (side, side, 1, 3)
-        shifts = values_and_gradients(lambda x, k: convolution.depthwise_shifts(x, k, stride), *shapes)
+        shifts = values_and_gradients(lambda x, k: depthwise.shifts(x, k, stride), *shapes)
         chex.assert_trees_all_close(
             shifts, values_and_gradients(plain(stride, side // 2, 3), *shapes), rtol=1e-9, atol=1e-10
         )
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("size", [(7, 6), (8, 5), (1, 2)])
-def test_pointwise_products_are_the_convolution_and_so_are_their_gradients(monkeypatch, backend, stride, size):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+def test_pointwise_products_are_the_convolution_and_so_are_their_gradients(stride, size):
     with jax.enable_x64(True):
         shapes = (5, *size, 4), (1, 1, 4, 3)
-        product = values_and_gradients(lambda x, k: convolution.pointwise(x, k, (stride, stride), "VALID"), *shapes)
+        product = values_and_gradients(lambda x, k: convolution.pointwise(x, k, stride), *shapes)
         chex.assert_trees_all_close(product, values_and_gradients(plain(stride, 0, 1), *shapes), rtol=1e-9, atol=1e-10)
 
 
 def test_a_pointwise_convolution_without_a_gradient_stays_one():
     arrays = jnp.ones((2, 6, 6, 4)), jnp.ones((1, 1, 4, 3))
-    program = jax.jit(lambda x, k: convolution.pointwise(x, k, (2, 2), "VALID")).lower(*arrays).as_text()
+    program = jax.jit(lambda x, k: convolution.pointwise(x, k, 2)).lower(*arrays).as_text()
     assert program.count("stablehlo.convolution") == 1
     assert "dot_general" not in program and "stablehlo.slice" not in program
 
@@ -62,9 +63,9 @@ def test_a_pointwise_convolution_without_a_gradient_stays_one():
 @pytest.mark.parametrize(
     ("function", "size", "kernel"),
     [
-        (lambda x, k, s: convolution.pointwise(x, k, (s, s), "VALID"), (11, 10), (1, 1, 16, 8)),
-        (convolution.depthwise_shifts, (11, 10), (5, 5, 1, 16)),
-        (convolution.depthwise_shifts, (3, 4), (5, 5, 1, 16)),
+        (convolution.pointwise, (11, 10), (1, 1, 16, 8)),
+        (depthwise.shifts, (11, 10), (5, 5, 1, 16)),
+        (depthwise.shifts, (3, 4), (5, 5, 1, 16)),
     ],
 )
 def test_half_precision_stays_and_is_summed_in_float32(function, size, kernel, stride):
@@ -90,8 +91,7 @@ def test_half_precision_stays_and_is_summed_in_float32(function, size, kernel, s
 def test_the_windowed_kernel_gradient_is_the_convolution_s(side, stride, pad, size):
     with jax.enable_x64(True):
         shapes = (6, *size, 16), (side, side, 16, 3)
-        ends = ((pad, pad), (pad, pad))
-        product = values_and_gradients(lambda x, k: convolution.windowed(x, k, (stride, stride), ends), *shapes)
+        product = values_and_gradients(lambda x, k: convolution.windowed(x, k, stride, pad), *shapes)
         chex.assert_trees_all_close(product, values_and_gradients(plain(stride, pad, 1), *shapes), rtol=1e-9, atol=1e-9)
 
 
@@ -106,12 +106,34 @@ def test_the_windowed_kernel_gradient_sums_half_precision_in_float32():
 
 def test_what_is_computed_once_stays_what_it_is_and_so_does_its_gradient():
     x = jnp.array([[0.0, -0.0, 1e-38, -3.5], [jnp.inf, -jnp.inf, jnp.nan, 1e38]])
-    once, transpose = jax.vjp(jax.jit(convolution.computed_once), x)
+    once, transpose = jax.vjp(jax.jit(primitives.computed_once), x)
     np.testing.assert_array_equal(once, x)
     np.testing.assert_array_equal(np.signbit(once), np.signbit(x))
     np.testing.assert_array_equal(transpose(x)[0], x)
 
 
+@pytest.mark.parametrize(("on_cpu", "form"), [(False, operations.XLA), (True, operations.CPU)], ids=["xla", "cpu"])
+def test_one_switch_chooses_the_form(monkeypatch, on_cpu, form):
+    monkeypatch.setattr(cpu, "wanted", lambda: on_cpu)
+    assert operations.chosen() is form
+    assert operations.depthwise("auto") is form.depthwise
+    assert operations.depthwise("conv") is operations.XLA.depthwise
+    assert operations.depthwise("shifts") is operations.CPU.depthwise
+    assert bool(models.compiler_options(models.create("mini_xception"))) is on_cpu
+
+
+@pytest.mark.parametrize("form", [operations.XLA, operations.CPU], ids=["xla", "cpu"])
+@pytest.mark.parametrize(("side", "pad"), [(1, 0), (1, 1), (3, 1)])
+def test_either_form_stands_in_for_a_convolution_of_flax(form, side, pad):
+    ends = ((pad, pad), (pad, pad))
+    layer = nn.Conv(4, (side, side), (2, 2), ends, use_bias=False, conv_general_dilated=form.convolve)
+    with jax.enable_x64(True):
+        x = jnp.array(np.random.default_rng(0).normal(size=(2, 7, 6, 3)))
+        kernel = jnp.array(np.random.default_rng(1).normal(size=(side, side, 3, 4)))
+        y = layer.apply({"params": {"kernel": kernel}}, x)
+        np.testing.assert_allclose(y, plain(2, pad, 1)(x, kernel), rtol=1e-12)
+
+
 def test_an_unknown_implementation_is_refused():
     with pytest.raises(InputError, match="shift"):
-        convolution.depthwise("shift")
+        operations.depthwise("shift")

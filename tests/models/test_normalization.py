@@ -1,4 +1,4 @@
-"""Our batch normalisation against flax's: variables, values, running averages and all gradients."""
+"""Our batch normalization against flax's: variables, values, running averages and all gradients."""
 
 import chex
 import jax
@@ -8,9 +8,9 @@ import pytest
 from flax import linen as nn
 from jax.test_util import check_grads
 
-from ferjax.models.cpu import normalization
+from ferjax.models import cpu, normalization, operations
+from ferjax.models.cpu import primitives
 
-BOTH = [normalization.at_once, normalization.in_parts]
 SHAPES = [(16, 5, 4, 3), (12, 3, 3, 2), (7, 2, 3, 4), (1, 4, 4, 2), (24, 6)]
 SHAPES += [(16, 32, 32, 16), (20, 64, 32, 7)]  # as large as parts pay for
 
@@ -40,9 +40,9 @@ def answer(norm, x, params, stats, resting=False):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("normalize", BOTH)
-def test_values_averages_and_gradients_are_flax_s(monkeypatch, shape, normalize):
-    monkeypatch.setattr(normalization, "in_parts", normalize)
+@pytest.mark.parametrize("on_cpu", [False, True])
+def test_values_averages_and_gradients_are_flax_s(monkeypatch, shape, on_cpu):
+    monkeypatch.setattr(cpu, "wanted", lambda: on_cpu)
     with jax.enable_x64(True):
         ours, flax_s = (answer(norm, *arrays(shape)) for norm in ours_and_flax(jnp.float64))
         chex.assert_trees_all_close(ours, flax_s, rtol=1e-9, atol=1e-10)
@@ -68,9 +68,7 @@ def test_running_averages_are_used_and_kept():
 def test_channel_sums_are_sums(shape):
     with jax.enable_x64(True):
         x = jnp.array(np.random.default_rng(0).normal(size=shape))
-        np.testing.assert_allclose(
-            normalization.channel_sums(x), x.sum(tuple(range(x.ndim - 1))), rtol=1e-12, atol=1e-13
-        )
+        np.testing.assert_allclose(primitives.channel_sums(x), x.sum(tuple(range(x.ndim - 1))), rtol=1e-12, atol=1e-13)
 
 
 def test_variables_start_as_flax_s():
@@ -81,12 +79,12 @@ def test_variables_start_as_flax_s():
 
 def test_a_large_mean_does_not_spoil_the_variance():
     x = 1e4 + jnp.tile(jnp.array([-1.0, 1.0]), 512).reshape(16, 8, 8, 1)
-    _, _, var = normalization.in_parts(x, jnp.ones(1), jnp.zeros(1), 1e-5)
+    _, _, var = operations.CPU.batch_norm(x, jnp.ones(1), jnp.zeros(1), 1e-5)
     np.testing.assert_allclose(var, 1.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("normalize", BOTH)
-def test_gradients_reach_the_mean_and_the_variance_too(normalize):
+@pytest.mark.parametrize("form", [operations.XLA, operations.CPU], ids=["xla", "cpu"])
+def test_gradients_reach_the_mean_and_the_variance_too(form):
     with jax.enable_x64(True):
         x, params, _ = arrays((8, 3, 2))
-        check_grads(lambda *a: normalize(*a, 1e-3), (x, params["scale"], params["bias"]), order=1, modes=["rev"])
+        check_grads(lambda *a: form.batch_norm(*a, 1e-3), (x, params["scale"], params["bias"]), order=1, modes=["rev"])

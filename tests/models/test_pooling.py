@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.models.cpu import pooling
+from ferjax.models import operations
 
 
 @pytest.mark.parametrize(("window", "stride"), [(3, 2), (2, 2), (3, 1)])
@@ -25,18 +25,18 @@ def test_values_and_gradients_are_flax_s_and_the_first_of_equals_takes_them(wind
 
             return jax.jit(jax.grad(objective, has_aux=True))(x)
 
-        chex.assert_trees_all_equal(both(pooling.by_shifts), both(pooling.at_once))
+        chex.assert_trees_all_equal(both(operations.CPU.max_pool), both(operations.XLA.max_pool))
 
 
 def test_without_a_gradient_it_is_one_operation():
-    program = jax.jit(lambda x: pooling.max_pool(x, 3, 2, "SAME")).lower(jnp.ones((2, 6, 6, 3))).as_text()
+    program = jax.jit(lambda x: operations.CPU.max_pool(x, 3, 2, "SAME")).lower(jnp.ones((2, 6, 6, 3))).as_text()
     assert program.count("stablehlo.reduce_window") == 1
     assert "stablehlo.maximum" in program and "stablehlo.slice" not in program
 
 
-@pytest.mark.parametrize("pool", [pooling.by_shifts, pooling.at_once])
-def test_bfloat16_stays(pool):
+@pytest.mark.parametrize("form", [operations.XLA, operations.CPU], ids=["xla", "cpu"])
+def test_bfloat16_stays(form):
     x = jnp.arange(64, dtype=jnp.bfloat16).reshape(1, 8, 8, 1)
-    gradient = jax.grad(lambda x: pool(x, 2, 2, "VALID").sum())(x)
+    gradient = jax.grad(lambda x: form.max_pool(x, 2, 2, "VALID").sum())(x)
     assert gradient.dtype == jnp.bfloat16
     np.testing.assert_array_equal(np.asarray(gradient[0, :2, :2, 0], float), [[0, 0], [0, 1]])

@@ -30,7 +30,7 @@ def test_resnet18_grey_linear_head():
 
 
 def test_resnet18_with_paraschivs_head():
-    # 512*256 + 256, batch normalisation 2*256, 256*7 + 7, instead of the linear head's 3,591
+    # 512*256 + 256, batch normalization 2*256, 256*7 + 7, instead of the linear head's 3,591
     assert 11_171_271 - 3_591 + 131_328 + 512 + 1_799 == 11_301_319
     variables = shapes("resnet18", head_hidden=[256], head_dropout=[0.5, 0.25])
     assert count(variables["params"]) == 11_301_319
@@ -42,7 +42,7 @@ def test_resnet18_canonical():
 
 def test_resnet20_rgb():
     # stem 3*9*16 + 32; stages 14,016 + 51,648 + 205,696; head 64*7 + 7. Qin's text gives 55,072 and
-    # 203,552 for the last two stages, which no 1x1 projection with normalisation adds up to.
+    # 203,552 for the last two stages, which no 1x1 projection with normalization adds up to.
     assert 464 + 14_016 + 51_648 + 205_696 + 455 == 272_279
     assert count(shapes("resnet20", image=(100, 100, 3))["params"]) == 272_279
 

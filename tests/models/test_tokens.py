@@ -1,4 +1,4 @@
-"""The transformers' layers written for CPUs against the plain ones: values and gradients, in float64."""
+"""Both forms of the transformers' operations against flax's: values and gradients, in float64."""
 
 import chex
 import jax
@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 from ferjax import models
-from ferjax.models.cpu import tokens
+from ferjax.models import cpu, operations
 from tests.support import quick
 
 EPSILON = 1e-6
@@ -29,35 +29,33 @@ def flax_normalize(x, scale, bias):
     return norm.apply({"params": {"scale": scale, "bias": bias}}, x)
 
 
-@pytest.fixture(params=["cpu", "gpu"])
-def backend(request, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
+both_forms = pytest.mark.parametrize("form", [operations.XLA, operations.CPU], ids=["xla", "cpu"])
 
 
-@pytest.mark.usefixtures("backend")
+@both_forms
 @pytest.mark.parametrize("leading", [(), (5,), (2, 7), (2, 3, 5)])
-def test_a_normalisation_is_flax_and_so_are_its_gradients(leading):
+def test_a_layer_norm_is_flax_s_and_so_are_its_gradients(form, leading):
     with jax.enable_x64(True):
         inputs = arrays((*leading, 6), (6,), (6,))
-        ours = values_and_gradients(lambda *inputs: tokens.normalize(*inputs, EPSILON), inputs)
+        ours = values_and_gradients(lambda *inputs: form.layer_norm(*inputs, EPSILON), inputs)
         chex.assert_trees_all_close(ours, values_and_gradients(flax_normalize, inputs), rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.usefixtures("backend")
+@both_forms
 @pytest.mark.parametrize("leading", [(), (5,), (2, 7)])
-def test_a_linear_layer_is_a_product_and_so_are_its_gradients(leading):
+def test_a_linear_layer_is_a_product_and_so_are_its_gradients(form, leading):
     with jax.enable_x64(True):
         inputs = arrays((*leading, 6), (6, 4))
-        ours = values_and_gradients(tokens.linear, inputs)
+        ours = values_and_gradients(form.linear, inputs)
         chex.assert_trees_all_close(ours, values_and_gradients(jnp.matmul, inputs), rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.usefixtures("backend")
+@both_forms
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_what_is_stored_stays_to_the_bit_and_so_does_its_gradient(dtype):
+def test_what_is_stored_stays_to_the_bit_and_so_does_its_gradient(form, dtype):
     values = [0.0, -1.5, jnp.inf, -jnp.inf, jnp.nan, 0.1, 7e9]
     x = jnp.array(values, dtype)[:, None] * jnp.ones((1, 3), dtype)
-    answer, gradient = jax.jit(lambda x, dy: (lambda y, pull: (y, *pull(dy)))(*jax.vjp(tokens.stored, x)))(x, x[::-1])
+    answer, gradient = jax.jit(lambda x, dy: (lambda y, pull: (y, *pull(dy)))(*jax.vjp(form.stored, x)))(x, x[::-1])
     np.testing.assert_array_equal(answer.astype(jnp.float32), x.astype(jnp.float32))
     np.testing.assert_array_equal(gradient.astype(jnp.float32), x[::-1].astype(jnp.float32))
     assert answer.dtype == gradient.dtype == dtype
@@ -67,7 +65,7 @@ def test_half_precision_is_summed_in_float32():
     half = arrays((4, 50, 16), (16, 24), dtype=jnp.bfloat16)
 
     def gradients(inputs):
-        y, pull = jax.vjp(tokens.linear, *inputs)
+        y, pull = jax.vjp(operations.CPU.linear, *inputs)
         return pull(jnp.ones_like(y))
 
     for ours, right in zip(gradients(half), gradients([a.astype(jnp.float32) for a in half]), strict=True):
@@ -89,9 +87,7 @@ def test_a_transformer_has_the_gradients_of_the_plain_form(monkeypatch, name):
             return quick.jit(jax.grad(lambda v: jnp.sin(3 * module.apply(v, x, train=True)).sum()))(variables)
 
         ours = gradients()
-        monkeypatch.setattr(tokens, "linear", lambda x, kernel, *_, **__: x @ kernel)
-        monkeypatch.setattr(tokens, "normalize", lambda x, scale, bias, _: flax_normalize(x, scale, bias))
-        monkeypatch.setattr(tokens, "stored", lambda x: x)
+        monkeypatch.setattr(cpu, "wanted", lambda: False)
         chex.assert_trees_all_close(ours, gradients(), rtol=1e-5, atol=1e-6)
 
 
@@ -100,9 +96,9 @@ def test_without_a_gradient_no_trace_is_left():
         return jax.jit(function).lower(*inputs).as_text()
 
     (x, scale, bias) = arrays((2, 5, 6), (6,), (6,), dtype=jnp.float32)
-    assert "divide" not in program(tokens.stored, x)
+    assert "divide" not in program(operations.CPU.stored, x)
     ours, plain = (
-        program(lambda *inputs: tokens.normalize(*inputs, EPSILON), x, scale, bias),
+        program(lambda *inputs: operations.CPU.layer_norm(*inputs, EPSILON), x, scale, bias),
         program(flax_normalize, x, scale, bias),
     )
     for operation in ("divide", "subtract", "multiply", "rsqrt", "add", "reduce("):

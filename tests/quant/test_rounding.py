@@ -10,9 +10,11 @@ from flax import traverse_util
 from ferjax import losses, models, quant
 from ferjax.errors import InputError
 from ferjax.quant import rounding as quant_rounding
-from ferjax.train import step as train_step
+from ferjax.train.state import init_state
+from ferjax.train.step import Task, make_train_step
 from tests.support import quick
 from tests.support import tiny_networks as tiny
+from tests.support.tiny import SPEC
 
 QUICK = ("resnet18", "resemotenet", "mini_xception", "baseline_cnn3", "deit_attention_free")
 QUICK_FIRST = [pytest.param(n, marks=() if n in QUICK else pytest.mark.full) for n in tiny.SMALL]
@@ -115,8 +117,9 @@ def test_a_network_trains_through_its_rounding():
     module, variables, _ = prepared()
     apply = quant_rounding.make_apply(module)
     tx = optax.adam(3e-3)
-    step = train_step.make_train_step(apply, losses.cross_entropy, tx, num_classes=7, mean=(0.5,), std=(0.25,))
-    state = train_step.init_state(variables, tx)
+    spec = SPEC.replace(class_names=tuple("abcdefg"))
+    step = make_train_step(Task(apply, losses.cross_entropy, spec), tx)
+    state = init_state(variables, tx)
     rng = np.random.default_rng(0)
     batch = {
         "images": rng.integers(0, 256, (8, 16, 16, 1)).astype(np.uint8),

@@ -7,7 +7,7 @@ def files(workdir):
     """Returns what has to be equal after a resume: metrics to the byte, arrays and contract of best and last."""
     found = {"metrics": (workdir / "metrics.jsonl").read_bytes()}
     for kind in checkpoint.KINDS:
-        spec, variables, meta = checkpoint.load(workdir, kind)
+        (spec, variables), meta = checkpoint.read(workdir, kind)
         found[kind] = (spec, checkpoint.fingerprint(variables), meta["fingerprint"], meta["step"], meta["history"])
     return found
 

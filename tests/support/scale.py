@@ -23,8 +23,11 @@ from ferjax.evaluate import inference
 from ferjax.spec import ModelSpec
 from ferjax.train import distributed, loop, optim
 from ferjax.train import feed as train_feed
-from ferjax.train import step as train_step
+from ferjax.train.monitor import Monitor
+from ferjax.train.options import FitOptions
 from ferjax.train.sampling import sampler
+from ferjax.train.state import Sums, init_state
+from ferjax.train.step import Task, make_train_step
 from ferjax.weights import checkpoint
 
 STEPS, BATCH, SIDE = 20, 16, 8
@@ -60,25 +63,19 @@ def network(dtype):
     return module.apply, jax.tree.map(lambda a: np.asarray(a, wide), dict(variables))
 
 
-def fit(workdir, count=1, *, epochs=STEPS, mesh=None, **more):
+def fit(workdir, count=1, *, epochs=STEPS, accumulate=1, mesh=None, **shown):
     apply_fn, variables = network(jnp.result_type(float))
     optimizer = optim.create("sgd", learning_rate=0.05, weight_decay=1e-3, steps_per_epoch=1, epochs=STEPS)
     return loop.fit(
-        apply_fn,
+        Task(apply_fn, losses.cross_entropy, SPEC, augment.create(flip=0.5)),
         variables,
         optimizer,
-        losses.cross_entropy,
+        FitOptions(epochs=epochs, batch_size=BATCH, eval_batch_size=5, accumulate=accumulate),
         train=TRAIN,
         validation=VALIDATION,
-        spec=SPEC,
         workdir=pathlib.Path(workdir),
-        augment=augment.create(flip=0.5),
         mesh=mesh or devices.mesh(count),
-        epochs=epochs,
-        batch_size=BATCH,
-        eval_batch_size=5,
-        progress=False,
-        **more,
+        monitor=Monitor(progress=False, **shown),
     )
 
 
@@ -98,9 +95,7 @@ def one_gradient(count):
     """Returns the gradient of one step in float32, flattened."""
     apply_fn, variables = network(jnp.float32)
     kept = optax.GradientTransformation(lambda p: jax.tree.map(jnp.zeros_like, p), lambda g, state, params=None: (g, g))
-    step = train_step.make_train_step(
-        apply_fn, losses.cross_entropy, kept, num_classes=len(CLASSES), mean=SPEC.mean, std=SPEC.std
-    )
+    step = make_train_step(Task(apply_fn, losses.cross_entropy, SPEC), kept)
     mesh, order_of = devices.mesh(count), sampler("shuffled", TRAIN["labels"], CLASSES, seed=0)
     feed = train_feed.create(
         TRAIN,
@@ -112,7 +107,7 @@ def one_gradient(count):
         steps_per_dispatch=1,
         mesh=mesh,
     )
-    start = devices.replicate((train_step.init_state(variables, kept), train_step.Sums.zero()), mesh, may_alias=False)
+    start = devices.replicate((init_state(variables, kept), Sums.zero()), mesh, may_alias=False)
     ((_, arguments),) = feed.dispatches(0, 1)
     state, _, _ = feed.compile(step)(*start, *arguments, steps=1)
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.opt_state)])

@@ -7,6 +7,7 @@ import numpy as np
 from ferjax import losses
 from ferjax.spec import ModelSpec
 from ferjax.train import optim
+from ferjax.train.step import Task
 
 CLASSES, SIDE = 3, 4
 SPEC = ModelSpec(
@@ -46,3 +47,8 @@ def optimizer(name="sgd", learning_rate=0.1, **more):
 
 
 loss_fn = losses.cross_entropy
+
+
+def task(**more):
+    """Returns what is learned: the network's own loss on labels, unless it is said otherwise."""
+    return Task(**{"apply": apply_fn, "loss": loss_fn, "spec": SPEC, **more})

@@ -1,19 +1,20 @@
 """Training runs of the network of tiny.py."""
 
 from ferjax.train import loop
+from ferjax.train.monitor import Monitor
+from ferjax.train.options import FitOptions
 from tests.support import tiny
 
 
-def fit(workdir, *, apply_fn=tiny.apply_fn, variables=None, optimizer=None, loss_fn=tiny.loss_fn, train=None, **more):
-    """Trains the network, or another one for the same images, in a folder."""
+def fit(workdir, *, task=None, variables=None, optimizer=None, train=None, on_epoch=None, profile=0, **options):
+    """Trains the network, or another one for the same images, in a folder; options are those of `FitOptions`."""
     return loop.fit(
-        apply_fn,
+        task or tiny.task(),
         variables or tiny.variables(),
         optimizer or tiny.optimizer(),
-        loss_fn,
+        FitOptions(**{"epochs": 5, "batch_size": 8, **options}),
         train=train or tiny.faces(50),
         validation=tiny.faces(33, seed=2),
-        spec=tiny.SPEC,
         workdir=workdir,
-        **{"epochs": 5, "batch_size": 8, "progress": False, **more},
+        monitor=Monitor(progress=False, on_epoch=on_epoch, profile=profile),
     )

@@ -15,7 +15,7 @@ from ferjax.data import EMOTIONS
 from ferjax.errors import InputError
 from ferjax.runtime import load, shipped
 from ferjax.train import start
-from ferjax.weights import checkpoint, single_file
+from ferjax.weights import Trained, checkpoint, single_file
 from tests.support.untrained_runs import DATA, write_run
 from tools import ship
 
@@ -76,9 +76,9 @@ def test_a_model_is_put_into_the_package(made, folder, capsys):
     assert "python train.py\npython export.py\n" in card and "- training: `3 epochs, seed 5`" in card
     assert "| low_light |" in card and "Not measured.\n\n## Speed" not in card
     assert 'load("small")' in card and "init.pretrained=small.safetensors" in card
-    spec, variables, _ = checkpoint.load(made / "run")
+    spec, variables = checkpoint.read(made / "run")[0]
     assert single_file.load(folder / "small.safetensors")[0] == spec
-    started, _, report = start.start(variables, spec=spec, pretrained=folder / "small.safetensors")
+    (_, started), report = start.start(Trained(spec, variables), pretrained=folder / "small.safetensors")
     assert not report.missing
     np.testing.assert_array_equal(
         started["params"]["head"]["out"]["kernel"], variables["params"]["head"]["out"]["kernel"]

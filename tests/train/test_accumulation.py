@@ -9,11 +9,11 @@ import optax
 import pytest
 
 from ferjax.train import feed
-from ferjax.train import step as train_step
-from ferjax.train.step import Outputs, TrainState
+from ferjax.train.state import TrainState, init_state
+from ferjax.train.step import Outputs, Teacher, make_train_step
 from tests.support import tiny
 
-LOOPS = {"scan": jax.lax.scan, "unrolled": feed.unrolled}
+SCANS = {"scan": jax.lax.scan, "unrolled": feed.unrolled_scan}
 
 
 def plain_apply(variables, x, *, train, mutable=False, rngs=None):
@@ -25,14 +25,13 @@ def plain_apply(variables, x, *, train, mutable=False, rngs=None):
 
 def one_step(apply_fn, *, batch, variables=None, teacher=None, **more):
     """Returns the state and the sums after one step of plain gradient descent."""
-    settings = {"num_classes": tiny.CLASSES, "mean": (0.5,), "std": (0.25,), **more}
-    loss_fn = tiny.loss_fn
+    task = tiny.task(apply=apply_fn)
     if teacher is not None:
-        settings |= {"teacher": teacher}
-        loss_fn = lambda outputs, targets, taught: tiny.loss_fn(outputs.logits, targets)  # noqa: E731
+        task = task._replace(
+            loss=lambda outputs, targets, taught: tiny.loss_fn(outputs.logits, targets), teacher=Teacher(teacher, ())
+        )
     tx = optax.sgd(0.1)
-    step = train_step.make_train_step(apply_fn, loss_fn, tx, **settings)
-    state = train_step.init_state(variables or tiny.variables(), tx)
+    step, state = make_train_step(task, tx, **more), init_state(variables or tiny.variables(), tx)
     return jax.jit(step)(state, batch, None)
 
 
@@ -41,13 +40,13 @@ def assert_close(one, other):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("scan", SCANS)
 @pytest.mark.parametrize("parts", [2, 3, 12])
-def test_micro_batches_add_up_to_the_batch(parts, loop):
+def test_micro_batches_add_up_to_the_batch(parts, scan):
     with jax.enable_x64(True):
         variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), tiny.variables())
         run = functools.partial(one_step, plain_apply, batch=tiny.faces(12), variables=variables)
-        assert_close(run(accumulate=parts, loop=LOOPS[loop]), run())
+        assert_close(run(accumulate=parts, scan=SCANS[scan]), run())
 
 
 def test_a_teacher_answers_the_same():
@@ -57,10 +56,10 @@ def test_a_teacher_answers_the_same():
     assert int(one.agreed) == int(parts.agreed) > 0
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_statistics_are_a_micro_batchs_and_move_once_for_each(loop):
+@pytest.mark.parametrize("scan", SCANS)
+def test_statistics_are_a_micro_batchs_and_move_once_for_each(scan):
     faces = tiny.faces(6)
-    state, _ = one_step(tiny.apply_fn, batch=faces, accumulate=2, loop=LOOPS[loop])
+    state, _ = one_step(tiny.apply_fn, batch=faces, accumulate=2, scan=SCANS[scan])
     again, _ = one_step(tiny.apply_fn, batch=faces)
     x = (faces["images"].reshape(6, -1) / 255 - 0.5) / 0.25
     mean = np.zeros(x.shape[1])
@@ -83,8 +82,8 @@ def test_every_micro_batch_has_its_own_dropout():
     assert len(np.unique(seen, axis=0)) == 3
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_micro_batches_take_less_memory(loop):
+@pytest.mark.parametrize("scan", SCANS)
+def test_micro_batches_take_less_memory(scan):
     width = 64
 
     def apply_fn(variables, x, *, train, mutable=False, rngs=None):
@@ -97,16 +96,7 @@ def test_micro_batches_take_less_memory(loop):
     faces = tiny.faces(8192)
 
     def temporary(parts):
-        step = train_step.make_train_step(
-            apply_fn,
-            tiny.loss_fn,
-            tx,
-            num_classes=3,
-            mean=(0.5,),
-            std=(0.25,),
-            accumulate=parts,
-            loop=LOOPS[loop],
-        )
+        step = make_train_step(tiny.task(apply=apply_fn), tx, accumulate=parts, scan=SCANS[scan])
         state = TrainState(jnp.int32(0), params, {}, tx.init(params), ())
         return jax.jit(step).lower(state, faces).compile().memory_analysis().temp_size_in_bytes
 

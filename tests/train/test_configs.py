@@ -82,6 +82,17 @@ def test_a_configuration_fits_its_functions(path, arg, demo):
     objective.taps(groups["loss"]["features"])
 
 
+def test_a_default_stands_once_in_its_function():
+    base, defaults = flat(common.base().to_dict()), flat(train_config.defaults())
+    json.dumps(defaults)
+    assert {key for key in base | defaults if key not in defaults or base[key] != defaults[key]} == {
+        *("data.name", "model.name", "model.dtype", "teacher.workdirs", "augment.flip", "optim.name"),
+        *("optim.learning_rate", "fit.epochs", "fit.batch_size"),
+    }
+    with pytest.raises(TypeError):
+        common.base().loss.alpha = "half"
+
+
 def test_an_unknown_argument_is_named():
     with pytest.raises(InputError, match="Did you mean 'demo'"):
         resolve(FILES[-1], "dmo")

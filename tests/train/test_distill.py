@@ -1,6 +1,5 @@
 """Teachers from runs: same images, evaluation mode, own contract; students that learn from them and stored views."""
 
-import functools
 import json
 import os
 import subprocess
@@ -19,7 +18,7 @@ from ferjax.errors import InputError
 from ferjax.train import config as train_config
 from ferjax.train import experiment, stored_views
 from ferjax.train import teacher as train_teacher
-from ferjax.weights import checkpoint, single_file
+from ferjax.weights import Trained, checkpoint, single_file
 from tests.support import ROOT, experiments
 from tests.support.experiments import SMALL
 
@@ -52,8 +51,8 @@ def test_teachers_are_named_one_by_one_or_with_commas_between(tmp_path):
 
 
 def test_a_file_of_weights_teaches_as_its_run_does(teachers, tmp_path):
-    spec, variables, _ = checkpoint.load(teachers / "a")
-    single_file.save(tmp_path / "a.safetensors", spec, variables)
+    spec, variables = checkpoint.read(teachers / "a")[0]
+    single_file.save(tmp_path / "a.safetensors", Trained(spec, variables))
     images = np.random.default_rng(0).random((4, *spec.input_shape), np.float32)
     answers = []
     for source in (teachers / "a", tmp_path / "a.safetensors"):
@@ -67,8 +66,8 @@ def test_a_file_of_weights_teaches_as_its_run_does(teachers, tmp_path):
 
 
 def test_an_ensemble_answers_with_the_mean_of_its_logits_in_the_students_order(teachers):
-    spec, variables, _ = checkpoint.load(teachers / "a")
-    other, weights, _ = checkpoint.load(teachers / "b")
+    spec, variables = checkpoint.read(teachers / "a")[0]
+    other, weights = checkpoint.read(teachers / "b")[0]
     names = tuple(reversed(spec.class_names))
     made = train_teacher.load(
         [teachers / "a", teachers / "b"], spec=spec.replace(class_names=names), taps=("features",)
@@ -84,7 +83,7 @@ def test_an_ensemble_answers_with_the_mean_of_its_logits_in_the_students_order(t
 
 
 def test_a_teacher_whose_contract_states_its_precision_computes_in_the_students(teachers, tmp_path):
-    spec, variables, _ = checkpoint.load(teachers / "a")
+    spec, variables = checkpoint.read(teachers / "a")[0]
     stated = spec.replace(architecture_args={**spec.architecture_args, "dtype": "bfloat16"})
     checkpoint.save(tmp_path / "run", "best", 1, variables, {"spec": stated.to_json()}, keep=1)
     example = {"images": jnp.array(np.random.default_rng(0).random((3, 24, 24, 1), np.float32))}
@@ -95,7 +94,7 @@ def test_a_teacher_whose_contract_states_its_precision_computes_in_the_students(
 
 
 def test_a_teacher_of_other_images_is_refused_or_given_them_resized(teachers):
-    spec, variables, _ = checkpoint.load(teachers / "a")
+    spec, variables = checkpoint.read(teachers / "a")[0]
     large = spec.replace(input_size=(48, 48), color_order="rgb", mean=spec.mean * 3, std=spec.std * 3)
     with pytest.raises(InputError, match=r"takes images of 24×24×1, the student of 48×48×3: .*teacher\.resize=True"):
         train_teacher.load([teachers / "a"], spec=large)
@@ -112,7 +111,7 @@ def test_a_teacher_of_other_images_is_refused_or_given_them_resized(teachers):
 
 @pytest.mark.parametrize("kind", ["flip", "ten"])
 def test_a_teachers_answer_is_the_mean_over_the_views_asked_for(teachers, kind):
-    spec, _, _ = checkpoint.load(teachers / "a")
+    spec = checkpoint.read(teachers / "a")[0].spec
     images = jnp.array(np.random.default_rng(0).random((3, 24, 24, 1), np.float32))
     both = [teachers / "a", teachers / "b"]
     plain, made = train_teacher.load(both, spec=spec), train_teacher.load(both, spec=spec, tta=kind)
@@ -123,7 +122,7 @@ def test_a_teachers_answer_is_the_mean_over_the_views_asked_for(teachers, kind):
 
 
 def test_what_is_learned_inside_a_teacher_is_of_the_image_itself(teachers):
-    spec, _, _ = checkpoint.load(teachers / "a")
+    spec = checkpoint.read(teachers / "a")[0].spec
     images = {"images": jnp.array(np.random.default_rng(0).random((3, 24, 24, 1), np.float32))}
     plain, made = (train_teacher.load([teachers / "a"], spec=spec, taps=("features",), tta=k) for k in ("one", "flip"))
     found, wanted = (t.apply(t.variables, images).taps["0/features"] for t in (made, plain))
@@ -160,9 +159,9 @@ def test_a_student_learns_from_a_teacher_alone(tmp_path):
     result = distill(tmp_path, tmp_path / "student", made, ["teacher"])
     assert result.best["validation_accuracy"] > 0.35  # 0.14 by chance
     assert result.history[-1]["teacher_agreement"] > result.history[0]["teacher_agreement"] + 0.1
-    spec, variables, meta = checkpoint.load(tmp_path / "student")
+    (spec, variables), meta = checkpoint.read(tmp_path / "student")
     assert spec.params_sha256 == checkpoint.fingerprint(variables)
-    assert meta["config"]["teacher"]["sha256"] == [checkpoint.load(tmp_path / "teacher")[0].params_sha256]
+    assert meta["config"]["teacher"]["sha256"] == [checkpoint.read(tmp_path / "teacher")[0].spec.params_sha256]
 
 
 def test_features_of_named_intermediates_come_together(teachers, tmp_path):
@@ -188,19 +187,20 @@ def test_a_network_with_a_distillation_token_trains_both_heads(teachers, tmp_pat
 
 
 def test_stored_views_are_answered_as_they_are_stored_and_drawn_once(teachers, tmp_path, monkeypatch):
-    spec, _, _ = checkpoint.load(teachers / "a")
+    spec = checkpoint.read(teachers / "a")[0].spec
     made = train_teacher.load([teachers / "a"], spec=spec)
     images = data.load(data_dir=teachers / "data", **SMALL["data"]).splits["train"].images[:10]
-    store = functools.partial(
-        stored_views.store,
-        images,
-        teacher=made.apply,
-        teacher_variables=made.variables,
-        augment=augment.create(flip=0.5, rotate=20.0),
-        folder=tmp_path / "views",
-        batch_size=4,
-        resident_bytes=data.RESIDENT_BYTES,
-    )
+
+    def store(views, resident_bytes=data.RESIDENT_BYTES):
+        return stored_views.store(
+            images,
+            made._replace(stored_views=views),
+            augment.create(flip=0.5, rotate=20.0),
+            folder=tmp_path / "views",
+            batch_size=4,
+            resident_bytes=resident_bytes,
+        )
+
     pixels, logits = store(views=2)
     assert pixels.shape == (20, 24, 24, 1) and pixels.dtype == np.uint8 and logits.dtype == np.float16
     assert not np.array_equal(pixels[:10], pixels[10:]) and not np.array_equal(pixels[:10], images)
@@ -227,14 +227,12 @@ def test_what_a_killed_drawing_left_is_removed_after_a_day(teachers, tmp_path):
     for name, days in ages.items():
         (tmp_path / name).write_bytes(b"x")
         os.utime(tmp_path / name, (time.time() - 86400 * days,) * 2)
-    spec, _, _ = checkpoint.load(teachers / "a")
+    spec = checkpoint.read(teachers / "a")[0].spec
     made = train_teacher.load([teachers / "a"], spec=spec)
     stored_views.store(
         np.zeros((2, *spec.input_shape), np.uint8),
-        views=1,
-        teacher=made.apply,
-        teacher_variables=made.variables,
-        augment=augment.create(),
+        made._replace(stored_views=1),
+        augment.create(),
         folder=tmp_path,
         resident_bytes=data.RESIDENT_BYTES,
     )
@@ -310,7 +308,7 @@ def test_what_cannot_teach_is_named_and_leaves_nothing(teachers, tmp_path):
     refused(r"takes images of 24×24×1, the student of 32×32×1", config(data__size=32))
     refused(r"alpha must be in \[0, 1\], got 2", config(loss__alpha=2))
     refused("rule 'nothing' matches no parameter", config(optim__stages=[[1, ["head"]], [None, ["nothing"]]]))
-    spec, _, _ = checkpoint.load(teachers / "a")
+    spec = checkpoint.read(teachers / "a")[0].spec
     with pytest.raises(InputError, match=r"the teacher .* knows angry, .*the student learns grin, gloom: train"):
         train_teacher.load([teachers / "a"], spec=spec.replace(class_names=("grin", "gloom")))
     checkpoint.save(tmp_path / "bare", "best", 1, {"params": {"x": np.zeros(1)}}, {}, keep=1)

@@ -15,10 +15,10 @@ from ferjax import data, models
 from ferjax.data.commands import prepare as prepare_command
 from ferjax.data.synthetic.rendering import render_faces
 from ferjax.errors import InputError
-from ferjax.evaluate import predictor, scoring
+from ferjax.evaluate import inference, predictor, scoring
 from ferjax.train import config as train_config
 from ferjax.train import experiment, objective, run_folder
-from ferjax.weights import checkpoint
+from ferjax.weights import Trained, checkpoint
 from tests.support.experiments import SMALL, config
 
 
@@ -34,7 +34,7 @@ def test_a_run_leaves_checkpoints_configuration_curves_and_contract(trained):
     assert len(result.history) == 2
     assert json.loads((folder / "run" / "config.json").read_text()) == config()
     assert (folder / "run" / "curves.png").stat().st_size > 5000
-    spec, variables, meta = checkpoint.load(folder / "run")
+    (spec, variables), meta = checkpoint.read(folder / "run")
     assert spec.class_names == data.EMOTIONS and spec.input_shape == (24, 24, 1)
     assert spec.architecture == "baseline_cnn5" and spec.architecture_args["widths"] == [4, 8]
     assert spec.dataset == "synthetic_faces" and spec.dataset_args["train"] == 48 and len(spec.dataset_sha256) == 64
@@ -56,7 +56,7 @@ def test_a_run_starts_where_another_ended(trained, tmp_path, capsys):
     folder, result = trained
     resting = {**config(optim__learning_rate=1e-30, fit__epochs=1), "init": {"workdir": str(folder / "run")}}
     again = experiment.train(resting, workdir=tmp_path / "run", data_dir=folder / "data", progress=False)
-    _, variables, _ = checkpoint.load(tmp_path / "run")
+    variables = checkpoint.read(tmp_path / "run")[0].variables
     np.testing.assert_array_equal(_leaves(variables["params"])[0], _leaves(result.variables["params"])[0])
     assert "start: " in capsys.readouterr().out
     assert len(again.history) == 1
@@ -141,7 +141,7 @@ def test_a_run_is_not_continued_on_other_data(tmp_path):
     prepare("few", 12)
     with pytest.raises(InputError, match=r"holds a run on other data: mine has SHA-256 \w{12}… there and \w{12}… here"):
         experiment.train(made, **options)
-    assert checkpoint.load(tmp_path / "run", "last")[2]["history"] == first.history
+    assert checkpoint.read(tmp_path / "run", "last")[1]["history"] == first.history
     prepare("many", 24)
     assert experiment.train(made, **options).history == first.history
 
@@ -183,7 +183,7 @@ def test_how_images_are_read_is_no_part_of_the_experiment(trained):
     elsewhere = config(data__resident_bytes=1, data__workers=0)
     again = experiment.train(elsewhere, workdir=folder / "run", data_dir=folder / "data", progress=False)
     assert again.history == result.history
-    spec, _, _ = checkpoint.load(folder / "run")
+    spec = checkpoint.read(folder / "run")[0].spec
     assert not {"resident_bytes", "workers"} & spec.dataset_args.keys()
 
 
@@ -206,7 +206,8 @@ def test_the_step_is_compiled_as_the_network_asks(trained, tmp_path, monkeypatch
         ({"model__widths": 5}, r"widths of baseline_cnn5 must be whole numbers of 1 or more such as .*, got 5"),
         ({"model__num_classes": 8}, r"config\.model\.num_classes is not set by hand"),
         ({"data__data_dir": "/x"}, r"config\.data\.data_dir is not set by hand"),
-        ({"fit__workdir": "/x"}, r"config\.fit\.workdir is not set by hand"),
+        ({"optim__steps_per_epoch": 9}, r"config\.optim\.steps_per_epoch is not set by hand"),
+        ({"fit__workdir": "/x"}, r"key in config\.fit 'workdir'"),
         ({"fit__ema_decay": 1.0}, r"fit\.ema_decay must be in \[0, 1\), got 1\.0"),
         ({"fit__ema_decay": -0.1}, r"fit\.ema_decay must be in \[0, 1\), got -0\.1"),
         ({"model__dtype": "float23"}, r"unknown model\.dtype 'float23'. Did you mean 'float32'"),
@@ -241,7 +242,7 @@ def test_what_cannot_be_evaluated_is_named(trained):
     run = folder / "run"
     with pytest.raises(InputError, match="Did you mean 'validation'"):
         scoring.evaluate(run, split="validaton", data_dir=folder / "data")
-    spec, variables, _ = checkpoint.load(run)
+    spec, variables = checkpoint.read(run)[0]
     faces = data.load(data_dir=folder / "data", **SMALL["data"])
     with pytest.raises(InputError, match="also has angry"):
         predictor.check_fit(spec.replace(class_names=tuple("abcdefg")), faces)
@@ -249,7 +250,7 @@ def test_what_cannot_be_evaluated_is_named(trained):
         predictor.check_fit(spec.replace(input_size=(48, 48)), faces)
     _leaves(variables["params"]["head"])[0][:] = np.nan
     with pytest.raises(InputError, match="non-finite logits for 21 of 21"):
-        predictor.predict(spec, variables, faces.splits["validation"].images)
+        inference.logits(Trained(spec, variables), faces.splits["validation"].images)
 
 
 def _leaves(tree):
@@ -265,6 +266,6 @@ def test_a_folder_of_ones_own_trains_and_its_class_names_are_in_the_checkpoint(t
     prepare_command(["folder", *arguments, "--data-dir", str(tmp_path / "data")])
     made = {**config(fit__epochs=1), "data": {"name": "mine"}}
     experiment.train(made, workdir=tmp_path / "run", data_dir=tmp_path / "data", progress=False)
-    spec, variables, _ = checkpoint.load(tmp_path / "run")
+    spec, variables = checkpoint.read(tmp_path / "run")[0]
     assert spec.class_names == ("gloom", "grin") and spec.dataset == "mine"
     assert all(np.isfinite(leaf).all() for leaf in _leaves(variables))

@@ -10,7 +10,7 @@ import pytest
 from ferjax import augment
 from ferjax.errors import InputError
 from ferjax.evaluate.metrics import best_row
-from ferjax.train import feed, loop, sampling
+from ferjax.train import feed, loop, sampling, state
 from ferjax.weights import checkpoint
 from tests.support import tiny
 from tests.support.resuming import Stop, files, stop_after
@@ -29,7 +29,7 @@ def test_it_learns_and_reports_each_epoch(tmp_path, capsys):
 
 def test_the_kept_variables_are_those_that_the_best_row_scored(tmp_path):
     result = fit(tmp_path, epochs=6)
-    spec, variables, meta = checkpoint.load(tmp_path)
+    (spec, variables), meta = checkpoint.read(tmp_path)
     assert meta["step"] == result.best["step"] and spec.accuracy == {"validation": result.best["validation_accuracy"]}
     assert spec.params_sha256 == checkpoint.fingerprint(variables)
     data = tiny.faces(33, seed=2)
@@ -45,7 +45,7 @@ def test_the_earliest_of_equals_is_best():
 
 @pytest.mark.parametrize(("saves", "ema_decay"), [(1, 0.0), (2, 0.9), (7, 0.0), (19, 0.9)])
 def test_a_run_stopped_at_any_save_resumes_to_the_bit(tmp_path, monkeypatch, saves, ema_decay):
-    settings = {"augment": augment.create(flip=0.5, erase=0.5), "ema_decay": ema_decay, "epochs": 3}
+    settings = {"task": tiny.task(augment=augment.create(flip=0.5, erase=0.5)), "ema_decay": ema_decay, "epochs": 3}
     fit(tmp_path / "whole", **settings)
     with monkeypatch.context() as patch, pytest.raises(Stop):
         patch.setattr(checkpoint, "save", stop_after(checkpoint.save, saves))
@@ -85,8 +85,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
     with pytest.raises(InputError, match=rf"not finite at step {step + 1} .*keeps the last good checkpoint"):
         fit(tmp_path, epochs=2, optimizer=wild)
     like = {
-        **loop.init_state(tiny.variables(), tiny.optimizer().tx)._asdict(),
-        "sums": loop.Sums.zero()._asdict(),
+        **state.init_state(tiny.variables(), tiny.optimizer().tx)._asdict(),
+        "sums": state.Sums.zero()._asdict(),
     }
     arrays, _ = checkpoint.restore(tmp_path, like)
     assert int(arrays["step"]) == step and np.isfinite(arrays["params"]["kernel"]).all()
@@ -126,19 +126,7 @@ def test_sizes_that_do_not_fit_are_named(tmp_path, bad, said):
 
 def test_the_variables_given_are_not_consumed(tmp_path):
     variables = tiny.variables()
-    loop.fit(
-        tiny.apply_fn,
-        variables,
-        tiny.optimizer(),
-        tiny.loss_fn,
-        train=tiny.faces(50),
-        validation=tiny.faces(9),
-        spec=tiny.SPEC,
-        workdir=tmp_path,
-        epochs=1,
-        batch_size=8,
-        progress=False,
-    )
+    fit(tmp_path, variables=variables, epochs=1)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
 
 

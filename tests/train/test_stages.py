@@ -15,7 +15,8 @@ from ferjax.errors import InputError
 from ferjax.evaluate.metrics import best_row
 from ferjax.train import feed, optim
 from ferjax.train import stages as train_stages
-from ferjax.train import step as train_step
+from ferjax.train.state import init_state
+from ferjax.train.step import make_train_step
 from ferjax.weights import checkpoint
 from tests.support import quick, tiny, tiny_runs
 from tests.support.resuming import Stop, files, stop_after
@@ -51,8 +52,9 @@ def optimizer(name="adam", stages=HEAD_FIRST, epochs=5, **more):
     return optim.create(name, steps_per_epoch=6, epochs=epochs, stages=stages, **settings)
 
 
-def fit(workdir, *, made=None, **more):
-    return tiny_runs.fit(workdir, apply_fn=apply_fn, variables=variables(), optimizer=made or optimizer(), **more)
+def fit(workdir, *, made=None, augment=None, **more):
+    task = tiny.task(apply=apply_fn, augment=augment)
+    return tiny_runs.fit(workdir, task=task, variables=variables(), optimizer=made or optimizer(), **more)
 
 
 def test_stages_read_from_plain_values():
@@ -139,11 +141,9 @@ def test_what_goes_with_a_pruned_filter_has_to_be_trained_too():
 
 def test_what_was_pruned_and_is_frozen_later_is_zero_in_parameters_and_average():
     made = prune(optimizer(stages=WHOLE_FIRST))
-    state = train_step.init_state(variables(), made.tx, ema=True)
+    state = init_state(variables(), made.tx, ema=True)
     for stage in made.stages:
-        step = train_step.make_train_step(
-            apply_fn, tiny.loss_fn, made.tx, num_classes=3, mean=(0.5,), std=(0.25,), ema_decay=0.9, stage=stage
-        )
+        step = make_train_step(tiny.task(apply=apply_fn), made.tx, ema_decay=0.9, stage=stage)
         for seed in range(2):
             state, _ = jax.jit(step)(state, tiny.faces(8, seed=seed))
     masks = pruning.find_masks(state.opt_state)
@@ -216,10 +216,8 @@ def test_what_no_stage_trains_never_moves_and_what_is_frozen_again_keeps_its_mom
 
 def test_clipping_looks_at_what_is_trained_only(strict_dtypes):
     made = optimizer("sgd", learning_rate=1.0, clip_norm=0.1)
-    step = train_step.make_train_step(
-        apply_fn, tiny.loss_fn, made.tx, num_classes=3, mean=(0.5,), std=(0.25,), stage=made.stages[0]
-    )
-    state = train_step.init_state(variables(), made.tx)
+    step = make_train_step(tiny.task(apply=apply_fn), made.tx, stage=made.stages[0])
+    state = init_state(variables(), made.tx)
     new, sums = jax.jit(step)(state, tiny.faces(8))
     moved = optax.tree.norm(jax.tree.map(jnp.subtract, new.params, state.params))
     np.testing.assert_allclose(float(moved), 1.9 * 0.1, rtol=1e-4)  # Nesterov's first step is 1 + 0.9
@@ -229,13 +227,8 @@ def test_clipping_looks_at_what_is_trained_only(strict_dtypes):
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_a_step_leaves_frozen_parameters_statistics_and_their_average_to_the_bit(name):
     made = optimizer(name, weight_decay=0.1)
-    steps = [
-        train_step.make_train_step(
-            apply_fn, tiny.loss_fn, made.tx, num_classes=3, mean=(0.5,), std=(0.25,), ema_decay=0.9, stage=stage
-        )
-        for stage in made.stages
-    ]
-    start = train_step.init_state(variables(), made.tx, ema=True)
+    steps = [make_train_step(tiny.task(apply=apply_fn), made.tx, ema_decay=0.9, stage=stage) for stage in made.stages]
+    start = init_state(variables(), made.tx, ema=True)
     start.params["backbone"]["bn"]["scale"] = start.ema["params"]["backbone"]["bn"]["scale"] = jnp.linspace(
         -1, 1, PIXELS
     )
@@ -291,10 +284,8 @@ def test_a_frozen_backbone_costs_no_backward_pass(network):
     batch = {"images": jnp.zeros(x.shape, jnp.uint8), "labels": jnp.zeros(len(x), jnp.int32)}
 
     def flops(stage):
-        step = train_step.make_train_step(
-            module.apply, tiny.loss_fn, optimizer_.tx, num_classes=3, mean=(0.5,), std=(0.25,), stage=stage
-        )
-        state = train_step.init_state(made, optimizer_.tx)
+        step = make_train_step(tiny.task(apply=module.apply), optimizer_.tx, stage=stage)
+        state = init_state(made, optimizer_.tx)
         return jax.jit(step).lower(state, batch).compile().cost_analysis()["flops"]
 
     # A backward pass costs about twice the forward one.
@@ -326,7 +317,7 @@ def test_each_stage_compiles_one_step_and_the_backbone_moves_in_the_second(tmp_p
     made = optimizer(stages=stages)
 
     def note(history):
-        seen.append(checkpoint.load(tmp_path, "last")[1]["params"]["backbone"]["bn"]["scale"])
+        seen.append(checkpoint.read(tmp_path, "last")[0].variables["params"]["backbone"]["bn"]["scale"])
 
     history = fit(tmp_path, made=made, on_epoch=note).history
     assert [run._cache_size() for run in runs] == [1, 1]

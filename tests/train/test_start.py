@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 from ferjax.errors import InputError
 from ferjax.train import start
+from ferjax.weights import Trained
 from tests.support.blank_networks import SMALL_RESNET, network, write_run
 from tests.support.golden_weights import weights
 from tests.support.tiny import SPEC
@@ -21,14 +22,14 @@ COLOR = SPEC.replace(
 
 def test_a_fresh_start_changes_nothing():
     _, empty = network("resnet20", (8, 8, 1), **SMALL_RESNET)
-    variables, spec, report = start.start(empty, spec=SPEC)
+    (spec, variables), report = start.start(Trained(SPEC, empty))
     assert variables == empty and spec is SPEC and report is None
 
 
 def test_a_weights_file_brings_its_preprocessing(tmp_path):
     save_file(weights("torchvision_mobilenet_v3_small"), tmp_path / "w.safetensors")
     _, empty = network("mobilenetv3_small", (32, 32, 1), num_classes=3)
-    variables, spec, report = start.start(empty, spec=GREY, pretrained=tmp_path / "w.safetensors")
+    (spec, variables), report = start.start(Trained(GREY, empty), pretrained=tmp_path / "w.safetensors")
     np.testing.assert_allclose(spec.mean, [(0.485 + 0.456 + 0.406) / 3])
     np.testing.assert_allclose(spec.std, [(0.229 + 0.224 + 0.225) / 3])
     assert spec.color_order == "gray" and dataclasses.replace(spec, mean=GREY.mean, std=GREY.std) == GREY
@@ -39,20 +40,20 @@ def test_a_weights_file_brings_its_preprocessing(tmp_path):
 def test_the_datas_own_preprocessing_may_stay(tmp_path):
     save_file(weights("torchvision_mobilenet_v3_small"), tmp_path / "w.safetensors")
     _, empty = network("mobilenetv3_small", (32, 32, 1), num_classes=3)
-    options = {"spec": GREY, "pretrained": tmp_path / "w.safetensors"}
-    variables, spec, _ = start.start(empty, preprocessing="data", **options)
-    theirs, _, _ = start.start(empty, **options)
+    options = {"fresh": Trained(GREY, empty), "pretrained": tmp_path / "w.safetensors"}
+    (spec, variables), _ = start.start(preprocessing="data", **options)
+    (_, theirs), _ = start.start(**options)
     assert spec == GREY
     jax.tree.map(np.testing.assert_array_equal, variables, theirs)
     with pytest.raises(InputError, match=r"unknown init\.preprocessing 'dta'. Did you mean 'data'"):
-        start.start(empty, preprocessing="dta", **options)
+        start.start(preprocessing="dta", **options)
 
 
 def test_blue_green_red_becomes_red_green_blue_in_the_stem(tmp_path):
     tensors = weights("vggface2_resnet50")
     save_file(tensors, tmp_path / "w.safetensors")
     _, empty = network("resnet50_caffe", (64, 64, 3), num_classes=3)
-    variables, spec, report = start.start(empty, spec=COLOR, pretrained=tmp_path / "w.safetensors")
+    (spec, variables), report = start.start(Trained(COLOR, empty), pretrained=tmp_path / "w.safetensors")
     assert spec.color_order == "rgb"
     np.testing.assert_allclose(np.array(spec.mean) * 255, [131.0912, 103.8827, 91.4953])
     np.testing.assert_allclose(spec.std, [1 / 255] * 3)
@@ -71,7 +72,9 @@ def test_a_run_of_other_classes_gives_all_but_the_head(tmp_path):
         spec=SPEC.replace(architecture="resnet20", class_names=("a", "b", "c", "contempt"), mean=(0.4,)),
     )
     _, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL_RESNET)
-    variables, spec, report = start.start(empty, spec=SPEC.replace(architecture="resnet20"), workdir=tmp_path / "run")
+    (spec, variables), report = start.start(
+        Trained(SPEC.replace(architecture="resnet20"), empty), workdir=tmp_path / "run"
+    )
     assert spec.mean == (0.4,) and spec.class_names == ("a", "b", "c")
     stem = lambda v: np.asarray(v["params"]["stem"]["conv"]["kernel"])  # noqa: E731
     np.testing.assert_array_equal(stem(variables), stem(source))
@@ -82,7 +85,9 @@ def test_a_run_of_other_classes_gives_all_but_the_head(tmp_path):
 def test_a_run_of_the_same_classes_gives_its_head_too(tmp_path):
     source = write_run(tmp_path / "run", num_classes=3, spec=SPEC.replace(architecture="resnet20"))
     _, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL_RESNET)
-    variables, _, report = start.start(empty, spec=SPEC.replace(architecture="resnet20"), workdir=tmp_path / "run")
+    (_, variables), report = start.start(
+        Trained(SPEC.replace(architecture="resnet20"), empty), workdir=tmp_path / "run"
+    )
     jax.tree.map(np.testing.assert_array_equal, variables, source)
     assert not report.missing
 
@@ -91,12 +96,12 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path):
     write_run(tmp_path / "run", num_classes=3, spec=SPEC.replace(architecture="resnet20"))
     _, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL_RESNET)
     with pytest.raises(InputError, match="holds resnet20, this configuration trains resnet18"):
-        start.start(empty, spec=SPEC.replace(architecture="resnet18"), workdir=tmp_path / "run")
+        start.start(Trained(SPEC.replace(architecture="resnet18"), empty), workdir=tmp_path / "run")
     with pytest.raises(InputError, match="both set"):
-        start.start(empty, spec=SPEC, workdir="a", pretrained="b")
+        start.start(Trained(SPEC, empty), workdir="a", pretrained="b")
     _, wide = network("resnet20", (8, 8, 1), num_classes=3, **{**SMALL_RESNET, "widths": (4, 8, 16)})
     with pytest.raises(InputError, match=r"of another network: .* of shape .* has shape"):
-        start.start(wide, spec=SPEC.replace(architecture="resnet20"), workdir=tmp_path / "run")
+        start.start(Trained(SPEC.replace(architecture="resnet20"), wide), workdir=tmp_path / "run")
 
 
 def test_a_run_of_the_same_classes_in_another_order_gives_its_head_in_the_new_order(tmp_path):
@@ -104,7 +109,7 @@ def test_a_run_of_the_same_classes_in_another_order_gives_its_head_in_the_new_or
     source = write_run(tmp_path / "run", num_classes=3, spec=theirs)
     module, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL_RESNET)
     ours = theirs.replace(class_names=("a", "b", "c"))
-    variables, spec, report = start.start(empty, spec=ours, workdir=tmp_path / "run")
+    (spec, variables), report = start.start(Trained(ours, empty), workdir=tmp_path / "run")
     images = np.random.default_rng(0).uniform(-1, 1, (4, 8, 8, 1)).astype(np.float32)
     before, after = (np.asarray(module.apply(v, images, train=False)) for v in (source, variables))
     np.testing.assert_allclose(after, before[:, [1, 2, 0]], rtol=1e-5)

@@ -14,16 +14,15 @@ from ferjax import augment, prune
 from ferjax.errors import InputError
 from ferjax.evaluate import inference
 from ferjax.train import feed, sampling
-from ferjax.train import step as train_step
+from ferjax.train.state import Sums, init_state
+from ferjax.train.step import make_train_step
 from tests.support import tiny
 
 
-def make_step(tx=None, **more):
+def make_step(tx=None, augment=None, **more):
     tx = tx or optax.sgd(0.5)
-    step = train_step.make_train_step(
-        tiny.apply_fn, tiny.loss_fn, tx, num_classes=tiny.CLASSES, mean=(0.5,), std=(0.25,), **more
-    )
-    return step, train_step.init_state(tiny.variables(), tx, ema=bool(more.get("ema_decay")))
+    step = make_train_step(tiny.task(augment=augment), tx, **more)
+    return step, init_state(tiny.variables(), tx, ema=bool(more.get("ema_decay")))
 
 
 def test_one_step_is_the_update_written_out(strict_dtypes):
@@ -92,7 +91,7 @@ def test_a_step_that_is_not_finite_is_counted_by_its_number():
     state = state._replace(step=jnp.array(17, jnp.int32), params={**state.params, "bias": jnp.full(3, jnp.inf)})
     _, sums = jax.jit(step)(state, tiny.faces(8))
     assert (int(sums.bad), int(sums.first_bad)) == (1, 17)
-    assert int(train_step.Sums.zero().add(sums).first_bad) == 17
+    assert int(Sums.zero().add(sums).first_bad) == 17
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 50, 64])
@@ -124,7 +123,7 @@ def test_an_epoch_takes_every_example_once_in_an_order_of_its_own():
     assert not np.array_equal(orders[0], orders[1])
 
 
-@pytest.mark.parametrize("scan", [feed.unrolled, jax.lax.scan])
+@pytest.mark.parametrize("scan", [feed.unrolled_scan, jax.lax.scan])
 def test_several_steps_per_dispatch_equal_single_steps(scan):
     step, _ = make_step(augment=augment.create(flip=0.5, rotate=5.0))
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
@@ -133,7 +132,7 @@ def test_several_steps_per_dispatch_equal_single_steps(scan):
     order = sampling.epoch_order(seed=0, epoch=0, count=50)
 
     def through(sizes):
-        state, sums, position = make_step()[1], train_step.Sums.zero(), 0
+        state, sums, position = make_step()[1], Sums.zero(), 0
         for steps in sizes:
             state, sums, _ = run(state, sums, data, order, jnp.array(position * 8, jnp.int32), steps=steps)
             position += steps
@@ -149,14 +148,14 @@ def test_the_steps_take_the_examples_that_the_order_names():
 
     def spy(state, batch):
         jax.debug.callback(lambda labels: batches.append(np.asarray(labels)), batch["labels"], ordered=True)
-        return state, train_step.Sums.zero()
+        return state, Sums.zero()
 
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
-    run = feed.make_resident_steps(spy, batch_size=8, mesh=mesh, scan=feed.unrolled)
+    run = feed.make_resident_steps(spy, batch_size=8, mesh=mesh, scan=feed.unrolled_scan)
     data = {"images": jnp.zeros((50, 4, 4, 1), jnp.uint8), "labels": jnp.arange(50, dtype=jnp.int32)}
     order = sampling.epoch_order(seed=4, epoch=0, count=50)
     _, state = make_step()
-    run(state, train_step.Sums.zero(), data, order, jnp.array(16, jnp.int32), steps=2)
+    run(state, Sums.zero(), data, order, jnp.array(16, jnp.int32), steps=2)
     jax.effects_barrier()
     np.testing.assert_array_equal(np.concatenate(batches), np.asarray(order)[16:32])
 

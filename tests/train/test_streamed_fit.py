@@ -10,7 +10,7 @@ from ferjax import augment, devices
 from ferjax.data import on_disk
 from ferjax.train import feed as train_feed
 from ferjax.train.sampling import sampler
-from ferjax.train.step import Sums
+from ferjax.train.state import Sums
 from ferjax.weights import checkpoint
 from tests.support import tiny
 from tests.support.resuming import Stop, files, stop_after
@@ -69,7 +69,7 @@ def test_the_step_is_given_the_same_batches_from_disk_as_from_memory(stored, sam
 def test_the_step_is_compiled_with_the_options(stored, tmp_path, where):
     train = stored() if where == "disk" else tiny.faces(COUNT)
     with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option: 'xla_faster'"):
-        fit(tmp_path, train=train, compiler_options={"xla_faster": True})
+        fit(tmp_path, train=train, task=tiny.task(compiler_options={"xla_faster": True}))
 
 
 @pytest.mark.parametrize(("sampling", "ema_decay", "workers"), [("shuffled", 0.0, 0), ("balanced", 0.9, 1)])
@@ -77,7 +77,7 @@ def test_a_streamed_run_has_the_losses_and_the_parameters_of_the_resident_one(
     stored, tmp_path, sampling, ema_decay, workers
 ):
     settings = {
-        "augment": augment.create(flip=0.5, erase=0.5),
+        "task": tiny.task(augment=augment.create(flip=0.5, erase=0.5)),
         "epochs": EPOCHS,
         "sampling": sampling,
         "ema_decay": ema_decay,
@@ -95,7 +95,7 @@ def test_a_streamed_run_has_the_losses_and_the_parameters_of_the_resident_one(
 
 @pytest.mark.parametrize(("saves", "workers"), [(4, 0), (11, 1)])
 def test_a_streamed_run_stopped_in_the_middle_resumes_to_the_bit(stored, tmp_path, monkeypatch, saves, workers):
-    settings = {"augment": augment.create(flip=0.5), "epochs": EPOCHS}
+    settings = {"task": tiny.task(augment=augment.create(flip=0.5)), "epochs": EPOCHS}
     fit(tmp_path / "whole", train=stored(), **settings)
     with monkeypatch.context() as patch, pytest.raises(Stop):
         patch.setattr(checkpoint, "save", stop_after(checkpoint.save, saves))

@@ -9,8 +9,8 @@ import pytest
 
 from ferjax import augment, losses
 from ferjax.train import feed
-from ferjax.train import step as train_step
-from ferjax.train.step import Outputs
+from ferjax.train.state import init_state
+from ferjax.train.step import Outputs, Teacher, make_train_step
 from ferjax.weights import checkpoint
 from tests.support import tiny, tiny_runs
 from tests.support.resuming import Stop, files, stop_after
@@ -26,12 +26,13 @@ def taught_loss(student, targets, taught):
     return losses.distillation(student.logits, targets, taught.logits, alpha=0.6, temperature=2.0)
 
 
+def task(variables=None, **more):
+    return tiny.task(loss=taught_loss, teacher=Teacher(tiny_teacher, variables or tiny.variables(seed=9)), **more)
+
+
 def make_step(**more):
     tx = optax.sgd(0.5)
-    step = train_step.make_train_step(
-        tiny.apply_fn, taught_loss, tx, num_classes=3, mean=(0.5,), std=(0.25,), teacher=tiny_teacher, **more
-    )
-    return jax.jit(step), train_step.init_state(tiny.variables(), tx)
+    return jax.jit(make_train_step(task(**more), tx)), init_state(tiny.variables(), tx)
 
 
 def test_the_teacher_sees_the_augmented_images_and_the_gradient_is_that_of_the_written_loss(strict_dtypes):
@@ -64,24 +65,14 @@ def test_the_teacher_sees_the_augmented_images_and_the_gradient_is_that_of_the_w
     assert int(sums.agreed) == (np.asarray(logits).argmax(1) == taught.argmax(1)).sum()
 
 
-def fit(workdir, **more):
-    settings = {
-        "loss_fn": taught_loss,
-        "teacher": tiny_teacher,
-        "teacher_variables": tiny.variables(seed=9),
-        "epochs": 3,
-    }
-    return tiny_runs.fit(workdir, **settings | more)
-
-
 @pytest.mark.parametrize("saves", [2, 9])
 def test_a_run_with_a_teacher_stopped_at_any_save_resumes_to_the_bit(tmp_path, monkeypatch, saves):
-    settings = {"augment": augment.create(flip=0.5, erase=0.5)}
-    fit(tmp_path / "whole", **settings)
+    settings = {"task": task(augment=augment.create(flip=0.5, erase=0.5)), "epochs": 3}
+    tiny_runs.fit(tmp_path / "whole", **settings)
     with monkeypatch.context() as patch, pytest.raises(Stop):
         patch.setattr(checkpoint, "save", stop_after(checkpoint.save, saves))
-        fit(tmp_path / "cut", checkpoint_minutes=0.0, **settings)
-    fit(tmp_path / "cut", **settings)
+        tiny_runs.fit(tmp_path / "cut", checkpoint_minutes=0.0, **settings)
+    tiny_runs.fit(tmp_path / "cut", **settings)
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
@@ -95,7 +86,7 @@ def test_it_compiles_once_and_leaves_the_teacher_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(feed, "make_resident_steps", remember)
     wise = jax.tree.map(jnp.array, tiny.variables(seed=9))
     before = jax.tree.map(np.array, wise)
-    result = fit(tmp_path, teacher_variables=wise)
+    result = tiny_runs.fit(tmp_path, task=task(wise), epochs=3)
     assert runs[0]._cache_size() == 1
     chex.assert_trees_all_equal(jax.tree.map(np.array, wise), before)
     assert all(0 <= row["teacher_agreement"] <= 1 for row in result.history)

@@ -111,7 +111,7 @@ def test_a_run_that_starts_over_keeps_what_it_writes(tmp_path, capsys, kind, kee
     for step in (3, 6, 9):
         save(tmp_path, step, kind=kind, keep=keep, value=step)
     assert sorted(int(p.name) for p in (tmp_path / kind).iterdir()) == [3, 6, 9][-keep:]
-    assert checkpoint.load(tmp_path, kind)[2]["step"] == 9
+    assert checkpoint.read(tmp_path, kind)[1]["step"] == 9
 
 
 def test_the_last_good_state_outlives_a_damaged_later_one(tmp_path):
@@ -164,7 +164,7 @@ def test_a_save_that_fails_leaves_the_earlier_ones(tmp_path, monkeypatch):
 def test_load_gives_contract_and_variables(tmp_path):
     variables = tiny.variables()
     checkpoint.save(tmp_path, "best", 7, variables, META, keep=1)
-    spec, found, meta = checkpoint.load(tmp_path)
+    (spec, found), meta = checkpoint.read(tmp_path)
     assert spec == tiny.SPEC and meta["step"] == 7
     chex.assert_trees_all_equal(found, variables)
 
@@ -182,18 +182,18 @@ def test_load_falls_back_to_the_last_state_and_says_so(tmp_path, capsys, ema):
     checkpoint.save(tmp_path, "best", 7, tiny.variables(), META, keep=1)
     checkpoint.save(tmp_path, "last", 9, state, META, keep=2)
     damage(tmp_path / "best" / "000000007", "truncated")
-    _, found, meta = checkpoint.load(tmp_path)
+    (_, found), meta = checkpoint.read(tmp_path)
     chex.assert_trees_all_equal(found, tiny.variables(2 if ema else 1))
     assert meta["step"] == 9 and "using the last one, step 9" in capsys.readouterr().err
 
 
 def test_load_says_what_is_wrong(tmp_path):
     with pytest.raises(InputError, match="is not a folder"):
-        checkpoint.load(tmp_path / "nowhere")
+        checkpoint.read(tmp_path / "nowhere")
     with pytest.raises(InputError, match="no usable checkpoint"):
-        checkpoint.load(tmp_path)
+        checkpoint.read(tmp_path)
     with pytest.raises(InputError, match="'best'"):
-        checkpoint.load(tmp_path, "besst")
+        checkpoint.read(tmp_path, "besst")
 
 
 def test_the_fingerprint_sees_names_types_shapes_and_values():
@@ -218,4 +218,4 @@ def test_a_folder_whose_files_orbax_would_not_find_is_refused_before_training(tm
     assert not (tmp_path / "[a]").exists()
     name = "it's (a) {folder}, 100 % #1?"
     save(tmp_path / name, 1)
-    assert checkpoint.load(tmp_path / name, "last")[2]["step"] == 1
+    assert checkpoint.read(tmp_path / name, "last")[1]["step"] == 1

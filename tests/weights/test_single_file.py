@@ -7,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 
 from ferjax.errors import InputError
 from ferjax.train import start
-from ferjax.weights import checkpoint, single_file
+from ferjax.weights import Trained, checkpoint, single_file
 from tests.support import quick
 from tests.support.blank_networks import SMALL_RESNET, network, write_run
 from tests.support.tiny import SPEC
@@ -20,14 +20,14 @@ def run(tmp_path):
     """Contract and variables of a run, its hash in the contract as training leaves it."""
     variables = write_run(tmp_path / "run", num_classes=3, spec=RESNET)
     spec = RESNET.replace(params_sha256=checkpoint.fingerprint(variables))
-    single_file.save(tmp_path / "w.safetensors", spec, variables)
+    single_file.save(tmp_path / "w.safetensors", Trained(spec, variables))
     return tmp_path / "w.safetensors", spec, variables
 
 
 def test_a_round_trip_gives_equal_logits(run):
     path, spec, variables = run
     module, empty = network("resnet20", (8, 8, 1), num_classes=3, **SMALL_RESNET)
-    started, begun, report = start.start(empty, spec=RESNET.replace(mean=(0.5,), std=(0.2,)), pretrained=path)
+    (begun, started), report = start.start(Trained(RESNET.replace(mean=(0.5,), std=(0.2,)), empty), pretrained=path)
     assert (begun.mean, begun.std) == (spec.mean, spec.std) and not report.missing and not report.skipped
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
     apply = quick.jit(lambda v: module.apply(v, images, train=False))
@@ -41,7 +41,7 @@ def test_what_a_link_leads_to_is_replaced(run):
     path.chmod(0o640)
     link = path.with_name("best.safetensors")
     link.symlink_to(path.name)
-    single_file.save(link, spec.replace(temperature=2.0), variables)
+    single_file.save(link, Trained(spec.replace(temperature=2.0), variables))
     assert link.is_symlink() and single_file.load(path)[0].temperature == 2.0 and path.stat().st_mode & 0o777 == 0o640
 
 
@@ -58,7 +58,7 @@ def test_the_file_says_what_it_is(run):
 def test_other_classes_give_all_but_the_head(run):
     path, _, variables = run
     _, empty = network("resnet20", (8, 8, 1), num_classes=2, **SMALL_RESNET)
-    started, _, report = start.start(empty, spec=RESNET.replace(class_names=("a", "z")), pretrained=path)
+    (_, started), report = start.start(Trained(RESNET.replace(class_names=("a", "z")), empty), pretrained=path)
     ours, theirs = (v["params"]["stem"]["conv"]["kernel"] for v in (started, variables))
     np.testing.assert_array_equal(ours, theirs)
     assert report.missing and all(name.startswith("params/head/") for name in report.missing)
@@ -68,9 +68,9 @@ def test_what_does_not_fit_is_refused(run, tmp_path):
     path, _, _ = run
     _, wide = network("resnet20", (8, 8, 1), num_classes=3, **{**SMALL_RESNET, "widths": (4, 8, 16)})
     with pytest.raises(InputError, match="another network"):
-        start.start(wide, spec=RESNET, pretrained=path)
+        start.start(Trained(RESNET, wide), pretrained=path)
     with pytest.raises(InputError, match="holds resnet20, this configuration trains mini_xception"):
-        start.start(wide, spec=RESNET.replace(architecture="mini_xception"), pretrained=path)
+        start.start(Trained(RESNET.replace(architecture="mini_xception"), wide), pretrained=path)
     save_file({"x": np.ones(2, np.float32)}, tmp_path / "others.safetensors")
     assert not single_file.is_ours(tmp_path / "others.safetensors") and not single_file.is_ours(
         tmp_path / "no.safetensors"
@@ -82,7 +82,7 @@ def test_what_does_not_fit_is_refused(run, tmp_path):
 def test_changed_weights_are_noticed(run):
     path, spec, variables = run
     changed = {**variables, "batch_stats": jax.tree.map(lambda leaf: leaf + 1, variables["batch_stats"])}
-    single_file.save(path, spec, changed)
+    single_file.save(path, Trained(spec, changed))
     with pytest.raises(InputError, match="not those of its contract"):
         single_file.load(path)
 
@@ -92,7 +92,7 @@ def test_a_network_that_is_no_longer_plain_is_refused(run, tmp_path, change):
     _, spec, variables = run
     said = "rounds its weights" if "quantization" in change else "has its normalisations folded"
     with pytest.raises(InputError, match=f"{said}.*give the run that it started from"):
-        single_file.save(tmp_path / "integers.safetensors", spec.replace(**change), variables)
+        single_file.save(tmp_path / "integers.safetensors", Trained(spec.replace(**change), variables))
     assert not (tmp_path / "integers.safetensors").exists()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ferjax import folders
-from ferjax.data import loading, manifest
+from ferjax.data import loading, manifest, subsets
 from ferjax.data.store import FaceData
 
 _TILE = 72  # pixels
@@ -37,13 +37,13 @@ def write_sheets(name: str, out: str | Path, data_dir: str | Path | None = None)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     train = data.splits["train"]
-    rng = np.random.default_rng(0)
+    most = np.full(len(data.class_names), _COLUMNS * _ROWS)
+    every = subsets.by_class(train.labels, most, subsets.drawn(0))
     files = file_names(data.class_names, taken=("distribution",))
     for label, class_name in enumerate(data.class_names):
-        members = np.flatnonzero(train.labels == label)
-        chosen = np.sort(rng.permutation(members)[: _COLUMNS * _ROWS])
+        chosen = every[train.labels[every] == label]
         rows = [chosen[i : i + _COLUMNS] for i in range(0, len(chosen), _COLUMNS)]
-        title = f"{name}, train: {class_name}, {len(chosen)} of {len(members):,}"
+        title = f"{name}, train: {class_name}, {len(chosen)} of {facts['counts']['train'][class_name]:,}"
         sheet = contact_sheet(title, [("", [Tile(train.images[i]) for i in row]) for row in rows])
         save(sheet, out / f"{files[label]}.png")
     plot_distribution(data, out / "distribution.png")
@@ -52,7 +52,7 @@ def write_sheets(name: str, out: str | Path, data_dir: str | Path | None = None)
 
 def save(sheet: Image.Image, path: Path) -> None:
     """Writes a picture whole, or leaves the one that is there."""
-    with folders.replaced(path) as part:
+    with folders.atomic_file(path) as part:
         sheet.save(part)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ferjax import cli, data
+from ferjax import cli, data, weights
 from ferjax.data.prepare.contact_sheets import Tile, contact_sheet, save
 from ferjax.evaluate import calibration, grad_cam, robustness, scoring
 from ferjax.evaluate.benchmark import tables
@@ -151,8 +151,8 @@ def attention(
     scorer: Scorer, faces: data.Split, predictions: np.ndarray, out: pathlib.Path, number: int
 ) -> list[Block]:
     """Returns the Grad-CAM sheets of a checkpoint and the shares of the face's regions."""
-    spec, variables, _ = checkpoint.load(scorer.name)
-    found = grad_cam.write_sheets(spec, variables, faces, predictions, out / f"{number}_gradcam", samples=50, seed=0)
+    network = weights.load(scorer.name)
+    found = grad_cam.write_sheets(network, faces, predictions, out / f"{number}_gradcam", samples=50, seed=0)
     rows = [[name, *(f"{100 * share:.1f}" for share in shares.values())] for name, shares in found["shares"].items()]
     sheets = [Figure(path, f"Grad-CAM, {path.stem.removeprefix('gradcam_')}") for path in found["sheets"]]
     return [
@@ -164,7 +164,7 @@ def attention(
 
 
 def _training(scorer: Scorer, curves: pathlib.Path) -> list[Block]:
-    _, _, meta = checkpoint.load(scorer.name, "last")  # the best one's history ends with its epoch
+    _, meta = checkpoint.read(scorer.name, "last")  # the best one's history ends with its epoch
     history = meta["history"]
     spec, config = scorer.spec, meta["config"]
     seed = config.get("fit", {}).get("seed", 0)

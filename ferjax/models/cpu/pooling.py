@@ -10,34 +10,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 
-from ferjax.models.cpu.convolution import computed_once, seen_by_tap
-
-
-def max_pool(x: jax.Array, window: int, stride: int, padding: str) -> jax.Array:
-    """Maps (N, H, W, C) to the maxima over square windows; of equal values the first takes the gradient.
-
-    Args:
-      x: the map.
-      window: side of the windows, at least `stride`.
-      stride: step of the windows.
-      padding: "SAME", with minus infinity, or "VALID".
-    """
-    pool = by_shifts if jax.default_backend() == "cpu" else at_once
-    return pool(x, window, stride, padding)
-
-
-def at_once(x: jax.Array, window: int, stride: int, padding: str) -> jax.Array:
-    """Returns the maxima by XLA's operation and its gradient."""
-    return nn.max_pool(x, (window, window), (stride, stride), padding)
+from ferjax.models import xla
+from ferjax.models.cpu.primitives import computed_once, seen_by_tap
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def by_shifts(x: jax.Array, window: int, stride: int, padding: str) -> jax.Array:
-    """Returns the same; where a gradient is asked for, as the maximum of the window's shifted copies of x."""
-    return at_once(x, window, stride, padding)
+def max_pool(x: jax.Array, window: int, stride: int, padding: str) -> jax.Array:
+    """Returns the maxima; where a gradient is asked for, as the maximum of the window's shifted copies of x."""
+    return xla.max_pool(x, window, stride, padding)
 
 
 def _forward(x: jax.Array, window: int, stride: int, padding: str) -> tuple[jax.Array, Any]:
@@ -72,7 +54,7 @@ def _backward(window: int, stride: int, padding: str, saved: Any, dy: jax.Array)
     return (dx[:, top : top + height, left : left + width],)
 
 
-by_shifts.defvjp(_forward, _backward)
+max_pool.defvjp(_forward, _backward)
 
 
 def _taps(x: jax.Array, window: int, stride: int, padding: str) -> list[jax.Array]:

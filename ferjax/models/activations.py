@@ -1,0 +1,65 @@
+"""Activations by name."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+from flax import linen as nn
+
+from ferjax.errors import unknown
+
+
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """Returns relu6(x + 3) / 6 (Howard et al. 2019, section 5.2)."""
+    return nn.relu6(x + 3.0) * (1 / 6)
+
+
+def hard_swish(x: jax.Array) -> jax.Array:
+    """Returns x * relu6(x + 3) / 6 (Howard et al. 2019, section 5.2)."""
+    return x * hard_sigmoid(x)
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """Returns the tanh approximation of GELU."""
+    return nn.gelu(x, approximate=True)
+
+
+# Marked as one operation, so that TFLite and ONNX keep it as one: written out, erf becomes dozens.
+_marked_gelu = jax.lax.composite(
+    lambda x, approximate: nn.gelu(x, approximate=False),
+    name="aten.gelu.default",
+)
+
+
+@jax.custom_jvp
+def gelu(x: jax.Array) -> jax.Array:
+    """Returns x * P(X <= x) for X ~ N(0, 1) (Hendrycks and Gimpel 2016), exactly, as pretrained transformers need."""
+    return _marked_gelu(x, approximate="none")
+
+
+@gelu.defjvp
+def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return jax.jvp(partial(nn.gelu, approximate=False), primals, tangents)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "relu6": nn.relu6,
+    "hard_swish": hard_swish,
+    "hard_sigmoid": hard_sigmoid,
+    "sigmoid": nn.sigmoid,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "linear": lambda x: x,
+}
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Returns the activation of a name in `ACTIVATIONS`.
+
+    Raises:
+      InputError: if there is no such activation.
+    """
+    if name not in ACTIVATIONS:
+        raise unknown("activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]

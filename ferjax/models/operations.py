@@ -1,0 +1,124 @@
+"""The operations that the layers are made of, each in two forms with the same values and gradients.
+
+XLA's own form, and one that its CPU backend runs fast (`ferjax.models.cpu`). `chosen` is the switch; it is read while
+a program is traced.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+
+from ferjax.errors import unknown
+from ferjax.models import cpu, xla
+from ferjax.models.cpu import convolution, normalization, pooling, primitives, tokens
+from ferjax.models.cpu import depthwise as shifts
+
+
+class Operations(NamedTuple):
+    """One form of each operation; the functions below say what they compute."""
+
+    convolve: Callable[..., jax.Array]
+    depthwise: Callable[..., jax.Array]
+    max_pool: Callable[..., jax.Array]
+    batch_norm: Callable[..., xla.Normalized]
+    layer_norm: Callable[..., jax.Array]
+    linear: Callable[..., jax.Array]
+    stored: Callable[[jax.Array], jax.Array]
+    computed_once: Callable[[jax.Array], jax.Array]
+
+
+XLA = Operations(
+    convolve=lax.conv_general_dilated,
+    depthwise=lax.conv_general_dilated,
+    max_pool=xla.max_pool,
+    batch_norm=xla.batch_norm,
+    layer_norm=xla.layer_norm,
+    linear=xla.linear,
+    stored=xla.identity,
+    computed_once=xla.identity,
+)
+CPU = Operations(
+    convolve=convolution.convolve,
+    depthwise=shifts.convolve,
+    max_pool=pooling.max_pool,
+    batch_norm=normalization.batch_norm,
+    layer_norm=tokens.layer_norm,
+    linear=tokens.linear,
+    stored=tokens.stored,
+    computed_once=primitives.computed_once,
+)
+DEPTHWISE = ("auto", "conv", "shifts")
+
+
+def chosen() -> Operations:
+    """Returns the form of the operations for the default device."""
+    return CPU if cpu.wanted() else XLA
+
+
+def convolve(*args: Any, **options: Any) -> jax.Array:
+    """Stands in for `lax.conv_general_dilated` in a `flax.linen.Conv` with equal strides and one group.
+
+    Its padding is one number of zeros on every side.
+    """
+    return chosen().convolve(*args, **options)
+
+
+def depthwise(implementation: str) -> Callable[..., jax.Array]:
+    """Returns what stands in for `lax.conv_general_dilated` in a depthwise `flax.linen.Conv`.
+
+    Its windows are odd and padded by half of them, its strides 1 or 2 and equal.
+
+    Args:
+      implementation: "conv" for XLA's form, which exported files need, "shifts" for the CPU form, or "auto".
+
+    Raises:
+      InputError: if there is no such implementation.
+    """
+    if implementation not in DEPTHWISE:
+        raise unknown("depthwise implementation", implementation, DEPTHWISE)
+    return {"auto": chosen(), "conv": XLA, "shifts": CPU}[implementation].depthwise
+
+
+def max_pool(x: jax.Array, window: int, stride: int, padding: str) -> jax.Array:
+    """Maps (N, H, W, C) to the maxima over square windows; of equal values the first takes the gradient.
+
+    Args:
+      x: the map.
+      window: side of the windows, at least `stride`.
+      stride: step of the windows.
+      padding: "SAME", with minus infinity, or "VALID".
+    """
+    return chosen().max_pool(x, window, stride, padding)
+
+
+def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> xla.Normalized:
+    """Returns x (..., C), normalized over all axes but the last, and its mean and variance (C,).
+
+    Ioffe and Szegedy 2015, algorithm 1; the variance is divided by N.
+    """
+    return chosen().batch_norm(x, scale, bias, epsilon)
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    """Returns x (..., D) normalized over its last axis (Ba et al. 2016), times scale, plus bias (D,).
+
+    The variance comes from the centered values, as in `flax.linen.LayerNorm` without `use_fast_variance`.
+    """
+    return chosen().layer_norm(x, scale, bias, epsilon)
+
+
+def linear(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    """Stands in for `lax.dot_general` in a `flax.linen.Dense`: x (..., I) times kernel (I, O)."""
+    return chosen().linear(x, kernel)
+
+
+def stored(x: jax.Array) -> jax.Array:
+    """Returns x (..., D); under differentiation x and its gradient are computed once for all their readers."""
+    return chosen().stored(x)
+
+
+def computed_once(x: jax.Array) -> jax.Array:
+    """Returns x (..., C), computed once for all its readers, with or without a gradient; the gradient passes."""
+    return chosen().computed_once(x)
