@@ -82,8 +82,8 @@ def test_the_command_writes_the_table(made, tmp_path, capsys):
     arms = ["--arm", "plain", str(made / "plain"), "--arm", "taught", str(made / "taught")]
     ablation.main(["--study", "s", *arms, "--command", "ferjax sweep", "--results", str(tmp_path)])
     said = capsys.readouterr().out
-    assert "| s | plain | 61.00 | 1.00 | 3 | – | – | 0.510 | 3 | 2 |" in said
-    assert "| s | taught | 63.67 |" in said and "| +2.67 |" in said and "`ferjax sweep`" in said
+    assert "| s | plain | 61.00 ± 1.00 (3) | – | 0.510 | 3 | 2 |" in said
+    assert "| s | taught | 63.67 ± " in said and "| +2.67 ± " in said and "`ferjax sweep`" in said
     assert len(tables.load(tmp_path / "ablation.jsonl").rows) == 2
 
 

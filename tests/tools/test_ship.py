@@ -185,4 +185,4 @@ def test_a_folder_that_is_not_consistent_is_found_out(made, folder):
     (folder / "small.tflite").write_bytes(b"\0" * 2_000_001)
     (folder / "default").unlink()
     found = "\n".join(ship.faults(folder))
-    assert "take 2,000,001 bytes" in found and "no TFLite model" in found and "no default" in found
+    assert "take 2,000,001 bytes" in found and "small.tflite is not a TFLite model" in found and "no default" in found
