@@ -120,7 +120,7 @@ def test_a_latency_can_be_the_cost_and_a_generous_target_changes_nothing():
     assert sum(len(keep.get(f"conv{i}", range(w))) for i, w in ((1, 16), (2, 24), (3, 32))) <= 40
 
 
-def test_scores_see_the_normalisation_and_the_loss():
+def test_scores_see_the_normalization_and_the_loss():
     module, arguments, shape = tiny.create("baseline_cnn5")
     values = tiny.variables(module, shape)
     groups = slim.find_groups("baseline_cnn5", arguments)

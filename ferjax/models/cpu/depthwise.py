@@ -45,7 +45,7 @@ shifts.defvjp(_shifts_forward, _shifts_backward)
 
 
 def _input_gradient(dy: jax.Array, kernel: jax.Array, stride: int, size: tuple[int, ...]) -> jax.Array:
-    """Returns the transposed convolution; each of the stride² phases of x (positions modulo stride) has its own taps."""
+    """Returns the transposed convolution; each of the stride² phases of x (position modulo stride) has its own taps."""
     (n, rows, columns, channels), side = dy.shape, kernel.shape[0]
     pad = side // 2
     around = padded(dy, pad, pad)
