@@ -118,7 +118,7 @@ ALL = [(n, r.format, r.quantization) for n in SMALL for r in export.choose(small
 
 @pytest.mark.parametrize(
     ("name", "kind", "quantization"),
-    EACH_ONCE + [pytest.param(*case, marks=pytest.mark.full) for case in ALL if case not in EACH_ONCE],
+    EACH_ONCE + [pytest.param(*case, marks=pytest.mark.slow) for case in ALL if case not in EACH_ONCE],
 )
 def test_a_file_answers_as_the_network_does(name, kind, quantization):
     assert error(name, blob(name, kind, quantization)) < LIMITS[quantization]

@@ -31,7 +31,7 @@ NETWORKS = [
         if name not in LARGE
     ),
     *(
-        pytest.param(name, {}, id=name, marks=pytest.mark.full)
+        pytest.param(name, {}, id=name, marks=pytest.mark.slow)
         for name in models.list_models()
         if name in LARGE or name in QUICK
     ),

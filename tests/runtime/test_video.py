@@ -62,7 +62,7 @@ def test_ids_are_stable_with_a_fifth_of_the_detections_missing(kind, seed, frame
     assert {who: len(ids) for who, ids in check_identities(kind, seed, frames).items()} == people
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, seed", TEN)
 def test_ten_clips_show_no_identity_switch(kind, seed):
     ids = check_identities(kind, seed, 240)

@@ -19,6 +19,8 @@ from ferjax.weights import Trained, checkpoint, single_file
 from tests.support.untrained_runs import DATA, write_run
 from tools import ship
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_is_shipped_is_consistent():
     assert ship.faults(shipped.FOLDER) == []

@@ -12,7 +12,7 @@ from ferjax.train import distributed, run_folder
 from tests.support import processes, scale
 from tests.support.processes import end, free_port, last_line, start
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -145,21 +145,21 @@ def two(pair, tmp_path_factory):
     return workdir, ends
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_process_0_with_one_line(two):
     _, ((code, _, err), *_) = two
     assert code == 2 and last_line(err).startswith("ferjax: error: another process has ended"), err
     assert "Traceback" not in err and "Check failure" not in err
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_process_0_that_is_killed_ends_the_other(two):
     _, (_, (code, _, err), _) = two
     ours, jax_own = "another process has ended", "Terminating process because the JAX distributed service"
     assert (code == 2 and ours in last_line(err)) or (code == -signal.SIGABRT and jax_own in err), err
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_the_pair_goes_on_and_has_the_losses_of_one_device(two, found):
     workdir, ends = two
     for code, _, err in ends[2]:
@@ -169,7 +169,7 @@ def test_the_pair_goes_on_and_has_the_losses_of_one_device(two, found):
     assert epochs == list(range(1, scale.STEPS + 1))  # nothing was lost and nothing done twice
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_silent_process_ends_the_others_after_the_heartbeat(pair, tmp_path):
     both = pair(tmp_path, scale.STEPS, 3)
     wait_for(both[0], "epoch 3")
