@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.cli import unknown
-from ferjax.models import arguments, baseline, convolution, deit, mobilenet, resemotenet, resnet, xception
+from ferjax.models import arguments, baseline, convolution, deit, efficientnet, mobilenet, resemotenet, resnet, xception
 
 __all__ = [
     "OUTPUTS",
@@ -42,6 +42,7 @@ _MODELS: dict[str, _Entry] = {
     "deit_tiny_distilled": _Entry(deit.DeiTTinyDistilled, (224, 224, 3)),
     "deit_attention_free": _Entry(deit.AttentionFreeDeiT, (224, 224, 3)),
     "mobilenetv3_small": _Entry(mobilenet.MobileNetV3Small, (224, 224, 3)),
+    "efficientnet_lite0": _Entry(efficientnet.EfficientNetLite0, (224, 224, 3)),
     "microexpnet": _Entry(mobilenet.MicroExpNet, (48, 48, 1)),
     "mini_xception": _Entry(xception.MiniXception, (48, 48, 1)),
     "resemotenet": _Entry(resemotenet.ResEmoteNet, (64, 64, 3)),

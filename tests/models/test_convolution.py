@@ -20,7 +20,7 @@ def values_and_gradients(function, *shapes):
 def plain(stride, pad, groups):
     def convolve(x, kernel):
         names = ("NHWC", "HWIO", "NHWC")
-        padding = ((pad, pad), (pad, pad))
+        padding = pad if isinstance(pad, str) else ((pad, pad), (pad, pad))
         return lax.conv_general_dilated(
             x, kernel, (stride, stride), padding, dimension_numbers=names, feature_group_count=groups
         )
@@ -37,6 +37,19 @@ def test_shifts_are_the_convolution_and_so_are_their_gradients(side, stride, siz
         shifts = values_and_gradients(lambda x, k: convolution.depthwise_shifts(x, k, stride), *shapes)
         chex.assert_trees_all_close(
             shifts, values_and_gradients(plain(stride, side // 2, 3), *shapes), rtol=1e-9, atol=1e-10
+        )
+
+
+@pytest.mark.parametrize("side", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(6, 6), (7, 4), (4, 5), (2, 3), (2, 2), (1, 2)])
+def test_shifts_pad_as_tensorflow_does_where_they_are_asked_to(side, stride, size):
+    with jax.enable_x64(True):
+        shapes = (5, *size, 3), (side, side, 1, 3)
+        convolve = convolution.depthwise("shifts")
+        shifts = values_and_gradients(lambda x, k: convolve(x, k, (stride, stride), "SAME"), *shapes)
+        chex.assert_trees_all_close(
+            shifts, values_and_gradients(plain(stride, "SAME", 3), *shapes), rtol=1e-9, atol=1e-10
         )
 
 
@@ -85,12 +98,12 @@ def test_half_precision_stays_and_is_summed_in_float32(function, size, kernel, s
 
 @pytest.mark.parametrize("side", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("pad", [0, 1, 2])
+@pytest.mark.parametrize("pad", [0, 1, 2, "SAME"])
 @pytest.mark.parametrize("size", [(26, 25), (10, 11), (6, 7), (5, 5)])  # then XLA's own gradient, unfolded windows
 def test_the_windowed_kernel_gradient_is_the_convolution_s(side, stride, pad, size):
     with jax.enable_x64(True):
         shapes = (6, *size, 16), (side, side, 16, 3)
-        ends = ((pad, pad), (pad, pad))
+        ends = pad if isinstance(pad, str) else ((pad, pad), (pad, pad))
         product = values_and_gradients(lambda x, k: convolution.windowed(x, k, (stride, stride), ends), *shapes)
         chex.assert_trees_all_close(product, values_and_gradients(plain(stride, pad, 1), *shapes), rtol=1e-9, atol=1e-9)
 
@@ -98,8 +111,8 @@ def test_the_windowed_kernel_gradient_is_the_convolution_s(side, stride, pad, si
 def test_the_windowed_kernel_gradient_sums_half_precision_in_float32():
     rng = np.random.default_rng(0)
     x, dy = (jnp.array(rng.normal(size=(8, 12, 12, c)), jnp.bfloat16) for c in (16, 4))
-    half = convolution._kernel_product(x, dy, 3, 1, 1)
-    exact = convolution._kernel_product(x.astype(jnp.float32), dy.astype(jnp.float32), 3, 1, 1)
+    half = convolution._kernel_product(x, dy, 3, 1, ((1, 1), (1, 1)))
+    exact = convolution._kernel_product(x.astype(jnp.float32), dy.astype(jnp.float32), 3, 1, ((1, 1), (1, 1)))
     assert half.dtype == jnp.float32
     np.testing.assert_allclose(half, exact, rtol=1e-4, atol=1e-3)
 
