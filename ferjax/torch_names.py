@@ -1,4 +1,4 @@
-"""The names that torchvision, timm, efficientnet-lite-pytorch and VGGFace2 give to the tensors of our networks, and how they fed them."""
+"""The names that other projects' weights files give to the tensors of our networks, and how they fed them."""
 
 import re
 from collections.abc import Callable
