@@ -190,8 +190,8 @@ def _kernel_product(x: jax.Array, dy: jax.Array, side: int, stride: int, pad: Pa
 
 
 def _injected_shifts(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_: Any) -> jax.Array:
-    (top, _), (left, _) = _pairs(x, kernel, strides, padding)
-    return depthwise_shifts(x, kernel, strides[0], (top, left))
+    rows, columns = _pairs(x, kernel, strides, padding)
+    return depthwise_shifts(x, kernel, strides[0], (rows[0], columns[0]))
 
 
 def depthwise_shifts(x: jax.Array, kernel: jax.Array, stride: int, before: tuple[int, int] | None = None) -> jax.Array:

@@ -38,16 +38,16 @@ ROWS = (
     *[Row(5, 192, 2), Row(5, 192, 1), Row(5, 192, 1), Row(5, 192, 1)],
     Row(3, 320, 1),
 )
-_EXPANSION = 6
+_STEM, _LAST, _EXPANSION = 32, 1280, 6
 
 
 class Widths(NamedTuple):
     """Channels of a network with all its blocks."""
 
-    stem: int = 32
-    expanded: tuple[int, ...] = (32, *(_EXPANSION * row.output for row in ROWS[:-1]))
-    output: tuple[int, ...] = tuple(row.output for row in ROWS)
-    last: int = 1280
+    stem: int
+    expanded: tuple[int, ...]
+    output: tuple[int, ...]
+    last: int
 
 
 class EfficientNetLite0(nn.Module):
@@ -121,7 +121,8 @@ class EfficientNetLite0(nn.Module):
           InputError: if `widths` does not fit the blocks.
         """
         if not self.widths:
-            return Widths()
+            output = tuple(row.output for row in ROWS)
+            return Widths(_STEM, (_STEM, *(_EXPANSION * width for width in output[:-1])), output, _LAST)
         if not _fit_the_blocks(self.widths):
             raise InputError(f"widths must be [stem, {len(ROWS)} expanded, {len(ROWS)} output, last]")
         return Widths(*self.widths)
