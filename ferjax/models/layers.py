@@ -87,7 +87,7 @@ def convolution(
     *,
     dtype: Any,
     name: str,
-    pad: int | None = None,
+    pad: int | str | None = None,
     bias: bool = False,
     implementation: str = "",
 ) -> nn.Conv:
@@ -99,7 +99,7 @@ def convolution(
       stride: step of the window.
       dtype: of the computation.
       name: of the child module.
-      pad: zeros added on every side; (kernel_size - 1) / 2 if not given.
+      pad: zeros added on every side, or "SAME" for TensorFlow's; (kernel_size - 1) / 2 if not given.
       bias: whether it has one.
       implementation: empty for a full convolution, else that of a depthwise one, see `operations.depthwise`.
     """
@@ -108,7 +108,7 @@ def convolution(
         features,
         (kernel_size, kernel_size),
         (stride, stride),
-        ((pad, pad), (pad, pad)),
+        pad if isinstance(pad, str) else ((pad, pad), (pad, pad)),
         feature_group_count=features if implementation else 1,
         use_bias=bias,
         kernel_init=he_normal,
@@ -126,7 +126,7 @@ class ConvNormAct(nn.Module):
       kernel_size: side of the square kernel, odd.
       stride: step of the window.
       act: name of the activation.
-      pad: zeros added on every side; (kernel_size - 1) / 2 if not given.
+      pad: zeros added on every side, or "SAME" for TensorFlow's; (kernel_size - 1) / 2 if not given.
       bias: the convolution has a bias of its own.
       norm: the normalization is there; without it the convolution has a bias.
       depthwise: empty for a full convolution, else the implementation, see `operations.depthwise`.
@@ -139,7 +139,7 @@ class ConvNormAct(nn.Module):
     kernel_size: int = 3
     stride: int = 1
     act: str = "relu"
-    pad: int | None = None
+    pad: int | str | None = None
     bias: bool = False
     norm: bool = True
     depthwise: str = ""

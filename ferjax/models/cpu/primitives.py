@@ -1,8 +1,13 @@
 """What the CPU forms are built from: sums and products as matrix products, windows, values that are stored."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from ferjax.models.xla import Padding
 
 
 def as_rows(x: jax.Array) -> jax.Array:
@@ -29,9 +34,23 @@ def wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x
 
 
-def padded(x: jax.Array, rows: int, columns: int) -> jax.Array:
-    """Returns x (N, H, W, C) with so many rows and columns of zeros on every side."""
-    return jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+def pairs(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any) -> Padding:
+    """Returns the padding of x (N, H, W, C) under kernel (k, k, …), given in pairs or as "SAME", in pairs."""
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    (top, bottom), (left, right) = padding
+    return (top, bottom), (left, right)
+
+
+def places(x: jax.Array, kernel: jax.Array, stride: int, pad: Padding) -> tuple[int, ...]:
+    """Returns the rows and columns of the output of a convolution."""
+    sizes = zip(x.shape[1:3], kernel.shape[:2], pad, strict=True)
+    return tuple((length + sum(ends) - side) // stride + 1 for length, side, ends in sizes)
+
+
+def padded(x: jax.Array, pad: Padding) -> jax.Array:
+    """Returns x (N, H, W, C) with rows and columns of zeros around."""
+    return jnp.pad(x, ((0, 0), *pad, (0, 0)))
 
 
 def seen_by_tap(x: jax.Array, i: int, j: int, size: tuple[int, ...], stride: int) -> jax.Array:
