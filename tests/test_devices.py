@@ -52,7 +52,7 @@ def test_devices_that_are_not_there_are_said():
 
 def test_several_processes_train_on_all_of_their_devices(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(InputError, match="--devices 1: .* 2 processes"):
+    with pytest.raises(InputError, match=r"--devices 1: .* 2 processes"):
         devices.mesh(1)
 
 
