@@ -28,8 +28,7 @@ from tools import tables
 COLUMNS = [
     ("window N", "{window}"),
     ("smoothing", "{smoothing}"),
-    ("label changes a minute, steady face", "{flicker:.1f}"),
-    ("fewer than raw", "{fewer:.1f}×"),
+    ("label changes per minute, steady face", "{flicker:.1f}"),
     ("lag ms, median", "{lag:.0f}"),
     ("lag ms, 90 %", "{lag_90:.0f}"),
     ("changes shown within 0.4 s %", "{prompt:.0f}"),
