@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.speed import detectors
 from benchmarks.studies import smoothing
-from ferjax.data.synthetic.films import EXPRESSIONS
+from ferjax.data.synthetic.clips import EXPRESSIONS
 from ferjax.runtime.faces.detector import create_detector
 from tools import tables
 

@@ -196,7 +196,7 @@ def test_what_remains_is_counted():
         ("unknown structure '4:4'", {"structure": "4:4"}),
         ("means sparsity 0.75: set that sparsity", {"structure": "1:4"}),
         ("means sparsity 0.5: set that sparsity and leave out `end`", {"structure": "2:4", "end": 9}),
-        ("the rule 'stem' matches no parameter; there are: a/bn/bias, ", {"rules": ["stem"]}),
+        ("the rule 'stem' matches no parameter; parameters: a/bn/bias, ", {"rules": ["stem"]}),
         ("the rule 'stem' matches no parameter", {"keep": ["stem"]}),
         ("nothing to prune", {"rules": ["^a/"], "keep": ["^a/"]}),
         (r"a/bn/bias of shape \(8,\) has no filter structure", {"rules": ["^a/"], "structure": "filter"}),

@@ -206,7 +206,7 @@ def test_train_py_takes_all_devices_micro_batches_bfloat16_and_a_trace(environme
 def test_a_batch_that_the_devices_cannot_share_is_one_line(environment, tmp_path):
     code, _, err = end(train(simulated(environment, 3), "--workdir", tmp_path / "run"))
     assert code == 2 and last_line(err) == (
-        "ferjax: error: a batch of 16 cannot be cut evenly for 3 devices: set fit.batch_size to 15 or 18, "
+        "ferjax: error: fit.batch_size=16 cannot be split evenly over 3 devices: set fit.batch_size to 15 or 18, "
         "or use --devices 2"
     )
 
