@@ -34,10 +34,13 @@ def plain(stride, pad, groups):
     return convolve
 
 
+MORE_SIZES = [(6, 6), (7, 5), (4, 5), (3, 3), (2, 2), (1, 2), (1, 1)]
+
+
 @pytest.mark.parametrize("side", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("padding", ["half", "SAME"])
-@pytest.mark.parametrize("size", [(6, 6), (7, 5), (4, 5), (7, 4), (3, 3), (2, 3), (2, 2), (1, 2), (1, 1)])
+@pytest.mark.parametrize("size", [(7, 4), (2, 3), *(pytest.param(size, marks=pytest.mark.slow) for size in MORE_SIZES)])
 def test_shifts_are_the_convolution_and_so_are_their_gradients(side, stride, padding, size):
     pad = side // 2 if padding == "half" else padding
     with jax.enable_x64(True):
