@@ -10,7 +10,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.errors import unknown
-from ferjax.models import arguments, baseline, cpu, deit, mobilenet, operations, resemotenet, resnet, xception
+from ferjax.models import (
+    arguments,
+    baseline,
+    cpu,
+    deit,
+    efficientnet,
+    mobilenet,
+    operations,
+    resemotenet,
+    resnet,
+    xception,
+)
 
 __all__ = [
     "CONVOLUTIONAL",
@@ -50,6 +61,7 @@ _MODELS: dict[str, _Entry] = {
     "deit_tiny_distilled": _Entry(deit.DeiTTinyDistilled, (224, 224, 3), TRANSFORMER),
     "deit_attention_free": _Entry(deit.AttentionFreeDeiT, (224, 224, 3), TRANSFORMER),
     "mobilenetv3_small": _Entry(mobilenet.MobileNetV3Small, (224, 224, 3), SWISH),
+    "efficientnet_lite0": _Entry(efficientnet.EfficientNetLite0, (224, 224, 3)),
     "microexpnet": _Entry(mobilenet.MicroExpNet, (48, 48, 1), SWISH),
     "mini_xception": _Entry(xception.MiniXception, (48, 48, 1)),
     "resemotenet": _Entry(resemotenet.ResEmoteNet, (64, 64, 3)),

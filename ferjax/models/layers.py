@@ -83,7 +83,7 @@ def convolution(
     *,
     dtype: Any,
     name: str,
-    pad: int | None = None,
+    pad: int | str | None = None,
     bias: bool = False,
     implementation: str = "",
 ) -> nn.Conv:
@@ -93,9 +93,9 @@ def convolution(
       features: output channels.
       kernel_size: side of the kernel, odd.
       stride: stride on both axes.
-      dtype: of the computation.
+      dtype: computation dtype.
       name: of the child module.
-      pad: zeros added on every side; (kernel_size - 1) / 2 if not given.
+      pad: zeros added on every side, or "SAME" for TensorFlow's; (kernel_size - 1) / 2 if not given.
       bias: whether it has one.
       implementation: empty for a full convolution, else that of a depthwise one, see `operations.depthwise`.
     """
@@ -104,7 +104,7 @@ def convolution(
         features,
         (kernel_size, kernel_size),
         (stride, stride),
-        ((pad, pad), (pad, pad)),
+        pad if isinstance(pad, str) else ((pad, pad), (pad, pad)),
         feature_group_count=features if implementation else 1,
         use_bias=bias,
         kernel_init=he_normal,
@@ -122,7 +122,7 @@ class ConvNormAct(nn.Module):
       kernel_size: side of the square kernel, odd.
       stride: stride on both axes.
       act: name of the activation.
-      pad: zeros added on every side; (kernel_size - 1) / 2 if not given.
+      pad: zeros added on every side, or "SAME" for TensorFlow's; (kernel_size - 1) / 2 if not given.
       bias: the convolution has a bias of its own.
       norm: whether there is a normalization; without it the convolution has a bias.
       depthwise: empty for a full convolution, else the implementation, see `operations.depthwise`.
@@ -135,7 +135,7 @@ class ConvNormAct(nn.Module):
     kernel_size: int = 3
     stride: int = 1
     act: str = "relu"
-    pad: int | None = None
+    pad: int | str | None = None
     bias: bool = False
     norm: bool = True
     depthwise: str = ""

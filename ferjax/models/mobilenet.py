@@ -72,7 +72,8 @@ class InvertedResidual(nn.Module):
       gate: activation of the squeeze-and-excitation.
       depthwise: see `operations.depthwise`.
       folded: see `ConvNormAct`.
-      dtype: of the computation.
+      dtype: computation dtype.
+      pad: of the depthwise convolution, see `ConvNormAct`.
     """
 
     kernel_size: int
@@ -87,16 +88,15 @@ class InvertedResidual(nn.Module):
     depthwise: str
     folded: bool
     dtype: Any
+    pad: int | str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps (N, H, W, C) to (N, ceil(H / stride), ceil(W / stride), output)."""
         conv = partial(ConvNormAct, epsilon=1e-3, folded=self.folded, dtype=self.dtype)
         y = conv(self.expanded, 1, act=self.act, name="expand")(x, train) if self.expand else x
-        spatial = conv(
-            self.expanded, self.kernel_size, self.stride, self.act, depthwise=self.depthwise, name="depthwise"
-        )
-        y = spatial(y, train)
+        spatial = partial(conv, pad=self.pad, act=self.act, depthwise=self.depthwise)
+        y = spatial(self.expanded, self.kernel_size, self.stride, name="depthwise")(y, train)
         if self.squeezed:
             y = SqueezeExcite(self.squeezed, self.gate, dtype=self.dtype, name="se")(y)
         y = conv(self.output, 1, act="linear", name="project")(y, train)

@@ -60,7 +60,7 @@ def chosen() -> Operations:
 def convolve(*args: Any, **options: Any) -> jax.Array:
     """Replaces `lax.conv_general_dilated` in a `flax.linen.Conv` with equal strides and one group.
 
-    Its padding is one number of zeros on every side.
+    Its padding is "SAME" or pairs of zeros before and after.
     """
     return chosen().convolve(*args, **options)
 
@@ -68,7 +68,7 @@ def convolve(*args: Any, **options: Any) -> jax.Array:
 def depthwise(implementation: str) -> Callable[..., jax.Array]:
     """Returns the replacement of `lax.conv_general_dilated` in a depthwise `flax.linen.Conv`.
 
-    Its windows are odd and padded by half of them, its strides 1 or 2 and equal.
+    Its windows are odd and padded by half of them or "SAME", its strides 1 or 2 and equal.
 
     Args:
       implementation: "conv" for XLA's form, which exported files need, "shifts" for the CPU form, or "auto".

@@ -6,12 +6,12 @@ from flax import linen as nn
 from jax import lax
 
 Normalized = tuple[jax.Array, jax.Array, jax.Array]
+Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros above and below, left and right
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
-    """Returns the convolution of x (N, H, W, I) with kernel (k, k, I, O), pad zeros on every side."""
-    ends = ((pad, pad), (pad, pad))
-    return lax.conv_general_dilated(x, kernel, (stride, stride), ends, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad: Padding) -> jax.Array:
+    """Returns the convolution of x (N, H, W, I) with kernel (k, k, I, O)."""
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: str) -> jax.Array:

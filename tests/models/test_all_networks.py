@@ -22,6 +22,10 @@ QUICK = {
     "resnet20": {"depths": [1, 1, 1]},
     "deit_tiny": {"depth": 2},
     "mobilenetv3_small": {"width": 0.5, "depthwise": "conv"},
+    "efficientnet_lite0": {
+        "widths": [16, [16] + [48] * 15, [16, *[24] * 4, *[40] * 6, *[48] * 4, 64], 96],
+        "depthwise": "conv",
+    },
     "microexpnet": {"width": 0.5, "depthwise": "conv"},
 }
 NETWORKS = [
@@ -31,7 +35,7 @@ NETWORKS = [
         if name not in LARGE
     ),
     *(
-        pytest.param(name, {}, id=name, marks=pytest.mark.full)
+        pytest.param(name, {}, id=name, marks=pytest.mark.slow)
         for name in models.list_models()
         if name in LARGE or name in QUICK
     ),
@@ -120,6 +124,12 @@ def test_steps_on_embedded_faces_move_every_parameter(name, kwargs):
         ("deit_tiny", {"act": 1}, "act of deit_tiny must be a string, got 1"),
         ("mobilenetv3_small", {"widths": [16, 1, 1, 1, 96]}, r"widths must be \[stem, 11 expanded, "),
         ("mobilenetv3_small", {"widths": [16, [0] * 11, [8] * 11, [0] * 11, 96]}, r"widths must be \[stem, 11 "),
+        (
+            "efficientnet_lite0",
+            {"widths": [32, [32], [16], 1280]},
+            r"widths must be \[stem, 16 expanded, 16 output, last",
+        ),
+        ("efficientnet_lite0", {"widths": [32, [32] * 16, [0] * 16, 1280]}, r"widths must be \[stem, 16 expanded"),
         ("baseline_cnn3", {"head_dropout": 1.5}, r"head_dropout of baseline_cnn3 must be in \[0, 1\), got 1.5"),
         ("microexpnet", {"head_dropout": (0.0, -0.1)}, r"head_dropout of microexpnet must be in \[0, 1\)"),
         ("microexpnet", {"widths": 16}, "widths of microexpnet must be a tuple, got 16"),
@@ -202,7 +212,7 @@ def test_messages_suggest_similar_names():
 
 def test_networks_with_shifts_use_the_older_code_generator():
     named = [name for name in models.list_models() if models.compiler_options(models.create(name))]
-    assert named == ["mobilenetv3_small", "microexpnet", "mini_xception"]
+    assert named == ["mobilenetv3_small", "efficientnet_lite0", "microexpnet", "mini_xception"]
     module = models.create("mini_xception")
     options = models.compiler_options(module)
     assert models.compiler_options(models.for_export(module)) == {}

@@ -15,6 +15,8 @@ COUNTS = {
     # MicroExpNet: MobileNetV3-Small's features, 927,008 less 2 * 9 * 16 for the gray stem; squeeze-and-excite
     # 2 * 576 * 144 + 144 + 576 = 166,608; classifier 576 * 256 + 256 + 256 * 7 + 7 = 149,511.
     "microexpnet": (1_242_839, 12_112),
+    # 4,652,008 with ImageNet's thousand classes, less 993 columns of 1,280 weights and a bias.
+    "efficientnet_lite0": (3_379_975, 42_016),
     # Valverde's 58,423 counts the BatchNorm statistics: 56,951 + 1,472.
     "mini_xception": (56_951, 1_472),
     # Paraschiv's experiment 1: (9 + 1) * 32 + (288 + 1) * 64 + (576 + 1) * 128 + 2 * (32 + 64) + 128 * 7 + 7.

@@ -196,7 +196,7 @@ def test_what_remains_is_counted():
         ("unknown structure '4:4'", {"structure": "4:4"}),
         ("set sparsity to 0.75", {"structure": "1:4"}),
         ("set sparsity to 0.5 and leave out `end`", {"structure": "2:4", "end": 9}),
-        ("the rule 'stem' matches no parameter; there are: a/bn/bias, ", {"rules": ["stem"]}),
+        ("the rule 'stem' matches no parameter; parameters: a/bn/bias, ", {"rules": ["stem"]}),
         ("the rule 'stem' matches no parameter", {"keep": ["stem"]}),
         ("nothing to prune", {"rules": ["^a/"], "keep": ["^a/"]}),
         (r"a/bn/bias has shape \(8,\)", {"rules": ["^a/"], "structure": "filter"}),

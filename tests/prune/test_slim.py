@@ -14,7 +14,7 @@ from tests.support import tiny_networks as tiny
 
 RULED = [name for name in tiny.SMALL if name != "deit_attention_free"]
 QUICK = ("resnet20", "resnet50", "resemotenet", "mini_xception", "deit_tiny")
-QUICK_FIRST = [pytest.param(n, marks=() if n in QUICK else pytest.mark.full) for n in RULED]
+QUICK_FIRST = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in RULED]
 
 
 def some_channels(groups, values, seed=0):
@@ -58,7 +58,7 @@ def test_cutting_silent_channels_changes_nothing(name):
     np.testing.assert_allclose(cut, silent, rtol=0, atol=1e-9)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULED)
 def test_in_float32_too(name):
     silent, cut, _ = slimmed(name, jnp.float32)

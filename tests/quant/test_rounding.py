@@ -17,7 +17,7 @@ from tests.support import tiny_networks as tiny
 from tests.support.tiny import SPEC
 
 QUICK = ("resnet18", "resemotenet", "mini_xception", "baseline_cnn3", "deit_attention_free")
-QUICK_FIRST = [pytest.param(n, marks=() if n in QUICK else pytest.mark.full) for n in tiny.SMALL]
+QUICK_FIRST = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in tiny.SMALL]
 
 
 def folded(name, dtype=jnp.float32):
@@ -46,7 +46,7 @@ def test_folding_keeps_the_logits(name):
         np.testing.assert_allclose(tiny.logits(*after, x), logits, rtol=0, atol=1e-9)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(tiny.SMALL))
 def test_folding_keeps_the_logits_in_float32(name):
     before, after, x, _ = folded(name)

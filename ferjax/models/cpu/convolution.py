@@ -17,17 +17,26 @@ import jax.numpy as jnp
 from jax import lax
 
 from ferjax.models import xla
-from ferjax.models.cpu.primitives import as_rows, computed_once, matrix_product, padded, seen_by_tap, wide
+from ferjax.models.cpu.primitives import (
+    as_rows,
+    computed_once,
+    matrix_product,
+    padded,
+    pairs,
+    places,
+    seen_by_tap,
+    wide,
+)
+from ferjax.models.xla import Padding
 
 _PARTS = 2
+_NO_PADDING = ((0, 0), (0, 0))
 
 
-def convolve(
-    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **_: Any
-) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_: Any) -> jax.Array:
     """Returns the convolution of x (N, H, W, I) with kernel (k, k, I, O), see `ferjax.models.operations.convolve`."""
-    stride, pad = strides[0], padding[0][0]
-    if kernel.shape[0] == 1 and pad == 0:
+    stride, pad = strides[0], pairs(x, kernel, strides, padding)
+    if kernel.shape[0] == 1 and pad == _NO_PADDING:
         return pointwise(x, kernel, stride)
     return windowed(x, kernel, stride, pad)
 
@@ -35,7 +44,7 @@ def convolve(
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def pointwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Returns the unpadded convolution of x (N, H, W, I) with kernel (1, 1, I, O)."""
-    return xla.convolve(x, kernel, stride, 0)
+    return xla.convolve(x, kernel, stride, _NO_PADDING)
 
 
 def _pointwise_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Any]:
@@ -58,18 +67,18 @@ pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def windowed(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
-    """Returns the convolution of x (N, H, W, I) with kernel (k, k, I, O), pad zeros on every side."""
+def windowed(x: jax.Array, kernel: jax.Array, stride: int, pad: Padding) -> jax.Array:
+    """Returns the convolution of x (N, H, W, I) with kernel (k, k, I, O)."""
     return xla.convolve(x, kernel, stride, pad)
 
 
-def _windowed_forward(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> tuple[jax.Array, Any]:
+def _windowed_forward(x: jax.Array, kernel: jax.Array, stride: int, pad: Padding) -> tuple[jax.Array, Any]:
     x = computed_once(x)
     run = _unfolded if _tiny(x, kernel, stride, pad) else xla.convolve
     return run(x, kernel, stride, pad), (x, kernel)
 
 
-def _windowed_backward(stride: int, pad: int, saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _windowed_backward(stride: int, pad: Padding, saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     if _tiny(x, kernel, stride, pad):
         return jax.vjp(partial(_unfolded, stride=stride, pad=pad), x, kernel)[1](dy)
@@ -82,31 +91,25 @@ def _windowed_backward(stride: int, pad: int, saved: Any, dy: jax.Array) -> tupl
     return dx, dk
 
 
-def _tiny(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> bool:
+def _tiny(x: jax.Array, kernel: jax.Array, stride: int, pad: Padding) -> bool:
     """Returns whether the output has 4 pixels or fewer: XLA needs 580 ms for 2x2x512, matrix products 7 ms."""
-    rows, columns = _places(x, kernel, stride, pad)
+    rows, columns = places(x, kernel, stride, pad)
     return rows * columns <= 4
 
 
-def _places(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> tuple[int, ...]:
-    """Returns the rows and columns of the output."""
-    sizes = zip(x.shape[1:3], kernel.shape[:2], strict=True)
-    return tuple((length + 2 * pad - side) // stride + 1 for length, side in sizes)
-
-
-def _unfolded(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
+def _unfolded(x: jax.Array, kernel: jax.Array, stride: int, pad: Padding) -> jax.Array:
     """Returns the convolution as one matrix product of unfolded windows (im2col), k² times as large as x."""
-    places, (kh, kw, _, outputs) = _places(x, kernel, stride, pad), kernel.shape
-    around = padded(x, pad, pad)
-    taps = [seen_by_tap(around, i, j, places, stride) for i in range(kh) for j in range(kw)]
+    size, (kh, kw, _, outputs) = places(x, kernel, stride, pad), kernel.shape
+    around = padded(x, pad)
+    taps = [seen_by_tap(around, i, j, size, stride) for i in range(kh) for j in range(kw)]
     y = matrix_product(as_rows(jnp.concatenate(taps, -1)), kernel.reshape(-1, outputs), 1, 0)
-    return y.reshape(-1, *places, outputs).astype(x.dtype)
+    return y.reshape(-1, *size, outputs).astype(x.dtype)
 
 
 windowed.defvjp(_windowed_forward, _windowed_backward)
 
 
-def _kernel_product(x: jax.Array, dy: jax.Array, side: int, stride: int, pad: int) -> jax.Array:
+def _kernel_product(x: jax.Array, dy: jax.Array, side: int, stride: int, pad: Padding) -> jax.Array:
     """Returns the gradient of a convolution's kernel, (k, k, I, O), as one matrix product.
 
     For each pair (row of the padded x, column of dy), the operands hold the k values of x that the columns of the
@@ -114,12 +117,13 @@ def _kernel_product(x: jax.Array, dy: jax.Array, side: int, stride: int, pad: in
     the gradient of every tap. It copies x and dy k times each; unfolded windows copy x k² times.
     """
     (n, height, width, inputs), (_, rows, columns, outputs) = x.shape, dy.shape
-    zero, total = jnp.zeros((), x.dtype), height + 2 * pad
+    (top, bottom), (left, _) = pad
+    zero, total = jnp.zeros((), x.dtype), height + top + bottom
     last = stride * (columns - 1) + 1
 
     def seen(j: int) -> jax.Array:
-        across = (pad - j, last + j - pad - width, 0)
-        return lax.pad(x, zero, ((0, 0, 0), (pad, pad, 0), across, (inputs * j, inputs * (side - 1 - j), 0)))
+        across = (left - j, last + j - left - width, 0)
+        return lax.pad(x, zero, ((0, 0, 0), (top, bottom, 0), across, (inputs * j, inputs * (side - 1 - j), 0)))
 
     def given(i: int) -> jax.Array:
         down = (i, total - i - stride * (rows - 1) - 1, stride - 1)

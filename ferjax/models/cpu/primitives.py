@@ -1,8 +1,13 @@
 """Provides the building blocks of the CPU forms: matrix products, channel sums, windows, stored values."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from ferjax.models.xla import Padding
 
 
 def as_rows(x: jax.Array) -> jax.Array:
@@ -29,9 +34,23 @@ def wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x
 
 
-def padded(x: jax.Array, rows: int, columns: int) -> jax.Array:
-    """Returns x (N, H, W, C) with so many rows and columns of zeros on every side."""
-    return jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+def pairs(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any) -> Padding:
+    """Returns a padding, pairs or "SAME", as pairs for x (N, H, W, C) and kernel (k, k, …)."""
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    (top, bottom), (left, right) = padding
+    return (top, bottom), (left, right)
+
+
+def places(x: jax.Array, kernel: jax.Array, stride: int, pad: Padding) -> tuple[int, ...]:
+    """Returns the rows and columns of the output of a convolution."""
+    sizes = zip(x.shape[1:3], kernel.shape[:2], pad, strict=True)
+    return tuple((length + sum(ends) - side) // stride + 1 for length, side, ends in sizes)
+
+
+def padded(x: jax.Array, pad: Padding) -> jax.Array:
+    """Returns x (N, H, W, C) padded with zeros."""
+    return jnp.pad(x, ((0, 0), *pad, (0, 0)))
 
 
 def seen_by_tap(x: jax.Array, i: int, j: int, size: tuple[int, ...], stride: int) -> jax.Array:

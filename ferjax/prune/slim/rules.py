@@ -6,7 +6,7 @@ along their last axis, the kernels of readers along the input axis.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ferjax import errors, models
@@ -95,10 +95,27 @@ def _resnet(net: Any) -> Iterator[Group]:
 
 
 def _mobilenet(net: Any) -> Iterator[Group]:
-    rows, widths = models.mobilenet.ROWS, net.all_widths()
+    yield from _inverted_residuals(models.mobilenet.ROWS, net.all_widths().squeezed)
+    attention = ("attention_se/fc1",), ("attention_se/fc2",)
+    readers = (*(attention[0] if net.attention else ()), _first_of_head(net))
+    yield Group("last", (("widths", 4),), ("last",), readers, attention[1] if net.attention else ())
+    if net.attention:
+        yield Group("attention_se", (("attention",),), *attention)
+    yield from _head(net)
+
+
+def _efficientnet(net: Any) -> Iterator[Group]:
+    rows = models.efficientnet.ROWS
+    yield from _inverted_residuals(rows, (0,) * len(rows))
+    yield Group("last", (("widths", 3),), ("last",), (_first_of_head(net),))
+    yield from _head(net)
+
+
+def _inverted_residuals(rows: Sequence[Any], squeezed: Sequence[int]) -> Iterator[Group]:
+    """Yields the groups of the stem and the blocks; their widths are the first entries of `widths`."""
     stream: list[str] = ["stem"]
     for i, row in enumerate(rows):
-        block, squeeze = f"block{i}", widths.squeezed[i] > 0
+        block, squeeze = f"block{i}", squeezed[i] > 0
         gate = ((f"block{i}/se/fc1",), (f"block{i}/se/fc2",)) if squeeze else ((), ())
         readers = (*gate[0], f"{block}/project")
         if i:
@@ -121,12 +138,6 @@ def _mobilenet(net: Any) -> Iterator[Group]:
                 tuple(f"block{m}/project" for m in members),
                 (*inside, after),
             )
-    attention = ("attention_se/fc1",), ("attention_se/fc2",)
-    readers = (*(attention[0] if net.attention else ()), _first_of_head(net))
-    yield Group("last", (("widths", 4),), ("last",), readers, attention[1] if net.attention else ())
-    if net.attention:
-        yield Group("attention_se", (("attention",),), *attention)
-    yield from _head(net)
 
 
 def _mini_xception(net: Any) -> Iterator[Group]:
@@ -184,6 +195,7 @@ def _head(net: Any) -> Iterator[Group]:
 _RULES: dict[str, Callable[[Any], Iterator[Group]]] = {
     **dict.fromkeys(("resnet18", "resnet18_imagenet", "resnet20", "resnet50", "resnet50_caffe"), _resnet),
     **dict.fromkeys(("mobilenetv3_small", "microexpnet"), _mobilenet),
+    "efficientnet_lite0": _efficientnet,
     "mini_xception": _mini_xception,
     **dict.fromkeys(("deit_tiny", "deit_tiny_distilled"), _deit),
     "resemotenet": _resemotenet,
@@ -202,6 +214,7 @@ _WIDTHS: dict[Callable[[Any], Iterator[Group]], Callable[[Any], dict[str, Any]]]
         "attention": net.attention,
         "head_hidden": net.head_hidden,
     },
+    _efficientnet: lambda net: {"widths": net.all_widths(), "head_hidden": net.head_hidden},
     _mini_xception: lambda net: {
         "stem_widths": net.stem_widths,
         "widths": net.widths,
