@@ -32,7 +32,7 @@ def zeroed(groups, values, keep):
     for group in groups:
         for path, x in flat.items():
             if path.startswith(tuple(f"{module}/" for module in (*group.makers, *group.carriers))):
-                flat[path] = x * jnp.isin(jnp.arange(x.shape[-1]), keep[group.name])
+                flat[path] = jnp.asarray(np.where(np.isin(np.arange(x.shape[-1]), keep[group.name]), x, 0))
     return {**values, "params": traverse_util.unflatten_dict(flat, sep="/")}
 
 
