@@ -149,7 +149,7 @@ def test_a_run_is_not_continued_on_other_data(tmp_path):
 def test_one_process_at_a_time_trains_in_a_folder(trained, tmp_path):
     run = tmp_path / "run"
     keep = f"import pathlib, time; from ferjax.train import run_folder; run = pathlib.Path({str(run)!r})\n"
-    keep += "with run_folder.alone(run):\n    print('mine', flush=True)\n    time.sleep(600)"
+    keep += "with run_folder.locked(run):\n    print('mine', flush=True)\n    time.sleep(600)"
     unfinished = run / "last" / "000000009.orbax-checkpoint-tmp-0"
     with subprocess.Popen([sys.executable, "-c", keep], stdout=subprocess.PIPE, text=True) as other:
         try:
@@ -169,12 +169,12 @@ def test_where_nothing_can_be_locked_runs_are_trained_as_before(tmp_path, monkey
     def unable(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    with run_folder.alone(tmp_path):
-        with pytest.raises(run_folder.InUse), run_folder.alone(tmp_path):
+    with run_folder.locked(tmp_path):
+        with pytest.raises(run_folder.InUse), run_folder.locked(tmp_path):
             pass
         for module in (types.SimpleNamespace(flock=unable, LOCK_EX=2, LOCK_NB=4), None):
             monkeypatch.setattr(run_folder, "fcntl", module)
-            with run_folder.alone(tmp_path):
+            with run_folder.locked(tmp_path):
                 pass
 
 

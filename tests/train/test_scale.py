@@ -225,7 +225,7 @@ def test_processes_with_different_configurations_both_say_so(environment, tmp_pa
 
 def test_a_workdir_that_process_0_cannot_take_is_one_line_in_all(environment, tmp_path):
     flags = ["--coordinator", f"localhost:{free_port()}", "--num_processes=2", f"--workdir={tmp_path}"]
-    with run_folder.alone(tmp_path):
+    with run_folder.locked(tmp_path):
         both = [train(environment, *flags, f"--process_id={i}") for i in (0, 1)]
         for code, _, err in map(end, both):
             assert code == 2 and f"process 0: another process is training in {tmp_path}" in last_line(err), err
