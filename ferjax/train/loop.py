@@ -13,14 +13,14 @@ from jax.sharding import Mesh
 from ferjax import devices, errors
 from ferjax.evaluate import inference
 from ferjax.evaluate.metrics import best_row
-from ferjax.train import distributed, profiling, stored_views
+from ferjax.train import distributed, profiling
 from ferjax.train import feed as train_feed
 from ferjax.train.history import exhausted, make_row, validate
 from ferjax.train.monitor import Monitor, Watch
 from ferjax.train.optim import Optimizer
 from ferjax.train.options import FitOptions
 from ferjax.train.run_folder import RunFolder
-from ferjax.train.sampling import sampler
+from ferjax.train.sampling import sampler, view_order
 from ferjax.train.stages import Stage, stage_of
 from ferjax.train.state import Arrays, Sums, init_state
 from ferjax.train.step import Task, make_train_step
@@ -109,7 +109,7 @@ def _feed(task: Task, options: FitOptions, train: Arrays, mesh: Mesh) -> train_f
     return train_feed.create(
         train,
         columns,
-        stored_views.chosen(order_of, views) if views > 1 else order_of,
+        functools.partial(view_order, order_of, views) if views > 1 else order_of,
         batch_size=size,
         steps_per_epoch=count // size,
         epochs=options.epochs,

@@ -69,13 +69,8 @@ def make_loss(
             f"loss.features and a positive loss.feature_weight require each other, got {list(features)} and "
             f"{feature_weight}"
         )
-    terms: dict[str, Callable[..., jax.Array]] = {
-        "soft": functools.partial(losses.distillation, temperature=temperature),
-        "hard": losses.hard_distillation,
-        "decoupled": functools.partial(losses.decoupled_distillation, beta=beta, temperature=temperature),
-        "none": lambda logits, targets, _, *, alpha, **more: losses.cross_entropy(logits, targets, **more),
-    }
-    term = functools.partial(terms[method if uses_teacher(method, alpha) else "none"], **labelled)
+    used = method if uses_teacher(method, alpha) else "none"
+    term = functools.partial(_term(used, temperature=temperature, beta=beta), **labelled)
     answer = _answer_loss(term, share, heads)
     # One example, so that any other value outside its range raises before anything is written.
     one = jnp.zeros((1, len(faces.class_names)), jnp.float32)
@@ -106,6 +101,16 @@ def _check_share(method: str, share: float, heads: tuple[str, ...]) -> None:
             "loss.alpha=1 leaves the head for the labels untrained, and this network predicts with the mean of both "
             "heads: lower it, for example loss.alpha=0.5"
         )
+
+
+def _term(method: str, *, temperature: float, beta: float) -> Callable[..., jax.Array]:
+    terms: dict[str, Callable[..., jax.Array]] = {
+        "soft": functools.partial(losses.distillation, temperature=temperature),
+        "hard": losses.hard_distillation,
+        "decoupled": functools.partial(losses.decoupled_distillation, beta=beta, temperature=temperature),
+        "none": lambda logits, targets, _, *, alpha, **more: losses.cross_entropy(logits, targets, **more),
+    }
+    return terms[method]
 
 
 def _answer_loss(term: Callable[..., jax.Array], alpha: float, heads: tuple[str, ...]) -> TaughtLossFn:

@@ -175,8 +175,7 @@ def prune(
         keep_zeros=keep_zeros,
     )
     if sparsity:
-        meanwhile = _overlapping(optimizer.stages, begin, end, steps_per_epoch, epochs)
-        transform = _refuse_frozen(transform, meanwhile)
+        transform = _refuse_frozen(transform, _overlapping(optimizer.stages, begin, end, steps_per_epoch, epochs))
     return optimizer._replace(tx=optax.chain(optimizer.tx, transform)) if sparsity or keep_zeros else optimizer
 
 

@@ -34,13 +34,13 @@ def sampler(sampling: str, labels: np.ndarray, class_names: Sequence[str], *, se
     if sampling not in SAMPLINGS:
         raise errors.unknown("sampling", sampling, SAMPLINGS)
     if sampling == "shuffled":
-        return functools.partial(_shuffled, seed, len(labels))
+        return functools.partial(epoch_order, seed=seed, count=len(labels))
     counts = np.bincount(labels, minlength=len(class_names))
     if empty := [name for name, n in zip(class_names, counts, strict=True) if not n]:
         raise errors.InputError(
             f"fit.sampling=balanced requires training images of every class; there are none of {', '.join(empty)}"
         )
-    return functools.partial(_balanced, seed, labels, len(class_names))
+    return functools.partial(balanced_order, labels, seed=seed, num_classes=len(class_names))
 
 
 class BatchRows:
@@ -67,12 +67,12 @@ class BatchRows:
         return known[1][position * self.batch_size + self.own]
 
 
-def epoch_order(*, seed: int, epoch: int, count: int) -> np.ndarray:
+def epoch_order(epoch: int, *, seed: int, count: int) -> np.ndarray:
     """Returns a permutation int32 (count,) of the examples for an epoch, counted from 0."""
     return _permutation(_fold_in(_fold_in(_key(seed), 0x5EED), epoch), count)
 
 
-def balanced_order(labels: np.ndarray, *, seed: int, epoch: int, num_classes: int) -> np.ndarray:
+def balanced_order(labels: np.ndarray, epoch: int, *, seed: int, num_classes: int) -> np.ndarray:
     """Returns an order int32 (count,) in which all classes are equally frequent (±1 example).
 
     The examples of each class are shuffled for each epoch. A rare class repeats its examples equally often (±1); of a
@@ -80,8 +80,8 @@ def balanced_order(labels: np.ndarray, *, seed: int, epoch: int, num_classes: in
 
     Args:
       labels: int (count,); every class is present.
-      seed: seed of the run.
       epoch: counted from 0.
+      seed: seed of the run.
       num_classes: C.
     """
     labels = np.asarray(labels)
@@ -105,14 +105,6 @@ def view_order(order_of: OrderOf, views: int, epoch: int) -> np.ndarray:
     """
     order = np.asarray(order_of(epoch))
     return order + len(order) * ((order + epoch) % views)
-
-
-def _shuffled(seed: int, count: int, epoch: int) -> np.ndarray:
-    return epoch_order(seed=seed, epoch=epoch, count=count)
-
-
-def _balanced(seed: int, labels: np.ndarray, num_classes: int, epoch: int) -> np.ndarray:
-    return balanced_order(labels, seed=seed, epoch=epoch, num_classes=num_classes)
 
 
 def _key(seed: int) -> tuple[int, int]:

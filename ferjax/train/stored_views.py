@@ -27,8 +27,6 @@ from ferjax import augment as augmentation
 from ferjax import errors, folders
 from ferjax.data import RESIDENT_BYTES, FaceData, on_disk
 from ferjax.data.on_disk import DiskImages
-from ferjax.train import sampling
-from ferjax.train.sampling import OrderOf
 from ferjax.train.state import Arrays
 from ferjax.train.step import Outputs, Task, Teacher
 
@@ -188,8 +186,3 @@ def answer(_: Any, example: Mapping[str, jax.Array]) -> Outputs:
 def _folder_name(**what: Any) -> str:
     """Returns the folder name for views that depend on the given JSON values."""
     return f"views-{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]}"
-
-
-def chosen(order_of: OrderOf, views: int) -> OrderOf:
-    """Returns epoch -> indices among all views, see `sampling.view_order`."""
-    return functools.partial(sampling.view_order, order_of, views)

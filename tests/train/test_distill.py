@@ -1,5 +1,6 @@
 """Teachers from runs: same images, evaluation mode, own contract; students that learn from them and stored views."""
 
+import functools
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from ferjax import augment, data, models
 from ferjax.data import on_disk
 from ferjax.errors import InputError
 from ferjax.train import config as train_config
-from ferjax.train import experiment, stored_views
+from ferjax.train import experiment, sampling, stored_views
 from ferjax.train import teacher as train_teacher
 from ferjax.weights import Trained, checkpoint, single_file
 from tests.support import ROOT, experiments
@@ -264,7 +265,7 @@ def test_a_teacher_of_another_precision_or_of_other_views_answers_anew(teachers,
 
 def test_every_epoch_takes_one_view_of_each_image_and_in_turn_all():
     shuffled = np.array([2, 0, 3, 1])
-    order_of = stored_views.chosen(lambda epoch: shuffled, 3)
+    order_of = functools.partial(sampling.view_order, lambda epoch: shuffled, 3)
     orders = [order_of(e) for e in range(3)]
     np.testing.assert_array_equal(np.sort(np.concatenate(orders)), np.arange(12))
     for order in orders:
