@@ -97,7 +97,7 @@ def test_a_teacher_whose_contract_states_its_precision_computes_in_the_students(
 def test_a_teacher_of_other_images_is_refused_or_given_them_resized(teachers):
     spec, variables = checkpoint.read(teachers / "a")[0]
     large = spec.replace(input_size=(48, 48), color_order="rgb", mean=spec.mean * 3, std=spec.std * 3)
-    with pytest.raises(InputError, match=r"takes images of 24×24×1, the student of 48×48×3: .*teacher\.resize=True"):
+    with pytest.raises(InputError, match=r"24×24×1.* 48×48×3.*teacher\.resize=True"):
         train_teacher.load([teachers / "a"], spec=large)
     made = train_teacher.load([teachers / "a"], spec=large, resize=True)
     grey = np.random.default_rng(0).random((5, 24, 24, 1), np.float32)
@@ -128,7 +128,7 @@ def test_what_is_learned_inside_a_teacher_is_of_the_image_itself(teachers):
     plain, made = (train_teacher.load([teachers / "a"], spec=spec, taps=("features",), tta=k) for k in ("one", "flip"))
     found, wanted = (t.apply(t.variables, images).taps["0/features"] for t in (made, plain))
     np.testing.assert_allclose(found, wanted, atol=1e-6)
-    with pytest.raises(InputError, match=r"of the image itself, which is none of the ten: set teacher\.tta to flip"):
+    with pytest.raises(InputError, match=r"teacher\.tta.*'ten'"):
         train_teacher.load([teachers / "a"], spec=spec, taps=("features",), tta="ten")
     with pytest.raises(InputError, match=r"unknown teacher\.tta 'flipp'\. Did you mean 'flip'"):
         train_teacher.load([teachers / "a"], spec=spec, tta="flipp")
@@ -282,7 +282,7 @@ def test_a_run_on_stored_views_learns_from_the_stored_answers(teachers, tmp_path
     streamed = distill(teachers, tmp_path / "streamed", on_disk_too)
     chex.assert_trees_all_close(first.variables, streamed.variables, rtol=1e-4, atol=1e-5)
     for bad in ({"augment__mixup": 0.2}, {"loss__features": ["stage1:stage1"], "loss__feature_weight": 1.0}):
-        with pytest.raises(InputError, match=r"mixes the images|needs the teacher in the step"):
+        with pytest.raises(InputError, match=r"augment\.mixup.*0\.2|loss\.features"):
             distill(teachers, tmp_path / "bad", config(teacher__stored_views=2, **bad))
 
 
@@ -304,18 +304,18 @@ def test_what_cannot_teach_is_named_and_leaves_nothing(teachers, tmp_path):
             distill(teachers, tmp_path / "run", made or config(), names)
         assert not (tmp_path / "run").exists()
 
-    refused("there is no teacher", names=())
+    refused("--teacher", names=())
     refused("is not a folder", names=("c",))
-    refused(r"takes images of 24×24×1, the student of 32×32×1", config(data__size=32))
+    refused(r"24×24×1.* 32×32×1", config(data__size=32))
     refused(r"alpha must be in \[0, 1\], got 2", config(loss__alpha=2))
     refused("rule 'nothing' matches no parameter", config(optim__stages=[[1, ["head"]], [None, ["nothing"]]]))
     spec = checkpoint.read(teachers / "a")[0].spec
-    with pytest.raises(InputError, match=r"the teacher .* knows angry, .*the student learns grin, gloom: train"):
+    with pytest.raises(InputError, match=r"angry, .*grin, gloom"):
         train_teacher.load([teachers / "a"], spec=spec.replace(class_names=("grin", "gloom")))
     checkpoint.save(tmp_path / "bare", "best", 1, {"params": {"x": np.zeros(1)}}, {}, keep=1)
-    with pytest.raises(InputError, match="without a model's contract"):
+    with pytest.raises(InputError, match="bare"):
         train_teacher.load([tmp_path / "bare"], spec=spec)
-    with pytest.raises(InputError, match=r"run distill\.py"):
+    with pytest.raises(InputError, match=r"teacher\.workdirs"):
         experiment.train(config(teacher__workdirs=["a"]), workdir=tmp_path / "run", data_dir=teachers / "data")
 
 

@@ -199,7 +199,7 @@ def test_train_py_takes_all_devices_micro_batches_bfloat16_and_a_trace(environme
     assert "devices: 4 devices (cpu)" in out and "peak memory of this process: " in out
     (timing,) = [json.loads(line) for line in (tmp_path / "run" / "timing.jsonl").read_text().splitlines()]
     assert timing["peak_device_bytes"] > 1e8
-    assert "the trace of 1 dispatch is in" in err
+    assert "trace of 1 dispatch:" in err
     assert list((tmp_path / "run" / "profile").rglob("*.trace.json.gz"))
 
 
