@@ -1,6 +1,6 @@
-"""The command `ferjax`, also `python -m ferjax`: one verb for each step from labelled faces to a live camera.
+"""Runs the command line `ferjax COMMAND`, also `python -m ferjax`.
 
-A command's module is imported when the command is chosen.
+The module of a command is imported when the command runs.
 """
 
 import importlib
@@ -12,49 +12,49 @@ from ferjax import __version__, cli, errors
 
 
 class Command(NamedTuple):
-    """One verb.
+    """One command.
 
     Attributes:
-      home: where its function lives, "module:function"; the function takes the arguments behind the verb.
-      extra: the extra that installs what it needs.
-      says: what it does, for the list.
-      interrupted: what Ctrl-C prints.
+      function: "module:function"; the function takes the list of arguments.
+      extra: the extra that installs its dependencies.
+      summary: what it does, for the list of commands.
+      interrupted: message after Ctrl-C.
     """
 
-    home: str
+    function: str
     extra: str
-    says: str
+    summary: str
     interrupted: str = "interrupted"
 
 
 COMMANDS: dict[str, dict[str, Command]] = {
     "data": {
-        "prepare": Command("data.commands:prepare", "train", "decodes a copy of a data set into arrays"),
-        "leaks": Command("data.commands:leaks", "train", "finds duplicates within and across splits"),
+        "prepare": Command("data.commands:prepare", "train", "decodes a data set into arrays"),
+        "leaks": Command("data.commands:leaks", "train", "finds near duplicates within and across splits"),
         "show": Command("data.commands:show", "train", "draws contact sheets and counts the classes"),
-        "clip": Command("data.commands:clip", "train", "renders a film of faces that move"),
+        "clip": Command("data.commands:clip", "train", "renders a video of moving faces"),
     },
     "train": {
         "train": Command("train.commands:train", "train", "trains a network", cli.RESUMES),
         "distill": Command("train.commands:distill", "train", "trains a network with a teacher", cli.RESUMES),
-        "sweep": Command("train.sweep:main", "train", "trains many configurations and seeds", cli.RESUMES),
+        "sweep": Command("train.sweep:main", "train", "trains several configurations and seeds", cli.RESUMES),
         "networks": Command("models.commands:main", "train", "lists the networks: input, parameters, MACs"),
-        "compress": Command("compress.commands:main", "export", "prunes, slims, folds or rounds a trained network"),
-        "weights": Command("weights.single_file:main", "train", "saves a run's best weights as .safetensors"),
+        "compress": Command("compress.commands:main", "export", "prunes, slims, folds or quantizes a trained network"),
+        "weights": Command("weights.single_file:main", "train", "saves the best weights of a run as .safetensors"),
     },
-    "judge": {
+    "evaluate": {
         "evaluate": Command("evaluate.scoring:main", "train", "scores models on a split, with 95 % intervals"),
         "calibrate": Command("evaluate.temperature:main", "train", "fits temperature and abstention threshold"),
-        "explain": Command("evaluate.grad_cam:main", "train", "draws Grad-CAM sheets"),
-        "report": Command("evaluate.report.commands:main", "train", "writes one HTML page about models"),
+        "explain": Command("evaluate.grad_cam:main", "train", "draws Grad-CAM heat maps"),
+        "report": Command("evaluate.report.commands:main", "train", "writes an HTML report on models"),
         "benchmark": Command("evaluate.benchmark.commands:main", "live", "measures latency, memory and size of files"),
     },
-    "ship": {
-        "export": Command("export.commands:main", "export", "writes TFLite and ONNX files and proves them"),
+    "deploy": {
+        "export": Command("export.commands:main", "export", "writes and verifies TFLite and ONNX files"),
         "card": Command("evaluate.model_card:main", "live", "writes the model card of a file"),
-        "spec": Command("spec:main", "live", "prints the spec inside a file"),
+        "spec": Command("spec:main", "live", "prints the spec in a file"),
         "predict": Command("runtime.predict:main", "live", "classifies a folder of cropped faces"),
-        "live": Command("runtime.live:main", "live", "classifies expressions in a camera, film or folder"),
+        "live": Command("runtime.live:main", "live", "classifies expressions in a camera, video or folder"),
         "fetch": Command("runtime.fetch:main", "live", "downloads a face detector"),
         "models": Command("runtime.shipped:main", "live", "lists the models in the package"),
     },
@@ -62,7 +62,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command that the arguments name, and exits."""
+    """Runs the command given by the arguments and exits."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(describe())
@@ -74,19 +74,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def describe() -> str:
-    """Returns the list of commands, by group."""
-    lines = ["usage: ferjax COMMAND …      ferjax COMMAND --help says more"]
+    """Returns the list of commands by group."""
+    lines = ["usage: ferjax COMMAND …      help: ferjax COMMAND --help"]
     for group, commands in COMMANDS.items():
-        lines += ["", group, *(f"  {name:<10} {command.says}" for name, command in commands.items())]
+        lines += ["", group, *(f"  {name:<10} {command.summary}" for name, command in commands.items())]
     return "\n".join(lines)
 
 
 def run(name: str, arguments: Sequence[str] | None = None) -> None:
-    """Runs one command and exits: 0 when it returns, 2 with one line for what the user can mend.
+    """Runs one command and exits: 0 on success, 2 with a one-line message on invalid input.
 
     Args:
-      name: a verb of `COMMANDS`.
-      arguments: those behind it; the process's own if not given.
+      name: a command of `COMMANDS`.
+      arguments: its arguments (default: those of the process).
     """
     commands = {verb: command for group in COMMANDS.values() for verb, command in group.items()}
     chosen = commands.get(name)
@@ -107,7 +107,7 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
 
 
 def _function(command: Command) -> Callable[[Sequence[str]], None]:
-    module, _, function = command.home.partition(":")
+    module, _, function = command.function.partition(":")
     return getattr(importlib.import_module(f"ferjax.{module}"), function)
 
 

@@ -1,4 +1,4 @@
-"""The errors that a user can mend: InputError, and how it reads on one line.
+"""Defines InputError, the error that a user can fix, and formats it on one line.
 
 Standard library only, so that the edge runtime can use it too.
 """
@@ -8,19 +8,16 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong: the message says what, what is accepted, and what to do."""
+    """Invalid user input. The message names the value, the accepted values and the next step."""
 
 
 def unknown(kind: str, name: object, accepted: Iterable[str]) -> InputError:
-    """Returns the error for a name that is not in a set, with the nearest accepted names.
+    """Returns the InputError for an unknown name, with similar accepted names.
 
     Args:
-      kind: what the name stands for, such as "model" or "split".
+      kind: kind of name, such as "model" or "split".
       name: the offending value.
-      accepted: every accepted name, in the order in which to list them.
-
-    Returns:
-      An InputError, to be raised by the caller.
+      accepted: all accepted names, in the order of the message.
     """
     accepted = list(accepted)
     close = difflib.get_close_matches(str(name), accepted, n=3, cutoff=0.5)
@@ -29,7 +26,7 @@ def unknown(kind: str, name: object, accepted: Iterable[str]) -> InputError:
 
 
 def explain(error: InputError | OSError) -> str:
-    """Returns what is wrong, in one line."""
+    """Returns the error message on one line."""
     if isinstance(error, InputError):
         return " ".join(str(error).split())
     where = f"{error.filename}: " if error.filename else ""

@@ -1,4 +1,4 @@
-"""Folders and files that are there whole or not at all."""
+"""Writes files and folders atomically, and checks output paths before the work starts."""
 
 import contextlib
 import errno
@@ -12,49 +12,71 @@ from collections.abc import Iterator
 
 from ferjax.errors import InputError
 
-_ABANDONED = 86400  # seconds without a change
+_ABANDONED = 86400  # seconds since the last change
 
 
 def check_out(out: pathlib.Path) -> None:
-    """Checks that files can be put into a folder, which need not be there yet, before they have cost any work.
+    """Checks that files can be written to a folder, which may not exist yet.
 
     Raises:
-      InputError: if it is a file, or nothing can be written where it is or would be.
+      InputError: if the path is a file or a broken link, or the folder is not writable.
     """
-    there = next((path for path in (out.absolute(), *out.absolute().parents) if path.exists()), None)
-    if there is None or (out.is_symlink() and not out.exists()):
-        raise InputError(f"--out {out} leads nowhere: choose another folder")
-    if not there.is_dir():
-        raise InputError(f"--out {out} must be a folder: {there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"--out {out}: nothing can be written into {there}: choose another folder")
+    existing = next((path for path in (out.absolute(), *out.absolute().parents) if path.exists()), None)
+    if existing is None or (out.is_symlink() and not out.exists()):
+        raise InputError(f"--out {out} is a broken link: choose another folder")
+    if not existing.is_dir():
+        raise InputError(f"--out {out} must be a folder, but {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"--out {out}: {existing} is not writable: choose another folder")
 
 
-def check(out: pathlib.Path) -> None:
+def check_output_file(path: str) -> pathlib.Path:
+    """Returns the absolute path of an output file, with ~ expanded.
+
+    Raises:
+      InputError: if its folder does not exist, or the path is a folder.
+    """
+    target = pathlib.Path(os.path.abspath(expand_user(path)))
+    if not target.parent.is_dir():
+        raise InputError(f"the folder of {path} does not exist: create {target.parent} first")
+    if target.is_dir():
+        raise InputError(f"{path} is a folder: give a file name")
+    return target
+
+
+def expand_user(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Expands ~ and ~user; a name such as ~name is kept if there is no such user."""
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError:
+        return pathlib.Path(path)
+
+
+def check_replaceable(out: pathlib.Path) -> None:
     """Checks that a folder can be replaced.
 
     Raises:
-      InputError: if it is the folder that the process runs in, or holds it.
+      InputError: if it is or contains the working directory.
     """
     if pathlib.Path.cwd().is_relative_to(out.resolve()):
-        raise InputError(f"--out {out} is or holds the folder that this command runs in: choose another")
+        raise InputError(f"--out {out} must not be or contain the working directory: choose another folder")
 
 
 @contextlib.contextmanager
-def made_whole(out: pathlib.Path, *, replace: bool = True) -> Iterator[pathlib.Path]:
-    """Yields a new folder that takes the place of `out` when all went well, and vanishes otherwise.
+def atomic_folder(out: pathlib.Path, *, replace: bool = True) -> Iterator[pathlib.Path]:
+    """Yields a temporary folder that becomes `out` on success and is deleted on failure.
 
     Args:
-      out: what is to be made; what is there, or what a link there leads to, is replaced at the end.
-      replace: if not, only nothing or an empty folder may be there.
+      out: the final path; an existing folder, or the target of a link, is replaced.
+      replace: if False, `out` must not exist or must be empty.
 
     Raises:
-      InputError: as `check`; if another process wrote the same meanwhile, whose folder then stays.
+      InputError: as `check_replaceable`, and if another process wrote `out` in the meantime; its folder is kept.
     """
-    check(out)
+    check_replaceable(out)
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
-    remove_left(out.parent, f".{glob.escape(out.name)}.new-????????")
+    remove_abandoned(out.parent, f".{glob.escape(out.name)}.new-????????")
     part = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
     try:
         yield part
@@ -64,7 +86,7 @@ def made_whole(out: pathlib.Path, *, replace: bool = True) -> Iterator[pathlib.P
             with contextlib.suppress(FileNotFoundError):
                 out.rename(old)
         else:
-            with contextlib.suppress(OSError):  # Windows replaces no folder, empty or not
+            with contextlib.suppress(OSError):  # Windows cannot replace a folder, even an empty one
                 out.rmdir()
         try:
             os.replace(part, out)
@@ -74,17 +96,17 @@ def made_whole(out: pathlib.Path, *, replace: bool = True) -> Iterator[pathlib.P
                     old.rename(out)
                 raise
             shutil.rmtree(old, ignore_errors=True)
-            raise InputError(f"another process wrote {out} meanwhile, which stays: choose another --out") from error
+            raise InputError(f"another process wrote {out} in the meantime: choose another --out") from error
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def replaced(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Yields where to write a file that takes the place of `path` when all went well, and vanishes otherwise.
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Yields a temporary path whose file becomes `path` on success and is deleted on failure.
 
-    What a link leads to is replaced; the mode of the file that is there stays.
+    The target of a link is replaced. The mode of an existing file is kept.
     """
     target = pathlib.Path(os.path.realpath(path))
     part = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
@@ -93,7 +115,7 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         if target.exists():
             shutil.copymode(target, part)
         os.replace(part, target)
-    except OSError as error:  # a disk that is full names no file, and nobody knows the part
+    except OSError as error:  # name the user's file, not the temporary one; ENOSPC names none
         if error.errno is None or error.filename not in (None, str(part)):
             raise
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
@@ -101,15 +123,15 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         part.unlink(missing_ok=True)
 
 
-def remove_left(folder: pathlib.Path, pattern: str) -> None:
-    """Removes what killed processes left unfinished.
+def remove_abandoned(folder: pathlib.Path, pattern: str) -> None:
+    """Removes temporary files and folders of killed processes.
 
     Args:
-      folder: where it lies.
-      pattern: of the names of files and folders; what changed within the last day may still be at work, and stays.
+      folder: the folder to clean.
+      pattern: glob pattern of the names; entries that changed within the last day are kept, as they may be in use.
     """
     for left in folder.glob(pattern):
-        with contextlib.suppress(OSError):  # another process does the same, or the folder is read-only
+        with contextlib.suppress(OSError):  # another process removes it too, or the folder is read-only
             if time.time() - left.stat().st_mtime <= _ABANDONED:
                 continue
             if left.is_dir():

@@ -1,8 +1,8 @@
-"""Where the contract lies in a model file: text under the name "ferjax" in TFLite and ONNX.
+"""Reads and writes the spec's JSON text in TFLite and ONNX files.
 
-TFLite: a zip archive behind the model, as TFLite's own metadata uses; interpreters read the model from the front.
-ONNX: an entry of the model's metadata, found by walking the top-level fields of the protobuf message.
-Standard library only. Files are mapped, not read: the weights of a large network are never loaded to find a few lines.
+TFLite: a zip archive appended to the model, as TFLite's own metadata; interpreters ignore it.
+ONNX: the entry "ferjax" of the model's metadata, found among the top-level fields of the protobuf message.
+Standard library only. Files are memory-mapped, so the weights are not loaded.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ Buffer = bytes | mmap.mmap
 
 
 class Field(NamedTuple):
-    """One field of a protobuf message: it lies in [start, end), its value in [value, end)."""
+    """One field of a protobuf message: bytes [start, end), its value in [value, end)."""
 
     number: int
     start: int
@@ -34,19 +34,19 @@ class Field(NamedTuple):
 
 
 def read(path: str | os.PathLike[str]) -> str | None:
-    """Returns the text in a .tflite or .onnx file, None if it has none.
+    """Returns the text stored in a .tflite or .onnx file, or None.
 
     Raises:
-      InputError: if there is no such file, it is of another kind, or it is cut short.
+      InputError: if the file does not exist, has another format, or is truncated.
     """
     return _format(path).read(pathlib.Path(path))
 
 
 def write(path: str | os.PathLike[str], text: str) -> None:
-    """Stores the text in a .tflite or .onnx file in place of the one it has, in one step.
+    """Stores the text in a .tflite or .onnx file, replacing an existing text; the file is replaced atomically.
 
     Raises:
-      InputError: if there is no such file, it is of another kind, or it is cut short.
+      InputError: if the file does not exist, has another format, or is truncated.
     """
     chosen, target = _format(path), pathlib.Path(os.path.realpath(path))
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -65,7 +65,7 @@ def onnx_nodes(path: str | os.PathLike[str]) -> int:
     """Returns the number of nodes in the main graph of an .onnx file.
 
     Raises:
-      InputError: if there is no such file, or it is cut short.
+      InputError: if the file does not exist or is truncated.
     """
     with _mapped(pathlib.Path(path)) as data:
         graphs = [f for f in _onnx_fields(pathlib.Path(path), data)[0] if f.number == GRAPH]
@@ -80,7 +80,7 @@ def _read_tflite(path: pathlib.Path) -> str | None:
 
 
 def _copy_tflite(path: pathlib.Path, file: BinaryIO, text: str) -> None:
-    """Copies the model and what others attached to it, then attaches the text."""
+    """Copies the model and the other members of its archive, then adds the text."""
     members: list[tuple[zipfile.ZipInfo, bytes]] = []
     with _mapped(path) as data, memoryview(data) as view:
         _check_tflite(path, data)
@@ -91,19 +91,19 @@ def _copy_tflite(path: pathlib.Path, file: BinaryIO, text: str) -> None:
                 end = min((m.header_offset for m in archive.infolist()), default=archive.start_dir)
         file.write(view[:end])
     with zipfile.ZipFile(file, "a") as archive:
-        # ZipInfo's fixed date: equal models are equal files.
+        # ZipInfo's fixed date makes the files of equal models equal.
         for info, content in [*members, (zipfile.ZipInfo(TFLITE_MEMBER), text.encode())]:
             archive.writestr(info, content)
 
 
 def _check_tflite(path: pathlib.Path, data: mmap.mmap) -> None:
     if data[4:8] != b"TFL3":
-        raise InputError(f"{path} is no TFLite model: its first bytes say something else")
+        raise InputError(f"{path} is not a TFLite model: bytes 4..8 are {data[4:8]!r}, not b'TFL3'")
 
 
 @contextlib.contextmanager
 def _attached(path: pathlib.Path) -> Iterator[zipfile.ZipFile | None]:
-    """Opens the zip archive behind a model, if there is one."""
+    """Opens the zip archive appended to a model; yields None if there is none."""
     try:
         if not zipfile.is_zipfile(path):
             yield None
@@ -111,21 +111,20 @@ def _attached(path: pathlib.Path) -> Iterator[zipfile.ZipFile | None]:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except zipfile.BadZipFile as error:
-        raise InputError(f"{path} is damaged at its end: {error}; copy or export it again") from error
+        raise InputError(f"{path} has a damaged metadata archive: {error}; copy or export it again") from error
 
 
 def _read_onnx(path: pathlib.Path) -> str | None:
     with _mapped(path) as data:
-        _, contracts = _onnx_fields(path, data)
-        if not contracts:
+        _, specs = _onnx_fields(path, data)
+        if not specs:
             return None
-        # The last one holds, as for every field of merged messages.
-        newest = contracts[-1]
-        return _decode(path, _entry(data, newest).get(VALUE, b""))
+        # The last one counts, as for every protobuf field.
+        return _decode(path, _entry(data, specs[-1]).get(VALUE, b""))
 
 
 def _copy_onnx(path: pathlib.Path, file: BinaryIO, text: str) -> None:
-    """Copies every field but an older contract, then appends the new one: concatenated messages are one message."""
+    """Copies all fields except an older spec, then appends the new one: concatenated messages are one message."""
     with _mapped(path) as data, memoryview(data) as view:
         for field in _onnx_fields(path, data)[0]:
             file.write(view[field.start : field.end])
@@ -133,27 +132,27 @@ def _copy_onnx(path: pathlib.Path, file: BinaryIO, text: str) -> None:
 
 
 def _onnx_fields(path: pathlib.Path, data: mmap.mmap) -> tuple[list[Field], list[Field]]:
-    """Returns the top-level fields of a model: the others, and those that are contracts."""
+    """Returns the top-level fields of a model: those of the model, and those that hold a spec."""
     others: list[Field] = []
-    contracts: list[Field] = []
+    specs: list[Field] = []
     try:
         for field in _fields(data, 0, len(data)):
-            mine = field.number == METADATA and _entry(data, field).get(KEY) == ONNX_KEY
-            (contracts if mine else others).append(field)
+            is_spec = field.number == METADATA and _entry(data, field).get(KEY) == ONNX_KEY
+            (specs if is_spec else others).append(field)
     except ValueError as error:
-        raise InputError(f"{path} is no ONNX model, or it is cut short: {error}") from error
+        raise InputError(f"{path} is not an ONNX model, or it is truncated: {error}") from error
     if GRAPH not in {field.number for field in others}:
-        raise InputError(f"{path} is no ONNX model, or it is cut short: it holds no graph")
-    return others, contracts
+        raise InputError(f"{path} is not an ONNX model, or it is truncated: it has no graph")
+    return others, specs
 
 
 def _entry(data: mmap.mmap, field: Field) -> dict[int, bytes]:
-    """Returns the values of a message within a field by their number."""
+    """Returns the values of a nested message by field number."""
     return {f.number: data[f.value : f.end] for f in _fields(data, field.value, field.end)}
 
 
 def _fields(data: Buffer, start: int, stop: int) -> Iterator[Field]:
-    """Walks one level of a protobuf message."""
+    """Yields the fields of one level of a protobuf message."""
     position = start
     while position < stop:
         tag, value = _varint(data, position)
@@ -166,32 +165,32 @@ def _fields(data: Buffer, start: int, stop: int) -> Iterator[Field]:
         elif wire in (FIXED64, FIXED32):
             end = value + (8 if wire == FIXED64 else 4)
         else:
-            raise ValueError(f"byte {position} opens no field")
+            raise ValueError(f"byte {position} does not start a field")
         if end > stop:
-            raise ValueError(f"the field at byte {position} needs {end - stop} bytes more")
+            raise ValueError(f"the field at byte {position} lacks {end - stop} bytes")
         yield Field(tag >> 3, position, value, end)
         position = end
 
 
 def _varint(data: Buffer, position: int) -> tuple[int, int]:
-    """Returns a base-128 number, lowest group first, and the position behind it."""
+    """Returns a base-128 number, least significant group first, and the position after it."""
     number = 0
     for shift in range(0, 70, 7):
         if position >= len(data):
-            raise ValueError("it ends within a number")
+            raise ValueError("it ends within a varint")
         byte = data[position]
         position += 1
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
             return number, position
-    raise ValueError(f"the number at byte {position} has no end")
+    raise ValueError(f"the varint before byte {position} is longer than 10 bytes")
 
 
 def _bytes_field(number: int, content: bytes) -> bytes:
-    return bytes([number << 3 | BYTES]) + _encoded(len(content)) + content
+    return bytes([number << 3 | BYTES]) + _encode_varint(len(content)) + content
 
 
-def _encoded(number: int) -> bytes:
+def _encode_varint(number: int) -> bytes:
     groups = bytearray()
     while number >= 0x80:
         groups.append(number & 0x7F | 0x80)
@@ -210,13 +209,13 @@ FORMATS = {".tflite": _Format(_read_tflite, _copy_tflite), ".onnx": _Format(_rea
 def _format(path: str | os.PathLike[str]) -> _Format:
     chosen = FORMATS.get(pathlib.Path(path).suffix.lower())
     if chosen is None:
-        raise InputError(f"{os.fspath(path)!r} is no model file: accepted are {' and '.join(FORMATS)} files")
+        raise InputError(f"{os.fspath(path)!r} is not a model file; accepted: {', '.join(FORMATS)}")
     return chosen
 
 
 def _mapped(path: pathlib.Path) -> mmap.mmap:
     if not path.is_file():
-        raise InputError(f"there is no model file {str(path)!r}")
+        raise InputError(f"model file {str(path)!r} does not exist")
     if not path.stat().st_size:
         raise InputError(f"{path} is empty: copy or export it again")
     with open(path, "rb") as file:
@@ -227,4 +226,4 @@ def _decode(path: pathlib.Path, text: bytes) -> str:
     try:
         return text.decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: its contract is not UTF-8 text; copy or export the file again") from error
+        raise InputError(f"{path}: the spec is not UTF-8 text; copy or export the file again") from error

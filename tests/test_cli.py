@@ -8,7 +8,7 @@ from ferjax import cli, errors
 
 
 def outcome(script, **kwargs):
-    """Runs a script in its own process: exit code, standard output, standard error."""
+    """Runs a script in a new process; returns exit code, standard output, standard error."""
     code = f"import sys\nfrom ferjax import cli\n{script}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **kwargs)
     return done.returncode, done.stdout, done.stderr
@@ -44,14 +44,14 @@ def test_a_failing_disk_names_the_file(tmp_path, capsys):
     assert (code, err) == (2, "ferjax: error: the archive is truncated\n")
 
 
-def test_our_own_defects_keep_their_traceback():
+def test_bugs_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         cli.run(lambda: 1 / 0)
     with pytest.raises(ValueError, match="not an InputError"):
         cli.run(raising(ValueError("not an InputError")))
 
 
-def test_an_interrupt_says_that_the_command_continues_where_it_does(capsys, monkeypatch):
+def test_an_interrupt_reports_whether_the_command_can_be_continued(capsys, monkeypatch):
     monkeypatch.setattr(cli.atexit, "register", lambda *_: None)  # it would end the tests
     code, err = exit_of(raising(KeyboardInterrupt()), capsys)
     assert (code, err) == (130, "ferjax: interrupted\n")
@@ -59,7 +59,7 @@ def test_an_interrupt_says_that_the_command_continues_where_it_does(capsys, monk
     assert (code, err) == (130, "ferjax: interrupted; the same command continues\n")
 
 
-def test_an_interrupt_ends_jax_without_taking_it_down():
+def test_an_interrupt_skips_the_shutdown_of_jax():
     script = "import atexit, types; sys.modules['jax'] = types; atexit.register(print, 'taken down'); print('said')\n"
     script += "def main(): raise KeyboardInterrupt\ncli.run(main)"
     assert outcome(script) == (130, "said\n", "ferjax: interrupted\n")
@@ -69,9 +69,9 @@ def test_an_exit_code_of_the_command_itself_is_kept():
     assert outcome("cli.run(lambda: sys.exit(3))") == (3, "", "")
 
 
-@pytest.mark.parametrize("lines", [1, 100_000])  # buffered until the exit, and failing on the way
+@pytest.mark.parametrize("lines", [1, 100_000])  # fails at exit, fails before
 @pytest.mark.parametrize("options", [[], ["-u"]])
-def test_a_reader_that_goes_away_is_no_error_message(lines, options):
+def test_a_closed_pipe_prints_no_error(lines, options):
     script = f"from ferjax import cli\ncli.run(lambda: [print('x' * 50) for _ in range({lines})])"
     process = subprocess.Popen(
         [sys.executable, *options, "-c", script],
@@ -97,5 +97,5 @@ def test_an_unknown_name_lists_near_ones_first_then_all():
     )
 
 
-def test_an_unknown_name_like_nothing_is_not_guessed_at():
+def test_an_unknown_name_without_similar_names_has_no_suggestion():
     assert str(errors.unknown("split", 7, iter(["train", "test"]))) == "unknown split 7. Accepted: train, test."

@@ -1,5 +1,3 @@
-"""Files that are there whole or not at all."""
-
 import errno
 import os
 import pathlib
@@ -10,11 +8,11 @@ import pytest
 from ferjax import errors, folders
 
 
-def test_a_file_takes_the_place_of_another_and_keeps_its_mode_and_its_link(tmp_path):
+def test_a_replaced_file_keeps_its_mode_and_link(tmp_path):
     (tmp_path / "real.txt").write_text("old")
     (tmp_path / "real.txt").chmod(0o640)
     (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
-    with folders.replaced(tmp_path / "link.txt") as part:
+    with folders.atomic_file(tmp_path / "link.txt") as part:
         part.write_text("new")
         assert (tmp_path / "real.txt").read_text() == "old"
     assert (tmp_path / "real.txt").read_text() == "new" and (tmp_path / "link.txt").is_symlink()
@@ -30,15 +28,15 @@ def test_a_file_takes_the_place_of_another_and_keeps_its_mode_and_its_link(tmp_p
         (OSError("cannot write mode F as PNG"), "cannot write mode F as PNG"),
     ],
 )
-def test_what_fails_is_said_of_the_file_and_leaves_the_one_that_is_there(tmp_path, raised, said):
+def test_a_failed_write_names_the_file_and_keeps_the_old_one(tmp_path, raised, said):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(OSError) as caught, folders.replaced(path) as part:
+    with pytest.raises(OSError) as caught, folders.atomic_file(path) as part:
         part.write_text("ne")
         raise raised
     assert errors.explain(caught.value) == said.format(path) and path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-    with pytest.raises(OSError) as caught, folders.replaced(tmp_path / "no" / "a.txt") as part:
+    with pytest.raises(OSError) as caught, folders.atomic_file(tmp_path / "no" / "a.txt") as part:
         part.write_text("new")
     assert errors.explain(caught.value) == f"{tmp_path / 'no' / 'a.txt'}: No such file or directory"
 
@@ -48,45 +46,45 @@ def test_a_folder_for_results_is_checked_before_the_work(tmp_path):
     folders.check_out(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(errors.InputError, match=r"must be a folder: .*file is a file"):
+        with pytest.raises(errors.InputError, match=r"must be a folder, but .*file is a file"):
             folders.check_out(out)
     if os.getuid():  # root may write anywhere
         tmp_path.chmod(0o500)
-        with pytest.raises(errors.InputError, match="nothing can be written into"):
+        with pytest.raises(errors.InputError, match="is not writable"):
             folders.check_out(tmp_path / "new")
         tmp_path.chmod(0o700)
 
 
-def test_what_a_killed_command_left_is_removed_after_a_day_and_nothing_else(tmp_path):
+def test_abandoned_folders_are_removed_after_a_day(tmp_path):
     days = {".out.new-abcdefgh": 2, ".out.new-ijklmnop": 0, ".out.new-abcdefgh.old": 2, ".out.settings": 2}
     for name, age in days.items():
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, (time.time() - 86400 * age,) * 2)
-    with folders.made_whole(tmp_path / "out"):
+    with folders.atomic_folder(tmp_path / "out"):
         pass
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == sorted({*days, "out"} - {".out.new-abcdefgh"})
 
 
 @pytest.mark.parametrize("replace", [False, True])
-def test_of_two_that_make_one_folder_at_once_one_is_whole_and_the_other_is_told(tmp_path, replace):
+def test_concurrent_writers_of_one_folder_leave_one_complete_folder(tmp_path, replace):
     out = tmp_path / "out"
     if replace:
         out.mkdir()
         (out / "old").touch()
     rename = pathlib.Path.rename
 
-    def other(path, target):  # in the moment between taking the old folder away and putting the new one there
+    def other(path, target):  # between the removal of the old folder and the rename of the new one
         rename(path, target)
         out.mkdir()
         (out / "theirs").touch()
 
     with (
         pytest.MonkeyPatch.context() as patch,
-        pytest.raises(errors.InputError, match=r"another process wrote .* meanwhile"),
+        pytest.raises(errors.InputError, match=r"another process wrote .* in the meantime"),
     ):
         patch.setattr(pathlib.Path, "rename", other)
-        with folders.made_whole(out, replace=replace) as part:
+        with folders.atomic_folder(out, replace=replace) as part:
             (part / "ours").touch()
             if not replace:
                 out.mkdir()
@@ -94,7 +92,7 @@ def test_of_two_that_make_one_folder_at_once_one_is_whole_and_the_other_is_told(
     assert [path.name for path in out.iterdir()] == ["theirs"] and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+def test_a_failed_replacement_keeps_the_old_folder(tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()
     (out / "old").touch()
@@ -102,7 +100,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkey
     def denied(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    with pytest.raises(PermissionError), folders.made_whole(out) as part:
+    with pytest.raises(PermissionError), folders.atomic_folder(out) as part:
         (part / "new").touch()
         monkeypatch.setattr(os, "replace", denied)
     assert [p.name for p in out.iterdir()] == ["old"] and [p.name for p in tmp_path.iterdir()] == ["out"]

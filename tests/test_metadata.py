@@ -18,7 +18,7 @@ LATER = GRAY.replace(temperature=1.7, abstention_threshold=0.4, class_names=("w√
 
 
 def tflite(path, body=b"\x1c\0\0\0TFL3" + bytes(range(200))):
-    """The first bytes of a TFLite file and some that follow: nothing here loads it."""
+    """Writes a file that starts like a TFLite file."""
     path.write_bytes(body)
     return path
 
@@ -30,15 +30,15 @@ def path(request, tmp_path):
     return small_files.onnx_file(tmp_path / "m.onnx", embed=False)
 
 
-def test_a_contract_is_read_back_and_replaced(path):
+def test_a_spec_is_read_back_and_replaced(path):
     before = path.read_bytes()
     spec.embed(path, GRAY)
     first = path.read_bytes()
-    assert spec.read(path) == GRAY and first.startswith(before)  # the network is untouched
+    assert spec.read(path) == GRAY and first.startswith(before)  # the network is unchanged
     spec.embed(path, LATER)
     assert spec.read(path) == LATER
     spec.embed(path, GRAY)
-    assert path.read_bytes() == first  # nothing of the longer one is left, no date goes in
+    assert path.read_bytes() == first  # no rest of the longer spec, no date
 
 
 def test_onnx_keeps_what_others_stored_and_stays_valid(tmp_path):
@@ -51,7 +51,7 @@ def test_onnx_keeps_what_others_stored_and_stays_valid(tmp_path):
     assert session.get_modelmeta().custom_metadata_map["ferjax"] == LATER.to_json()
 
 
-def test_onnx_written_again_by_onnx_still_carries_its_contract(tmp_path):
+def test_onnx_written_again_by_onnx_still_keeps_its_spec(tmp_path):
     path = small_files.onnx_file(tmp_path / "m.onnx")
     model = onnx.load(path)
     del model.metadata_props[0]
@@ -91,35 +91,35 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(path, monkeypatch):
     assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]
 
 
-def test_the_command_prints_the_contract(path, capsys):
+def test_the_command_prints_the_spec(path, capsys):
     spec.embed(path, LATER)
     spec.main([str(path)])
     assert json.loads(capsys.readouterr().out) == json.loads(LATER.to_json())
 
 
-def test_a_file_without_contract_says_what_to_give(path):
-    with pytest.raises(InputError, match=r"carries no ferjax contract .* give a file written by export\.py"):
+def test_a_file_without_spec_is_an_error(path):
+    with pytest.raises(InputError, match=r"has no ferjax spec .*ferjax export"):
         spec.read(path)
 
 
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("m.tflite", None, "there is no model file '.*m.tflite'"),
+        ("m.tflite", None, "m.tflite' does not exist"),
         ("m.onnx", b"", "m.onnx is empty"),
-        ("m.pb", b"x", r"no model file: accepted are .tflite and .onnx files"),
-        ("m.tflite", b"\x1c\0\0\0ABCD", "is no TFLite model"),
-        ("m.onnx", b"\x08\x0a", "cut short: it holds no graph"),
-        ("m.onnx", b"\x3a\x05ab", "cut short: the field at byte 0 needs 3 bytes more"),
-        ("m.onnx", b"\x3a\xff\xff", "cut short: it ends within a number"),
-        ("m.onnx", b"\x3a" + b"\xff" * 11, "no ONNX model, .* has no end"),
-        ("m.onnx", b"<html>", "no ONNX model, .* opens no field"),
-        ("m.onnx", b"\x3a\x00\x72\x02\x0a\x09", "no ONNX model, .* needs 9 bytes more"),
-        ("m.onnx", b"\x3a\x00\x72\x0b\x0a\x06ferjax\x12\x01\xff", "its contract is not UTF-8 text"),
-        ("m.onnx", b"\x3a\x00\x72\x08\x0a\x06ferjax", "m.onnx: the model's spec is not valid JSON"),
+        ("m.pb", b"x", r"m.pb' is not a model file; accepted: .tflite, .onnx"),
+        ("m.tflite", b"\x1c\0\0\0ABCD", "ABCD"),
+        ("m.onnx", b"\x08\x0a", "truncated: it has no graph"),
+        ("m.onnx", b"\x3a\x05ab", "truncated: the field at byte 0 lacks 3 bytes"),
+        ("m.onnx", b"\x3a\xff\xff", "truncated: it ends within a varint"),
+        ("m.onnx", b"\x3a" + b"\xff" * 11, "not an ONNX model, .* is longer than 10 bytes"),
+        ("m.onnx", b"<html>", "not an ONNX model, .* does not start a field"),
+        ("m.onnx", b"\x3a\x00\x72\x02\x0a\x09", "not an ONNX model, .* lacks 9 bytes"),
+        ("m.onnx", b"\x3a\x00\x72\x0b\x0a\x06ferjax\x12\x01\xff", "the spec is not UTF-8"),
+        ("m.onnx", b"\x3a\x00\x72\x08\x0a\x06ferjax", "m.onnx: the spec is not valid JSON"),
     ],
 )
-def test_what_is_no_model_file_is_one_clear_line(tmp_path, name, content, message):
+def test_an_invalid_model_file_is_an_error(tmp_path, name, content, message):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
@@ -131,18 +131,18 @@ def test_a_damaged_archive_is_noticed(tmp_path):
     path = tflite(tmp_path / "m.tflite")
     spec.embed(path, GRAY)
     path.write_bytes(path.read_bytes().replace(b"happy", b"hopsy"))
-    with pytest.raises(InputError, match="damaged at its end: Bad CRC-32"):
+    with pytest.raises(InputError, match="damaged metadata archive: Bad CRC-32"):
         spec.read(path)
 
 
 @hypothesis.given(st.integers(0, 2**63))
 def test_numbers_of_any_length_are_read_as_written(number):
-    encoded = metadata._encoded(number)
+    encoded = metadata._encode_varint(number)
     assert metadata._varint(encoded, 0) == (number, len(encoded))
 
 
 @hypothesis.given(st.binary(max_size=60))
-def test_any_bytes_are_fields_or_an_error(content):
+def test_arbitrary_bytes_give_fields_or_an_error(content):
     try:
         fields = list(metadata._fields(content, 0, len(content)))
     except ValueError:

@@ -56,8 +56,8 @@ def test_json_holds_the_fields_in_order():
 
 def test_shapes_follow_from_size_and_color_order():
     assert (GRAY.channels, GRAY.input_shape) == (1, (48, 40, 1))
-    colour = GRAY.replace(color_order="bgr", mean=(0.1, 0.2, 0.3), std=(1, 1, 1))
-    assert (colour.channels, colour.input_shape) == (3, (48, 40, 3))
+    color = GRAY.replace(color_order="bgr", mean=(0.1, 0.2, 0.3), std=(1, 1, 1))
+    assert (color.channels, color.input_shape) == (3, (48, 40, 3))
 
 
 def test_lists_become_tuples_so_that_equal_specs_are_equal():
@@ -76,24 +76,24 @@ def test_a_spec_cannot_be_changed_in_place():
     [
         ({"class_names": ("happy",)}, "class_names must be two or more distinct names, got"),
         ({"class_names": ("happy", "happy")}, "two or more distinct names"),
-        ({"input_size": (48,)}, r"input_size must be \(height, width\), got \(48,\)"),
+        ({"input_size": (48,)}, r"input_size must be \(height, width\), .* got \(48,\)"),
         ({"input_size": (48, 0)}, "input_size must be"),
-        ({"color_order": "grey"}, "color_order 'grey' is none of gray, rgb, bgr"),
-        ({"color_order": "rgb"}, "mean and std need 3 values for 'rgb', got 1 and 1"),
-        ({"std": (0.1, 0.1)}, "mean and std need 1 values for 'gray', got 1 and 2"),
-        ({"std": (0.0,)}, "std and temperature must be positive"),
-        ({"temperature": -1.0}, "std and temperature must be positive"),
-        ({"temperature": float("inf")}, "std and temperature must be positive, within"),
-        ({"temperature": 10**400}, "std and temperature must be positive, within"),
-        ({"temperature": 1e-320}, "std and temperature must be positive, within"),
-        ({"std": (float("inf"),)}, "std and temperature must be positive, within"),
-        ({"mean": (float("nan"),)}, "mean must be finite"),
-        ({"mean": (10**400,)}, "mean must be finite"),
-        ({"class_names": ("happy", "uncertain")}, "no class may be called 'uncertain'"),
+        ({"color_order": "grey"}, "color_order must be one of gray, rgb, bgr, got 'grey'"),
+        ({"color_order": "rgb"}, "must have 3 values for color_order 'rgb', got 1 and 1"),
+        ({"std": (0.1, 0.1)}, "must have 1 values for color_order 'gray', got 1 and 2"),
+        ({"std": (0.0,)}, "std and temperature must be within"),
+        ({"temperature": -1.0}, "std and temperature must be within"),
+        ({"temperature": float("inf")}, "std and temperature must be within"),
+        ({"temperature": 10**400}, "std and temperature must be within"),
+        ({"temperature": 1e-320}, "std and temperature must be within"),
+        ({"std": (float("inf"),)}, "std and temperature must be within"),
+        ({"mean": (float("nan"),)}, "mean must be within"),
+        ({"mean": (10**400,)}, "mean must be within"),
+        ({"class_names": ("happy", "uncertain")}, "must not contain 'uncertain'"),
         ({"abstention_threshold": 1.2}, r"abstention_threshold must be within 0..1, got 1.2"),
     ],
 )
-def test_a_contract_that_cannot_hold_is_refused(change, message):
+def test_an_invalid_spec_is_an_error(change, message):
     with pytest.raises(InputError, match=message):
         GRAY.replace(**change)
 
@@ -103,7 +103,7 @@ def test_keys_of_a_newer_ferjax_are_ignored():
     assert ModelSpec.from_json(text) == GRAY
 
 
-def test_what_has_a_default_may_be_left_out():
+def test_fields_with_defaults_may_be_omitted():
     values = json.loads(GRAY.to_json())
     for name in ("temperature", "accuracy", "ferjax_version", "license"):
         del values[name]
@@ -119,28 +119,28 @@ def test_what_has_a_default_may_be_left_out():
         ('{"mean": [0.5], "std": [1]}', "lacks architecture, class_names, color_order, input_size"),
         (GRAY.to_json().replace("[\n  48,\n  40\n ]", "48"), "a value of the wrong type: 'int' object is not iterable"),
         (GRAY.to_json().replace("0.25", '"wide"'), "std must be a list of float, got .'wide'"),
-        (GRAY.to_json().replace("0.25", "NaN"), "std and temperature must be positive"),
-        (GRAY.to_json().replace('"temperature": 1.0', '"temperature": NaN'), "std and temperature must be positive"),
+        (GRAY.to_json().replace("0.25", "NaN"), "std and temperature must be within"),
+        (GRAY.to_json().replace('"temperature": 1.0', '"temperature": NaN'), "std and temperature must be within"),
         (GRAY.to_json().replace('"temperature": 1.0', '"temperature": "hot"'), "temperature must be a number"),
         (GRAY.to_json().replace("48", "48.5"), "input_size must be a list of int"),
         (json.dumps({**json.loads(GRAY.to_json()), "class_names": "ab"}), "class_names must be a list of str"),
         (json.dumps({**json.loads(GRAY.to_json()), "class_names": [1, 2]}), "class_names must be a list of str"),
-        (GRAY.to_json().replace('"gray"', "[1]"), r"color_order must be a text, got \[1\]"),
+        (GRAY.to_json().replace('"gray"', "[1]"), r"color_order must be a string, got \[1\]"),
         ("[" * 100_000, "not valid JSON"),
         (GRAY.to_json().replace("0.25", "9" * 5000), "not valid JSON"),
         *(
             (json.dumps({**json.loads(GRAY.to_json()), name: value}), f"{name} must {said}")
             for name, value, said in [
                 ("accuracy", [1], "be an object"),
-                ("accuracy", {"test": "high"}, "hold numbers by split"),
-                ("parameters", "many", "be a whole number"),
+                ("accuracy", {"test": "high"}, "map split names to numbers"),
+                ("parameters", "many", "be an integer"),
                 ("dataset_args", [1], "be an object"),
                 ("split_sha256", None, "be an object"),
-                ("architecture", None, "be a text"),
+                ("architecture", None, "be a string"),
             ]
         ),
     ],
 )
-def test_a_damaged_spec_is_one_clear_error(text, message):
+def test_an_invalid_json_spec_is_an_error(text, message):
     with pytest.raises(InputError, match=message):
         ModelSpec.from_json(text)

@@ -32,6 +32,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARKED = re.compile(r"(<!-- table:(\S+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
+LONGEST = 100  # characters of a command below a table; the file of results has it whole
 PROVENANCE = ("command", "machine", "versions", "date")
 
 Row = Mapping[str, Any]
@@ -207,11 +208,12 @@ def _cell(template: str, row: Row) -> str:
 def _how(row: Row) -> str:
     machine = "{cpu}, {cores} cores, {system}".format(**row["machine"])
     versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
-    return f"`{row['command']}` · {machine} · {versions} · {row['date']}"
+    command = row["command"] if len(row["command"]) <= LONGEST else f"{row['command'][: LONGEST - 2]} …"
+    return f"`{command}` · {machine} · {versions} · {row['date']}"
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-    with folders.replaced(path) as part:
+    with folders.atomic_file(path) as part:
         part.write_text(text, encoding="utf-8")
 
 

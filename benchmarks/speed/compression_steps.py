@@ -31,14 +31,12 @@ from tools import tables
 CLASSES, FREQUENCY = train_contenders.CLASSES, 100
 COLUMNS = (
     ("network", "{name}"),
-    ("input", "{input}"),
-    ("batch", "{batch}"),
-    ("step, ms", "{step_ms:.1f}"),
-    ("with fake quantisation, ms", "{qat_ms:.1f}"),
+    ("input, batch", "{input}, {batch}"),
+    ("plain step, ms", "{step_ms:.1f}"),
+    ("with fake-quant, ms", "{qat_ms:.1f}"),
     ("ratio", "{qat_ratio:.2f}"),
     ("with pruning, ms", "{prune_ms:.1f}"),
-    ("a look at the scores, ms", "{look_ms:.1f}"),
-    ("pruning every 100 steps, ratio", "{prune_ratio:.3f}"),
+    ("ratio, masks every 100 steps", "{prune_ratio:.3f}"),
 )
 
 

@@ -18,7 +18,7 @@ from ferjax import cli
 from ferjax.data.synthetic.rendering import render_scene
 from ferjax.runtime.faces.boxes import Box
 from ferjax.runtime.faces.detector import Detector, create_detector
-from ferjax.runtime.faces.tracking import overlap
+from ferjax.runtime.faces.tracking import iou
 from tools import tables
 
 COLUMNS = [
@@ -65,10 +65,10 @@ def measure(detectors: list[Detector], scenes: int) -> list[dict]:
             start = time.process_time()
             found = [face.box for face in detector(frame)]
             times[which, index] = time.process_time() - start
-            best = [max((overlap(box, f) for f in found), default=0.0) for box in boxes]
+            best = [max((iou(box, f) for f in found), default=0.0) for box in boxes]
             overlaps[which] += [o for o in best if o >= _HIT]
             hits[which] += sum(o >= _HIT for o in best)
-            false[which] += sum(all(overlap(box, f) < _HIT for box in boxes) for f in found)
+            false[which] += sum(all(iou(box, f) < _HIT for box in boxes) for f in found)
     return [
         {
             "name": f"{detector.name} {detector.scale}",

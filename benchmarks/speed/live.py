@@ -44,17 +44,12 @@ FPS = 30.0
 KINDS = {"one face": "moving", "four faces": "four"}
 COLUMNS = (
     ("pipeline", "{name}"),
-    ("wall, ms", "{wall:.1f}"),
-    ("p95", "{p95:.1f}"),
+    ("frame, ms (p95)", "{wall:.1f} ({p95:.1f})"),
     ("CPU, ms", "{cpu:.1f}"),
-    ("papers' wall / this", "{faster:.0f}×"),
+    ("speedup over the papers'", "{faster:.0f}×"),
     ("faces found", "{found:.1%}"),
-    ("classified, per face and s", "{rate:.1f}"),
-    ("a new face found after, s", "{new:.2f}, {slowest:.2f}"),
-    ("fps of 30", "{fps:.0f}"),
-    ("CPU %", "{cpu_percent:.0f}"),
+    ("CPU % at 30 fps", "{cpu_percent:.0f}"),
     ("memory, MB", "{memory_mb:.0f}"),
-    ("first result, s", "{first:.2f}"),
 )
 
 Pipeline = Iterator[list[int] | None]  # handles one frame; gives the tracks that were classified, None for the papers

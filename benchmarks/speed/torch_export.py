@@ -24,10 +24,9 @@ COLUMNS = (
     ("threads", "{threads}"),
     ("PyTorch ONNX, ms", "{torch:.3f}"),
     ("ferjax ONNX, ms", "{onnx:.3f}"),
-    ("ferjax / PyTorch", "{onnx_over_torch:.2f}"),
     ("fastest integer file", "{fastest}"),
     ("ms", "{int8:.3f}"),
-    ("times faster than PyTorch ONNX", "{torch_over_int8:.2f}"),
+    ("speedup over PyTorch ONNX", "{torch_over_int8:.2f}"),
 )
 FLOAT = ("none", "float16")  # these compute in float32
 

@@ -42,17 +42,12 @@ from tools import tables
 
 COLUMNS = (
     ("network", "{name}"),
-    ("input", "{input}"),
-    ("batch", "{batch}"),
+    ("input, batch", "{input}, {batch}"),
     ("`fit`, images/s", "{fit:.1f}"),
-    ("bare step", "{step:.1f}"),
     ("`fit` / bare step", "{fit_over_step:.2f}"),
-    ("`fit` from disk", "{disk:.1f}"),
     ("from disk / in memory", "{disk_over_fit:.2f}"),
-    ("ferjax, no augmentation", "{ferjax:.1f}"),
-    ("PyTorch eager", "{torch:.1f}"),
+    ("PyTorch eager, images/s", "{torch:.1f}"),
     ("ferjax / PyTorch", "{ferjax_over_torch:.2f}"),
-    ("first step, s", "{first_step_seconds:.1f}"),
 )
 
 

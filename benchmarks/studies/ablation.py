@@ -28,11 +28,8 @@ from tools import tables
 COLUMNS = [
     ("study", "{study}"),
     ("arm", "{arm}"),
-    ("accuracy % (validation, selected on it)", "{accuracy:.2f}"),
-    ("± over seeds", "{spread:.2f}"),
-    ("seeds", "{seeds}"),
-    ("minus the study's first arm, points", "{difference:+.2f}"),
-    ("± 95 %, paired", "{interval:.2f}"),
+    ("validation accuracy %", "{accuracy:.2f} ± {spread:.2f} ({seeds})"),
+    ("difference to the first arm, points", "{difference:+.2f} ± {interval:.2f}"),
     ("macro-F1", "{macro_f1:.3f}"),
     ("epochs", "{epochs}"),
     ("minutes a run", "{minutes:.0f}"),

@@ -34,19 +34,12 @@ from tools import tables
 PACKAGES = ("jax", "flax", "optax", "tensorflow-cpu", "ai-edge-litert")
 COLUMNS = [
     ("network", "{network}"),
-    ("row", "{row}"),
-    ("trained on", "{training}"),
+    ("change", "{row}, {training}"),
     ("accuracy % (95 %)", "{accuracy:.2f} ({low:.2f} … {high:.2f})"),
-    ("against dense, points (95 %)", "{change:+.2f} ({change_low:+.2f} … {change_high:+.2f})"),
-    ("seeds", "{seeds}"),
-    ("parameters", "{parameters:,}"),
-    ("non-zeros", "{nonzeros:,}"),
+    ("difference to dense, points", "{change:+.2f} ({change_low:+.2f} … {change_high:+.2f})"),
     ("MACs", "{macs:,}"),
     ("bytes", "{bytes:,}"),
     ("ms", "{milliseconds:.2f}"),
-    ("times as fast as dense", "{speedup:.2f}"),
-    ("float operations", "{float_operations}"),
-    ("agrees with Flax %", "{agreement:.2f}"),
 ]
 
 
@@ -116,7 +109,7 @@ def _claim(study: recipes.Study) -> None:
     path = study.runs / "study.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with folders.replaced(path) as part:
+        with folders.atomic_file(path) as part:
             part.write_text(json.dumps(ours, indent=1) + "\n")
     theirs = json.loads(path.read_text())
     if other := [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]:
@@ -167,7 +160,7 @@ def one(row: recipes.Row, seed: int, study: recipes.Study) -> None:
         "labels": faces.labels.tolist(),
         "classes": len(spec.class_names),
     }
-    with folders.replaced(path) as part:
+    with folders.atomic_file(path) as part:
         part.write_text(json.dumps(measured))
 
 

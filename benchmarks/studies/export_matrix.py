@@ -39,13 +39,10 @@ _LONGER = {
 }
 COLUMNS = [
     ("network", "{network}"),
-    ("format", "{format}"),
-    ("quantization", "{quantization}"),
+    ("file", "{format} {quantization}"),
     ("bytes", "{bytes:,}"),
-    ("largest difference of a probability", "{max_difference:.2g}"),
-    ("agreement %", "{percent_agreement:.2f}"),
-    ("accuracy %", "{percent:.1f}"),
-    ("change, points (95 % interval)", "{accuracy_difference:+.2f} ({low:+.2f} … {high:+.2f})"),
+    ("equal answers %", "{percent_agreement:.2f}"),
+    ("difference in accuracy, points (95 %)", "{accuracy_difference:+.2f} ({low:+.2f} … {high:+.2f})"),
     ("ms, 2 threads", "{milliseconds:.2f}"),
     ("passes", "{verdict}"),
 ]

@@ -67,7 +67,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     figure.axes[1].set_title(alike[0]["machine"]["cpu"], fontsize=9)
     figure.axes[0].set_ylabel("accuracy on PublicTest (%), which selected\nthe epoch; 95 % interval")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
-    with folders.replaced(path) as part:
+    with folders.atomic_file(path) as part:
         figure.savefig(part, format="png")
 
 

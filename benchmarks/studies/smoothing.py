@@ -20,16 +20,15 @@ from ferjax import cli, errors, runtime
 from ferjax.data.synthetic.films import EXPRESSIONS, render_clip
 from ferjax.data.synthetic.rendering import render_faces
 from ferjax.runtime.faces.detector import Face, create_detector, crop
-from ferjax.runtime.faces.watching import Watcher
-from ferjax.runtime.smoothing import Labeller, Limits, Smoother
+from ferjax.runtime.faces.video import VideoTracker
+from ferjax.runtime.smoothing import Labeler, Limits, Smoother
 from ferjax.spec import ModelSpec
 from tools import tables
 
 COLUMNS = [
     ("window N", "{window}"),
     ("smoothing", "{smoothing}"),
-    ("label changes a minute, steady face", "{flicker:.1f}"),
-    ("fewer than raw", "{fewer:.1f}×"),
+    ("label changes per minute, steady face", "{flicker:.1f}"),
     ("lag ms, median", "{lag:.0f}"),
     ("lag ms, 90 %", "{lag_90:.0f}"),
     ("changes shown within 0.4 s %", "{prompt:.0f}"),
@@ -108,9 +107,9 @@ def main() -> None:
 
 def answers(kind: str, seed: int, seconds: float, classifier: Classifier) -> Iterable[Answer]:
     """Yields what the classifier says of the person in a clip, ten times a second."""
-    watcher = Watcher(create_detector("haar"))
+    tracker = VideoTracker(create_detector("haar"))
     for index, (frame, people) in enumerate(render_clip(kind, seed=seed, frames=round(seconds * FPS))):
-        tracks = watcher.update(frame, index / FPS)
+        tracks = tracker.track(frame, index / FPS)
         if tracks and people and index % (FPS // _RATE) == 0:
             track = tracks[0]
             cut = crop(frame, Face(track.box, track.score, track.landmarks), classifier.spec)
@@ -143,8 +142,8 @@ def row(smoothing: str, window: int, steady: list, changing: list, paper: int | 
 def labels(clip: Sequence[Answer], smoothing: str, window: int) -> list[str]:
     """Returns the label shown at each answer; a window of 1 is Paraschiv's raw label, without hysteresis."""
     smoother = Smoother(smoothing, window)
-    labeller = Labeller(EXPRESSIONS, limits=Limits(confidence=0.0), hysteresis=0.15 if window > 1 else 0.0)
-    return [labeller.update(a.track, smoother.update(a.track, a.probabilities, a.time)).label for a in clip]
+    labeler = Labeler(EXPRESSIONS, limits=Limits(confidence=0.0), hysteresis=0.15 if window > 1 else 0.0)
+    return [labeler.label(a.track, smoother.smooth(a.track, a.probabilities, a.time)).label for a in clip]
 
 
 def _changes(shown: Sequence) -> int:

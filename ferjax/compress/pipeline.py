@@ -81,7 +81,7 @@ def compress(
     _check(wish)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise errors.InputError(f"{out} is there: choose another --out")
-    folders.check(out)
+    folders.check_replaceable(out)
     checkpoint.check_path(out)
     of_file: dict[str, Any] = {"config": {}, "history": [], "step": 0}
     whole, meta = checkpoint.read(model) if pathlib.Path(model).is_dir() else (weights.load(model), of_file)
@@ -225,7 +225,7 @@ def _write(out: pathlib.Path, network: Trained, meta: dict[str, Any], result: di
     )
     held = {"spec": spec.to_json(), "config": meta["config"], "history": meta["history"], "compressed": result}
     state = {"params": arrays["params"], "collections": {k: v for k, v in arrays.items() if k != "params"}}
-    with folders.made_whole(out) as folder:
+    with folders.atomic_folder(out) as folder:
         checkpoint.save(folder, "last", step, state, held, keep=1)
         checkpoint.save(folder, "best", step, arrays, held, keep=1)
         (folder / RECORD).write_text(json.dumps(result, indent=1) + "\n")

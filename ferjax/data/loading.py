@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ferjax.cli import note
+from ferjax.cli import note, progress
 from ferjax.data import manifest, on_disk, store
 from ferjax.data.datasets.sources import EMOTIONS
 from ferjax.data.on_disk import DiskImages
@@ -227,7 +227,8 @@ def _render(data_dir: Path, options: dict[str, Any]) -> str:
         for split in store.SPLITS:
             labels = np.arange(options[split], dtype=np.int32) % len(EMOTIONS)
             with store.SplitWriter(folder / split, shape) as writer:
-                for i, image in enumerate(rendering.render_faces(labels, split=split, **render)):
+                faces = rendering.render_faces(labels, split=split, **render)
+                for i, image in enumerate(progress(faces, what=split, total=len(labels))):
                     writer.add(image, int(labels[i]), f"{split}_{i:06d}", {})
         manifest.complete(folder, "synthetic_faces", EMOTIONS, options=options)
     return name

@@ -247,7 +247,7 @@ def _tidy(data_dir: Path, name: str) -> None:
     with contextlib.suppress(OSError):  # another process does the same, or the folder is read-only
         if previous.exists() and not final.exists():
             previous.rename(final)
-    folders.remove_left(data_dir, f".{name}.new-*")
+    folders.remove_abandoned(data_dir, f".{name}.new-*")
 
 
 def read_manifest(data_dir: Path, name: str) -> dict[str, Any] | None:

@@ -165,7 +165,7 @@ def write_sheets(
         before.append(numbers[:2])
     sheets.append(_before_and_after(network, faces, np.concatenate(before), seed, out))
     counts = {name: len(numbers) for name, numbers in zip(names, picked, strict=True)}
-    with folders.replaced(out / "regions.json") as part:
+    with folders.atomic_file(out / "regions.json") as part:
         part.write_text(json.dumps({"regions": REGIONS, "samples": counts, "shares": shares}, indent=1))
     return {"sheets": sheets, "samples": counts, "shares": shares}
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ferjax import augment as augmentation
-from ferjax import devices, errors
+from ferjax import cli, devices, errors
 from ferjax.weights import Trained
 
 ApplyFn = Callable[..., Any]
@@ -59,7 +59,7 @@ def predict(
     parts = 1 if mesh is None else mesh.size
     size = -(-min(batch_size, count) // parts) * parts
     logits = []
-    for start in range(0, count, size):
+    for start in cli.progress(range(0, count, size), what="scoring"):
         batch = np.asarray(images[start : start + size])
         batch = np.pad(batch, [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1))
         logits.append(eval_step(variables, jnp.asarray(batch) if mesh is None else devices.spread_rows(batch, mesh)))

@@ -64,7 +64,7 @@ def write(spec: ModelSpec, out_path: str | os.PathLike[str], measured: Mapping[s
     text = "\n\n".join(
         f"{'#' if level == 0 else '##'} {title}\n\n{body}" for level, (title, body) in enumerate(sections)
     )
-    with folders.replaced(out_path) as part:
+    with folders.atomic_file(out_path) as part:
         part.write_text(text + "\n", encoding="utf-8")
 
 

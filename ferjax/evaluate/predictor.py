@@ -1,5 +1,6 @@
 """A trained model ready to be scored, be it a checkpoint or an exported file, and the images to score it on."""
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from ferjax.weights import checkpoint
 
 SPLITS = ("train", "validation", "test", "test_all")
 FILES = (".tflite", ".onnx")
+_BLOCK = 256
 
 
 class Scorer(NamedTuple):
@@ -46,10 +48,17 @@ def open_model(model: pathlib.Path | str, *, kind: str = "best", batch_size: int
     path = pathlib.Path(model)
     if path.suffix.lower() in FILES:
         loaded = runtime.load(path, threads=os.cpu_count() or 1)
-        return Scorer(str(model), loaded.spec, lambda images: loaded.logits(loaded.spec.from_rgb(np.asarray(images))))
+        return Scorer(str(model), loaded.spec, functools.partial(_file_logits, loaded))
     network, meta = checkpoint.read(path, kind) if path.is_dir() else (weights.load(path), {})
     step = int(meta["step"]) if meta else None
     return Scorer(str(model), network.spec, inference.make_predict(network, batch_size=batch_size), step)
+
+
+def _file_logits(model: runtime.Model, images: data.Images) -> np.ndarray:
+    """Returns the logits (N, classes) of a file for uint8 images (N, H, W, C), gray or RGB."""
+    blocks = cli.progress(range(0, max(len(images), 1), _BLOCK), what="scoring")
+    parts = [model.logits(model.spec.from_rgb(np.asarray(images[i : i + _BLOCK]))) for i in blocks]
+    return np.concatenate(parts)
 
 
 def load_split(

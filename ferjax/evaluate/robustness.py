@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ferjax import data
+from ferjax import cli, data
 from ferjax.data import subsets
 from ferjax.evaluate import corruptions
 
@@ -38,7 +38,7 @@ def measure(
             accuracy(corruptions.corrupt(images, kind, severity, seed=seed, indices=numbers))
             for severity in corruptions.SEVERITIES
         ]
-        for kind in corruptions.KINDS
+        for kind in cli.progress(corruptions.KINDS, what="corruptions")
     }
     return {
         "n": len(chosen),

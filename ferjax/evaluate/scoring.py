@@ -144,7 +144,7 @@ def save(result: dict[str, Any], out: pathlib.Path) -> None:
 
 
 def _write(path: pathlib.Path, value: Any) -> None:
-    with folders.replaced(path) as part:
+    with folders.atomic_file(path) as part:
         part.write_text(json.dumps(value, indent=1))
 
 

@@ -146,7 +146,7 @@ def main(argv: Sequence[str]) -> None:
     for name, result in results.items():  # when all of them could be done
         store(name, temperature=result["temperature"], threshold=result["threshold"])
     if options.out is not None:
-        with folders.replaced(options.out / "calibration.json") as part:
+        with folders.atomic_file(options.out / "calibration.json") as part:
             part.write_text(json.dumps(results, indent=1))
         print(f"saved {options.out}")
 

@@ -113,7 +113,7 @@ def export_network(
     truth = parity.reference(network, validation, count=images)
     source = Conversion(network, calibration_images(network.spec, faces.splits["train"]))
     whole = len(truth.labels) == len(validation.labels)
-    results = [_one(row, source, truth, folder, whole=whole) for row in rows]
+    results = [_one(row, source, truth, folder, whole=whole) for row in cli.progress(rows, what="files")]
     kept = [result.file for result in results if not result.faults]
     times = _milliseconds([folder / name for name in kept], truth.images[:1])
     return [result._replace(milliseconds=times.get(result.file)) for result in results]
@@ -237,5 +237,5 @@ def _whole_folder(out: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
         raise errors.InputError(f"{out} holds an export: choose another --out, or give --overwrite to replace it")
     if filled and (others := _not_of_an_export(out)):
         raise errors.InputError(f"{out} holds more than an export, {others[0]} first: move it, or choose another --out")
-    with folders.made_whole(out, replace=overwrite) as part:
+    with folders.atomic_folder(out, replace=overwrite) as part:
         yield part

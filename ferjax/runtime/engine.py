@@ -1,6 +1,6 @@
-"""One way to run a TFLite or an ONNX file: a function from its input array to its output array.
+"""Loads TFLite and ONNX files behind one interface: a function from input array to output array.
 
-ai-edge-litert or onnxruntime is imported when a file of its kind is opened. Nothing is known here of faces or classes.
+ai-edge-litert or onnxruntime is imported when a file of its format is opened.
 """
 
 import contextlib
@@ -22,21 +22,21 @@ PROVIDERS = {
     "coreml": "CoreMLExecutionProvider",
 }
 
-_THREADS = 1024  # more than any processor has; the runtimes fall over what a system cannot start
+_MAX_THREADS = 1024  # the runtimes crash if the system cannot start the threads
 _PROCESSOR = pathlib.Path("/proc/cpuinfo")
 
 
 class MissingProvider(InputError):
-    """The file is sound, but nothing here runs it on the provider asked for."""
+    """The provider is not available on this machine; the file may be valid."""
 
 
 class Port(NamedTuple):
-    """The input or the output of a network.
+    """The input or output of a network.
 
     Attributes:
-      shape: static sizes; a free first axis counts as 1, any other free axis as -1.
+      shape: static sizes; a dynamic first axis is 1, other dynamic axes are -1.
       dtype: of the array.
-      scale: a quantised value q stands for scale * (q - zero_point); 0 for a network that takes or gives floats.
+      scale: a quantized value q represents scale * (q - zero_point); 0 for floats.
       zero_point: see `scale`.
     """
 
@@ -51,9 +51,9 @@ class Engine(NamedTuple):
 
     Attributes:
       runtime: "LiteRT" or "ONNX Runtime".
-      input: what `run` takes.
-      output: what `run` returns.
-      run: maps an array of the input's shape and dtype to a new array of the output's.
+      input: shape and dtype of the argument of `run`.
+      output: shape and dtype of the result of `run`.
+      run: maps an input array to a new output array.
     """
 
     runtime: str
@@ -63,12 +63,12 @@ class Engine(NamedTuple):
 
 
 def open_engine(path: str | os.PathLike[str], *, threads: int, provider: str) -> Engine:
-    """Loads a .tflite or .onnx file into its runtime.
+    """Loads a .tflite or .onnx file.
 
     Args:
       path: the file.
-      threads: that one inference may use, 1..1024.
-      provider: "cpu", and for .onnx files also "cuda", "tensorrt" or "coreml" where onnxruntime has it.
+      threads: threads of one inference, 1..1024.
+      provider: "cpu"; for .onnx files also "cuda", "tensorrt" or "coreml" if onnxruntime supports it.
 
     Raises:
       InputError: if the file, the runtime or the provider is missing, or the file cannot be loaded.
@@ -76,26 +76,27 @@ def open_engine(path: str | os.PathLike[str], *, threads: int, provider: str) ->
     path = pathlib.Path(path)
     if provider not in PROVIDERS:
         raise unknown("provider", provider, PROVIDERS)
-    if not 1 <= threads <= _THREADS:
-        raise InputError(f"threads must be in 1..{_THREADS}, got {threads}")
+    if not 1 <= threads <= _MAX_THREADS:
+        raise InputError(f"threads must be in 1..{_MAX_THREADS}, got {threads}")
     if not path.is_file():
-        raise InputError(f"there is no model file {str(path)!r}")
+        raise InputError(f"model file {str(path)!r} does not exist")
     kind = path.suffix.lower()
     if kind == ".tflite":
         if provider != "cpu":
             raise MissingProvider(
-                f"provider {provider!r} is not here: LiteRT runs .tflite files on cpu; take the .onnx file"
+                f"provider {provider!r} is not available for .tflite files, which run on cpu: use the .onnx file"
             )
         return _litert(path, threads)
     if kind == ".onnx":
         return _onnxruntime(path, threads, provider)
-    raise InputError(f"{str(path)!r} is no model file: accepted are .tflite and .onnx files")
+    raise InputError(f"{str(path)!r} is not a model file; accepted: .tflite, .onnx")
 
 
-def saturates() -> bool:
-    """Whether onnxruntime adds products of 8-bit weights in 16 bits on this processor, and cuts off what is too large.
+def int8_saturates() -> bool:
+    """Returns whether int8 products saturate in onnxruntime on this processor.
 
-    It does on x86 processors without VNNI. Known for Linux; False elsewhere.
+    On x86 processors without VNNI, onnxruntime accumulates pairs of 8-bit products in 16 bits. The processor is only
+    detected on Linux; elsewhere the result is False.
     """
     try:
         words = set(_PROCESSOR.read_text().split())
@@ -104,54 +105,54 @@ def saturates() -> bool:
     return "avx2" in words and not {"avx512_vnni", "avx_vnni"} & words
 
 
-class _Silence:
-    """Standard error led to nowhere for as long as any thread wants it."""
+class _StderrRedirect:
+    """Redirects standard error to the null device while at least one thread uses it."""
 
     def __init__(self) -> None:
-        self._lock, self._wanted, self._kept = threading.Lock(), 0, -1
+        self._lock, self._users, self._saved = threading.Lock(), 0, -1
 
     def begin(self) -> None:
         with self._lock:
-            self._wanted += 1
-            if self._wanted > 1:
+            self._users += 1
+            if self._users > 1:
                 return
-            self._kept = -1
-            with contextlib.suppress(OSError):  # standard error is closed, as for a daemon, or too many files are open
-                nowhere = os.open(os.devnull, os.O_WRONLY)
+            self._saved = -1
+            with contextlib.suppress(OSError):  # standard error is closed, or too many files are open
+                null = os.open(os.devnull, os.O_WRONLY)
                 try:
-                    self._kept = os.dup(2)
-                    os.dup2(nowhere, 2)
+                    self._saved = os.dup(2)
+                    os.dup2(null, 2)
                 finally:
-                    os.close(nowhere)
+                    os.close(null)
 
     def end(self) -> None:
         with self._lock:
-            self._wanted -= 1
-            if not self._wanted and self._kept >= 0:
-                os.dup2(self._kept, 2)
-                os.close(self._kept)
+            self._users -= 1
+            if not self._users and self._saved >= 0:
+                os.dup2(self._saved, 2)
+                os.close(self._saved)
 
 
-_silence = _Silence()
+_redirect = _StderrRedirect()
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps LiteRT, which no setting silences, from writing about its delegate on standard error."""
-    _silence.begin()
+def silence_stderr() -> Iterator[None]:
+    """Suppresses native output on standard error; LiteRT has no setting to silence its delegate messages."""
+    _redirect.begin()
     try:
         yield
     finally:
-        _silence.end()
+        _redirect.end()
 
 
 def _litert(path: pathlib.Path, threads: int) -> Engine:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-        raise InputError(f"{path} needs ai-edge-litert: pip install ai-edge-litert, or take an .onnx file") from error
+        raise InputError(f"{path} requires ai-edge-litert: pip install ai-edge-litert, or use an .onnx file") from error
     try:
-        with quiet():
+        with silence_stderr():
             interpreter = Interpreter(str(path), num_threads=threads)
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
@@ -170,8 +171,8 @@ def _litert(path: pathlib.Path, threads: int) -> Engine:
 
 def _litert_port(details: dict[str, Any]) -> Port:
     scale, zero_point = details["quantization"]
-    free = details["shape_signature"]
-    shape = tuple(-1 if axis and free[axis] < 0 else int(n) for axis, n in enumerate(details["shape"]))
+    signature = details["shape_signature"]  # -1 for a dynamic axis
+    shape = tuple(-1 if axis and signature[axis] < 0 else int(n) for axis, n in enumerate(details["shape"]))
     return Port(shape, np.dtype(details["dtype"]), float(scale), int(zero_point))
 
 
@@ -179,13 +180,13 @@ def _onnxruntime(path: pathlib.Path, threads: int, provider: str) -> Engine:
     try:
         import onnxruntime
     except ImportError as error:
-        raise InputError(f"{path} needs onnxruntime: pip install onnxruntime, or take a .tflite file") from error
-    here = [name for name, ort_name in PROVIDERS.items() if ort_name in onnxruntime.get_available_providers()]
-    if provider not in here:
-        raise _missing(provider, here)
+        raise InputError(f"{path} requires onnxruntime: pip install onnxruntime, or use a .tflite file") from error
+    available = [name for name, ort_name in PROVIDERS.items() if ort_name in onnxruntime.get_available_providers()]
+    if provider not in available:
+        raise _missing(provider, available)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # Threads that spin while idle take the cores from OpenCV and the camera.
+    # Idle spinning threads take the cores from OpenCV and the camera.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     chosen = [PROVIDERS[provider]] + [PROVIDERS["cpu"]] * (provider != "cpu")
@@ -194,7 +195,7 @@ def _onnxruntime(path: pathlib.Path, threads: int, provider: str) -> Engine:
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise _broken(path, "onnxruntime", error) from error
     if PROVIDERS[provider] not in session.get_providers():
-        raise _missing(provider, [name for name in here if PROVIDERS[name] in session.get_providers()])
+        raise _missing(provider, [name for name in available if PROVIDERS[name] in session.get_providers()])
     inputs, outputs = session.get_inputs(), session.get_outputs()
     _check_single(path, len(inputs), len(outputs))
     feed, fetch = inputs[0].name, [outputs[0].name]
@@ -208,24 +209,24 @@ def _onnxruntime(path: pathlib.Path, threads: int, provider: str) -> Engine:
 
 def _onnx_port(path: pathlib.Path, value: Any) -> Port:
     if not value.shape:
-        raise InputError(f"{path} does not say the shape of {value.name!r}: export it again with its shapes")
+        raise InputError(f"{path} has no shape for {value.name!r}: export it again with shapes")
     shape = tuple(n if isinstance(n, int) else -1 if axis else 1 for axis, n in enumerate(value.shape))
     names = {"float": "float32", "double": "float64"}
     kind = value.type.removeprefix("tensor(").removesuffix(")")
     try:
         return Port(shape, np.dtype(names.get(kind, kind)))
     except TypeError as error:
-        raise InputError(f"{path} has {value.type} at {value.name!r}, which numpy has no arrays of") from error
+        raise InputError(f"{path} has type {value.type} at {value.name!r}, which numpy does not support") from error
 
 
 def _check_single(path: pathlib.Path, inputs: int, outputs: int) -> None:
     if (inputs, outputs) != (1, 1):
-        raise InputError(f"{path} has {inputs} inputs and {outputs} outputs: not a classifier, which has one of each")
+        raise InputError(f"{path} has {inputs} inputs and {outputs} outputs; a classifier has one of each")
 
 
-def _missing(provider: str, here: list[str]) -> MissingProvider:
-    return MissingProvider(f"provider {provider!r} is not here: onnxruntime offers {', '.join(here)} on this machine")
+def _missing(provider: str, available: list[str]) -> MissingProvider:
+    return MissingProvider(f"provider {provider!r} is not available; onnxruntime has {', '.join(available)} here")
 
 
 def _broken(path: pathlib.Path, runtime: str, error: Exception) -> InputError:
-    return InputError(f"{path} cannot be loaded by {runtime}; copy or export it again ({' '.join(str(error).split())})")
+    return InputError(f"{runtime} cannot load {path}: copy or export it again ({' '.join(str(error).split())})")

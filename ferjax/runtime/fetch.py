@@ -1,4 +1,4 @@
-"""Downloading a detector's model to the user's cache, and checking that it is the right file."""
+"""Downloads face detectors to the user's cache and checks their SHA-256: `ferjax fetch`."""
 
 import hashlib
 import http.client
@@ -16,12 +16,12 @@ from ferjax.errors import InputError, unknown
 
 
 class Download(NamedTuple):
-    """A file that can be fetched.
+    """A file that can be downloaded.
 
     Attributes:
-      url: where it lies.
+      url: its address.
       file: its name in the cache.
-      sha256: what its bytes hash to.
+      sha256: hash of its content.
     """
 
     url: str
@@ -39,64 +39,64 @@ MODELS = {
 
 
 def cache_dir() -> Path:
-    """Returns the folder of fetched models: $FERJAX_MODELS, else `ferjax/models` in the user's cache."""
+    """Returns the folder of downloaded models: $FERJAX_MODELS, or `ferjax/models` in the user's cache."""
     if chosen := os.environ.get("FERJAX_MODELS"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ferjax" / "models"
 
 
 def cached(name: str) -> Path:
-    """Returns the path of a model fetched earlier.
+    """Returns the path of a downloaded model.
 
     Raises:
-      InputError: if it has not been fetched, or the name is unknown.
+      InputError: if the name is unknown, or the model is not in the cache.
     """
     if name not in MODELS:
         raise unknown("model to fetch", name, MODELS)
     path = cache_dir() / MODELS[name].file
     if not path.is_file():
         raise InputError(
-            f"the {name} model is not in {path.parent}: run `ferjax fetch {name}` once, "
-            "or give the file with --detector-model"
+            f"the {name} model is not in {path.parent}: run `ferjax fetch {name}`, or give the file with "
+            "--detector-model"
         )
     return path
 
 
 def fetch(name: str, *, url: str | None = None) -> Path:
-    """Downloads a model unless it is there already, and returns its path.
+    """Downloads a model if it is not in the cache, and returns its path.
 
     Args:
       name: a key of MODELS.
-      url: another place to fetch the same file from, such as a mirror.
+      url: another address of the same file, such as a mirror.
 
     Raises:
-      InputError: if the name is unknown, the server does not give the file, or it is not the right one.
+      InputError: if the name is unknown, the download fails, or the SHA-256 differs.
     """
     if name not in MODELS:
         raise unknown("model to fetch", name, MODELS)
     model = MODELS[name]
     path = cache_dir() / model.file
     if path.is_file() and _sha256(path.read_bytes()) == model.sha256:
-        note(f"{path} is there already")
+        note(f"{path} exists already")
         return path
     address = url or model.url
     data = _download(address)
     if (got := _sha256(data)) != model.sha256:
         raise InputError(
-            f"{address} gave {len(data):,} bytes with SHA-256 {got[:16]}…, not the expected {model.sha256[:16]}…; "
-            "nothing was kept. Get the file another way and give it with --detector-model"
+            f"{address}: {len(data):,} bytes with SHA-256 {got[:16]}…, expected {model.sha256[:16]}…. The file was "
+            "discarded: download it another way and give it with --detector-model"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as out:
             out.write(data)
-        os.chmod(part, 0o644)  # others on this machine read it, too
+        os.chmod(part, 0o644)  # mkstemp creates it with mode 600
         os.replace(part, path)
     except BaseException:
         os.unlink(part)
         raise
-    note(f"fetched {path}")
+    note(f"downloaded {path}")
     return path
 
 
@@ -105,12 +105,12 @@ def _download(address: str) -> bytes:
         with urllib.request.urlopen(address, timeout=30) as answer:
             return answer.read()
     except http.client.IncompleteRead as error:
-        raise InputError(f"{address} broke off after {len(error.partial):,} bytes; try again") from error
+        raise InputError(f"{address}: the download stopped after {len(error.partial):,} bytes; try again") from error
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise InputError(
-            f"{address} cannot be fetched ({reason}). Without a network, get the file another way and "
-            "give it with --detector-model"
+            f"{address} cannot be downloaded ({reason}): download the file another way and give it with "
+            "--detector-model"
         ) from error
 
 
@@ -119,9 +119,9 @@ def _sha256(data: bytes) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs `ferjax fetch`: downloads a detector."""
+    """Runs `ferjax fetch`: downloads a face detector."""
     parser = cli.parser("fetch", "Downloads a face detector to the user's cache and checks its SHA-256.")
-    parser.add_argument("name", metavar="NAME", help=f"one of: {', '.join(MODELS)}")
-    parser.add_argument("--url", help="another place to get the same file from")
+    parser.add_argument("name", metavar="NAME", help=f"detector: {', '.join(MODELS)}")
+    parser.add_argument("--url", help="another address of the same file")
     given = parser.parse_args(argv)
     print(fetch(given.name, url=given.url))

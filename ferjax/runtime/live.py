@@ -1,6 +1,6 @@
-"""Classifies facial expressions live: `ferjax live --source 0`.
+"""Classifies facial expressions in live video: `ferjax live --source 0`.
 
-Nothing is stored unless asked for, and nothing leaves the machine. q, Ctrl-C or the end of the file ends it.
+Images stay on this machine; nothing is stored without --log, --record or --snapshot. q or Ctrl-C ends it.
 """
 
 import argparse
@@ -15,46 +15,48 @@ import cv2
 
 from ferjax import cli
 from ferjax.errors import InputError
+from ferjax.folders import expand_user
 from ferjax.runtime import shipped
 from ferjax.runtime.faces.detector import DETECTORS
 from ferjax.runtime.loop import RATE, stream
 from ferjax.runtime.model import load
 from ferjax.runtime.result import Result
 from ferjax.runtime.show.drawing import Painter
-from ferjax.runtime.show.recording import Log, Recorder, Snapshots, snapshot_name
+from ferjax.runtime.show.log import Log
+from ferjax.runtime.show.recorder import Recorder
+from ferjax.runtime.show.snapshots import Snapshots, snapshot_name
 from ferjax.runtime.show.window import Window
 from ferjax.runtime.smoothing import METHODS, Limits
-from ferjax.runtime.sources.files import expanded
+from ferjax.runtime.sources.factory import open_source
 from ferjax.runtime.sources.frame import Source
-from ferjax.runtime.sources.opening import open_source
 
 _KEYS = {"q": "quit", "s": "snapshot"}
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the live loop as the command line says, and ends with one line about it."""
+    """Runs `ferjax live` and prints a summary line at the end."""
     options = _parser().parse_args(argv)
     if options.frames is not None and options.frames < 1:
         raise InputError(f"--frames must be at least 1, got {options.frames}")
     if empty := [name for name in ("log", "record", "snapshot") if getattr(options, name) == ""]:
-        raise InputError(f"--{empty[0]} is empty: name what to write, or leave it out")
+        raise InputError(f"--{empty[0]} is empty: give a path, or omit the option")
     model = load(options.model, threads=options.threads)
     cv2.setNumThreads(options.threads)
     window = None if options.no_display else Window()
-    asked: dict[str, bool] = {}
+    requests: dict[str, bool] = {}
 
-    def pressed(key: str) -> None:
+    def on_key(key: str) -> None:
         if key in _KEYS:
-            asked[_KEYS[key]] = True
+            requests[_KEYS[key]] = True
 
-    def waiting() -> None:
+    def on_wait() -> None:
         if window is not None:
-            pressed(window.key(0.001))
-        if "quit" in asked:
+            on_key(window.key(0.001))
+        if "quit" in requests:
             source.stop()
 
-    source = open_source(options.source, size=_size(options.camera_size), on_wait=waiting)
-    with source, _Signals(source, asked):
+    source = open_source(options.source, size=_size(options.camera_size), on_wait=on_wait)
+    with source, _Signals(source, requests):
         results = stream(
             source,
             model,
@@ -73,11 +75,11 @@ def main(argv: Sequence[str]) -> None:
                 result = outputs.draw(result) if window is not None or outputs.need_drawing else result
                 if window is not None:
                     window.show(result.frame.image)
-                    pressed(window.key(_pause(source, result, summary), until=lambda: source.stopped))
-                picture = asked.pop("snapshot", False)  # before it is saved: another signal may come meanwhile
-                outputs.write(result, picture=picture)
+                    on_key(window.key(_pause(source, result, summary), until=lambda: source.stopped))
+                snapshot = requests.pop("snapshot", False)  # before saving, during which a signal may request another
+                outputs.write(result, snapshot=snapshot)
                 summary.add(result)
-                if "quit" in asked or summary.frames == options.frames:
+                if "quit" in requests or summary.frames == options.frames:
                     break
         finally:
             outputs.close()
@@ -89,30 +91,30 @@ def main(argv: Sequence[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser("live", __doc__)
     add = parser.add_argument
-    add("--model", help=f"a .tflite or .onnx file, or a shipped model: {shipped.choices()}")
-    add("--source", default="0", help="camera index or device, video, picture, folder of pictures, or URL (default 0)")
-    add("--detector", default="haar", choices=DETECTORS, help="face detector (default haar); none: faces already cut")
-    add("--detector-model", type=pathlib.Path, help="the detector's file, where it is not fetched or built in")
-    add("--detect-scale", type=float, help="size of the searched picture; 1 finds the smallest faces (docs/live.md)")
-    add("--smooth", type=int, default=10, help="N, in frames of 1/30 s, of a person's average; 1: none (default 10)")
-    add("--smoothing", default=METHODS[0], choices=METHODS, help=f"the kind of average (default {METHODS[0]})")
+    add("--model", help=f".tflite or .onnx file, or model of the package: {shipped.choices()}")
+    add("--source", default="0", help="camera index or device, video, image, folder of images, or URL (default: 0)")
+    add("--detector", default="haar", choices=DETECTORS, help="face detector; none: cropped faces (default: haar)")
+    add("--detector-model", type=pathlib.Path, help="file of the detector (default: built in or downloaded)")
+    add("--detect-scale", type=float, help="scale of the searched image; 1 finds the smallest faces (docs/live.md)")
+    add("--smooth", type=int, default=10, help="smoothing window in frames of 1/30 s; 1: no smoothing (default: 10)")
+    add("--smoothing", default=METHODS[0], choices=METHODS, help=f"smoothing method (default: {METHODS[0]})")
     add(
         "--threshold",
         type=float,
         help=f"confidence below which a face is 'uncertain' (default: the model's, or {Limits().confidence})",
     )
-    add("--rate", type=float, default=RATE, help="classifications per face and second, at least (default 10)")
-    add("--threads", type=int, default=1, help="of detector and classifier (default 1, which costs the least CPU)")
-    add("--camera-size", help="WIDTHxHEIGHT to ask the camera for")
+    add("--rate", type=float, default=RATE, help="minimum classifications per face and second (default: 10)")
+    add("--threads", type=int, default=1, help="threads of detector and classifier (default: 1, the least CPU time)")
+    add("--camera-size", metavar="WIDTHxHEIGHT", help="requested size of the camera's frames")
     add("--no-display", action="store_true", help="no window")
-    add("--log", help="FILE.jsonl, FILE.csv or - (standard output): one object per face and frame")
-    add("--record", help="FILE.mp4, .mkv or .avi: the drawn frames")
+    add("--log", metavar="FILE", help=".jsonl or .csv file, or - for standard output: one entry per face and frame")
+    add("--record", metavar="FILE", help=".mp4, .mkv or .avi file: the drawn frames")
     add(
         "--snapshot",
         metavar="FOLDER",
-        help="a picture on s or SIGUSR1, of the last frame, and of each still; one of that name is replaced",
+        help="folder of PNG images: on key s or SIGUSR1, the last frame, each image of a folder",
     )
-    add("--frames", type=int, help="stop after so many frames")
+    add("--frames", type=int, help="number of frames after which to stop")
     return parser
 
 
@@ -121,25 +123,25 @@ def _size(text: str | None) -> tuple[int, int] | None:
         return None
     width, _, height = text.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise InputError(f"--camera-size must be WIDTHxHEIGHT such as 640x480, got {text!r}")
+        raise InputError(f"--camera-size must be WIDTHxHEIGHT, such as 640x480, got {text!r}")
     return int(width), int(height)
 
 
 def _pause(source: Source, result: Result, summary: "_Summary") -> float:
-    """Seconds to look for a key: a still waits for one, a video plays at its own speed, a camera sets the pace."""
+    """Returns the seconds to wait for a key: no limit for an image, until its time for a video, 1 ms for a camera."""
     if source.stills:
         return math.inf
     return 0.001 if source.live else max(0.001, result.time - summary.elapsed())
 
 
 class _Outputs:
-    """What the user asked to keep, behind one write."""
+    """The requested outputs: log, recording, snapshots."""
 
     def __init__(self, options: argparse.Namespace, source: Source, class_names: Sequence[str]):
-        _spare(options, stills=source.stills)
+        _check_targets(options, stills=source.stills)
         self._recorder = Recorder(options.record, source.fps) if options.record else None
         self._snapshots = Snapshots(options.snapshot) if options.snapshot else None
-        self._log = Log(options.log, class_names) if options.log else None  # last: it replaces an older one
+        self._log = Log(options.log, class_names) if options.log else None  # last, because it replaces the file
         self._painter, self._stills = Painter(class_names), source.stills
         self._last: Result | None = None
         self.need_drawing = bool(options.record or options.snapshot)
@@ -149,15 +151,15 @@ class _Outputs:
         self._painter.draw(result)
         return result._replace(latency=result.latency._replace(draw=(time.perf_counter() - start) * 1e3))
 
-    def write(self, result: Result, *, picture: bool) -> None:
+    def write(self, result: Result, *, snapshot: bool) -> None:
         if self._log:
             self._log.write(result)
         if self._recorder:
             self._recorder.write(result)
         if self._snapshots:
-            if picture or self._stills:
+            if snapshot or self._stills:
                 self._snapshots.write(result)
-            self._last = None if picture or self._stills else result
+            self._last = None if snapshot or self._stills else result
 
     def close(self) -> None:
         if self._snapshots and self._last:
@@ -168,29 +170,29 @@ class _Outputs:
             self._log.close()
 
 
-def _spare(options: argparse.Namespace, *, stills: bool) -> None:
-    """Refuses outputs that would replace what is shown; snapshots have the names of the pictures of a folder."""
-    shown = expanded(options.source)
-    if not shown.exists():  # a camera or an address
+def _check_targets(options: argparse.Namespace, *, stills: bool) -> None:
+    """Raises InputError if an output would replace the source; snapshots of images have the names of the images."""
+    source = expand_user(options.source)
+    if not source.exists():  # a camera or URL
         return
-    targets = {name: expanded(getattr(options, name)) for name in ("log", "record") if getattr(options, name)}
+    targets = {name: expand_user(getattr(options, name)) for name in ("log", "record") if getattr(options, name)}
     if options.snapshot and stills:
-        folder = expanded(options.snapshot)
-        targets["snapshot"] = folder if shown.is_dir() else folder / snapshot_name(shown.name)
+        folder = expand_user(options.snapshot)
+        targets["snapshot"] = folder if source.is_dir() else folder / snapshot_name(source.name)
     for name, target in targets.items():
-        if target.exists() and target.samefile(shown):
-            raise InputError(f"--{name} {target} is where the source is, and would replace it: take another place")
+        if target.exists() and target.samefile(source):
+            raise InputError(f"--{name} {target} would replace the source: choose another path")
 
 
 class _Signals:
-    """Ctrl-C, SIGTERM and a closed terminal end the loop after its frame; SIGUSR1 asks for a picture."""
+    """Handles signals: SIGINT, SIGTERM and SIGHUP end the loop after its frame; SIGUSR1 requests a snapshot."""
 
-    def __init__(self, source: Source, asked: dict[str, bool]):
+    def __init__(self, source: Source, requests: dict[str, bool]):
         self._handlers = {signal.SIGINT: lambda *_: source.stop(), signal.SIGTERM: lambda *_: source.stop()}
         if sys.platform != "win32":
-            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored under nohup
                 self._handlers[signal.SIGHUP] = lambda *_: source.stop()
-            self._handlers[signal.SIGUSR1] = lambda *_: asked.update(snapshot=True)
+            self._handlers[signal.SIGUSR1] = lambda *_: requests.update(snapshot=True)
 
     def __enter__(self) -> None:
         self._before = {number: signal.signal(number, handler) for number, handler in self._handlers.items()}
@@ -201,10 +203,10 @@ class _Signals:
 
 
 class _Summary:
-    """What the run was: frames, rate, people, load."""
+    """Counts frames, faces, frame rate and load of a run."""
 
     def __init__(self) -> None:
-        self.frames, self._dropped, self._people = 0, 0, set[int]()
+        self.frames, self._dropped, self._tracks = 0, 0, set[int]()
         self._start, self._cpu = time.monotonic(), time.process_time()
 
     def elapsed(self) -> float:
@@ -213,23 +215,23 @@ class _Summary:
     def add(self, result: Result) -> None:
         self.frames += 1
         self._dropped = result.frame.dropped
-        self._people.update(face.track for face in result.faces)
+        self._tracks.update(face.track for face in result.faces)
 
     def line(self) -> str:
         seconds = max(self.elapsed(), 1e-9)
         cpu = 100 * (time.process_time() - self._cpu) / seconds
         dropped = f" ({self._dropped} dropped)" if self._dropped else ""
         return (
-            f"{self.frames} frames{dropped}, {self.frames / seconds:.1f} fps, {len(self._people)} faces, "
+            f"{self.frames} frames{dropped}, {self.frames / seconds:.1f} fps, {len(self._tracks)} faces, "
             f"CPU {cpu:.0f} % of one core, memory {_memory()}"
         )
 
 
 def _memory() -> str:
-    """Returns the memory that the process holds now."""
+    """Returns the resident memory of the process, such as "85 MB"."""
     statm = pathlib.Path("/proc/self/statm")
     if statm.exists():
         import resource
 
         return f"{int(statm.read_text().split()[1]) * resource.getpagesize() / 1e6:.0f} MB"
-    return "not known on this system"
+    return "unknown"

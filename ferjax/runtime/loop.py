@@ -1,9 +1,4 @@
-"""The live loop: frames in, people with steady labels out.
-
-for result in stream(0, "resnet20_int8.tflite"):
-    for face in result.faces:
-        print(result.time, face.track, face.label, face.confidence)
-"""
+"""Detects, tracks and classifies the faces of a source: the live loop."""
 
 import itertools
 import math
@@ -16,16 +11,16 @@ import numpy as np
 
 from ferjax.errors import InputError
 from ferjax.runtime.faces.detector import Detector, Face, create_detector, crop
-from ferjax.runtime.faces.tracking import Track, distinct
-from ferjax.runtime.faces.watching import Watcher
+from ferjax.runtime.faces.tracking import Track, non_max_suppression
+from ferjax.runtime.faces.video import VideoTracker
 from ferjax.runtime.model import Model, load
 from ferjax.runtime.result import FaceResult, Latency, Result
-from ferjax.runtime.smoothing import Decision, Labeller, Limits, Quality, Smoother, quality
+from ferjax.runtime.smoothing import Decision, Labeler, Limits, Smoother, quality
+from ferjax.runtime.sources.factory import open_source
 from ferjax.runtime.sources.frame import Frame, Source
-from ferjax.runtime.sources.opening import open_source
 
-RATE = 10.0  # classifications of a face per second, at least
-_UNSEEN = 0.25  # seconds for which a face that is not found is still shown where it should be
+RATE = 10.0  # minimum classifications per face and second
+_MAX_UNSEEN = 0.25  # seconds for which a face without detection is still shown at its predicted box
 
 
 def stream(
@@ -41,45 +36,44 @@ def stream(
     rate: float = RATE,
     threads: int = 1,
 ) -> Iterator[Result]:
-    """Finds, follows and classifies the faces of a source, frame by frame.
-
-    Args:
-      source: what `open_source` takes, or frames; a source opened here is closed at the end.
-      model: an exported file, or a loaded model.
-      detector: "haar", "yunet", "dlib", "none", or one from `create_detector`.
-      detector_model: the detector's file where it needs one.
-      detect_scale: size of the searched picture relative to the frame; see `create_detector`.
-      smooth: window of the mean over a person's last distributions, in frames of a thirtieth of a second.
-      smoothing: how they are averaged, see `Smoother`: "adaptive", "mean" (Paraschiv 2026) or "exponential".
-      threshold: confidence below which a face is "uncertain"; the model's own if not given, and that of `Limits` for a
-        model that has none.
-      rate: how often a second each face is classified at least, as far as frames come; in between a face keeps its
-        last answer. The pictures of a folder are all classified.
-      threads: for the classifier, where a file is given.
-
-    Returns:
-      An iterator of one result per frame:
+    """Detects, tracks and classifies the faces of a source, frame by frame.
 
         for result in stream(0, "resnet20_int8.tflite"):
             for face in result.faces:
                 print(result.time, face.track, face.label, face.confidence)
 
+    Args:
+      source: argument of `open_source`, or an iterable of frames. A source opened here is closed at the end.
+      model: an exported file, or a loaded model.
+      detector: "haar", "yunet", "dlib", "none", or a result of `create_detector`.
+      detector_model: file of the detector, if it requires one.
+      detect_scale: size of the searched image relative to the frame; see `create_detector`.
+      smooth: window of the smoothing, in frames of 1/30 second.
+      smoothing: "adaptive", "mean" (Paraschiv 2026) or "exponential"; see `Smoother`.
+      threshold: confidence below which a face is "uncertain" (default: the model's threshold; if it is 0, that of
+        `Limits`).
+      rate: minimum classifications per face and second, if the frame rate allows. Between them, a face keeps its last
+        probabilities. Images of a folder are all classified.
+      threads: threads of the classifier, if `model` is a file.
+
+    Returns:
+      An iterator of one result per frame.
+
     Raises:
-      InputError: at once for a model, detector, source or option that cannot be used.
+      InputError: immediately, if the model, detector, source or an option is invalid.
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"threshold must be within 0..1, got {threshold}")
     if not 0 < rate < math.inf:
-        raise InputError(f"rate must be a number of classifications a second greater than 0, got {rate}")
-    classifier = model if isinstance(model, Model) else load(model, threads=threads)
-    finder = detector
-    if not isinstance(finder, Detector):
-        finder = create_detector(finder, scale=detect_scale, model=detector_model)
-    people = _People(classifier, Smoother(smoothing, smooth), threshold, rate)
+        raise InputError(f"rate must be a finite number of classifications per second greater than 0, got {rate}")
+    loaded = model if isinstance(model, Model) else load(model, threads=threads)
+    if not isinstance(detector, Detector):
+        detector = create_detector(detector, scale=detect_scale, model=detector_model)
+    classifier = _Classifier(loaded, Smoother(smoothing, smooth), threshold, rate)
     if isinstance(source, str | int | PathLike):
         opened = open_source(source)
-        return _closing(opened, _run(opened, finder, people))
-    return _run(source, finder, people)
+        return _closing(opened, _run(opened, detector, classifier))
+    return _run(source, detector, classifier)
 
 
 def _closing(source: Source, results: Iterator[Result]) -> Iterator[Result]:
@@ -87,61 +81,58 @@ def _closing(source: Source, results: Iterator[Result]) -> Iterator[Result]:
         yield from results
 
 
-def _run(frames: Iterable[Frame], detector: Detector, people: "_People") -> Iterator[Result]:
+def _run(frames: Iterable[Frame], detector: Detector, classifier: "_Classifier") -> Iterator[Result]:
     stills = isinstance(frames, Source) and frames.stills
-    watcher, ids = Watcher(detector), itertools.count(1)
+    tracker, ids = VideoTracker(detector), itertools.count(1)
     for frame in frames:
         start = time.perf_counter()
-        tracks = _unrelated(detector, frame, ids) if stills else watcher.update(frame.image, frame.time)
+        tracks = _detect_still(detector, frame, ids) if stills else tracker.track(frame.image, frame.time)
         found = time.perf_counter()
-        faces = people.update(frame, tracks)
+        faces = classifier.classify(frame, tracks)
         end = time.perf_counter()
         yield Result(frame, frame.time, faces, Latency(frame.capture_ms, (found - start) * 1e3, (end - found) * 1e3))
 
 
-def _unrelated(detector: Detector, frame: Frame, ids: Iterator[int]) -> list[Track]:
-    """Everybody in a picture that has nothing to do with the one before."""
-    faces = distinct(detector.still(frame.image))
+def _detect_still(detector: Detector, frame: Frame, ids: Iterator[int]) -> list[Track]:
+    """Returns the faces in an unrelated image as new tracks."""
+    faces = non_max_suppression(detector.detect_photo(frame.image))
     return [Track(next(ids), f.box, f.landmarks, f.score, True, frame.time, frame.time) for f in faces]
 
 
-class _People:
-    """What is known about everybody who is followed: last answer, smoothed distribution, label."""
+class _Classifier:
+    """Classifies tracked faces and keeps the smoothed probabilities and the label of each track."""
 
     def __init__(self, model: Model, smoother: Smoother, threshold: float | None, rate: float):
-        limits = Limits()
-        least = threshold if threshold is not None else model.spec.abstention_threshold or limits.confidence
+        if threshold is None:
+            threshold = model.spec.abstention_threshold or Limits().confidence
         self._model, self._names = model, model.spec.class_names
         self._smoother = smoother
-        self._labeller = Labeller(self._names, limits=Limits(confidence=least))
-        self._turns = _Turns(rate)
+        self._labeler = Labeler(self._names, limits=Limits(confidence=threshold))
+        self._scheduler = _Scheduler(rate)
         self._shown: dict[int, tuple[Decision, dict[str, float]]] = {}
 
-    def update(self, frame: Frame, tracks: list[Track]) -> list[FaceResult]:
-        """Answers for those whose turn it is; a person who is hidden is remembered, but not shown."""
-        visible = [t for t in tracks if frame.time - t.last_seen <= _UNSEEN]
-        chosen = self._turns.choose(visible, frame.time)
-        answers = dict(zip((track.id for track in chosen), self._classify(frame, chosen), strict=True))
+    def classify(self, frame: Frame, tracks: list[Track]) -> list[FaceResult]:
+        """Classifies the faces that are due and returns the visible faces."""
+        visible = [t for t in tracks if frame.time - t.last_seen <= _MAX_UNSEEN]
+        due = self._scheduler.choose(visible, frame.time)
+        raw = dict(zip((track.id for track in due), self._classify(frame, due), strict=True))
         alive = {track.id for track in tracks}
-        for memory in (self._smoother, self._labeller, self._turns):
+        for memory in (self._smoother, self._labeler, self._scheduler):
             memory.keep(alive)
         self._shown = {track: shown for track, shown in self._shown.items() if track in alive}
-        return [self._result(track, answers.get(track.id)) for track in visible if track.id in self._shown]
+        return [self._result(track, raw.get(track.id)) for track in visible if track.id in self._shown]
 
     def _classify(self, frame: Frame, tracks: list[Track]) -> list[dict[str, float]]:
         if not tracks:
             return []
-        spec = self._model.spec
-        crops = [crop(frame.image, Face(t.box, t.score, t.landmarks), spec) for t in tracks]
-        answers = []
-        for track, cut, raw in zip(tracks, crops, self._model.probabilities(np.stack(crops)), strict=True):
-            self._say(track, quality(cut, track.box[2]), raw, frame.time)
-            answers.append(self._named(raw))
-        return answers
-
-    def _say(self, track: Track, measured: Quality, raw: np.ndarray, now: float) -> None:
-        smoothed = self._smoother.update(track.id, raw, now)
-        self._shown[track.id] = self._labeller.update(track.id, smoothed, measured), self._named(smoothed)
+        crops = [crop(frame.image, Face(t.box, t.score, t.landmarks), self._model.spec) for t in tracks]
+        results = []
+        for track, face, raw in zip(tracks, crops, self._model.probabilities(np.stack(crops)), strict=True):
+            smoothed = self._smoother.smooth(track.id, raw, frame.time)
+            decision = self._labeler.label(track.id, smoothed, quality(face, track.box[2]))
+            self._shown[track.id] = decision, self._named(smoothed)
+            results.append(self._named(raw))
+        return results
 
     def _named(self, probabilities: np.ndarray) -> dict[str, float]:
         return dict(zip(self._names, probabilities.tolist(), strict=True))
@@ -152,29 +143,29 @@ class _People:
         return FaceResult(track.id, (x, y, w, h), decision.label, decision.confidence, probabilities, raw)
 
 
-class _Turns:
-    """Whose turn it is: everybody `rate` times a second, spread so that frames cost about the same."""
+class _Scheduler:
+    """Chooses the faces to classify in each frame: each `rate` times a second, spread evenly over the frames."""
 
     def __init__(self, rate: float):
         self._period, self._last = 1 / rate, dict[int, float]()
         self._now, self._step, self._credit = math.nan, 0.0, 0.0
 
     def choose(self, tracks: list[Track], now: float) -> list[Track]:
-        """Returns those to classify now: who would have to wait too long, and the longest waiting in turn."""
+        """Returns the faces to classify now: those that would be late in the next frame, then the longest waiting."""
         step = now - self._now
-        if step > 0:  # not in the first frame, where it is not a number
+        if step > 0:  # False in the first frame, where it is NaN
             self._step += (min(step, self._period) - self._step) * (0.2 if self._step else 1.0)
             self._credit += len(tracks) * min(step, self._period) / self._period
         self._now = now
         waiting = sorted((t for t in tracks if t.seen), key=lambda t: self._last.get(t.id, -math.inf))
-        late = now + self._step - 1.001 * self._period  # the next frame would be more than a period after these
-        due = sum(self._last.get(t.id, -math.inf) < late for t in waiting)
-        chosen = waiting[: max(due, int(self._credit))]
+        late = now + self._step - 1.001 * self._period  # last time from which the next frame is more than a period away
+        urgent = sum(self._last.get(t.id, -math.inf) < late for t in waiting)
+        chosen = waiting[: max(urgent, int(self._credit))]
         self._credit = max(0.0, min(self._credit - len(chosen), 1.0))
         self._last.update((t.id, now) for t in chosen)
         return chosen
 
     def keep(self, tracks: Iterable[int]) -> None:
-        """Forgets everybody but these."""
+        """Deletes the state of all other tracks."""
         alive = set(tracks)
         self._last = {track: at for track, at in self._last.items() if track in alive}

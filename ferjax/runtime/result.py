@@ -1,4 +1,4 @@
-"""What the live loop says about a frame."""
+"""Defines the results of the live loop."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,12 +10,12 @@ class FaceResult(NamedTuple):
     """One face in one frame.
 
     Attributes:
-      track: number of the person, the same as long as the face is followed.
+      track: id of the track, constant while the face is tracked.
       box: (x, y, width, height) in pixels of the frame.
       label: a class name, or "uncertain".
-      confidence: smoothed probability of the label, or of what it would be if it were not "uncertain", in 0..1.
+      confidence: smoothed probability of the selected class, also if the label is "uncertain", in 0..1.
       probabilities: class name -> smoothed probability, in the model's order; they sum to 1.
-      raw_probabilities: the model's answer for this very frame, or None where this frame was not this face's turn.
+      raw_probabilities: the model's output for this frame, or None if the face was not classified in this frame.
     """
 
     track: int
@@ -27,7 +27,7 @@ class FaceResult(NamedTuple):
 
 
 class Latency(NamedTuple):
-    """Milliseconds that the parts of one frame took."""
+    """Time per stage of one frame, in milliseconds."""
 
     capture: float
     detect: float
@@ -39,10 +39,10 @@ class Result(NamedTuple):
     """One frame and its faces.
 
     Attributes:
-      frame: the picture, its index and how many the camera dropped before it.
-      time: of the frame, in seconds; see `Frame`.
+      frame: image, index and number of dropped frames.
+      time: time of the frame in seconds; see `Frame`.
       faces: in the order of their tracks.
-      latency: what the frame cost so far.
+      latency: time per stage so far.
     """
 
     frame: Frame

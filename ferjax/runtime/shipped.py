@@ -1,64 +1,65 @@
-"""The trained models that come with the package: `ferjax models`.
+"""Finds and lists the trained models of the package: `ferjax models`.
 
-`models/` holds, for each NAME, NAME.tflite with its contract inside, its card NAME.md and, for training on, its weights
-in floats NAME.safetensors where they are small enough; the file `default` names the one that is taken when none is
-asked for. `python -m tools.ship` fills it.
+The folder `models/` has, for each NAME, the exported file NAME.tflite, the model card NAME.md and, if small enough, the
+float weights NAME.safetensors for fine-tuning. The file `default` contains the name of the default model.
+`python -m tools.ship` writes the folder.
 """
 
 import os
 import pathlib
 from collections.abc import Sequence
 
+import ferjax.spec
 from ferjax import cli
-from ferjax import spec as contract
 from ferjax.errors import InputError, unknown
 
 FOLDER = pathlib.Path(__file__).parent / "models"
 DEFAULT, SUFFIX = "default", ".tflite"
-NOTE = "The epoch was selected on validation (FER2013's PublicTest): an accuracy on it is no test figure."
+NOTE = "The epoch was selected on validation (FER2013's PublicTest), so validation accuracy is not a test result."
 
 
 def names() -> list[str]:
-    """Returns the names of the shipped models, the default first."""
+    """Returns the names of the models, the default first."""
     found = sorted(path.stem for path in FOLDER.glob(f"*{SUFFIX}"))
     return sorted(found, key=lambda name: name != _default())
 
 
 def find(model: str | os.PathLike[str] | None = None) -> pathlib.Path:
-    """Returns the file of a model.
+    """Returns the path of a model.
 
     Args:
-      model: a file, the name of a shipped model, or None for the default one. What has no suffix and no folder, such as
-        "resnet20", is a name.
+      model: a file, the name of a model of the package, or None for the default model. A string without suffix and
+        folder, such as "resnet20", is a name unless a file of that name exists.
 
     Raises:
-      InputError: if no model is shipped under that name, or none at all.
+      InputError: if the name is unknown, or the package has no models.
     """
     path = pathlib.Path(model if model is not None else _default())
     if model is not None and (path.suffix or path.name != os.fspath(model) or path.exists()):
         return path
     shipped = names()
     if not shipped:
-        wanted = "" if model is None else f", so none is named {os.fspath(model)!r}"
+        requested = "" if model is None else f", so {os.fspath(model)!r} is unknown"
         raise InputError(
-            f"no model comes with this copy of ferjax{wanted}: give a .tflite or .onnx file from export.py with --model"
+            f"this installation of ferjax has no models{requested}: give a .tflite or .onnx file from `ferjax export` "
+            "with --model"
         )
     if path.name not in shipped:
-        raise unknown("shipped model", path.name, [*shipped, "or a .tflite or .onnx file from export.py"])
+        raise unknown("model", path.name, [*shipped, "or a .tflite or .onnx file from `ferjax export`"])
     return FOLDER / f"{path.name}{SUFFIX}"
 
 
 def table() -> str:
-    """Returns one line per shipped model: how large and how good it is, as its contract says, and where it lies.
+    """Returns a text table of the models: network, size, accuracy from the spec, path.
 
     Raises:
-      InputError: if none is shipped, or a file cannot be read.
+      InputError: if the package has no models, or a file cannot be read.
     """
     find()
     lines = [["name", "network", "kind", "bytes", "parameters", "accuracy", "training data", "file"]]
     for name in names():
         path = FOLDER / f"{name}{SUFFIX}"
-        spec = contract.read(path)
+        spec = ferjax.spec.read(path)
         scores = ", ".join(f"{value:.1%} on {split}" for split, value in spec.accuracy.items())
         lines.append(
             [
@@ -67,8 +68,8 @@ def table() -> str:
                 spec.quantization,
                 f"{path.stat().st_size:,}",
                 f"{spec.parameters:,}",
-                scores or "not known",
-                spec.dataset or "not known",
+                scores or "unknown",
+                spec.dataset or "unknown",
                 str(path),
             ]
         )
@@ -77,13 +78,13 @@ def table() -> str:
 
 
 def choices() -> str:
-    """Returns the names for a command's help, such as "resnet20 (default), mini_xception"."""
-    return ", ".join(f"{name} (default)" if name == _default() else name for name in names()) or "none in this copy"
+    """Returns the names for the help of a command, such as "resnet20 (default), mini_xception"."""
+    return ", ".join(f"{name} (default)" if name == _default() else name for name in names()) or "none installed"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs `ferjax models`: lists the models in the package."""
-    cli.parser("models", "Lists the models in the package, which --model takes by name.").parse_args(argv)
+    """Runs `ferjax models`: lists the models of the package."""
+    cli.parser("models", "Lists the models of the package, which --model accepts by name.").parse_args(argv)
     print(f"{table()}\n{NOTE}")
 
 

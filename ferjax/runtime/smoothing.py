@@ -1,4 +1,4 @@
-"""From one frame's probabilities to a steady label: smoothing per person, hysteresis, and saying "uncertain"."""
+"""Turns the probabilities of single frames into stable labels: smoothing per track, hysteresis, abstention."""
 
 import dataclasses
 import math
@@ -10,38 +10,38 @@ import cv2
 import numpy as np
 
 from ferjax.errors import InputError, unknown
-from ferjax.runtime.model import UNCERTAIN
+from ferjax.spec import UNCERTAIN
 
 METHODS = ("adaptive", "mean", "exponential")
-_FRAME = 1 / 30  # Paraschiv's N counts frames of 30 a second
-_CHANGED, _MOST = math.log(12), math.log(4)  # odds at which a change is believed, and that one answer can give
-_APART = 0.1  # seconds; answers nearer to each other tell less than two
+_FRAME = 1 / 30  # seconds; Paraschiv's window counts frames at 30 fps
+_THRESHOLD, _CLIP = math.log(12), math.log(4)  # log odds that signal a change, and the maximum of one prediction
+_INDEPENDENT = 0.1  # seconds; predictions closer than this are correlated
 
 
 class Smoother:
-    """Smooths each person's probabilities apart from everybody else's.
+    """Smooths the probabilities of each track over time.
 
-    Paraschiv (2026, eq. 26) takes the mean of the last N = 10 distributions, which at 30 frames a second are
-    those of the last third of a second. Here N / 30 seconds are what counts, so that the same N reacts as fast
-    when faces are classified less often than frames come.
+    Paraschiv (2026, eq. 26) averages the last N = 10 distributions, one third of a second at 30 fps. Here the window is
+    N / 30 seconds, so that N means the same if faces are not classified in every frame.
 
-    The adaptive mean is of up to 2N - 1 frames, but only of answers since the last change of expression, for which
-    Page's (1954) cumulative sums watch. With y the likeliest class of the mean so far, each other class c has one:
+    The adaptive method averages up to 2N - 1 frames, but only predictions since the last change of expression. Changes
+    are detected with cumulative sums (CUSUM; Page 1954). With y the most probable class of the mean so far, each other
+    class c has the sum
 
-      S_c <- max(0, S_c + w clip(log(p_c / p_y), -log 4, log 4)),  w = min(1, seconds since the last answer / 0.1)
+      S_c <- max(0, S_c + w clip(log(p_c / p_y), -log 4, log 4)),  w = min(1, seconds since the last prediction / 0.1)
 
-    Where one exceeds log 12, the odds of a change are twelve to one; it happened when that sum last left 0, older
-    answers are dropped and all sums start anew. As no answer counts for more than four to one (Huber 1965), a stray
-    one changes nothing, while two in a row that are sure of the same class do.
+    A sum above log 12, odds of 12 : 1, signals a change at the time when it last left 0. Older predictions are then
+    dropped and all sums reset. The clipping (Huber 1965) limits one prediction to odds of 4 : 1, so that one outlier
+    does not signal a change, but two consecutive confident predictions do.
     """
 
     def __init__(self, method: str = "adaptive", window: int = 10):
         """Starts with empty buffers.
 
         Args:
-          method: "adaptive"; "mean" of the window; or "exponential" with the time constant that has the same lag,
-            half of the window.
-          window: N, in frames of a thirtieth of a second; 1 smooths nothing.
+          method: "adaptive"; "mean" of the window; or "exponential", whose time constant of half the window gives the
+            same lag as the mean.
+          window: N, in frames of 1/30 second; 1 disables smoothing.
 
         Raises:
           InputError: if the method is unknown or the window is less than 1.
@@ -49,19 +49,19 @@ class Smoother:
         if method not in METHODS:
             raise unknown("smoothing", method, METHODS)
         if window < 1:
-            raise InputError(f"the smoothing window must be at least 1, got {window}")
+            raise InputError(f"the smoothing window (--smooth) must be at least 1, got {window}")
         self._method, self._window = method, window
         self._seconds = (2 * window - 1 if method == "adaptive" else window) * _FRAME
         self._buffers: dict[int, deque[tuple[float, np.ndarray]]] = {}
-        self._changes: dict[int, _Change] = {}
+        self._changes: dict[int, _ChangeDetector] = {}
 
-    def update(self, track: int, probabilities: np.ndarray, time: float) -> np.ndarray:
-        """Takes in one distribution of one person and returns the smoothed one.
+    def smooth(self, track: int, probabilities: np.ndarray, time: float) -> np.ndarray:
+        """Adds one prediction of a track and returns the smoothed probabilities.
 
         Args:
-          track: whose it is; an id that was never seen starts with an empty buffer.
+          track: id of the track.
           probabilities: (C,), sums to 1.
-          time: in seconds, not before that person's last one.
+          time: time in seconds, not before the last one of the track.
 
         Returns:
           float64 (C,), sums to 1.
@@ -81,14 +81,14 @@ class Smoother:
             if buffer:
                 start = max(start, self._changes[track].update(current, _mean(buffer), time))
             else:
-                self._changes[track] = _Change(np.zeros(len(current)), np.full(len(current), time), time)
+                self._changes[track] = _ChangeDetector(np.zeros(len(current)), np.full(len(current), time), time)
         buffer.append((time, current))
         while buffer[0][0] < start:
             buffer.popleft()
         return _mean(buffer)
 
     def keep(self, tracks: Iterable[int]) -> None:
-        """Forgets everybody but these."""
+        """Deletes the state of all other tracks."""
         alive = set(tracks)
         self._buffers = {track: buffer for track, buffer in self._buffers.items() if track in alive}
         self._changes = {track: change for track, change in self._changes.items() if track in alive}
@@ -99,13 +99,13 @@ def _mean(buffer: Iterable[tuple[float, np.ndarray]]) -> np.ndarray:
 
 
 @dataclasses.dataclass
-class _Change:
-    """Whether one person's expression has changed: the sums that `Smoother` describes.
+class _ChangeDetector:
+    """Detects changes of expression of one track with the sums that `Smoother` describes.
 
     Attributes:
       sums: S_c of each class.
-      since: when each sum last left 0.
-      last: time of the last answer.
+      since: time at which each sum last left 0.
+      last: time of the last prediction.
     """
 
     sums: np.ndarray
@@ -113,27 +113,27 @@ class _Change:
     last: float
 
     def update(self, current: np.ndarray, mean: np.ndarray, time: float) -> float:
-        """Takes in an answer and returns when a change that is now believed began, -inf if none is."""
-        weight = min(1.0, (time - self.last) / _APART)
-        odds = np.log(np.maximum(current, 1e-9))
-        sums = self.sums + weight * np.clip(odds - odds[int(mean.argmax())], -_MOST, _MOST)
+        """Adds a prediction and returns the start time of a detected change, or -inf."""
+        weight = min(1.0, (time - self.last) / _INDEPENDENT)
+        logs = np.log(np.maximum(current, 1e-9))
+        sums = self.sums + weight * np.clip(logs - logs[int(mean.argmax())], -_CLIP, _CLIP)
         self.since = np.where((self.sums <= 0) & (sums > 0), time, self.since)
         self.sums, self.last = np.maximum(sums, 0.0), time
         likeliest = int(self.sums.argmax())
-        if self.sums[likeliest] <= _CHANGED:
+        if self.sums[likeliest] <= _THRESHOLD:
             return -math.inf
         self.sums[:] = 0.0
         return float(self.since[likeliest])
 
 
 class Quality(NamedTuple):
-    """What can be told of a crop before it is classified.
+    """Image quality of a crop.
 
     Attributes:
       size: side of the face in the frame, in pixels.
-      sharpness: variance of the Laplacian of the grey crop, relative to the variance of the crop.
-      exposure: mean grey value, 0..255.
-      contrast: standard deviation of the grey values.
+      sharpness: variance of the Laplacian of the gray crop, relative to the variance of the crop.
+      exposure: mean gray value, 0..255.
+      contrast: standard deviation of the gray values.
     """
 
     size: float
@@ -143,10 +143,10 @@ class Quality(NamedTuple):
 
 
 def quality(crop: np.ndarray, size: float) -> Quality:
-    """Measures a crop.
+    """Measures the quality of a crop.
 
     Args:
-      crop: uint8 (H, W, C), as `faces.crop` returns it.
+      crop: uint8 (H, W, C), a result of `faces.detector.crop`.
       size: side of the face in the frame, in pixels.
     """
     gray = crop[..., 0] if crop.shape[2] == 1 else crop.mean(axis=2).astype(np.uint8)
@@ -157,12 +157,12 @@ def quality(crop: np.ndarray, size: float) -> Quality:
 
 
 class Decision(NamedTuple):
-    """What is shown for a person.
+    """The label of a track.
 
     Attributes:
       label: a class name, or "uncertain".
-      confidence: the smoothed probability of the class that is shown, or would be if it were certain enough, 0..1.
-      reason: why it is uncertain: "confidence", "size", "blur", "dark", "bright", or "" if it is not.
+      confidence: smoothed probability of the selected class, also if the label is "uncertain", in 0..1.
+      reason: reason for "uncertain": "confidence", "size", "blur", "dark" or "bright"; else "".
     """
 
     label: str
@@ -172,17 +172,16 @@ class Decision(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Below which quality nothing is said.
+    """Minimum confidence and image quality; the label is "uncertain" below them.
 
-    By these, 99.5 % of FER2013's validation images pass, and faces blurred by 1.5 of 48 pixels do not.
+    99.5 % of FER2013's validation images pass; faces of 48 pixels blurred by a Gaussian of 1.5 pixels do not.
 
     Attributes:
-      confidence: smallest probability of the class to show; where it is less, and no other is likelier by the
-        hysteresis, two classes are about as likely.
-      size: smallest side of a face, in pixels of the frame.
-      sharpness: see Quality.
-      exposure: smallest and largest mean grey value.
-      contrast: smallest standard deviation of the grey values.
+      confidence: minimum smoothed probability of the selected class.
+      size: minimum side of a face, in pixels of the frame.
+      sharpness: minimum; see Quality.
+      exposure: minimum and maximum mean gray value.
+      contrast: minimum standard deviation of the gray values.
     """
 
     confidence: float = 0.4
@@ -191,8 +190,8 @@ class Limits:
     exposure: tuple[float, float] = (25.0, 235.0)
     contrast: float = 10.0
 
-    def fault(self, measured: Quality) -> str:
-        """Returns what is wrong with a crop in one word, or "" if nothing is."""
+    def failure(self, measured: Quality) -> str:
+        """Returns the first limit that a crop fails: "size", "bright", "dark" or "blur"; "" if it passes."""
         if measured.size < self.size:
             return "size"
         if measured.exposure > self.exposure[1]:
@@ -202,33 +201,33 @@ class Limits:
         return "blur" if measured.sharpness < self.sharpness else ""
 
 
-class Labeller:
-    """Turns smoothed probabilities into labels that do not flutter where two classes are about as likely."""
+class Labeler:
+    """Selects the label of each track, with hysteresis against flicker between two similarly probable classes."""
 
     def __init__(self, class_names: Iterable[str], *, limits: Limits | None = None, hysteresis: float = 0.15):
         """Starts without labels.
 
         Args:
           class_names: in the order of the probabilities.
-          limits: below which to say "uncertain".
-          hysteresis: by how much another class must be likelier than the one shown to replace it.
+          limits: the label is "uncertain" below them.
+          hysteresis: margin in probability by which another class must exceed the current one to replace it.
         """
         self._names, self._limits, self._hysteresis = tuple(class_names), limits or Limits(), hysteresis
         self._shown: dict[int, int] = {}
 
-    def update(self, track: int, smoothed: np.ndarray, measured: Quality | None = None) -> Decision:
-        """Returns what to show for a person whose smoothed probabilities (C,) are these."""
+    def label(self, track: int, smoothed: np.ndarray, measured: Quality | None = None) -> Decision:
+        """Returns the label of a track for its smoothed probabilities (C,) and the quality of its crop."""
         best, shown = int(np.argmax(smoothed)), self._shown.get(track)
         if shown is not None and smoothed[best] - smoothed[shown] < self._hysteresis:
             best = shown
         self._shown[track] = best
         confidence = float(smoothed[best])
-        fault = self._limits.fault(measured) if measured else ""
-        if not fault and confidence < self._limits.confidence:
-            fault = "confidence"
-        return Decision(UNCERTAIN if fault else self._names[best], confidence, fault)
+        reason = self._limits.failure(measured) if measured else ""
+        if not reason and confidence < self._limits.confidence:
+            reason = "confidence"
+        return Decision(UNCERTAIN if reason else self._names[best], confidence, reason)
 
     def keep(self, tracks: Iterable[int]) -> None:
-        """Forgets everybody but these."""
+        """Deletes the state of all other tracks."""
         alive = set(tracks)
         self._shown = {track: label for track, label in self._shown.items() if track in alive}

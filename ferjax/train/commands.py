@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from ferjax import errors, memory
 from ferjax.train import config as train_config
-from ferjax.train import config_files, experiment, processes, teacher
+from ferjax.train import config_files, distributed, experiment, teacher
 
 TRACED = 5  # dispatches, with --profile
 _TRAIN = """Trains an emotion network and keeps its best checkpoint.
@@ -77,9 +77,9 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_integer("devices", 0, "How many devices share each batch; 0 for all that are visible.", **more)
     flags.DEFINE_bool("profile", False, "Trace a few steps into WORKDIR/profile.", **more)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; not needed under Slurm and on TPU pods.", **more)
-    flags.DEFINE_integer("num_processes", None, "How many processes train together.", **more)
-    flags.DEFINE_integer("process_id", None, "The number of this process, from 0.", **more)
-    flags.DEFINE_float("join_seconds", 300.0, "How long the processes wait for each other at the start.", **more)
+    flags.DEFINE_integer("num_processes", None, "Number of processes; 1 alone ignores Slurm.", **more)
+    flags.DEFINE_integer("process_id", None, "Index of this process, from 0.", **more)
+    flags.DEFINE_float("join_seconds", 300.0, "How long a process waits for the others at the start.", **more)
     return values
 
 
@@ -139,9 +139,8 @@ def _resolve(given: flags.FlagValues, suffix: str = "") -> tuple[dict[str, Any],
 
 def _together(given: flags.FlagValues) -> contextlib.AbstractContextManager[None]:
     """Returns the context in which this process trains with those that the flags or the environment name."""
-    seconds = given.join_seconds
-    place = processes.find_place(given.coordinator, given.num_processes, given.process_id, seconds=seconds)
-    return processes.joined(place, seconds=seconds)
+    place = given.coordinator, given.num_processes, given.process_id
+    return distributed.joined(*place, seconds=given.join_seconds)
 
 
 def _options(given: flags.FlagValues) -> Mapping[str, Any]:

@@ -130,7 +130,7 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     if not path.exists():
         if any((workdir / kind).exists() for kind in checkpoint.KINDS):
             raise errors.InputError(f"{workdir} holds checkpoints without a config.json: choose another --workdir")
-        with folders.replaced(path) as part:
+        with folders.atomic_file(path) as part:
             part.write_text(text)
         return
     try:

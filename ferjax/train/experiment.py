@@ -16,7 +16,7 @@ from ferjax import augment, data, devices, errors, models
 from ferjax.evaluate import report
 from ferjax.models import cpu
 from ferjax.spec import ModelSpec
-from ferjax.train import loop, objective, optim, processes, profiling, quantization, run_folder, start, stored_views
+from ferjax.train import distributed, loop, objective, optim, profiling, quantization, run_folder, start, stored_views
 from ferjax.train import teacher as train_teacher
 from ferjax.train.config import GROUPS, call, claimed
 from ferjax.train.monitor import Monitor
@@ -97,7 +97,8 @@ def _run(
     groups = {group: dict(config.get(group, {})) for group in GROUPS}
     options = call(FitOptions, "fit", groups["fit"])
     mesh = devices.mesh(device_count)
-    faces = call(data.load, "data", groups["data"], data_dir=data_dir, splits=("train", "validation"))
+    load = functools.partial(call, data.load, "data", groups["data"], data_dir=data_dir, splits=("train", "validation"))
+    faces = distributed.all_or_none(load)
     train, validation = (faces.splits[split]._asdict() for split in ("train", "validation"))
     steps = max(1, len(train["labels"]) // options.batch_size)
     network, apply_fn, adopted = _begin(groups, faces, name, options, steps_per_epoch=steps)
@@ -106,20 +107,18 @@ def _run(
     if taught:
         teacher, config = _teacher(config, groups, network.spec)
     task = _task(groups, network, apply_fn, faces, teacher)
-    processes.agree("configuration", {**config, "found": {"data": faces.sha256, "jax": jax.__version__}})
+    distributed.agree("configuration", {**config, "found": {"data": faces.sha256, "jax": jax.__version__}})
     with contextlib.ExitStack() as held:
-        if processes.is_first():
-            held.enter_context(run_folder.alone(workdir))
-            held.enter_context(claimed(workdir, config))
+        distributed.all_or_none(functools.partial(_claim, held, workdir, config))
         if teacher is not None and teacher.stored_views:
             home = pathlib.Path(data_dir or data.default_data_dir())
             train, task = stored_views.taught_arrays(train, task, groups=groups, faces=faces, data_dir=home)
         if adopted is not None:
-            processes.say(f"start: {adopted}")
+            distributed.say(f"start: {adopted}")
         if mesh.size > 1:
-            processes.say(f"devices: {devices.describe(mesh)}")
+            distributed.say(f"devices: {devices.describe(mesh)}")
         started = time.perf_counter()
-        on_epoch = _reporter(workdir, tensorboard=tensorboard and processes.is_first())
+        on_epoch = _reporter(workdir, tensorboard=tensorboard and distributed.is_first())
         result = loop.fit(
             task,
             network.variables,
@@ -132,10 +131,17 @@ def _run(
             mesh=mesh,
             monitor=Monitor(progress, on_epoch, profile),
         )
-        if processes.is_first():
+        if distributed.is_first():
             report.plot_curves(result.history, workdir / "curves.png")
     _say_result(result, mesh, seconds=time.perf_counter() - started, workdir=workdir)
     return result
+
+
+def _claim(held: contextlib.ExitStack, workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Takes the run's folder, in the process that writes."""
+    if distributed.is_first():
+        held.enter_context(run_folder.alone(workdir))
+        held.enter_context(claimed(workdir, config))
 
 
 def _begin(
@@ -187,7 +193,7 @@ def _teacher(
     teacher = call(train_teacher.load, "teacher", groups["teacher"], spec=spec, taps=theirs, dtype=dtype)
     for path, each in zip(groups["teacher"]["workdirs"], teacher.specs, strict=True):
         scores = ", ".join(f"{100 * value:.1f} % on {split}" for split, value in each.accuracy.items())
-        processes.say(f"teacher: {each.architecture}, {scores or 'never scored'}; {path}")
+        distributed.say(f"teacher: {each.architecture}, {scores or 'never scored'}; {path}")
     hashes = [each.params_sha256 for each in teacher.specs]
     return teacher, {**config, "teacher": {**groups["teacher"], "sha256": hashes}}
 
@@ -209,7 +215,7 @@ def _task(
         taps = (*objective.taps(groups["loss"].get("features", ()))[0], *heads)
         more = {"teachers": len(teacher.specs), "heads": heads}
     elif groups["teacher"].get("stored_views"):
-        processes.say("teacher.stored_views is for a teacher's answers: without one, views are drawn anew each epoch")
+        distributed.say("teacher.stored_views is for a teacher's answers: without one, views are drawn anew each epoch")
     return Task(
         apply=apply_fn,
         loss=call(objective.make_loss, "loss", groups["loss"], faces=faces, **more),
@@ -284,9 +290,9 @@ def _reporter(workdir: pathlib.Path, *, tensorboard: bool) -> Callable[[list[dic
 def _say_result(result: loop.Result, mesh: Mesh, *, seconds: float, workdir: pathlib.Path) -> None:
     if peak := profiling.peak_memory(mesh):
         holder = "this process" if devices.on_cpu(mesh) else "a device"
-        processes.say(f"peak memory of {holder}: {peak / 1e9:.2f} GB")
+        distributed.say(f"peak memory of {holder}: {peak / 1e9:.2f} GB")
     best = result.best
-    processes.say(
+    distributed.say(
         f"best validation accuracy {best['validation_accuracy']:.4f}, macro-F1 {best['validation_macro_f1']:.4f}, "
         f"epoch {best['epoch']} of {len(result.history)}, {seconds:.0f} s; {workdir}"
     )

@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from ferjax import devices, errors
 from ferjax.evaluate import inference
 from ferjax.evaluate.metrics import best_row
+from ferjax.train import distributed, profiling, stored_views
 from ferjax.train import feed as train_feed
-from ferjax.train import processes, profiling, stored_views
 from ferjax.train.history import exhausted, make_row, validate
 from ferjax.train.monitor import Monitor, Watch
 from ferjax.train.optim import Optimizer
@@ -87,7 +87,7 @@ def fit(
                     folder.save_last(state, sums, history)
             watch.wait(sums)
             seconds = time.perf_counter() - start
-            row = processes.value_of_first(make_row(epoch, state, sums, optimizer, stage) | score(state.variables()))
+            row = distributed.value_of_first(make_row(epoch, state, sums, optimizer, stage) | score(state.variables()))
             history, sums = [*history, row], devices.replicate(zero(), mesh, may_alias=False)
             folder.close_epoch(state, sums, history)
             speed, peak = (end - first) * options.batch_size / seconds, profiling.peak_memory(mesh)

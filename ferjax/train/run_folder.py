@@ -12,7 +12,7 @@ import jax
 from ferjax import cli, errors, folders
 from ferjax.evaluate.metrics import best_row
 from ferjax.spec import ModelSpec
-from ferjax.train import processes
+from ferjax.train import distributed
 from ferjax.train.state import Sums, TrainState
 from ferjax.weights import checkpoint
 
@@ -80,7 +80,7 @@ class RunFolder:
 
     def __init__(self, workdir: pathlib.Path, spec: ModelSpec, config: Mapping[str, Any], minutes: float):
         self.workdir, self.spec, self.config, self.seconds = workdir, spec, config, 60 * minutes
-        self.saved, self.writes = time.monotonic(), processes.is_first()
+        self.saved, self.writes = time.monotonic(), distributed.is_first()
         if self.writes:
             workdir.mkdir(parents=True, exist_ok=True)
 
@@ -89,8 +89,8 @@ class RunFolder:
         history: list[dict[str, Any]] = []
         if self.writes:
             state, sums, history = self._restore(state, sums)
-        state, sums = processes.arrays_of_first((state, sums))
-        return state, sums, processes.value_of_first(history)
+        state, sums = distributed.arrays_of_first((state, sums))
+        return state, sums, distributed.value_of_first(history)
 
     def due(self) -> bool:
         """Returns whether it is time to save the state, in the process that writes."""
@@ -120,7 +120,7 @@ class RunFolder:
 
     def best_variables(self, like: Any) -> Any:
         """Returns the best epoch's variables as numpy arrays, in every process; `like` has their structure."""
-        return processes.arrays_of_first(checkpoint.read(self.workdir)[0].variables if self.writes else like)
+        return distributed.arrays_of_first(checkpoint.read(self.workdir)[0].variables if self.writes else like)
 
     def note_time(self, **values: float | None) -> None:
         """Appends to timing.jsonl, apart from the metrics because machines differ: an epoch's time since this start."""
@@ -152,5 +152,5 @@ class RunFolder:
 
     def _write_metrics(self, history: list[dict[str, Any]]) -> None:
         path = self.workdir / "metrics.jsonl"
-        with folders.replaced(path) as part:
+        with folders.atomic_file(path) as part:
             part.write_text("".join(json.dumps(row) + "\n" for row in history))

@@ -116,7 +116,7 @@ def store(
       InputError: if a file of views is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    folders.remove_left(folder, ".view*.part*.npy")
+    folders.remove_abandoned(folder, ".view*.part*.npy")
     paths = [folder / f"view{number:03d}.npy" for number in range(teacher.stored_views)]
     draw = _drawer(teacher, augment)
     for number, path in enumerate(paths):

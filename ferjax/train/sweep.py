@@ -246,7 +246,7 @@ def _save(rows: Sequence[Mapping[str, Any]], workdir: pathlib.Path, command: str
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-    with folders.replaced(path) as part:
+    with folders.atomic_file(path) as part:
         part.write_text(text)
 
 

@@ -157,7 +157,7 @@ def calibrate(workdir: pathlib.Path | str, *, temperature: float, abstention_thr
     """
     workdir = pathlib.Path(workdir)
     spec = read(workdir)[0].spec.replace(temperature=temperature, abstention_threshold=abstention_threshold)
-    with folders.replaced(workdir / "calibration.json") as part:
+    with folders.atomic_file(workdir / "calibration.json") as part:
         part.write_text(json.dumps({name: getattr(spec, name) for name in ("params_sha256", *_CALIBRATED)}, indent=1))
 
 

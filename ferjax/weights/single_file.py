@@ -42,7 +42,7 @@ def save(path: str | os.PathLike[str], network: Trained) -> None:
         raise InputError(f"this {spec.architecture} {why}: give the run that it started from")
     flat = traverse_util.flatten_dict(dict(network.variables), sep="/")
     tensors = {name: np.ascontiguousarray(value, np.float32) for name, value in sorted(flat.items())}
-    with folders.replaced(path) as part:
+    with folders.atomic_file(path) as part:
         part.write_bytes(to_bytes(tensors, metadata={KEY: spec.to_json()}))
 
 

@@ -164,7 +164,7 @@ def test_a_file_of_no_numbers_does_not_take_the_others_with_it(run, tmp_path, mo
 def test_the_folder_one_is_in_is_not_replaced(run, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(errors.InputError, match=r"--out \. is or holds the folder that this command runs in"):
+    with pytest.raises(errors.InputError, match=r"--out \. must not be or contain"):
         main(run, "--out", ".")
 
 

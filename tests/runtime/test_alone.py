@@ -1,4 +1,4 @@
-"""A file serves in an environment that holds numpy and one runtime and nothing else, and within its memory."""
+"""Exported files run in an environment of numpy and one runtime only."""
 
 import pathlib
 import subprocess

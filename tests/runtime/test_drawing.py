@@ -21,7 +21,7 @@ def count(image, color):
 
 
 def simulated(color, matrix):
-    """What a BGR colour looks like to somebody without one kind of cone (Viénot, Brettel and Mollon 1999)."""
+    """Simulates the appearance of a BGR color with color blindness (Viénot, Brettel and Mollon 1999)."""
     linear = (np.array(color[::-1]) / 255) ** 2.2
     lms = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
     return np.clip(np.linalg.inv(lms) @ matrix @ lms @ linear, 0, 1) ** (1 / 2.2) * 255
@@ -36,12 +36,12 @@ def simulated(color, matrix):
     ],
     ids=["trichromat", "protanope", "deuteranope"],
 )
-def test_the_emotions_colours_differ_for_the_colour_blind(matrix):
+def test_the_emotions_colors_differ_for_the_color_blind(matrix):
     seen = [simulated(color, matrix) for color in colors(EMOTIONS).values()]
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 30
 
 
-def test_other_class_names_get_the_colours_that_are_left():
+def test_other_class_names_get_the_colors_that_are_left():
     chosen = colors(("happy", "bored", "tired"))
     assert chosen["happy"] == colors(EMOTIONS)["happy"] and len(set(chosen.values())) == 3
     assert len(colors([f"c{i}" for i in range(12)])) == 12
@@ -57,7 +57,7 @@ def test_bars_are_as_long_as_the_probabilities(size):
     np.testing.assert_allclose(np.array(areas) / sum(areas), [0.1, 0.6, 0.3], atol=0.04)
 
 
-def test_the_box_has_the_labels_colour_and_uncertain_is_white():
+def test_the_box_has_the_labels_color_and_uncertain_is_white():
     happy = colors(NAMES)["happy"]
     nothing_happy = (0.999, 0.0, 0.001)
     assert count(drawn(face(p=nothing_happy, label="happy")), happy) > 200
@@ -66,9 +66,9 @@ def test_the_box_has_the_labels_colour_and_uncertain_is_white():
 
 
 def panel(image, before):
-    """Rows and columns that the panel covers: what is as dark as its background and was not before."""
+    """Returns (left, top, right, bottom) of the panel: new pixels in the panel's background color."""
     dark = (image == 28).all(2) & ~(before == 28).all(2)
-    dark[-24:] = False  # the line at the bottom
+    dark[-24:] = False  # the status line
     ys, xs = np.nonzero(dark)
     return xs.min(), ys.min(), xs.max(), ys.max()
 
@@ -93,7 +93,7 @@ def test_a_panel_keeps_clear_of_the_line_at_the_bottom():
     assert height == shape[0] and y + height <= 480 - 12
 
 
-def test_panels_of_neighbours_hide_neither_face_nor_panel():
+def test_panels_of_neighbors_hide_neither_face_nor_panel():
     boxes = [(30, 40, 80, 80), (125, 40, 80, 80), (470, 300, 80, 80), (380, 300, 80, 80)]
     alone = [count(drawn(face(box=b, p=(0.0, 0.0, 1.0), label="x")), colors(NAMES)["sad"]) for b in boxes]
     image = drawn(*[face(i, b, (0.0, 0.0, 1.0), label="x") for i, b in enumerate(boxes)])
@@ -105,7 +105,7 @@ def test_panels_of_neighbours_hide_neither_face_nor_panel():
 def test_a_panel_does_not_jump_from_side_to_side():
     painter = Painter(NAMES)
     sides = []
-    for x in (300, 420, 445, 460, 470, 460, 445, 470, 445):  # about where the right side begins to lack room
+    for x in (300, 420, 445, 460, 470, 460, 445, 470, 445):  # around the position where the right side gets too narrow
         image = drawn(face(box=(x, 100, 80, 80)), painter=painter)
         left, *_ = panel(image, np.full_like(image, 90))
         sides.append(left > x)

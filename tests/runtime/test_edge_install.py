@@ -1,4 +1,4 @@
-"""What `pip install ferjax[edge]` brings, asked of the package index for machines other than this one."""
+"""Checks the packages that `pip install ferjax[edge]` installs on other machines, as resolved by the package index."""
 
 import json
 import subprocess

@@ -13,7 +13,7 @@ from ferjax.errors import InputError
 from ferjax.runtime.faces import detector as faces_detector
 from ferjax.runtime.faces import finders
 from ferjax.runtime.faces.detector import Face, create_detector, crop
-from ferjax.runtime.faces.tracking import overlap
+from ferjax.runtime.faces.tracking import iou
 from ferjax.spec import ModelSpec
 
 OTHER = pathlib.Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_alt.xml"
@@ -43,7 +43,7 @@ def test_haar_finds_each_rendered_face_once(scale):
     found = detector(frame)
     assert len(found) == 3
     for box in boxes:
-        (best,) = [face for face in found if overlap(face.box, box) > 0.5]
+        (best,) = [face for face in found if iou(face.box, box) > 0.5]
         assert 0.5 <= best.score < 1 and best.landmarks is None
 
 
@@ -52,16 +52,16 @@ def test_haar_finds_a_dark_face_in_a_dim_room(monkeypatch):
 
     def found():
         detector = create_detector("haar")
-        return detector.hints(frame, (0, 0, 640, 480), detector.smallest_face(frame.shape), 480.0)
+        return detector.candidates(frame, (0, 0, 640, 480), detector.smallest_face(frame.shape), 480.0)
 
     (face,) = found()
-    assert overlap(face.box, person.box) > 0.5
-    monkeypatch.setattr(finders, "_contrast", lambda: lambda gray: gray)
-    assert found() == []  # it is the local contrast that shows it
+    assert iou(face.box, person.box) > 0.5
+    monkeypatch.setattr(finders, "_equalizer", lambda: lambda gray: gray)
+    assert found() == []  # found only with equalized local contrast
 
 
 def test_pictures_of_any_size_have_a_local_contrast():
-    contrast, detector = finders._contrast(), create_detector("haar")
+    contrast, detector = finders._equalizer(), create_detector("haar")
     for height, width in ((1, 1), (1, 300), (39, 61), (480, 640)):
         gray = np.random.default_rng(0).integers(40, 60, (height, width), np.uint8)
         assert contrast(gray).shape == gray.shape and contrast(gray).dtype == np.uint8
@@ -69,7 +69,7 @@ def test_pictures_of_any_size_have_a_local_contrast():
         assert detector(np.full((height, width, 3), 90, np.uint8)) == []
 
 
-def test_the_smallest_face_is_stated_and_found():
+def test_smallest_face_matches_what_is_found():
     frame, boxes = scene(seed=7, people=1)
     shrunk = cv2.resize(frame, None, fx=36 / boxes[0][2], fy=36 / boxes[0][2], interpolation=cv2.INTER_AREA)
     fine, coarse = create_detector("haar", scale=1), create_detector("haar", scale=0.5)
@@ -80,28 +80,30 @@ def test_the_smallest_face_is_stated_and_found():
     assert len(coarse(shrunk, min_face=30)) == 1
 
 
-def test_a_region_is_searched_alone_and_answered_in_the_frames_pixels():
+def test_a_region_search_returns_frame_coordinates():
     detector = create_detector("haar")
     frame, boxes = scene(seed=3, people=2)
     (x, y, w, h), other = boxes
     found = detector(frame, (x - w / 2, y - h / 2, 2 * w, 2 * h), 0.7 * w, 1.4 * w)
-    assert len(found) == 1 and overlap(found[0].box, boxes[0]) > 0.5
-    assert detector.near(frame, (x + 0.1 * w, y - 0.05 * h, 1.1 * w, 1.1 * h)).box == pytest.approx(boxes[0], abs=25)
-    assert detector.near(frame, (*np.array(other[:2]) % 5, 60, 60)) is None
+    assert len(found) == 1 and iou(found[0].box, boxes[0]) > 0.5
+    assert detector.detect_near(frame, (x + 0.1 * w, y - 0.05 * h, 1.1 * w, 1.1 * h)).box == pytest.approx(
+        boxes[0], abs=25
+    )
+    assert detector.detect_near(frame, (*np.array(other[:2]) % 5, 60, 60)) is None
     assert detector(frame, (700, 10, 50, 50)) == [] and detector(frame, (-90, 10, 50, 50)) == []
 
 
 def test_a_large_frame_is_reduced_by_averaging():
     noise = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), np.uint8)
-    small = faces_detector.reduced(noise, 0.1)
+    small = faces_detector.resized(noise, 0.1)
     assert small.shape == (120, 160, 3)
     assert small.std() < 40 and abs(small.mean() - 127.5) < 2  # single pixels have a deviation of 74
-    assert faces_detector.reduced(noise, 1.0) is noise
-    assert faces_detector.reduced(noise[:4, :4], 0.01).shape == (1, 1, 3)
+    assert faces_detector.resized(noise, 1.0) is noise
+    assert faces_detector.resized(noise[:4, :4], 0.01).shape == (1, 1, 3)
 
 
 @pytest.mark.parametrize("color_order", ["gray", "rgb", "bgr"])
-def test_a_face_of_the_models_size_comes_out_pixel_for_pixel(color_order):
+def test_a_face_of_the_input_size_keeps_its_pixels(color_order):
     frame = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
     (whole,) = create_detector("none")(frame)
     expected = {
@@ -114,16 +116,16 @@ def test_a_face_of_the_models_size_comes_out_pixel_for_pixel(color_order):
     np.testing.assert_array_equal(got, expected)
 
 
-def test_a_grey_face_keeps_its_grey_values():
+def test_a_gray_face_keeps_its_gray_values():
     gray = np.random.default_rng(1).integers(0, 256, (48, 48, 1), np.uint8)
     (whole,) = create_detector("none")(np.repeat(gray, 3, axis=2))
     np.testing.assert_array_equal(crop(np.repeat(gray, 3, axis=2), whole, spec()), gray)
 
 
-def test_no_detector_takes_the_central_square():
+def test_detector_none_returns_the_central_square():
     assert create_detector("none")(np.zeros((50, 80, 3), np.uint8)) == [Face((15, 0, 50, 50), 1.0)]
     for more in ({"scale": 0.5}, {"model": __file__}):
-        with pytest.raises(InputError, match="the detector none searches nothing: leave out its scale and its model"):
+        with pytest.raises(InputError, match="'none'"):
             create_detector("none", **more)
 
 
@@ -135,19 +137,19 @@ def test_a_crop_is_the_box_resized():
     assert crop(frame, Face((100, 40, 20, 20), 1.0), spec()).shape == (48, 48, 1)  # enlarged
 
 
-def test_what_lies_beyond_the_frame_repeats_its_edge():
+def test_pixels_outside_the_frame_repeat_its_edge():
     frame = np.full((100, 100, 3), 77, np.uint8)
     assert (crop(frame, Face((-30, 60, 60, 60), 1.0), spec()) == 77).all()
 
 
 @pytest.mark.parametrize("angle", [-25, 0, 15])
-def test_eyes_come_out_level(angle):
+def test_crops_have_level_eyes(angle):
     a, middle, radius = np.deg2rad(angle), np.array([150.0, 120.0]), 20
     eyes = middle + radius * np.array([[-np.cos(a), -np.sin(a)], [np.cos(a), np.sin(a)]])
     frame = np.zeros((240, 300, 3), np.uint8)
     for x, y in eyes:
         cv2.circle(frame, (round(x), round(y)), 4, (255, 255, 255), -1)
-    landmarks = np.vstack([eyes[::-1], np.zeros((3, 2))])  # in whichever order the detector names them
+    landmarks = np.vstack([eyes[::-1], np.zeros((3, 2))])  # the order of the eyes does not matter
     cut = crop(frame, Face((102, 72, 96, 96), 1.0, landmarks), spec())[..., 0].astype(float)
     rows, columns = np.nonzero(cut > 60)
     left, right = rows[columns < 24].mean(), rows[columns >= 24].mean()
@@ -155,13 +157,13 @@ def test_eyes_come_out_level(angle):
     assert columns[columns >= 24].mean() - columns[columns < 24].mean() == pytest.approx(20, abs=1)
 
 
-def test_eyes_one_above_the_other_are_not_believed():
+def test_steep_eye_lines_are_ignored():
     landmarks = np.array([[10, 10], [12, 40], [0, 0], [0, 0], [0, 0]], float)
     assert faces_detector.tilt(Face((0, 0, 50, 50), 1.0, landmarks)) == 0
 
 
 class Net:
-    """Answers as YuNet does: one sure and one doubtful face, in the pixels of the picture."""
+    """A fake YuNet: returns one face with a high and one with a low score."""
 
     sizes: tuple = ()
 
@@ -176,7 +178,7 @@ class Net:
         return 1, np.array(rows if picture.any() else [], np.float32).reshape(-1, 15)
 
 
-def test_yunets_boxes_become_the_cascades_square(monkeypatch, tmp_path):
+def test_yunet_boxes_are_converted_to_the_haar_square(monkeypatch, tmp_path):
     monkeypatch.setattr(cv2, "FaceDetectorYN", Net)
     file = tmp_path / "yunet.onnx"
     file.touch()
@@ -189,7 +191,7 @@ def test_yunets_boxes_become_the_cascades_square(monkeypatch, tmp_path):
     np.testing.assert_allclose(
         face.landmarks, 2 * np.array([[110, 130], [150, 130], [130, 150], [115, 170], [145, 170]])
     )
-    assert len(detector.hints(frame, (0, 0, 640, 480), 32, 480)) == 2
+    assert len(detector.candidates(frame, (0, 0, 640, 480), 32, 480)) == 2
     assert all(side % 32 == 0 for size in Net.sizes for side in size)
     made = len(Net.sizes)
     detector(frame)
@@ -224,14 +226,14 @@ def test_dlib_gives_five_of_its_68_landmarks(monkeypatch, tmp_path):
         ("harr", {}, "unknown detector 'harr'. Did you mean 'haar'"),
         ("haar", {"scale": 0}, "greater than 0"),
         ("haar", {"scale": 3}, "at most 2"),
-        ("haar", {"model": "missing.xml"}, "missing.xml is no file"),
-        ("haar", {"model": "junk"}, "no Haar cascade"),
-        ("yunet", {"model": "junk"}, "no YuNet model"),
-        ("yunet", {}, "ferjax.runtime fetch yunet"),
+        ("haar", {"model": "missing.xml"}, "missing.xml is not a file"),
+        ("haar", {"model": "junk"}, "junk is not a Haar cascade"),
+        ("yunet", {"model": "junk"}, "junk as a YuNet model"),
+        ("yunet", {}, "ferjax fetch yunet"),
         ("dlib", {}, "pip install dlib"),
     ],
 )
-def test_a_wrong_detector_is_one_clear_line(name, options, message, tmp_path, monkeypatch):
+def test_invalid_detector_options_are_one_line_errors(name, options, message, tmp_path, monkeypatch):
     monkeypatch.setenv("FERJAX_MODELS", str(tmp_path / "none"))
     monkeypatch.setitem(sys.modules, "dlib", None)
     (tmp_path / "junk").write_text("junk")
@@ -245,24 +247,24 @@ def test_a_wrong_detector_is_one_clear_line(name, options, message, tmp_path, mo
 @pytest.mark.parametrize(
     "frame", [None, np.zeros((0, 640, 3), np.uint8), np.zeros((48, 48), np.uint8), np.zeros((48, 48, 3))]
 )
-def test_what_is_no_frame_is_said(frame):
-    with pytest.raises(InputError, match="a frame must be uint8"):
+def test_an_invalid_frame_is_an_error(frame):
+    with pytest.raises(InputError, match="a frame must be a non-empty uint8"):
         create_detector("haar")(frame)
 
 
-def test_a_photograph_is_searched_for_turned_faces_too():
+def test_photos_are_also_searched_for_profiles():
     both, found, more = create_detector("haar", scale=0.25), 0, 0
-    plain = dataclasses.replace(both, find_turned=None)
+    plain = dataclasses.replace(both, find_profile=None)
     for seed in range(6):
         frame, boxes = scene(seed=seed, people=3)
-        before, after = plain.still(frame), both.still(frame)
-        assert all(any(overlap(f.box, g.box) > 0.9 for g in after) for f in before)
-        found += sum(any(overlap(f.box, box) > 0.4 for f in before) for box in boxes)
-        more += sum(any(overlap(f.box, box) > 0.4 for f in after) for box in boxes)
-    assert more > found  # the rendered faces are frontal: what it finds of them are those too small for the other
+        before, after = plain.detect_photo(frame), both.detect_photo(frame)
+        assert all(any(iou(f.box, g.box) > 0.9 for g in after) for f in before)
+        found += sum(any(iou(f.box, box) > 0.4 for f in before) for box in boxes)
+        more += sum(any(iou(f.box, box) > 0.4 for f in after) for box in boxes)
+    assert more > found  # rendered faces are frontal: the profile search finds small ones
 
 
-def test_both_sides_of_a_face_are_searched_alike():
+def test_profiles_of_both_sides_are_found():
     find = finders.haar_profile()
     for seed in range(4):
         frame, _ = scene(seed=seed, people=3)
@@ -272,12 +274,12 @@ def test_both_sides_of_a_face_are_searched_alike():
         assert seen or seed
 
 
-def test_a_turned_face_is_no_second_find_of_a_frontal_one():
+def test_a_profile_at_the_place_of_a_frontal_face_is_dropped():
     frontal, same, other = ((50.0, 50.0, 40.0, 40.0), (62.0, 55.0, 20.0, 20.0), (120.0, 50.0, 40.0, 40.0))
     detector = dataclasses.replace(
         create_detector("none"),
         find=lambda *_: [Face(frontal, 0.5)],
-        find_turned=lambda *_: [Face(same, 0.9), Face(other, 0.4)],
+        find_profile=lambda *_: [Face(same, 0.9), Face(other, 0.4)],
     )
-    assert [face.box for face in detector.still(np.zeros((200, 200, 3), np.uint8))] == [frontal, other]
-    assert create_detector("haar", model=OTHER).find_turned is None  # another cascade finds what it finds
+    assert [face.box for face in detector.detect_photo(np.zeros((200, 200, 3), np.uint8))] == [frontal, other]
+    assert create_detector("haar", model=OTHER).find_profile is None  # a custom cascade is used alone

@@ -49,16 +49,16 @@ def fetched(tmp_path):
     return sorted(path.name for path in (tmp_path / "models").glob("*")) if (tmp_path / "models").exists() else []
 
 
-def test_a_model_is_fetched_once(server, tmp_path, capsys):
+def test_a_model_is_downloaded_once(server, tmp_path, capsys):
     path = fetch.fetch("yunet")
     assert path.read_bytes() == MODEL and path == fetch.cached("yunet")
     assert fetched(tmp_path) == ["yunet.onnx"]
     assert fetch.fetch("yunet") == path
     assert Handler.asked == ["/yunet"]
-    assert "there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
-def test_a_damaged_model_in_the_cache_is_fetched_anew(server, tmp_path):
+def test_a_damaged_cached_model_is_downloaded_again(server, tmp_path):
     path = fetch.fetch("yunet")
     path.write_bytes(MODEL[:100])
     assert fetch.fetch("yunet").read_bytes() == MODEL
@@ -68,11 +68,11 @@ def test_a_damaged_model_in_the_cache_is_fetched_anew(server, tmp_path):
     "path, message",
     [
         ("/wrong", "SHA-256"),
-        ("/broken", "broke off after 500 bytes"),
+        ("/broken", "after 500 bytes"),
         ("/missing", "404|Not Found"),
     ],
 )
-def test_what_is_not_the_model_is_not_kept(server, tmp_path, path, message):
+def test_an_invalid_download_is_discarded(server, tmp_path, path, message):
     with pytest.raises(InputError, match=message):
         fetch.fetch("yunet", url=server + path)
     assert fetched(tmp_path) == []
@@ -80,22 +80,22 @@ def test_what_is_not_the_model_is_not_kept(server, tmp_path, path, message):
         fetch.cached("yunet")
 
 
-def test_a_failed_fetch_leaves_the_good_file(server, tmp_path, monkeypatch):
+def test_a_failed_download_keeps_the_cached_file(server, tmp_path, monkeypatch):
     kept = fetch.fetch("yunet")
     newer = fetch.MODELS["yunet"]._replace(sha256="0" * 64)
     monkeypatch.setattr(fetch, "MODELS", {"yunet": newer})
-    with pytest.raises(InputError, match="nothing was kept"):
+    with pytest.raises(InputError, match="000000"):
         fetch.fetch("yunet")
     assert kept.read_bytes() == MODEL and fetched(tmp_path) == ["yunet.onnx"]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/yunet", "nonsense", "file:///no/such/file"])
-def test_without_a_server_the_option_for_a_file_is_named(server, url):
+def test_a_failed_download_names_detector_model(server, url):
     with pytest.raises(InputError, match="--detector-model"):
         fetch.fetch("yunet", url=url)
 
 
-def test_an_unknown_model_is_said():
+def test_an_unknown_model_is_an_error():
     for call in (fetch.fetch, fetch.cached):
         with pytest.raises(InputError, match="Did you mean 'yunet'"):
             call("yunett")

@@ -16,7 +16,7 @@ from ferjax.data.synthetic.rendering import render_scene
 from ferjax.errors import InputError
 from ferjax.runtime import live
 from ferjax.runtime.result import FaceResult, Latency, Result
-from ferjax.runtime.show import recording, window
+from ferjax.runtime.show import snapshots, window
 from ferjax.runtime.sources.frame import Frame
 from tests.support import ROOT, small_files
 
@@ -58,7 +58,7 @@ def lines_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_folder_of_pictures_is_logged_face_by_face(tmp_path, model):
+def test_a_folder_of_images_is_logged(tmp_path, model):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for seed in (3, 4):
@@ -74,19 +74,19 @@ def test_a_folder_of_pictures_is_logged_face_by_face(tmp_path, model):
     assert "ferjax: 2 frames, " in done.stderr and " faces, CPU " in done.stderr and " MB" in done.stderr
 
 
-def test_a_video_is_recorded_with_what_was_seen(tmp_path, model, clip):
+def test_a_video_is_recorded_and_logged(tmp_path, model, clip):
     record, log = tmp_path / "out.mp4", tmp_path / "out.csv"
     done = run_live("--model", model, "--source", clip, "--record", record, "--log", log)
     assert done.returncode == 0, done.stderr
     video = cv2.VideoCapture(str(record))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 30 and video.get(cv2.CAP_PROP_FPS) == 30
-    assert video.read()[1][-6:, :60].mean() < 60  # the line at the bottom
+    assert video.read()[1][-6:, :60].mean() < 60  # the status line
     video.release()
     assert 25 <= len(log.read_text().splitlines()) <= 31
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.csv", "out.mp4"]
 
 
-def test_answers_are_averaged_as_asked(tmp_path, model, clip):
+def test_smoothing_options_are_applied(tmp_path, model, clip):
     logs = {}
     asked = ["--model", str(model), "--source", str(clip), "--no-display", "--smooth", "300"]
     for kind in ("mean", "exponential"):
@@ -105,29 +105,29 @@ def test_nothing_is_stored_unless_asked(tmp_path, model, clip):
     assert done.returncode == 0 and list(tmp_path.iterdir()) == []
 
 
-def test_pictures_are_not_replaced_by_their_snapshots(tmp_path, model, capfd):
+def test_snapshots_do_not_replace_the_source_images(tmp_path, model, capfd):
     picture = tmp_path / "scene.png"
     cv2.imwrite(str(picture), render_scene(seed=3, faces=1, size=(240, 320))[0][..., ::-1])
     before = picture.read_bytes()
     for source in (tmp_path, picture):
-        with pytest.raises(InputError, match=r"--snapshot .* would replace it"):
+        with pytest.raises(InputError, match=r"--snapshot .* would replace the source"):
             live.main(["--model", str(model), "--source", str(source), "--snapshot", str(tmp_path), "--no-display"])
     assert picture.read_bytes() == before
 
 
 @pytest.mark.parametrize("output", ["--record", "--log"])
-def test_a_film_is_not_replaced_by_what_is_made_of_it(tmp_path, model, clip, output):
+def test_outputs_do_not_replace_the_source_video(tmp_path, model, clip, output):
     film = tmp_path / ("film.avi" if output == "--record" else "film.csv")
     film.write_bytes(clip.read_bytes())
-    with pytest.raises(InputError, match=f"{output} .* is where the source is"):
+    with pytest.raises(InputError, match=f"{output} .* would replace the source"):
         live.main(["--model", str(model), "--source", str(film), output, str(film), "--no-display"])
     assert film.read_bytes() == clip.read_bytes()
 
 
-def test_a_log_outlives_a_command_that_is_refused(tmp_path, model, clip):
+def test_a_log_is_kept_if_the_command_fails(tmp_path, model, clip):
     log = tmp_path / "out.jsonl"
     log.write_text("of yesterday\n")
-    with pytest.raises(InputError, match="kind of video"):
+    with pytest.raises(InputError, match=r"x\.foo"):
         live.main(
             ["--model", str(model), "--source", str(clip), "--log", str(log), "--record", "x.foo", "--no-display"]
         )
@@ -144,7 +144,7 @@ def test_a_full_standard_output_ends_the_log_and_not_the_loop(model, clip):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
-def test_a_signal_ends_it_with_its_files_closed(tmp_path, model, number):
+def test_a_signal_ends_the_loop_and_closes_the_files(tmp_path, model, number):
     long, record = tmp_path / "long.avi", tmp_path / "out.mp4"
     writer = cv2.VideoWriter(str(long), cv2.VideoWriter.fourcc(*"MJPG"), 30.0, (64, 48))
     for _ in range(20000):
@@ -164,15 +164,15 @@ def test_a_signal_ends_it_with_its_files_closed(tmp_path, model, number):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["long.avi", "out.mp4"]
 
 
-def test_the_summary_counts_those_who_were_shown(model):
+def test_the_summary_counts_shown_tracks(model):
     shown = [FaceResult(track, (0, 0, 9, 9), "happy", 1.0, {"happy": 1.0}, None) for track in (6, 6, 9)]
     summary = live._Summary()
-    for face in shown:  # a find by chance takes a number, too
+    for face in shown:  # track ids have gaps, as unconfirmed tracks use ids too
         summary.add(Result(Frame(np.zeros((9, 9, 3), np.uint8), 0.0, 0, 0), 0.0, [face], Latency(0.0, 0.0, 0.0)))
     assert "3 frames, " in summary.line() and " 2 faces, " in summary.line()
 
 
-def test_a_reader_of_the_log_may_go_away(model, clip):
+def test_a_closed_log_pipe_is_no_traceback(model, clip):
     process = subprocess.Popen(
         command("--model", model, "--source", clip, "--log", "-"),
         stdout=subprocess.PIPE,
@@ -194,8 +194,8 @@ def test_a_reader_of_the_log_may_go_away(model, clip):
         (("--model", "nowhere.tflite"), "nowhere.tflite"),
         (("--frames", "0"), "--frames must be at least 1"),
         (("--camera-size", "big"), "--camera-size must be WIDTHxHEIGHT"),
-        (("--log", "out.txt"), "kind of log"),
-        (("--record", "out.gif"), "kind of video"),
+        (("--log", "out.txt"), "out.txt"),
+        (("--record", "out.gif"), "out.gif"),
         (("--log", ""), "--log is empty"),
         (("--snapshot", ""), "--snapshot is empty"),
         (("--threshold", "2"), "threshold"),
@@ -211,24 +211,24 @@ def test_wrong_input_is_one_line(tmp_path, monkeypatch, model, clip, arguments, 
     assert stopped.value.code == 2 and said in line and list(tmp_path.iterdir()) == []
 
 
-def test_a_model_without_contract_is_refused(tmp_path, clip):
+def test_a_model_without_spec_is_refused(tmp_path, clip):
     path = small_files.onnx_file(tmp_path / "plain.onnx", SPEC, embed=False)
     done = run_live("--model", path, "--source", clip)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "plain.onnx" in done.stderr
 
 
-def test_a_window_without_a_display_says_what_to_do(model, clip):
+def test_a_missing_display_is_a_one_line_error(model, clip):
     done = run_live("--model", model, "--source", clip, no_display=False, DISPLAY="")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "--no-display" in done.stderr
 
 
 @pytest.mark.parametrize("display", ["", ":7765", "nonsense", "127.0.0.1:2999"])
-def test_a_display_that_does_not_answer_is_none(monkeypatch, display):
+def test_an_unreachable_display_is_an_error(monkeypatch, display):
     monkeypatch.setattr(window.sys, "platform", "linux")
     monkeypatch.setattr(window.cv2, "getBuildInformation", lambda: "  GUI:           QT5\n")
     monkeypatch.setenv("DISPLAY", display)
-    with pytest.raises(InputError, match="no display"):
+    with pytest.raises(InputError, match="--no-display"):
         window.check_display()
 
 
@@ -239,7 +239,7 @@ def test_the_headless_opencv_is_named(monkeypatch):
 
 
 class Screen:
-    """Stands in for OpenCV's window functions: keys are pressed as the script says."""
+    """Fake OpenCV window functions; `keys` maps the number of shown frames to a key."""
 
     def __init__(self, keys):
         self.keys, self.shown, self.closed = dict(keys), [], False
@@ -264,23 +264,23 @@ def test_keys_quit_and_save_a_picture(tmp_path, monkeypatch, model, clip, capfd)
     np.testing.assert_array_equal(cv2.imread(str(first)), screen.shown[2])  # as drawn
 
 
-def test_a_picture_asked_for_while_one_is_saved_is_saved_too(tmp_path, monkeypatch, model, clip):
+def test_a_snapshot_requested_during_a_save_is_saved(tmp_path, monkeypatch, model, clip):
     keys = {3: ord("s"), 8: ord("q")}
     Screen(keys).install(monkeypatch)
-    asked, write = [], recording.Snapshots.write
+    asked, write = [], snapshots.Snapshots.write
 
-    def slow(snapshots, result):
+    def slow(saver, result):
         if not asked:
             asked.append(result.frame.index)
-            os.kill(os.getpid(), signal.SIGUSR1)  # comes in the middle
-        write(snapshots, result)
+            os.kill(os.getpid(), signal.SIGUSR1)  # during the save
+        write(saver, result)
 
-    monkeypatch.setattr(recording.Snapshots, "write", slow)
+    monkeypatch.setattr(snapshots.Snapshots, "write", slow)
     live.main(["--model", str(model), "--source", str(clip), "--snapshot", str(tmp_path)])
     assert [p.name for p in sorted(tmp_path.iterdir())] == [f"frame-00000{i}.png" for i in (2, 3, 7)]
 
 
-def test_a_signal_ends_it_while_a_picture_is_shown(tmp_path, monkeypatch, model, capfd):
+def test_a_signal_ends_the_wait_for_a_key(tmp_path, monkeypatch, model, capfd):
     cv2.imwrite(str(tmp_path / "scene.png"), render_scene(seed=3, faces=1, size=(240, 320))[0][..., ::-1])
     screen = Screen({})
     screen.install(monkeypatch)
@@ -289,7 +289,7 @@ def test_a_signal_ends_it_while_a_picture_is_shown(tmp_path, monkeypatch, model,
     assert "1 frames" in capfd.readouterr().err
 
 
-def test_closing_the_window_ends_it(monkeypatch, model, clip, capfd):
+def test_closing_the_window_ends_the_loop(monkeypatch, model, clip, capfd):
     screen = Screen({})
     screen.install(monkeypatch)
     screen.closed = True

@@ -30,7 +30,7 @@ def moving(count, *, fps=30.0, speed=2, places=PLACES):
 
 
 def classified(results):
-    """Track -> times at which it was classified."""
+    """Returns track -> times of its classifications."""
     times = {}
     for result in results:
         for face in result.faces:
@@ -55,14 +55,14 @@ def test_the_work_is_spread_over_the_frames(model):
     assert max(at_once) <= 2 and 1.2 < np.mean(at_once) < 1.6
 
 
-def test_frames_that_come_unevenly_make_nobody_wait(model):
+def test_uneven_frame_times_keep_the_rate(model):
     times = np.cumsum(np.random.default_rng(0).uniform(0.02, 0.06, 80))
     frames = [patches(i, PLACES, time=float(t)) for i, t in enumerate(times)]
     for at in classified(stream(frames, model, detector=patch_detector())).values():
         assert max(np.diff(at)) <= 0.13 and np.mean(np.diff(at)) < 0.1
 
 
-def test_between_its_turns_a_face_keeps_its_answer(model):
+def test_a_face_keeps_its_probabilities_between_classifications(model):
     before = None
     for result in stream(moving(10, places={0: (20, 20)}), model, detector=patch_detector()):
         (face,) = result.faces
@@ -85,7 +85,7 @@ def test_a_result_describes_its_frame(model):
         assert result.latency.capture == 1.0 and result.latency.detect > 0 and result.latency.draw == 0
 
 
-def test_smoothing_is_per_person_and_one_smooths_nothing(model):
+def test_smoothing_is_per_track_and_window_1_disables_it(model):
     for result in stream(moving(30), model, detector=patch_detector(), smooth=1):
         for face in result.faces:
             if face.raw_probabilities is not None:
@@ -101,7 +101,7 @@ def test_smoothing_is_per_person_and_one_smooths_nothing(model):
                 smoothed = np.array(list(face.probabilities.values()))
                 assert (own.min(0) - 1e-6 <= smoothed).all() and (smoothed <= own.max(0) + 1e-6).all()
     means = np.array([np.mean(values, axis=0) for values in raw.values()])
-    assert np.abs(means - means[0]).max() > 0.02  # these people do differ
+    assert np.abs(means - means[0]).max() > 0.02  # the faces differ
 
 
 def test_below_the_threshold_a_face_is_uncertain(model):
@@ -113,7 +113,7 @@ def test_below_the_threshold_a_face_is_uncertain(model):
     assert labels(threshold=0.0) <= set(SPEC.class_names)
 
 
-def test_a_face_that_is_lost_is_shown_a_moment_and_not_classified(model):
+def test_a_lost_face_is_shown_briefly_and_not_classified(model):
     there, gone = {0: (100, 100)}, {}
     frames = [patches(i, there if i < 10 else gone) for i in range(30)]
     results = list(stream(frames, model, detector=patch_detector()))
@@ -122,7 +122,7 @@ def test_a_face_that_is_lost_is_shown_a_moment_and_not_classified(model):
     assert all(face.raw_probabilities is None for r in results[10:] for face in r.faces)
 
 
-def test_a_frame_size_that_changes_in_the_middle_is_taken_in_stride(model):
+def test_the_frame_size_may_change(model):
     sizes = [(240, 320)] * 5 + [(300, 500)] * 5 + [(120, 160)] * 5
     frames = [patches(i, {0: (30, 30)}, size=size) for i, size in enumerate(sizes)]
     results = list(stream(frames, model, detector=patch_detector()))
@@ -135,7 +135,7 @@ def test_an_empty_frame_is_refused_in_one_line(model):
 
 
 @pytest.mark.parametrize("color", ["gray", "rgb"])
-def test_the_live_path_answers_as_evaluation_does_on_the_same_pixels(tmp_path, color):
+def test_live_and_evaluation_agree_on_the_same_pixels(tmp_path, color):
     spec = SPEC
     if color == "rgb":
         spec = spec.replace(color_order=color, mean=(0.5, 0.4, 0.3), std=(12.0, 11.0, 13.0))
@@ -151,9 +151,9 @@ def test_the_live_path_answers_as_evaluation_does_on_the_same_pixels(tmp_path, c
     np.testing.assert_allclose(live[:, 0], load(path).probabilities(pixels), atol=1e-5)
     powers = np.exp(small_files.expected_logits(spec, pixels))
     np.testing.assert_allclose(live[:, 0], powers / powers.sum(1, keepdims=True), atol=1e-5)
-    assert np.ptp(live[:, 0], axis=0).max() > 0.05  # the images do differ
+    assert np.ptp(live[:, 0], axis=0).max() > 0.05  # the images differ
     smoothed = np.array([list(r.faces[0].probabilities.values()) for r in results])
-    np.testing.assert_allclose(smoothed, live[:, 0], atol=1e-6)  # pictures are not averaged with each other
+    np.testing.assert_allclose(smoothed, live[:, 0], atol=1e-6)  # images are not smoothed over each other
     assert len({r.faces[0].track for r in results}) == 12
 
 
@@ -168,7 +168,7 @@ def test_a_source_opened_here_is_closed(tmp_path, model_file):
     [
         ({"threshold": 1.5}, r"threshold must be within 0\.\.1"),
         ({"threshold": math.nan}, "threshold"),
-        ({"rate": 0}, "rate must be a number of classifications a second greater than 0"),
+        ({"rate": 0}, "greater than 0, got 0"),
         ({"rate": math.nan}, "rate"),
         ({"rate": math.inf}, "rate"),
         ({"detector": "har"}, "Did you mean 'haar'"),

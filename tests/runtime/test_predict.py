@@ -23,7 +23,7 @@ def model(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Four faces and a text file; one picture is cut short, one has another name than PNG."""
+    """Three readable faces, a truncated one, an empty one, a hidden one, and a text file."""
     root = tmp_path / "faces"
     (root / "ä b").mkdir(parents=True)
     for name, pixels in zip(("b.png", "ä b/a.PNG", "c.pgm"), small_files.images(GRAY, 3), strict=True):
@@ -56,7 +56,7 @@ def test_a_row_for_each_readable_image(model, folder, tmp_path, capfd):
     assert sorted(os.listdir(tmp_path)) == ["faces", "m.onnx", "results.csv"]
 
 
-def test_folders_named_like_pictures_and_hidden_ones_are_no_pictures(model, folder):
+def test_hidden_folders_and_folders_named_like_images_are_skipped(model, folder):
     (folder / "folder.jpg").mkdir()
     (folder / ".thumbnails").mkdir()
     (folder / ".thumbnails" / "b.png").write_bytes((folder / "b.png").read_bytes())
@@ -64,7 +64,7 @@ def test_folders_named_like_pictures_and_hidden_ones_are_no_pictures(model, fold
     assert names and "folder.jpg" not in names and not any("thumbnails" in name for name in names)
 
 
-def test_a_file_that_may_not_be_read_is_one_line_and_costs_no_other_answer(model, folder, tmp_path, capfd, monkeypatch):
+def test_an_unreadable_file_is_skipped_with_one_line(model, folder, tmp_path, capfd, monkeypatch):
     read = np.fromfile
 
     def guarded(path, *options):
@@ -95,7 +95,7 @@ def test_transparency_is_white_as_in_training(tmp_path, depth):
 
 @pytest.mark.parametrize("kind", ["png", "webp", "tiff"])
 @pytest.mark.parametrize("orientation", [1, 3, 5, 6])
-def test_transparency_is_turned_with_the_colours(tmp_path, kind, orientation):
+def test_exif_orientation_applies_to_transparency(tmp_path, kind, orientation):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 5, 4), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -110,11 +110,11 @@ def test_wrong_input_is_one_line_and_writes_nothing(model, folder, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     for arguments, message in (
-        ([str(model), str(tmp_path / "none"), "--out", str(out)], "is no folder: give one"),
-        ([str(model), str(empty), "--out", str(out)], "holds no image; these kinds are read: .bmp"),
+        ([str(model), str(tmp_path / "none"), "--out", str(out)], "none' is not a folder"),
+        ([str(model), str(empty), "--out", str(out)], "empty has no image; accepted: .bmp"),
         ([str(model), str(folder), "--out", str(tmp_path / "x" / "y.csv")], "a .csv file in an existing folder"),
         ([str(model), str(folder), "--out", str(model)], "a .csv file in an existing folder"),
-        ([str(tmp_path / "m.tflite"), str(folder), "--out", str(out)], "there is no model file"),
+        ([str(tmp_path / "m.tflite"), str(folder), "--out", str(out)], "m.tflite' does not exist"),
     ):
         with pytest.raises(InputError, match=message):
             predict.main(arguments)
@@ -129,15 +129,15 @@ def test_the_command_loads_no_jax_and_fails_with_one_line(model, folder, tmp_pat
     plain = small_files.onnx_file(tmp_path / "plain.onnx", embed=False)
     script = (
         "import sys; sys.modules['jax'] = sys.modules['tensorflow'] = None\n"
-        "from ferjax import cli\nfrom ferjax.runtime import predict\ncli.run(predict.main)"
+        "from ferjax import cli\nfrom ferjax.runtime import predict\ncli.run(lambda: predict.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", script]
     done = subprocess.run([*command, model, folder, "--out", tmp_path / "r.csv"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     done = subprocess.run([*command, plain, folder, "--out", tmp_path / "s.csv"], capture_output=True, text=True)
-    assert done.returncode == 2 and "carries no ferjax contract" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "has no ferjax spec" in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "s.csv").exists()
-    lite = small_files.tflite_file(tmp_path / "m.tflite")  # LiteRT would speak of its delegate
+    lite = small_files.tflite_file(tmp_path / "m.tflite")  # LiteRT prints a message about its delegate
     nowhere = [lite, tmp_path / "no", "--out", tmp_path / "s.csv"]
     done = subprocess.run([*command, *nowhere], capture_output=True, text=True)
-    assert done.returncode == 2 and "is no folder" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "is not a folder" in done.stderr and done.stderr.count("\n") == 1

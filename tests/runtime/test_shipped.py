@@ -12,7 +12,7 @@ SPEC = small_files.GRAY.replace(quantization="int8", dataset="fer2013", accuracy
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A copy of ferjax in which nothing is shipped yet."""
+    """An installation without models."""
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "models")
     return tmp_path / "models"
 
@@ -27,36 +27,36 @@ def filled(folder):
     return folder
 
 
-def test_the_default_is_first_and_is_taken(filled):
+def test_the_default_model_is_listed_first_and_loaded(filled):
     assert shipped.names() == ["beta", "alpha"] and shipped.choices() == "beta (default), alpha"
     assert shipped.find() == filled / "beta.tflite" and load().spec == SPEC
     assert load("alpha").spec.class_names == ("x", "y", "z")
 
 
-def test_a_path_is_taken_as_it_is(filled, tmp_path, monkeypatch):
+def test_a_path_is_returned_unchanged(filled, tmp_path, monkeypatch):
     for given in ("alpha.tflite", "runs/alpha", tmp_path / "no.onnx"):
         assert str(shipped.find(given)) == str(given)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "alpha").mkdir()  # what is there is what was meant
+    (tmp_path / "alpha").mkdir()  # an existing path takes precedence over a name
     assert str(shipped.find("alpha")) == "alpha"
 
 
-def test_a_name_that_is_not_shipped_gives_those_that_are(filled):
+def test_an_unknown_name_lists_the_models(filled):
     with pytest.raises(
         InputError, match=r"'betta'. Did you mean 'beta'\? Accepted: beta, alpha, or a .tflite or .onnx"
     ):
         load("betta")
     (filled / "default").write_text("gone")
-    with pytest.raises(InputError, match="unknown shipped model 'gone'"):
+    with pytest.raises(InputError, match="unknown model 'gone'"):
         shipped.find()
 
 
-@pytest.mark.parametrize("model, said", [(None, "no model comes with this copy"), ("beta", "none is named 'beta'")])
-def test_a_copy_without_models_says_so(folder, model, said):
+@pytest.mark.parametrize("model, said", [(None, "has no models"), ("beta", "'beta' is unknown")])
+def test_a_package_without_models_is_an_error(folder, model, said):
     with pytest.raises(InputError, match=said) as caught:
         load(model)
-    assert "export.py" in str(caught.value) and "\n" not in str(caught.value)
-    assert shipped.choices() == "none in this copy"
+    assert "ferjax export" in str(caught.value) and "\n" not in str(caught.value)
+    assert shipped.choices() == "none installed"
 
 
 def test_the_command_lists_what_is_shipped(filled, capsys):
@@ -66,7 +66,7 @@ def test_the_command_lists_what_is_shipped(filled, capsys):
     assert first.startswith("beta (default)") and str(filled / "beta.tflite") in first
     assert f"{(filled / 'beta.tflite').stat().st_size:,}" in first and " int8 " in first and " 93 " in first
     assert "63.9% on validation  fer2013" in first and second.startswith("alpha ")
-    assert "no test figure" in note
+    assert "not a test result" in note
 
 
 def test_live_takes_the_default_and_a_name(filled, tmp_path, capsys):
@@ -80,7 +80,7 @@ def test_live_takes_the_default_and_a_name(filled, tmp_path, capsys):
         assert said and all(label in line for line in said.splitlines())
     with pytest.raises(SystemExit):
         live.main(["--help"])
-    assert "shipped model: beta (default), alpha" in " ".join(capsys.readouterr().out.split())
+    assert "model of the package: beta (default), alpha" in " ".join(capsys.readouterr().out.split())
 
 
 def test_predict_takes_a_name(filled, tmp_path, capsys):

@@ -11,7 +11,7 @@ import pytest
 
 from ferjax.errors import InputError
 from ferjax.runtime.sources import camera, files
-from ferjax.runtime.sources.opening import open_source
+from ferjax.runtime.sources.factory import open_source
 
 # FFmpeg asks once, when the process first opens or writes a video: here that is a test's own writer.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -30,7 +30,7 @@ def write_video(path, frames=30, fps=10.0, fourcc="MJPG"):
 
 
 class Camera:
-    """A stand-in for cv2.VideoCapture: gives what its script says, one entry per read."""
+    """Fake cv2.VideoCapture: `script` has one entry per read."""
 
     def __init__(self, script, fps=0.0, opens=True):
         self.script, self.fps, self.opens, self.released = list(script), fps, opens, False
@@ -57,7 +57,7 @@ class Camera:
 
 @pytest.fixture
 def cameras(monkeypatch):
-    """Returns a list: each opening of a camera takes its next entry."""
+    """Returns a list of fake cameras: each opening takes the next entry."""
     queue = []
     monkeypatch.setattr(camera.cv2, "VideoCapture", lambda *_: queue.pop(0) if queue else Camera([], opens=False))
     monkeypatch.setattr(camera, "_FIRST_PAUSE", 0.02)
@@ -74,7 +74,7 @@ def test_every_frame_of_a_video_comes_with_its_own_time(tmp_path):
     assert all(f.capture_ms > 0 for f in frames[1:])
 
 
-def test_a_video_cut_off_gives_what_it_has_and_says_so(tmp_path, capfd):
+def test_a_truncated_video_is_read_as_far_as_possible(tmp_path, capfd):
     path = write_video(tmp_path / "v.avi")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert 1 < len(list(open_source(path))) < 25
@@ -86,7 +86,7 @@ def test_a_video_cut_off_gives_what_it_has_and_says_so(tmp_path, capfd):
 @pytest.mark.parametrize("name", ["v.mp4", "v.avi"])
 def test_a_file_without_a_frame_is_refused_in_one_line(tmp_path, capfd, name, content, why):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=f"v....* is no video .*{why}"):
+    with pytest.raises(InputError, match=f"v....* as a video or image: .*{why}"):
         open_source(tmp_path / name)
     assert capfd.readouterr().err == ""
 
@@ -94,7 +94,7 @@ def test_a_file_without_a_frame_is_refused_in_one_line(tmp_path, capfd, name, co
 def test_an_mp4_cut_off_is_refused_in_one_line(tmp_path, capfd):
     path = write_video(tmp_path / "v.mp4", fourcc="mp4v")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(InputError, match="cut off"):
+    with pytest.raises(InputError, match="truncated"):
         open_source(path)
     assert capfd.readouterr().err == ""
 
@@ -102,7 +102,7 @@ def test_an_mp4_cut_off_is_refused_in_one_line(tmp_path, capfd):
 def test_a_folder_gives_its_pictures_in_natural_order_and_leaves_out_the_broken(tmp_path, capfd):
     for name, value in (("img10.png", 100), ("img2.png", 20)):
         cv2.imwrite(str(tmp_path / name), picture(value))
-    cv2.imwrite(str(tmp_path / "img11.png"), picture(110)[..., 0])  # grey, and of another size
+    cv2.imwrite(str(tmp_path / "img11.png"), picture(110)[..., 0])  # gray, and of another size
     (tmp_path / "img3.jpg").write_bytes(b"not a picture")
     (tmp_path / "notes.txt").write_text("")
     with open_source(tmp_path) as source:
@@ -114,7 +114,7 @@ def test_a_folder_gives_its_pictures_in_natural_order_and_leaves_out_the_broken(
         ("img11.png", 110, 3),
     ]
     assert frames[2].image.shape == (48, 64, 3)
-    assert "img3.jpg is no picture" in capfd.readouterr().err
+    assert "img3.jpg as an image" in capfd.readouterr().err
 
 
 def test_one_picture_is_a_source(tmp_path):
@@ -122,52 +122,52 @@ def test_one_picture_is_a_source(tmp_path):
     (frame,) = open_source(tmp_path / "a.png")
     assert frame.image[0, 0, 0] == 7 and frame.name == "a.png"
     (tmp_path / "b.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"b\.png is no picture"):
+    with pytest.raises(InputError, match=r"b\.png as an image"):
         open_source(tmp_path / "b.png")
 
 
 def test_a_folder_without_a_readable_picture_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="holds no picture"):
+    with pytest.raises(InputError, match="has no image"):
         open_source(tmp_path)
     for name in files.PICTURES[:2]:
         (tmp_path / f"a{name}").write_bytes(b"x")
-    with pytest.raises(InputError, match="none of the 2 pictures"):
+    with pytest.raises(InputError, match="none of the 2 images"):
         list(open_source(tmp_path))
 
 
-def test_a_picture_too_large_for_opencv_is_no_picture(tmp_path):
+def test_an_image_too_large_for_opencv_is_an_error(tmp_path):
     path = tmp_path / "huge.png"
     size = np.array([60000, 60000], ">u4").tobytes()
     header = b"IHDR" + size + bytes([8, 2, 0, 0, 0])
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big") + bytes(64)
     )
-    with pytest.raises(InputError, match=r"huge\.png is no picture that OpenCV can read"):
+    with pytest.raises(InputError, match=r"huge\.png as an image"):
         open_source(path)
 
 
 def test_an_index_beyond_all_cameras_is_refused():
-    with pytest.raises(InputError, match="there is no camera 99999999999: the first has the index 0"):
+    with pytest.raises(InputError, match="99999999999"):
         open_source("99999999999")
 
 
-def test_what_does_not_exist_is_named_with_what_is_accepted():
+def test_a_missing_source_lists_the_accepted_kinds():
     with pytest.raises(InputError, match=r"'nowhere.mp4' does not exist.*camera.*rtsp"):
         open_source("nowhere.mp4")
 
 
-def test_a_camera_that_does_not_open_lists_those_that_do(cameras, monkeypatch):
-    monkeypatch.setattr(camera.sys, "platform", "darwin")  # asks each index instead of /dev
+def test_a_camera_that_does_not_open_lists_working_cameras(cameras, monkeypatch):
+    monkeypatch.setattr(camera.sys, "platform", "darwin")  # tries each index instead of listing /dev
     cameras += [Camera([], opens=False), Camera([picture(1)]), Camera([]), Camera([picture(1)])]
-    with pytest.raises(InputError, match=r"camera 7 does not open\. These do: 0, 2"):
+    with pytest.raises(InputError, match=r"camera 7 does not open\. .*: 0, 2"):
         open_source("7")
-    with pytest.raises(InputError, match=r"No camera does: .*docs/live.md"):
+    with pytest.raises(InputError, match=r"No camera works: .*docs/live.md"):
         open_source("7")
 
 
-def test_a_camera_that_opens_and_gives_nothing_is_not_waited_for(cameras):
+def test_a_camera_without_frames_is_an_error(cameras):
     cameras.append(Camera([]))
-    with pytest.raises(InputError, match=r"camera 0 opens but gives no frame.*Raspberry Pi.*docs/live\.md"):
+    with pytest.raises(InputError, match=r"camera 0 opens but sends no frame.*Raspberry Pi.*docs/live\.md"):
         open_source("0")
 
 
@@ -186,7 +186,7 @@ def test_a_slow_reader_gets_the_newest_frame_and_the_drops_are_counted(cameras):
     assert all(b.time > a.time for a, b in itertools.pairwise(frames))
 
 
-def test_a_camera_that_vanishes_is_reopened_with_pauses(cameras, capfd):
+def test_a_lost_camera_is_reopened(cameras, capfd):
     first, second = Camera([picture(1), None, picture(2)]), Camera([picture(3)])
     cameras += [first, Camera([], opens=False), Camera([], opens=False), second]
     seen = []
@@ -198,11 +198,11 @@ def test_a_camera_that_vanishes_is_reopened_with_pauses(cameras, capfd):
     assert seen[0] == 1 and seen[-1] == 3
     lines = capfd.readouterr().err.splitlines()
     assert first.released and len(lines) == 2
-    assert "camera 0 is gone" in lines[0] and "camera 0 is back after 0." in lines[1]
+    assert "camera 0 is disconnected" in lines[0] and "camera 0 is connected again after 0." in lines[1]
 
 
-def test_two_seconds_without_frames_are_said_once(cameras, capfd, monkeypatch):
-    monkeypatch.setattr(camera, "SILENCE", 0.15)
+def test_a_stall_is_reported_once(cameras, capfd, monkeypatch):
+    monkeypatch.setattr(camera, "STALL_SECONDS", 0.15)
     waits = []
     cameras.append(Camera([picture(1), lambda: time.sleep(0.5) or picture(2)]))
     with open_source("0", on_wait=lambda: waits.append(1)) as source:
@@ -212,7 +212,7 @@ def test_two_seconds_without_frames_are_said_once(cameras, capfd, monkeypatch):
     assert len(waits) > 3
 
 
-def test_empty_frames_are_not_given(cameras):
+def test_empty_frames_are_skipped(cameras):
     cameras.append(Camera([np.empty((0, 0, 3), np.uint8), picture(5)]))
     with open_source("/dev/video3") as source:
         assert next(source).image[0, 0, 0] == 5
@@ -228,7 +228,7 @@ def test_stop_ends_the_iteration_even_while_no_frame_comes(cameras):
 
 
 class MotionJpeg(http.server.BaseHTTPRequestHandler):
-    """Sends twenty frames as an IP camera does, then hangs up."""
+    """Sends twenty frames as an IP camera does, then closes the connection."""
 
     def do_GET(self):
         self.send_response(200)
@@ -261,7 +261,7 @@ def test_a_network_stream_is_read_and_reopened_when_the_sender_hangs_up(capfd):
         server.server_close()
         thread.join()
     errors = capfd.readouterr().err
-    assert source.live and "is gone" in errors and "is back" in errors and "secret" not in errors
+    assert source.live and "is disconnected" in errors and "is connected again" in errors and "secret" not in errors
 
 
 @pytest.mark.parametrize(
@@ -285,6 +285,6 @@ def test_a_stream_that_does_not_open_is_one_line_without_its_password(capfd, add
 
 @pytest.mark.parametrize("start", ["rtsp:/", "RTSP:/", "srt:/", "https//", "rtsp;//"])
 def test_an_address_that_is_mistyped_is_said_without_its_password(start):
-    with pytest.raises(InputError, match=r"has :// before its host") as caught:
+    with pytest.raises(InputError, match="rtsp://camera/stream") as caught:
         open_source(f"{start}me:secret@camera/x")
     assert "secret" not in str(caught.value)

@@ -1,7 +1,7 @@
 """Runs of one small network, for test_scale.py: on simulated devices, or as one of two processes.
 
     python tests/support/scale.py devices FOLDER                                 all comparisons of 1, 2, 8 devices
-    python tests/support/scale.py process NUMBER PORT WORKDIR [PAUSE_AFTER]      one of two processes
+    python tests/support/scale.py process NUMBER PORT WORKDIR EPOCHS [PAUSE_AT]  one of two processes
 
 An epoch is one step, so that the history holds the loss of every step. Images are flipped, the network has a
 convolution, batch normalisation and dropout, and the validation set divides by no number of devices.
@@ -21,8 +21,8 @@ import optax
 from ferjax import augment, devices, losses, models
 from ferjax.evaluate import inference
 from ferjax.spec import ModelSpec
+from ferjax.train import distributed, loop, optim
 from ferjax.train import feed as train_feed
-from ferjax.train import loop, optim, processes
 from ferjax.train.monitor import Monitor
 from ferjax.train.options import FitOptions
 from ferjax.train.sampling import sampler
@@ -31,6 +31,7 @@ from ferjax.train.step import Task, make_train_step
 from ferjax.weights import checkpoint
 
 STEPS, BATCH, SIDE = 20, 16, 8
+PAUSE = 5  # seconds
 CLASSES = ("a", "b", "c")
 
 
@@ -137,17 +138,17 @@ def main_devices(folder):
     (folder / "results.json").write_text(json.dumps(rows))
 
 
-def main_process(number, port, workdir, pause_after=STEPS):
-    """Trains as one of two; process 0 says where it pauses, and waits there to be ended."""
+def main_process(number, port, workdir, epochs, pause_at=0):
+    """Trains as one of two; process 0 prints where it is, and pauses once, for a test that stops one of them there."""
 
     def on_epoch(history):
         print(f"epoch {len(history)}", flush=True)
-        if len(history) == int(pause_after) < STEPS:
-            time.sleep(600)
+        if len(history) == int(pause_at):
+            time.sleep(PAUSE)
 
-    with processes.joined(processes.find_place(f"127.0.0.1:{port}", 2, int(number))):
+    with distributed.joined(f"127.0.0.1:{port}", 2, int(number)):
         assert jax.device_count() == 2 and jax.local_device_count() == 1
-        fit(workdir, mesh=devices.mesh(), on_epoch=on_epoch, profile=2)
+        fit(workdir, mesh=devices.mesh(), epochs=int(epochs), on_epoch=on_epoch, profile=2)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Teachers from runs: same images, evaluation mode, own contract; students that learn from them and stored views."""
 
-import functools
 import json
 import os
 import subprocess
@@ -191,16 +190,17 @@ def test_stored_views_are_answered_as_they_are_stored_and_drawn_once(teachers, t
     spec = checkpoint.read(teachers / "a")[0].spec
     made = train_teacher.load([teachers / "a"], spec=spec)
     images = data.load(data_dir=teachers / "data", **SMALL["data"]).splits["train"].images[:10]
-    store = functools.partial(
-        stored_views.store,
-        images,
-        teacher=made.apply,
-        teacher_variables=made.variables,
-        augment=augment.create(flip=0.5, rotate=20.0),
-        folder=tmp_path / "views",
-        batch_size=4,
-        resident_bytes=data.RESIDENT_BYTES,
-    )
+
+    def store(views, resident_bytes=data.RESIDENT_BYTES):
+        return stored_views.store(
+            images,
+            made._replace(stored_views=views),
+            augment.create(flip=0.5, rotate=20.0),
+            folder=tmp_path / "views",
+            batch_size=4,
+            resident_bytes=resident_bytes,
+        )
+
     pixels, logits = store(views=2)
     assert pixels.shape == (20, 24, 24, 1) and pixels.dtype == np.uint8 and logits.dtype == np.float16
     assert not np.array_equal(pixels[:10], pixels[10:]) and not np.array_equal(pixels[:10], images)
@@ -231,10 +231,8 @@ def test_what_a_killed_drawing_left_is_removed_after_a_day(teachers, tmp_path):
     made = train_teacher.load([teachers / "a"], spec=spec)
     stored_views.store(
         np.zeros((2, *spec.input_shape), np.uint8),
-        views=1,
-        teacher=made.apply,
-        teacher_variables=made.variables,
-        augment=augment.create(),
+        made._replace(stored_views=1),
+        augment.create(),
         folder=tmp_path,
         resident_bytes=data.RESIDENT_BYTES,
     )

@@ -1,63 +1,28 @@
 """One, two and eight simulated devices, and two processes, train alike, end together, and go on."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
+import time
 
+import jax
 import numpy as np
 import pytest
 
-from tests.support import ROOT, scale
+from ferjax.train import distributed, run_folder
+from tests.support import processes, scale
+from tests.support.processes import end, free_port, last_line, start
 
 pytestmark = pytest.mark.timeout(1200)
-LIMIT = 1000  # seconds, for a process that hangs; none is meant to need it
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """An environment without the accelerators, clusters and settings of whoever runs the tests."""
-    folder = tmp_path_factory.mktemp("scale")
-    known = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
-    return known | {
-        "FERJAX_DATA": str(folder / "data"),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
+    return processes.environment(tmp_path_factory.mktemp("scale"))
 
 
 def simulated(environment, devices):
     flags = f"{environment['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return environment | {"XLA_FLAGS": flags}
-
-
-def start(environment, *arguments):
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def end(process):
-    """Returns exit code, standard output and error of a process; kills one that hangs."""
-    try:
-        out, err = process.communicate(timeout=LIMIT)
-    finally:
-        process.kill()
-    return process.returncode, out, err
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def assert_same(history, expected, *, relative):
@@ -125,10 +90,10 @@ def pair(environment):
     """Starts two processes that train together, with folders of their own, the first's to be shared by all starts."""
     started = []
 
-    def pair(workdir, *pause):
+    def pair(workdir, epochs, *pause):
         port = free_port()
         both = [
-            start(environment, "tests/support/scale.py", "process", number, port, workdir / str(number), *pause)
+            start(environment, "tests/support/scale.py", "process", number, port, workdir / str(number), epochs, *pause)
             for number in (0, 1)
         ]
         started.extend(both)
@@ -137,7 +102,7 @@ def pair(environment):
     yield pair
     for process in started:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def wait_for(process, line):
@@ -147,49 +112,72 @@ def wait_for(process, line):
     pytest.fail(f"the process ended before it said {line!r}: {process.stderr.read()}")
 
 
+def rows_of(folder, name="metrics.jsonl"):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def test_two_processes_train_as_one_device_and_one_goes_on(pair, tmp_path):
+    ends = [end(process) for process in pair(tmp_path, 5)]
+    for code, _, err in ends:
+        assert code == 0, err
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+    assert list((tmp_path / "0" / "profile").rglob("*.xplane.pb"))
+    with jax.enable_x64(True):
+        expected, _ = scale.unsaved(tmp_path / "one", epochs=7)
+        rows = rows_of(tmp_path / "0")
+        assert_same(rows, expected[:5], relative=1e-9)
+        assert_same(scale.fit(tmp_path / "0", epochs=7).history, expected, relative=1e-9)
+    (_, first, _), (_, second, _) = ends
+    assert "epoch 5\n" in first and "epoch" not in second
+
+
 @pytest.fixture(scope="module")
-def two(pair, found, tmp_path_factory):
-    """A run of two processes that was killed twice: what every start of it ended with."""
+def two(pair, tmp_path_factory):
+    """A run of two processes that was killed twice: its folder, and what every start of it ended with."""
     workdir, ends = tmp_path_factory.mktemp("two"), []
     for pause, killed in ((3, 1), (6, 0)):
-        both = pair(workdir, pause)
+        both = pair(workdir, scale.STEPS, pause)
         wait_for(both[0], f"epoch {pause}")
         both[killed].send_signal(signal.SIGKILL)
         ends.append(end(both[1 - killed]))
         both[killed].communicate()
-    ends.append([end(process) for process in pair(workdir)])
+    ends.append([end(process) for process in pair(workdir, scale.STEPS)])
     return workdir, ends
 
 
-@pytest.mark.parametrize("killed", [1, 0])
-def test_a_process_that_is_killed_ends_the_other_with_a_clear_message(two, killed):
-    _, ends = two
-    code, _, err = ends[0 if killed == 1 else 1]
-    assert code == 2, err
-    last = err.strip().splitlines()[-1]
-    assert last == (
-        f"ferjax: error: process {killed} of 2 was killed or cannot be reached any more; all processes end. "
-        "The same command, in all of them, continues the run"
-    )
+@pytest.mark.full
+def test_a_process_that_is_killed_ends_process_0_with_one_line(two):
+    _, ((code, _, err), *_) = two
+    assert code == 2 and last_line(err).startswith("ferjax: error: another process has ended"), err
     assert "Traceback" not in err and "Check failure" not in err
 
 
+@pytest.mark.full
+def test_process_0_that_is_killed_ends_the_other(two):
+    _, (_, (code, _, err), _) = two
+    ours, jax_own = "another process has ended", "Terminating process because the JAX distributed service"
+    assert (code == 2 and ours in last_line(err)) or (code == -signal.SIGABRT and jax_own in err), err
+
+
+@pytest.mark.full
 def test_the_pair_goes_on_and_has_the_losses_of_one_device(two, found):
     workdir, ends = two
     for code, _, err in ends[2]:
         assert code == 0, err
-    rows = [json.loads(line) for line in (workdir / "0" / "metrics.jsonl").read_text().splitlines()]
-    assert_same(rows, found[0]["devices1"], relative=1e-9)
-    noted = [json.loads(line)["epoch"] for line in (workdir / "0" / "timing.jsonl").read_text().splitlines()]
-    assert noted == list(range(1, scale.STEPS + 1))  # nothing was lost and nothing done twice
+    assert_same(rows_of(workdir / "0"), found[0]["devices1"], relative=1e-9)
+    epochs = [row["epoch"] for row in rows_of(workdir / "0", "timing.jsonl")]
+    assert epochs == list(range(1, scale.STEPS + 1))  # nothing was lost and nothing done twice
 
 
-def test_the_first_process_alone_speaks_and_writes(two):
-    workdir, ends = two
-    (_, first, _), (_, second, _) = ends[2]
-    assert first.count("epoch") > 10 and "epoch" not in second
-    assert sorted(p.name for p in workdir.iterdir()) == ["0"]
-    assert list((workdir / "0" / "profile").rglob("*.xplane.pb"))
+@pytest.mark.full
+def test_a_silent_process_ends_the_others_after_the_heartbeat(pair, tmp_path):
+    both = pair(tmp_path, scale.STEPS, 3)
+    wait_for(both[0], "epoch 3")
+    both[1].send_signal(signal.SIGSTOP)  # as a machine that lost its power: its connections stay open
+    before = time.monotonic()
+    code, _, err = end(both[0])
+    assert code == -signal.SIGABRT and "stopped sending heartbeats" in err, err
+    assert time.monotonic() - before < 3 * distributed.HEARTBEAT
 
 
 SMALL = [
@@ -217,30 +205,34 @@ def test_train_py_takes_all_devices_micro_batches_bfloat16_and_a_trace(environme
 
 def test_a_batch_that_the_devices_cannot_share_is_one_line(environment, tmp_path):
     code, _, err = end(train(simulated(environment, 3), "--workdir", tmp_path / "run"))
-    last = err.strip().splitlines()[-1]
-    assert code == 2 and last == (
+    assert code == 2 and last_line(err) == (
         "ferjax: error: a batch of 16 cannot be cut evenly for 3 devices: set fit.batch_size to 15 or 18, "
         "or use --devices 2"
     )
 
 
 def test_processes_with_different_configurations_both_say_so(environment, tmp_path):
-    flags = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes=2"]
+    flags = ["--coordinator", f"localhost:{free_port()}", "--num_processes=2"]
     both = [
-        train(environment, *flags, f"--process-id={i}", f"--workdir={tmp_path / str(i)}", f"--config.fit.seed={i}")
+        train(environment, *flags, f"--process_id={i}", f"--workdir={tmp_path / str(i)}", f"--config.fit.seed={i}")
         for i in (0, 1)
     ]
-    ends = [end(process) for process in both]
-    for code, _, err in ends:
-        last = err.strip().splitlines()[-1]
-        assert code == 2 and "process 1 has another configuration than process 0 (hashes " in last, err
-        assert "fit.seed is 1 there and 0 here" in last and "Traceback" not in err
+    for code, _, err in map(end, both):
+        assert code == 2 and "process 1 has another configuration than process 0" in last_line(err), err
+        assert "fit.seed is 1 in process 1 and 0 in process 0" in last_line(err) and "Traceback" not in err
     assert not list(tmp_path.iterdir())
 
 
+def test_a_workdir_that_process_0_cannot_take_is_one_line_in_all(environment, tmp_path):
+    flags = ["--coordinator", f"localhost:{free_port()}", "--num_processes=2", f"--workdir={tmp_path}"]
+    with run_folder.alone(tmp_path):
+        both = [train(environment, *flags, f"--process_id={i}") for i in (0, 1)]
+        for code, _, err in map(end, both):
+            assert code == 2 and f"process 0: another process is training in {tmp_path}" in last_line(err), err
+
+
 def test_a_coordinator_that_is_not_there_is_one_line(environment, tmp_path):
-    flags = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes=2", "--process-id=1", "--join-seconds=0.5"]
+    flags = ["--coordinator", f"localhost:{free_port()}", "--num_processes=2", "--process_id=1", "--join_seconds=0.5"]
     code, _, err = end(train(environment, *flags, "--workdir", tmp_path / "run"))
-    last = err.strip().splitlines()[-1]
-    assert code == 2 and "cannot be reached" in last and "for 0.5 s. Is process 0 running there" in last
+    assert code == 2 and "cannot be reached" in last_line(err) and "within 0.5 s" in last_line(err), err
     assert "Check failure" not in err

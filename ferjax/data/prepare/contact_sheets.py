@@ -52,7 +52,7 @@ def write_sheets(name: str, out: str | Path, data_dir: str | Path | None = None)
 
 def save(sheet: Image.Image, path: Path) -> None:
     """Writes a picture whole, or leaves the one that is there."""
-    with folders.replaced(path) as part:
+    with folders.atomic_file(path) as part:
         sheet.save(part)
 
 

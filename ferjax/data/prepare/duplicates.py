@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ferjax.cli import progress
 from ferjax.data.on_disk import DiskImages
 from ferjax.data.store import Split
 
@@ -170,7 +171,7 @@ def _unit(images: np.ndarray) -> np.ndarray:
 def _candidates(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields blocks of index pairs i < j whose rows a_i and b_j correlate."""
     rows = min(_BLOCK, max(16, 2**25 // max(1, len(a))))
-    for start in range(0, len(a), rows):
+    for start in progress(range(0, len(a), rows), what="near duplicates"):
         alike = a[start : start + rows] @ b[start:].T > _CANDIDATE
         i, j = np.nonzero(np.triu(alike, 1))
         for part in range(0, len(i), 4 * _BLOCK):

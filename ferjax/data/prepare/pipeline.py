@@ -2,7 +2,6 @@
 
 import os
 import re
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ferjax.cli import note
+from ferjax.cli import note, progress
 from ferjax.data import manifest, records, store
 from ferjax.data.datasets import affectnet, fer2013, ferplus, rafdb
 from ferjax.data.datasets.sources import BadExample, Example, Source
@@ -143,9 +142,8 @@ def write_arrays(source: Source, staged: Path) -> tuple[dict[str, int], list[str
     writers: dict[str, store.SplitWriter] = {}
     remarks: Counter[str] = Counter()
     bad = []
-    started = said = time.monotonic()
     with ExitStack() as stack:
-        for done, (example, decoded) in enumerate(decoded_examples(source), 1):
+        for example, decoded in progress(decoded_examples(source), what="decoding", total=len(source.examples)):
             if isinstance(decoded, str):
                 bad.append(decoded)
                 continue
@@ -154,9 +152,6 @@ def write_arrays(source: Source, staged: Path) -> tuple[dict[str, int], list[str
                 writer = store.SplitWriter(staged / example.split, (source.size, source.size, source.channels))
                 writers[example.split] = stack.enter_context(writer)
             writers[example.split].add(decoded.image, example.label, example.name, example.columns)
-            if time.monotonic() - said > 10:
-                said = time.monotonic()
-                note(f"decoded {done:,} of {len(source.examples):,} images, {done / (said - started):,.0f} a second")
     return dict(remarks), bad
 
 

@@ -62,7 +62,7 @@ def save(rows: Sequence[tables.Row], out: pathlib.Path, command: str) -> list[st
     """Writes benchmark.csv, benchmark.md and, where accuracies are known, size_accuracy.png; returns their names."""
     out.mkdir(parents=True, exist_ok=True)
     for name, text in (("benchmark.csv", tables.csv_text(rows)), ("benchmark.md", tables.markdown(rows, command))):
-        with folders.replaced(out / name) as part:
+        with folders.atomic_file(out / name) as part:
             part.write_text(text, encoding="utf-8")
     scored = {row["file"]: row for row in rows if row.get("accuracy") is not None}
     if not scored:

@@ -20,7 +20,7 @@ def node_counts(path: str | os.PathLike[str]) -> tuple[int, int]:
 def _litert_counts(path: str | os.PathLike[str]) -> tuple[int, int]:
     from ai_edge_litert.interpreter import Interpreter
 
-    with engine.quiet():
+    with engine.silence_stderr():
         interpreter = Interpreter(str(path))
         interpreter.allocate_tensors()
     nodes = interpreter._get_ops_details()

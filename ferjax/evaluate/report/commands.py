@@ -56,6 +56,6 @@ def main(argv: Sequence[str]) -> None:
         ),
     ]
     page.write(blocks, options.out)
-    with folders.replaced(options.out / "report.json") as part:
+    with folders.atomic_file(options.out / "report.json") as part:
         part.write_text(json.dumps([m.result for m in measured], indent=1))
     print(f"saved {options.out / 'report.html'}, report.md and report.json")

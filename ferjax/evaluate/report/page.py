@@ -74,7 +74,7 @@ def page_html(blocks: Sequence[Block]) -> str:
 def write(blocks: Sequence[Block], folder: pathlib.Path, name: str = "report") -> None:
     """Writes NAME.md and NAME.html into a folder, each under a temporary name first."""
     for suffix, text in ((".md", markdown(blocks, folder)), (".html", page_html(blocks))):
-        with folders.replaced(folder / f"{name}{suffix}") as part:
+        with folders.atomic_file(folder / f"{name}{suffix}") as part:
             part.write_text(text, encoding="utf-8")
 
 

@@ -223,5 +223,5 @@ def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Writes the whole PNG under a temporary name first, so that no reader ever meets half a picture."""
     image = io.BytesIO()
     figure.savefig(image, format="png", bbox_inches="tight", pad_inches=0.1)
-    with folders.replaced(path) as part:
+    with folders.atomic_file(path) as part:
         part.write_bytes(image.getvalue())

@@ -14,7 +14,7 @@ from jax import lax
 
 from ferjax.models.cpu.primitives import channel_sums, padded, seen_by_tap, wide
 
-_PARTS = 2
+_PARTS = 2  # with one, mini-Xception's step takes 1.25 of the time on two cores
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_: Any) -> jax.Array:
@@ -69,9 +69,8 @@ def _input_gradient(dy: jax.Array, kernel: jax.Array, stride: int, size: tuple[i
 def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """For each tap the sum of x * dy over images and positions, per channel.
 
-    A loop over the kernel's rows first adds up the batch in eight parts by element-wise operations, and what is left
-    by a matrix product. The loop also keeps XLA from computing x and dy anew for every tap, and halves the time to
-    compile.
+    A loop over the kernel's rows adds up the batch's two halves by element-wise operations, and what is left by a
+    matrix product. The loop also keeps XLA from computing x and dy anew for every tap, and halves the time to compile.
     """
     (kh, kw), size = kernel.shape[:2], dy.shape[1:3]
     parts = min(_PARTS, len(x))

@@ -1,1 +1,1 @@
-"""Faces in a frame: detection, the crop, and tracking."""
+"""Detects, crops and tracks faces."""

@@ -1,4 +1,4 @@
-"""What a face is, and the part of a frame in which one is looked for."""
+"""Defines Face, and crops and resizes the searched region of a frame."""
 
 import math
 from typing import NamedTuple
@@ -9,16 +9,16 @@ import numpy as np
 from ferjax.errors import InputError
 
 Box = tuple[float, float, float, float]
-LARGEST_SCALE = 2.0  # beyond it, enlarging shows a detector nothing new
+MAX_SCALE = 2.0  # further enlarging adds no detail for a detector
 
 
 class Face(NamedTuple):
-    """One face.
+    """One detected face.
 
     Attributes:
       box: (x, y, width, height) of the square from forehead to chin, in pixels.
       score: 0..1, comparable within one detector only.
-      landmarks: (5, 2) or None: one eye, the other one, the nose, the mouth corners; (2, 2) if only eyes are known.
+      landmarks: (5, 2): both eyes, nose, mouth corners; (2, 2): both eyes; or None.
     """
 
     box: Box
@@ -27,27 +27,27 @@ class Face(NamedTuple):
 
 
 def check_frame(frame: np.ndarray) -> None:
-    """Raises InputError unless a frame is uint8 (H, W, 3) and not empty."""
+    """Raises InputError unless a frame is a non-empty uint8 (H, W, 3) array."""
     shape = getattr(frame, "shape", None)
     if shape is None or len(shape) != 3 or shape[2] != 3 or not frame.size or frame.dtype != np.uint8:
-        what = "nothing" if shape is None else f"{frame.dtype} of shape {shape}"
-        raise InputError(f"a frame must be uint8 pixels of shape (height, width, 3) in BGR order, got {what}")
+        found = type(frame).__name__ if shape is None else f"{frame.dtype} {shape}"
+        raise InputError(f"a frame must be a non-empty uint8 array (height, width, 3) in BGR order, got {found}")
 
 
-def reduced(picture: np.ndarray, scale: float) -> np.ndarray:
-    """Returns a picture resized by a factor; shrinking averages, so that no detail turns into noise."""
-    skip = max(1, int(1 / (3 * scale)))  # of a very large picture, every third pixel is enough to average
-    if skip > 1:
-        picture = np.ascontiguousarray(picture[::skip, ::skip])
-        scale *= skip
+def resized(image: np.ndarray, scale: float) -> np.ndarray:
+    """Resizes an image by a factor; averages pixels when shrinking, to avoid aliasing."""
+    step = max(1, int(1 / (3 * scale)))  # subsample very large images first; three pixels per output pixel suffice
+    if step > 1:
+        image = np.ascontiguousarray(image[::step, ::step])
+        scale *= step
     if scale == 1:
-        return picture
-    size = tuple(max(1, round(side * scale)) for side in picture.shape[1::-1])
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        return image
+    size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
-def cut(frame: np.ndarray, region: Box | None) -> tuple[int, int, np.ndarray]:
-    """Returns the corner and the pixels of a region inside the frame."""
+def crop_region(frame: np.ndarray, region: Box | None) -> tuple[int, int, np.ndarray]:
+    """Returns (left, top, pixels) of a region, clipped to the frame; None is the whole frame."""
     if region is None:
         return 0, 0, frame
     x, y, w, h = region

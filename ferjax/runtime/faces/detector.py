@@ -1,7 +1,7 @@
-"""Finding faces in a frame, behind one small interface, and cutting them out as a model wants them.
+"""Detects faces behind one interface, and crops them to the input of a model.
 
-Whatever the detector, a box is the square from forehead to chin that OpenCV's frontal Haar cascade marks, so
-that every detector feeds a model the same crop.
+The box of every detector is converted to the square from forehead to chin of OpenCV's frontal Haar cascade, so that a
+model gets the same crop from all of them.
 """
 
 import dataclasses
@@ -14,49 +14,49 @@ import numpy as np
 
 from ferjax.errors import InputError, unknown
 from ferjax.runtime.faces import finders
-from ferjax.runtime.faces.boxes import LARGEST_SCALE, Box, Face, check_frame, cut, reduced
+from ferjax.runtime.faces.boxes import MAX_SCALE, Box, Face, check_frame, crop_region, resized
 from ferjax.runtime.faces.finders import Find
 from ferjax.spec import ModelSpec
 
-_ALIGN = math.radians(45)  # a steeper line between "eyes" is a mistake of the landmarks
-_AROUND = 0.35  # of a known face's side, searched on each of its sides
-_NEXT = (0.75, 1.35)  # how much smaller or larger a face may be in the next frame
+_MAX_TILT = math.radians(45)  # a steeper line between the eyes is a landmark error
+_MARGIN = 0.35  # searched on each side of a tracked face, relative to its side
+_SIZE_CHANGE = (0.75, 1.35)  # relative size of a tracked face in the next frame
 
 
 @dataclasses.dataclass(frozen=True)
 class Detector:
-    """Finds faces: `detector(frame)` returns them in the frame's pixels.
+    """A face detector: `detector(frame)` returns the faces in the frame's pixels.
 
     Attributes:
       name: one of DETECTORS.
-      find: (picture, least, most) -> faces whose side lies between these two, all in the picture's pixels.
-      find_hints: the same on less evidence, to be confirmed in the next frames or by those before.
-      sure: score that says a face is one, whatever the frames before and after say.
-      smallest: side of the smallest face it finds, in pixels of the picture it searches.
-      known: side that a known face is reduced to when it is searched for again.
-      longest: side in pixels that frames are reduced to when no scale is given.
-      scale: size of the searched picture relative to the frame, or None.
-      span: how many times `smallest` a face may be so that the search of one picture stays cheap.
-      tile: area in pixels of a picture that costs it a millisecond or a few.
-      find_turned: as `find`, faces turned to their side, which take too long to be looked for in a film.
+      find: (image, min_size, max_size) -> faces with a side in this range, in pixels of the image.
+      find_candidates: as `find` with a lower threshold, for faces that other frames confirm.
+      confirm_score: score from which one detection is enough evidence for a face.
+      min_size: side of the smallest face it finds, in pixels of the searched image.
+      track_size: side to which a tracked face is resized before it is searched again, in pixels.
+      max_side: longer side to which frames are reduced if `scale` is None, in pixels.
+      scale: size of the searched image relative to the frame, or None.
+      size_ratio: largest to smallest face size that one search covers at low cost.
+      tile_area: area in pixels that takes a few milliseconds to search.
+      find_profile: as `find`, for faces in profile; too slow for video.
     """
 
     name: str
     find: Find
-    find_hints: Find
-    sure: float
-    smallest: float
-    known: float
-    longest: float
+    find_candidates: Find
+    confirm_score: float
+    min_size: float
+    track_size: float
+    max_side: float
     scale: float | None = None
-    span: float = math.inf
-    tile: float = math.inf
-    find_turned: Find | None = None
+    size_ratio: float = math.inf
+    tile_area: float = math.inf
+    find_profile: Find | None = None
 
     def smallest_face(self, frame_shape: tuple[int, ...]) -> float:
         """Returns the side of the smallest face found in a frame of shape (H, W, ...), in its pixels."""
-        scale = self.scale or min(1.0, self.longest / max(frame_shape[:2]))
-        return self.smallest / scale
+        scale = self.scale or min(1.0, self.max_side / max(frame_shape[:2]))
+        return self.min_size / scale
 
     def __call__(
         self,
@@ -65,90 +65,88 @@ class Detector:
         min_face: float | None = None,
         max_face: float | None = None,
     ) -> list[Face]:
-        """Finds the faces in a frame or a part of it.
+        """Finds the faces in a frame or a region of it.
 
         Args:
           frame: uint8 (H, W, 3), BGR.
-          region: (x, y, width, height) to search, in the frame's pixels; parts outside the frame do not count.
-          min_face: side of the smallest face to find; it decides how much the picture is reduced. The default is
-            `smallest_face`.
+          region: (x, y, width, height) to search, in pixels; clipped to the frame.
+          min_face: side of the smallest face to find, which sets the scale of the search (default: `smallest_face`).
           max_face: side of the largest face to find.
 
         Returns:
-          The faces, in the frame's pixels, in no order.
+          The faces in the frame's pixels, unordered.
 
         Raises:
           InputError: if the frame is empty or not BGR.
         """
         check_frame(frame)
-        least = min_face or self.smallest_face(frame.shape)
-        return _search(self.find, frame, region, self.smallest / least, self.smallest, max_face or math.inf)
+        min_face = min_face or self.smallest_face(frame.shape)
+        return _search(self.find, frame, region, self.min_size / min_face, self.min_size, max_face or math.inf)
 
-    def hints(self, frame: np.ndarray, region: Box, min_face: float, max_face: float) -> list[Face]:
-        """Finds what may be a face: as `detector(...)`, on less evidence."""
-        return _search(self.find_hints, frame, region, self.smallest / min_face, self.smallest, max_face)
+    def candidates(self, frame: np.ndarray, region: Box, min_face: float, max_face: float) -> list[Face]:
+        """Finds faces as `detector(...)` with a lower threshold."""
+        return _search(self.find_candidates, frame, region, self.min_size / min_face, self.min_size, max_face)
 
-    def still(self, frame: np.ndarray) -> list[Face]:
-        """Finds the faces in a photograph: as `detector(frame)`, and where it can, those turned to their side."""
+    def detect_photo(self, frame: np.ndarray) -> list[Face]:
+        """Finds the faces in a photo, including profiles if the detector supports them."""
         faces = self(frame)
-        if self.find_turned is None:
+        if self.find_profile is None:
             return faces
-        least = self.smallest_face(frame.shape) / 2  # seen twice as large: such a face has less to be known by
-        scale = min(1.0, self.smallest / least)
-        turned = _search(self.find_turned, frame, None, scale, scale * least, math.inf)
-        return faces + [face for face in turned if not any(_meet(face.box, other.box) for other in faces)]
+        min_face = self.smallest_face(frame.shape) / 2  # profiles need twice the resolution
+        scale = min(1.0, self.min_size / min_face)
+        profiles = _search(self.find_profile, frame, None, scale, scale * min_face, math.inf)
+        return faces + [face for face in profiles if not any(_same_place(face.box, other.box) for other in faces)]
 
-    def near(self, frame: np.ndarray, box: Box) -> Face | None:
-        """Finds the face that should be where `box` is, or nearly so and nearly as large.
+    def detect_near(self, frame: np.ndarray, box: Box) -> Face | None:
+        """Finds the face at about the place and size of `box`.
 
         Args:
           frame: uint8 (H, W, 3), BGR.
           box: (x, y, width, height) in the frame's pixels.
         """
         x, y, w, h = box
-        around = (x - _AROUND * w, y - _AROUND * h, (1 + 2 * _AROUND) * w, (1 + 2 * _AROUND) * h)
-        least = max(self.smallest, _NEXT[0] * self.known)
-        found = _search(self.find_hints, frame, around, self.known / w, least, _NEXT[1] * w)
+        region = (x - _MARGIN * w, y - _MARGIN * h, (1 + 2 * _MARGIN) * w, (1 + 2 * _MARGIN) * h)
+        min_size = max(self.min_size, _SIZE_CHANGE[0] * self.track_size)
+        found = _search(self.find_candidates, frame, region, self.track_size / w, min_size, _SIZE_CHANGE[1] * w)
         return max(found, key=lambda face: face.score, default=None)
 
 
 def create_detector(name: str = "haar", *, scale: float | None = None, model: str | Path | None = None) -> Detector:
-    """Returns a face detector.
+    """Creates a face detector.
 
     Args:
-      name: "haar", OpenCV's frontal cascade with Paraschiv's (2026) parameters: scale factor 1.1, 5 neighbours,
-        smallest face 30 pixels of the searched picture; "yunet" (Wu et al. 2023), 16 pixels, five landmarks;
-        "dlib", histograms of oriented gradients (King 2009), 80 pixels; "none", the frame's central square
-        is one face.
-      scale: size of the searched picture relative to the frame: 1 gives Haar's 30 pixels, 0.5 finds faces
-        from 60. By default the longer side is reduced to 320 pixels (dlib: 640).
-      model: the cascade (haar), the .onnx file (yunet), the 68-landmark predictor (dlib, for landmarks).
+      name: "haar", OpenCV's frontal cascade with Paraschiv's (2026) parameters: scale factor 1.1, 5 neighbors, smallest
+        face 30 pixels of the searched image; "yunet" (Wu et al. 2023), 16 pixels, five landmarks; "dlib", histograms of
+        oriented gradients (King 2009), 80 pixels; "none", the central square of the frame is the face.
+      scale: size of the searched image relative to the frame: with Haar, 1 finds faces from 30 pixels, 0.5 from 60.
+        By default the longer side is reduced to 320 pixels (dlib: 640).
+      model: the cascade (haar), the .onnx file (yunet), the 68-landmark predictor (dlib, optional).
 
     Raises:
-      InputError: if the name is unknown, the scale is no positive number, or the model is missing or unreadable.
+      InputError: if the name is unknown, the scale is invalid, or the model is missing or unreadable.
     """
     if name not in DETECTORS:
         raise unknown("detector", name, DETECTORS)
-    if scale is not None and not 0 < scale <= LARGEST_SCALE:
-        raise InputError(f"the detector's scale must be greater than 0 and at most {LARGEST_SCALE:g}, got {scale}")
+    if scale is not None and not 0 < scale <= MAX_SCALE:
+        raise InputError(f"the detector scale must be greater than 0 and at most {MAX_SCALE:g}, got {scale}")
     path = Path(model) if model is not None else None
     if path is not None and not path.is_file():
-        raise InputError(f"the detector's model {path} is no file")
+        raise InputError(f"the detector model {path} is not a file")
     if name == "none" and (scale is not None or path is not None):
-        raise InputError("the detector none searches nothing: leave out its scale and its model")
+        raise InputError("detector 'none' takes no scale and no model")
     return _CREATE[name](path, scale)
 
 
 def crop(frame: np.ndarray, face: Face, spec: ModelSpec) -> np.ndarray:
-    """Cuts a face out as the model wants it: squared, eyes level where they are known, resized.
+    """Crops a face to the input of a model: square, rotated so that known eyes are level, resized.
 
-    The square turns about its middle; what lies beyond the frame repeats its edge. A face of exactly the
-    model's size comes out pixel for pixel.
+    The square rotates about its center. Pixels outside the frame repeat its edge. A face of exactly the model's input
+    size keeps its pixels.
 
     Args:
       frame: uint8 (H, W, 3), BGR.
-      face: where it is.
-      spec: gives size and colour order.
+      face: its box and landmarks.
+      spec: gives size and color order.
 
     Returns:
       uint8 `spec.input_shape`.
@@ -156,16 +154,17 @@ def crop(frame: np.ndarray, face: Face, spec: ModelSpec) -> np.ndarray:
     height, width = spec.input_size
     x, y, w, h = face.box
     side = max(w, h, 1.0)
-    fine = max(1, round(side / max(height, width)))  # sample about every pixel, then average
+    factor = max(1, round(side / max(height, width)))  # sample at about the frame's resolution, then average
     cosine, sine = math.cos(tilt(face)), math.sin(tilt(face))
-    kx, ky = side / (width * fine), side / (height * fine)
-    # Pixel centres: (i + 0.5) * k measured from the corner of the turned square, less the half pixel of the frame.
+    kx, ky = side / (width * factor), side / (height * factor)
+    # Pixel centers: (i + 0.5) * k from the corner of the rotated square, minus half a pixel of the frame.
     matrix = np.array([[cosine * kx, -sine * ky, 0.0], [sine * kx, cosine * ky, 0.0]])
-    middle = np.array([width * fine / 2 - 0.5, height * fine / 2 - 0.5])
-    matrix[:, 2] = np.array([x + w / 2 - 0.5, y + h / 2 - 0.5]) - matrix[:, :2] @ middle
+    center = np.array([width * factor / 2 - 0.5, height * factor / 2 - 0.5])
+    matrix[:, 2] = np.array([x + w / 2 - 0.5, y + h / 2 - 0.5]) - matrix[:, :2] @ center
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    square = cv2.warpAffine(frame, matrix, (width * fine, height * fine), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    if fine > 1:
+    size = (width * factor, height * factor)
+    square = cv2.warpAffine(frame, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    if factor > 1:
         square = cv2.resize(square, (width, height), interpolation=cv2.INTER_AREA)
     if spec.color_order == "gray":
         return cv2.cvtColor(square, cv2.COLOR_BGR2GRAY)[..., None]
@@ -173,55 +172,96 @@ def crop(frame: np.ndarray, face: Face, spec: ModelSpec) -> np.ndarray:
 
 
 def tilt(face: Face) -> float:
-    """Returns the angle of the line between the eyes in radians, clockwise on the screen; 0 if not known."""
+    """Returns the angle of the line between the eyes in radians, clockwise on the screen; 0 without landmarks."""
     if face.landmarks is None:
         return 0.0
     (ax, ay), (bx, by) = sorted(face.landmarks[:2].tolist())
     angle = math.atan2(by - ay, bx - ax)
-    return angle if abs(angle) < _ALIGN else 0.0
+    return angle if abs(angle) < _MAX_TILT else 0.0
 
 
-def _search(find: Find, frame: np.ndarray, region: Box | None, scale: float, least: float, most: float) -> list[Face]:
-    """Searches a region reduced by a factor; `least` is in pixels of the reduced picture, `most` of the frame."""
-    x, y, part = cut(frame, region)
+def _search(
+    find: Find, frame: np.ndarray, region: Box | None, scale: float, min_size: float, max_face: float
+) -> list[Face]:
+    """Searches a resized region; `min_size` is in pixels of the resized region, `max_face` in pixels of the frame."""
+    x, y, part = crop_region(frame, region)
     if not part.size:
         return []
-    small = reduced(part, min(scale, LARGEST_SCALE))
+    small = resized(part, min(scale, MAX_SCALE))
     fx, fy = part.shape[1] / small.shape[1], part.shape[0] / small.shape[0]
-    return [_moved(face, fx, fy, x, y) for face in find(small, least, most / fx)]
+    return [_to_frame(face, fx, fy, x, y) for face in find(small, min_size, max_face / fx)]
 
 
-def _meet(a: Box, b: Box) -> bool:
-    """Whether the middle of one box lies in the other."""
-    apart = (abs(a[i] + a[i + 2] / 2 - b[i] - b[i + 2] / 2) for i in (0, 1))
-    return max(apart) < max(a[2], b[2]) / 2
+def _same_place(a: Box, b: Box) -> bool:
+    """Returns whether the center of one box lies in the other."""
+    distances = (abs(a[i] + a[i + 2] / 2 - b[i] - b[i + 2] / 2) for i in (0, 1))
+    return max(distances) < max(a[2], b[2]) / 2
 
 
-def _moved(face: Face, fx: float, fy: float, x: float, y: float) -> Face:
+def _to_frame(face: Face, fx: float, fy: float, x: float, y: float) -> Face:
     left, top, w, h = face.box
     points = None if face.landmarks is None else face.landmarks * np.array([fx, fy]) + np.array([x, y])
     return Face((left * fx + x, top * fy + y, w * fx, h * fy), face.score, points)
 
 
-_CREATE: dict[str, Callable[[Path | None, float | None], Detector]] = {
-    "haar": lambda path, scale: Detector(
+def _haar(path: Path | None, scale: float | None) -> Detector:
+    find, candidates = finders.haar(path)
+    return Detector(
         "haar",
-        *finders.haar(path),
-        sure=0.5,
-        smallest=30,
-        known=40,
-        longest=320,
+        find,
+        candidates,
+        confirm_score=0.5,
+        min_size=30,
+        track_size=40,
+        max_side=320,
         scale=scale,
-        span=1.55,
-        tile=27_000,
-        find_turned=None if path else finders.haar_profile(),
-    ),
-    "yunet": lambda path, scale: Detector(
-        "yunet", *finders.yunet(path), sure=0.7, smallest=16, known=37, longest=320, scale=scale, span=4, tile=45_000
-    ),
-    "dlib": lambda path, scale: Detector(
-        "dlib", *finders.dlib_hog(path), sure=0, smallest=80, known=110, longest=640, scale=scale, span=8, tile=400_000
-    ),
-    "none": lambda path, scale: Detector("none", *finders.whole(path), sure=0, smallest=1, known=48, longest=math.inf),
+        size_ratio=1.55,
+        tile_area=27_000,
+        find_profile=None if path else finders.haar_profile(),
+    )
+
+
+def _yunet(path: Path | None, scale: float | None) -> Detector:
+    find, candidates = finders.yunet(path)
+    return Detector(
+        "yunet",
+        find,
+        candidates,
+        confirm_score=0.7,
+        min_size=16,
+        track_size=37,
+        max_side=320,
+        scale=scale,
+        size_ratio=4,
+        tile_area=45_000,
+    )
+
+
+def _dlib(path: Path | None, scale: float | None) -> Detector:
+    find, candidates = finders.dlib_hog(path)
+    return Detector(
+        "dlib",
+        find,
+        candidates,
+        confirm_score=0,
+        min_size=80,
+        track_size=110,
+        max_side=640,
+        scale=scale,
+        size_ratio=8,
+        tile_area=400_000,
+    )
+
+
+def _none(path: Path | None, scale: float | None) -> Detector:
+    find, candidates = finders.center_square(path)
+    return Detector("none", find, candidates, confirm_score=0, min_size=1, track_size=48, max_side=math.inf)
+
+
+_CREATE: dict[str, Callable[[Path | None, float | None], Detector]] = {
+    "haar": _haar,
+    "yunet": _yunet,
+    "dlib": _dlib,
+    "none": _none,
 }
 DETECTORS = tuple(_CREATE)

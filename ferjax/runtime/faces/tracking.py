@@ -1,4 +1,4 @@
-"""Who is who from frame to frame: identities by place, size and motion, with a time to live."""
+"""Tracks faces across frames by position, size and motion."""
 
 import dataclasses
 import itertools
@@ -10,21 +10,21 @@ import numpy as np
 
 from ferjax.runtime.faces.boxes import Box, Face
 
-_DOUBT = 0.2  # seconds without a second sighting that a chance find lives
-_MISSED = 2.5  # frames that everybody may be unseen, however far apart frames are
+_TENTATIVE_SECONDS = 0.2  # an unconfirmed track without a new detection is deleted after this time
+_MIN_MISSED_FRAMES = 2.5  # every track survives this many missed frames, also at low frame rates
 
 
 class Track(NamedTuple):
-    """One person in one frame.
+    """One tracked face in one frame.
 
     Attributes:
-      id: stays with the person for as long as they are followed; never given twice.
-      box: (x, y, width, height) in the frame's pixels, filtered over time; predicted if not seen.
-      landmarks: (5, 2) of the last time they were found, moved along with the box, or None.
-      score: of the last time the face was found.
-      seen: whether the face was found in this frame.
-      since: time in seconds at which it was first found.
-      last_seen: time in seconds at which it was last found.
+      id: unique id of the track.
+      box: (x, y, width, height) in the frame's pixels, filtered over time; predicted if not detected.
+      landmarks: (5, 2) or (2, 2) of the last detection, moved with the box, or None.
+      score: score of the last detection.
+      seen: whether the face was detected in this frame.
+      since: time of the first detection in seconds.
+      last_seen: time of the last detection in seconds.
     """
 
     id: int
@@ -38,25 +38,25 @@ class Track(NamedTuple):
 
 @dataclasses.dataclass
 class _Motion:
-    """A g-h filter: the centre moves at constant velocity, the logarithm of the side stays what it is.
+    """A g-h filter: the center moves at constant velocity, the logarithm of the side is constant.
 
-    The gains of n sightings are those of a least-squares line through n points (Brookner 1998, *Tracking and
-    Kalman Filtering Made Easy*, section 1.2.10), held at n = 6 so that old motion is forgotten. Sizes get no
-    velocity: what looks like one is the detector's doubt, and it would shrink whoever is hidden for a while.
+    The gains after n detections are those of a least-squares line through n points (Brookner 1998, *Tracking and Kalman
+    Filtering Made Easy*, section 1.2.10), with n at most 6, so that old motion is forgotten. The size has no velocity:
+    detector noise would shrink or enlarge a hidden face.
     """
 
     center: np.ndarray
     size: float
     time: float
     velocity: np.ndarray
-    sightings: int = 1
+    detections: int = 1
 
     def at(self, time: float) -> np.ndarray:
         """Returns (x, y, log side)."""
         return np.append(self.center + self.velocity * (time - self.time), self.size)
 
     def correct(self, measured: np.ndarray, time: float) -> None:
-        n = min(self.sightings + 1, 6)
+        n = min(self.detections + 1, 6)
         g, h = 2 * (2 * n - 1) / (n * (n + 1)), 6 / (n * (n + 1))
         predicted = self.at(time)
         error = measured - predicted
@@ -64,111 +64,115 @@ class _Motion:
         self.size += float(error[2]) * max(1 / n, 0.25)
         if time > self.time:
             self.velocity = self.velocity + h * error[:2] / (time - self.time)
-        self.time, self.sightings = time, self.sightings + 1
+        self.time, self.detections = time, self.detections + 1
 
 
 @dataclasses.dataclass
-class _Person:
+class _State:
     id: int
     motion: _Motion
     face: Face
     since: float
     last_seen: float
     hits: int
-    best: float
-    shown: bool
+    best_score: float
+    confirmed: bool
 
 
 class Tracker:
-    """Follows faces. `update` takes the faces found in a frame and returns everybody followed."""
+    """Assigns the faces detected in each frame to tracks."""
 
-    def __init__(self, *, time_to_live: float = 1.5, confirm: int = 3, sure: float = 0.0):
-        """Starts without anybody.
+    def __init__(self, *, time_to_live: float = 1.5, min_hits: int = 3, confirm_score: float = 0.0):
+        """Starts without tracks.
 
         Args:
-          time_to_live: seconds after which a person who is not found is forgotten; who returns later is new. Where
-            frames come more slowly than one in 0.6 s, it is two and a half of them.
-          confirm: a new face counts as a person once it has been found so often, which a chance find is not,
-          sure: and once with this score or a higher one.
+          time_to_live: seconds without a detection after which a track is deleted, or 2.5 frames if that is longer; a
+            face that returns later gets a new id.
+          min_hits: detections needed to confirm a track.
+          confirm_score: score that at least one of the detections must reach.
         """
-        self._time_to_live, self._confirm, self._sure = time_to_live, confirm, sure
-        self._people: list[_Person] = []
+        self._time_to_live, self._min_hits, self._confirm_score = time_to_live, min_hits, confirm_score
+        self._states: list[_State] = []
         self._ids = itertools.count(1)
         self._time, self._steps = math.nan, (math.inf, math.inf)
 
     def predict(self, time: float) -> list[Track]:
-        """Returns everybody followed, confirmed or not, where they should be at a time."""
-        return [self._track(p, time) for p in self._people]
+        """Returns all tracks, confirmed or not, with boxes predicted for a time."""
+        return [self._track(state, time) for state in self._states]
 
-    def update(self, faces: Sequence[Face], time: float, *, certain: bool = False) -> list[Track]:
-        """Moves to a frame.
+    def update(self, faces: Sequence[Face], time: float, *, confirmed: bool = False) -> list[Track]:
+        """Processes one frame.
 
         Args:
-          faces: what was found in it; each person at most once.
-          time: of the frame, in seconds, not before the last one.
-          certain: whether a new face counts as a person at once.
+          faces: the detected faces, without duplicates.
+          time: time of the frame in seconds, not before the last one.
+          confirmed: whether the detections confirm their tracks at once.
 
         Returns:
-          The confirmed people, in the order of their ids, each seen in this frame or predicted.
+          The confirmed tracks in the order of their ids, detected in this frame or predicted.
         """
         if time > self._time:
             self._steps = (self._steps[1], time - self._time)
         self._time = time
-        self._people = [p for p in self._people if time - p.last_seen <= self._patience(p)]
+        self._states = [state for state in self._states if time - state.last_seen <= self._max_unseen(state)]
         pairs = self._assign(faces, time)
-        for who, which in pairs:
-            person, face = self._people[who], faces[which]
-            person.motion.correct(_measure(face.box), time)
-            person.face, person.last_seen, person.hits = face, time, person.hits + 1
-            person.best = max(person.best, face.score)
-            person.shown |= certain or (person.hits >= self._confirm and person.best >= self._sure)
-        matched = {which for _, which in pairs}
-        for which, face in enumerate(faces):
-            if which not in matched:
+        for i, j in pairs:
+            state, face = self._states[i], faces[j]
+            state.motion.correct(_measure(face.box), time)
+            state.face, state.last_seen, state.hits = face, time, state.hits + 1
+            state.best_score = max(state.best_score, face.score)
+            enough = state.hits >= self._min_hits and state.best_score >= self._confirm_score
+            state.confirmed |= confirmed or enough
+        matched = {j for _, j in pairs}
+        for j, face in enumerate(faces):
+            if j not in matched:
                 x, y, size = _measure(face.box).tolist()
                 motion = _Motion(np.array([x, y]), size, time, np.zeros(2))
-                shown = certain or (self._confirm <= 1 and face.score >= self._sure)
-                self._people.append(_Person(next(self._ids), motion, face, time, time, 1, face.score, shown))
-        return [self._track(p, time) for p in self._people if p.shown]
+                enough = self._min_hits <= 1 and face.score >= self._confirm_score
+                self._states.append(
+                    _State(next(self._ids), motion, face, time, time, 1, face.score, confirmed or enough)
+                )
+        return [self._track(state, time) for state in self._states if state.confirmed]
 
     def reset(self) -> None:
-        """Forgets everybody; ids go on."""
-        self._people = []
+        """Deletes all tracks; their ids are not reused."""
+        self._states = []
 
-    def _patience(self, person: _Person) -> float:
-        proven = person.shown and person.hits >= self._confirm
-        seconds = self._time_to_live if proven else min(_DOUBT, self._time_to_live)
-        return max(seconds, _MISSED * min(self._steps))  # a slow camera's frames, not one gap among quick ones
+    def _max_unseen(self, state: _State) -> float:
+        established = state.confirmed and state.hits >= self._min_hits
+        seconds = self._time_to_live if established else min(_TENTATIVE_SECONDS, self._time_to_live)
+        # The minimum of two steps: a low frame rate counts, a single gap does not.
+        return max(seconds, _MIN_MISSED_FRAMES * min(self._steps))
 
-    def _track(self, person: _Person, time: float) -> Track:
-        box = _box(person.motion.at(time))
+    def _track(self, state: _State, time: float) -> Track:
+        box = _box(state.motion.at(time))
         return Track(
-            person.id,
+            state.id,
             box,
-            _carried(person.face, box),
-            person.face.score,
-            person.last_seen == time,
-            person.since,
-            person.last_seen,
+            _moved_landmarks(state.face, box),
+            state.face.score,
+            state.last_seen == time,
+            state.since,
+            state.last_seen,
         )
 
     def _assign(self, faces: Sequence[Face], time: float) -> list[tuple[int, int]]:
-        """Pairs people and faces, cheapest pair first."""
+        """Returns pairs (track index, face index), matched greedily by cost."""
         costs = []
-        for who, person in enumerate(self._people):
-            there, unseen = person.motion.at(time), time - person.last_seen
-            for which, face in enumerate(faces):
-                cost = _cost(there, _measure(face.box), unseen)
+        for i, state in enumerate(self._states):
+            predicted, unseen = state.motion.at(time), time - state.last_seen
+            for j, face in enumerate(faces):
+                cost = _cost(predicted, _measure(face.box), unseen)
                 if cost < 1:
-                    costs.append((cost, who, which))
+                    costs.append((cost, i, j))
         pairs: list[tuple[int, int]] = []
-        for _, who, which in sorted(costs):
-            if all(who != a and which != b for a, b in pairs):
-                pairs.append((who, which))
+        for _, i, j in sorted(costs):
+            if all(i != a and j != b for a, b in pairs):
+                pairs.append((i, j))
         return pairs
 
 
-def overlap(a: Box, b: Box) -> float:
+def iou(a: Box, b: Box) -> float:
     """Returns the intersection over union of two boxes, 0..1."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
@@ -176,22 +180,22 @@ def overlap(a: Box, b: Box) -> float:
     return shared / (a[2] * a[3] + b[2] * b[3] - shared) if shared else 0.0
 
 
-def distinct(faces: Sequence[Face], most: float = 0.3) -> list[Face]:
-    """Returns the faces less those that overlap a better one: one face is found from several sides."""
+def non_max_suppression(faces: Sequence[Face], max_iou: float = 0.3) -> list[Face]:
+    """Removes faces that overlap a face with a higher score."""
     kept: list[Face] = []
     for face in sorted(faces, key=lambda f: -f.score):
-        if all(overlap(face.box, other.box) <= most for other in kept):
+        if all(iou(face.box, other.box) <= max_iou for other in kept):
             kept.append(face)
     return kept
 
 
 def _cost(expected: np.ndarray, measured: np.ndarray, unseen: float) -> float:
-    """How ill a face fits a person, below 1 if it can be them: distance in widths of a face, and growth."""
+    """Returns the cost of assigning a face to a track, below 1 if allowed: distance in face widths plus size change."""
     side = math.exp(expected[2])
-    apart = math.hypot(*(measured[:2] - expected[:2])) / side
+    distance = math.hypot(*(measured[:2] - expected[:2])) / side
     growth = abs(measured[2] - expected[2])
     reach = 0.6 + min(unseen, 1.0)
-    return apart / reach + growth if growth < 0.7 else math.inf
+    return distance / reach + growth if growth < 0.7 else math.inf
 
 
 def _measure(box: Box) -> np.ndarray:
@@ -204,8 +208,8 @@ def _box(state: np.ndarray) -> Box:
     return (x - side / 2, y - side / 2, side, side)
 
 
-def _carried(face: Face, box: Box) -> np.ndarray | None:
-    """The landmarks of a face, in the same place of another box."""
+def _moved_landmarks(face: Face, box: Box) -> np.ndarray | None:
+    """Returns the landmarks of a face, moved from its box to another box."""
     if face.landmarks is None:
         return None
     corner, side = np.array(face.box[:2]), face.box[2]

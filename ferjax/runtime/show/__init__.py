@@ -1,1 +1,1 @@
-"""Output of the live loop: drawing, the window, recordings and the log."""
+"""Shows and saves the results of the live loop: drawing, window, log, recording, snapshots."""

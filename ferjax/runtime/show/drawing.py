@@ -1,6 +1,6 @@
-"""Drawing of results: box, person, label, confidence, the whole distribution as bars, and what a frame costs.
+"""Draws results on frames: box, track, label, confidence, a bar per class, and the latency.
 
-Text is rendered once and copied afterwards, which keeps four faces at 640x480 far below a millisecond.
+Rendered text is cached: drawing four faces at 640x480 takes far less than a millisecond.
 """
 
 import functools
@@ -16,7 +16,7 @@ from ferjax.runtime.result import FaceResult, Latency, Result
 Color = tuple[int, int, int]
 Area = tuple[int, int, int, int]
 
-# Okabe and Ito (2008): distinct for every common form of colour blindness. BGR, chosen by class name where known.
+# Okabe and Ito (2008): distinct for all common forms of color blindness. BGR, by class name.
 _PALETTE: dict[str, Color] = {
     "angry": (0, 94, 213),
     "disgust": (115, 158, 0),
@@ -27,83 +27,83 @@ _PALETTE: dict[str, Color] = {
     "surprise": (233, 180, 86),
     "contempt": (0, 159, 230),
 }
-_UNSURE: Color = (255, 255, 255)
-_BACK, _TRACK, _INK = 28, 64, (235, 235, 235)
-_REFRESH = 0.5  # seconds: figures that change every frame cannot be read
-_STAY = 0.2  # of a panel's area: how much better another place must be before a panel moves
-_FACE = 3  # a hidden pixel of a face costs as much as so many of a panel
+_UNCERTAIN: Color = (255, 255, 255)
+_BACKGROUND, _EMPTY_BAR, _TEXT = 28, 64, (235, 235, 235)
+_REFRESH = 0.5  # seconds between updates of the status line, so that it can be read
+_HYSTERESIS = 0.2  # cost advantage, relative to the panel's area, from which a panel moves
+_FACE_COST = 3  # cost of a covered face pixel, in covered panel pixels
 
 
 def colors(class_names: Sequence[str]) -> dict[str, Color]:
-    """Returns a colour (BGR) per class: the emotions' own, then what is left of the palette in turn."""
+    """Returns a BGR color per class: the fixed colors of the expressions, and unused ones for other names."""
     free = [c for name, c in _PALETTE.items() if name not in class_names] or list(_PALETTE.values())
     others = [name for name in class_names if name not in _PALETTE]
     return {name: _PALETTE.get(name) or free[others.index(name) % len(free)] for name in class_names}
 
 
 class Painter:
-    """Draws results on their frames; remembers where each person's panel was, so that it does not jump."""
+    """Draws results on their frames. It keeps the position of each track's panel, so that panels do not jump."""
 
     def __init__(self, class_names: Sequence[str]):
-        self._written, self._colors = _written(class_names), colors(class_names)
+        self._ascii, self._colors = _ascii_names(class_names), colors(class_names)
         self._places: dict[int, int] = {}
         self._panel = functools.lru_cache(maxsize=4)(self._render_panel)
         self._sums, self._frames, self._since = np.zeros(4), 0, time.monotonic()
-        self._status, self._spent = "", 0.0
+        self._status, self._draw_ms = "", 0.0
 
     def draw(self, result: Result) -> None:
-        """Draws on the result's own picture, uint8 (H, W, 3), in place."""
+        """Draws on the image of the result, uint8 (H, W, 3), in place."""
         start = time.perf_counter()
         image = result.frame.image
         height, width = image.shape[:2]
         unit = max(0.75, min(height / 480, width / 640))
         for face in result.faces:
-            self._box(image, face, unit)
+            self._draw_box(image, face, unit)
         boxes = [face.box for face in result.faces]
         taken: list[Area] = []
-        panel, above = self._panel(unit), height - _text("Ag", unit).shape[0]  # the line at the bottom
-        free = above if len(panel) <= above else height
+        panel, bottom = self._panel(unit), height - _text("Ag", unit).shape[0]  # above the status line
+        free = bottom if len(panel) <= bottom else height
         for face in result.faces:
             area = self._place(face, boxes, taken, panel.shape, (free, width))
             if area is None:
-                self._caption(image, face, unit)
+                self._draw_caption(image, face, unit)
             else:
                 taken.append(area)
-                self._fill(image, area, panel, face, unit)
+                self._draw_panel(image, area, panel, face, unit)
         self._places = {f.track: self._places[f.track] for f in result.faces if f.track in self._places}
-        self._strip(image, result.latency._replace(draw=self._spent), result.frame.dropped, unit)
-        self._spent = (time.perf_counter() - start) * 1e3
+        self._draw_status(image, result.latency._replace(draw=self._draw_ms), result.frame.dropped, unit)
+        self._draw_ms = (time.perf_counter() - start) * 1e3
 
     def _color(self, face: FaceResult) -> Color:
-        return self._colors.get(face.label, _UNSURE)
+        return self._colors.get(face.label, _UNCERTAIN)
 
     def _label(self, face: FaceResult) -> str:
-        return self._written.get(face.label, face.label)
+        return self._ascii.get(face.label, face.label)
 
-    def _box(self, image: np.ndarray, face: FaceResult, unit: float) -> None:
+    def _draw_box(self, image: np.ndarray, face: FaceResult, unit: float) -> None:
         x, y, w, h = face.box
-        thin = max(1, round(2 * unit))
-        cv2.rectangle(image, (x, y), (x + w, y + h), (0, 0, 0), 2 * thin)  # seen on any background
-        cv2.rectangle(image, (x, y), (x + w, y + h), self._color(face), thin)
+        thickness = max(1, round(2 * unit))
+        cv2.rectangle(image, (x, y), (x + w, y + h), (0, 0, 0), 2 * thickness)  # contrast on any background
+        cv2.rectangle(image, (x, y), (x + w, y + h), self._color(face), thickness)
 
-    def _caption(self, image: np.ndarray, face: FaceResult, unit: float) -> None:
-        """The label alone, where the picture has no room for a panel."""
+    def _draw_caption(self, image: np.ndarray, face: FaceResult, unit: float) -> None:
+        """Draws the label only, if the image is too small for a panel."""
         sprite = _text(f"#{face.track} {self._label(face)} {face.confidence:.0%}", unit)
         _paste(image, sprite, face.box[0], face.box[1] - sprite.shape[0])
 
     def _render_panel(self, unit: float) -> np.ndarray:
-        """Returns what never changes of a panel: names and empty bars, uint8 (h, w, 3)."""
-        layout = _Layout(tuple(self._written.values()), unit)
-        panel = np.full((layout.height, layout.width, 3), _BACK, np.uint8)
-        for i, name in enumerate(self._written.values()):
+        """Returns the constant part of a panel, names and empty bars, as uint8 (h, w, 3)."""
+        layout = _Layout(tuple(self._ascii.values()), unit)
+        panel = np.full((layout.height, layout.width, 3), _BACKGROUND, np.uint8)
+        for i, name in enumerate(self._ascii.values()):
             top = layout.row(i)
             _paste(panel, _text(name, unit), layout.margin, top)
             bar = layout.bar(i)
-            panel[bar[1] : bar[1] + bar[3], bar[0] : bar[0] + bar[2]] = _TRACK
+            panel[bar[1] : bar[1] + bar[3], bar[0] : bar[0] + bar[2]] = _EMPTY_BAR
         return panel
 
-    def _fill(self, image: np.ndarray, area: Area, panel: np.ndarray, face: FaceResult, unit: float) -> None:
-        layout, (x, y, w, h) = _Layout(tuple(self._written.values()), unit), area
+    def _draw_panel(self, image: np.ndarray, area: Area, panel: np.ndarray, face: FaceResult, unit: float) -> None:
+        layout, (x, y, w, h) = _Layout(tuple(self._ascii.values()), unit), area
         target = image[y : y + h, x : x + w]
         target[:] = panel
         target[: layout.margin] = self._color(face)
@@ -117,7 +117,7 @@ class Painter:
     def _place(
         self, face: FaceResult, boxes: list[Area], taken: list[Area], panel: tuple[int, ...], frame: tuple[int, int]
     ) -> Area | None:
-        """Returns where a face's panel hides least, or nearly so where it was; None if it does not fit at all."""
+        """Returns the area of a face's panel that covers least, with hysteresis; None if the panel does not fit."""
         h, w = panel[:2]
         if h > frame[0] or w > frame[1]:
             return None
@@ -126,17 +126,17 @@ class Painter:
         corners = ((right, y), (left, y), (right, low), (left, low), (x, under), (x, over))
         areas = [(min(max(cx, 0), frame[1] - w), min(max(cy, 0), frame[0] - h), w, h) for cx, cy in corners]
         costs = [
-            sum(_FACE * _overlap(area, box) for box in boxes) + sum(_overlap(area, other) for other in taken)
+            sum(_FACE_COST * _overlap(area, box) for box in boxes) + sum(_overlap(area, other) for other in taken)
             for area in areas
         ]
         best = costs.index(min(costs))
         before = self._places.get(face.track, best)
-        chosen = before if costs[before] <= costs[best] + _STAY * w * h else best
+        chosen = before if costs[before] <= costs[best] + _HYSTERESIS * w * h else best
         self._places[face.track] = chosen
         return areas[chosen]
 
-    def _strip(self, image: np.ndarray, latency: Latency, dropped: int, unit: float) -> None:
-        """The line at the bottom: means since it was last written."""
+    def _draw_status(self, image: np.ndarray, latency: Latency, dropped: int, unit: float) -> None:
+        """Draws the status line with means since its last update."""
         self._sums += latency
         self._frames += 1
         now = time.monotonic()
@@ -152,7 +152,7 @@ class Painter:
 
 
 class _Layout:
-    """Where things are in a panel, in pixels; `unit` is 1 at 640x480."""
+    """Positions in a panel in pixels; `unit` is 1 at 640x480."""
 
     def __init__(self, names: tuple[str, ...], unit: float):
         self.line = _text("Ag", unit).shape[0]
@@ -166,17 +166,17 @@ class _Layout:
         self.height = self.row(self.rows) + self.margin
 
     def row(self, i: int) -> int:
-        """Top of the line of class i."""
+        """Returns the top of the row of class i."""
         return self.head + self.line + self.margin + i * self.line
 
     def bar(self, i: int) -> Area:
-        """(x, y, width, height) of the bar of class i at probability 1."""
+        """Returns (x, y, width, height) of the bar of class i at probability 1."""
         gap = max(2, self.line // 5)
         return self.left, self.row(i) + gap, self.length, self.line - 2 * gap
 
 
-def _written(names: Sequence[str]) -> dict[str, str]:
-    """Returns each name in OpenCV's letters, which are ASCII: without accents, or by number where little is left."""
+def _ascii_names(names: Sequence[str]) -> dict[str, str]:
+    """Returns an ASCII form of each name, as OpenCV draws ASCII only: without accents, else "class N"."""
     plain = [unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().strip() for name in names]
     return {
         name: text if plain.count(text) == 1 and (name.isascii() or any(map(str.isalpha, text))) else f"class {i}"
@@ -190,13 +190,13 @@ def _text(plain: str, unit: float) -> np.ndarray:
     scale, thick = 0.4 * unit, max(1, round(unit))
     (width, height), below = cv2.getTextSize(plain, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
     pad = max(1, round(2 * unit))
-    sprite = np.full((height + below + pad, width + 2, 3), _BACK, np.uint8)
-    cv2.putText(sprite, plain, (1, height + pad // 2), cv2.FONT_HERSHEY_SIMPLEX, scale, _INK, thick, cv2.LINE_AA)
+    sprite = np.full((height + below + pad, width + 2, 3), _BACKGROUND, np.uint8)
+    cv2.putText(sprite, plain, (1, height + pad // 2), cv2.FONT_HERSHEY_SIMPLEX, scale, _TEXT, thick, cv2.LINE_AA)
     return sprite
 
 
 def _paste(image: np.ndarray, sprite: np.ndarray, x: int, y: int) -> None:
-    """Copies a sprite to (x, y), moved or cut so that it stays inside."""
+    """Copies a sprite to (x, y), moved or clipped to stay inside the image."""
     height, width = image.shape[:2]
     h, w = min(sprite.shape[0], height), min(sprite.shape[1], width)
     x, y = min(max(x, 0), width - w), min(max(y, 0), height - h)
@@ -204,7 +204,7 @@ def _paste(image: np.ndarray, sprite: np.ndarray, x: int, y: int) -> None:
 
 
 def _overlap(a: Area, b: Area) -> int:
-    """Pixels that two areas share."""
+    """Returns the area of the intersection in pixels."""
     w = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     h = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     return w * h if w > 0 and h > 0 else 0

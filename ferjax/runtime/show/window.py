@@ -1,4 +1,4 @@
-"""The window of the live loop, and what to do where there can be none."""
+"""Shows the live loop in a window, and reports a missing display."""
 
 import os
 import re
@@ -12,20 +12,20 @@ import numpy as np
 
 from ferjax.errors import InputError
 
-TITLE = "ferjax - q quits, s saves a picture"
-_WITHOUT = "add --no-display (with --log, --record or --snapshot to keep something)"
+TITLE = "ferjax - q: quit, s: snapshot"
+_ADVICE = "add --no-display (results: --log, --record or --snapshot)"
 
 
 def check_display() -> None:
-    """Raises InputError where a window cannot be opened: Qt would end the process without a word of ours."""
+    """Raises InputError if a window cannot be opened; without this check, Qt aborts the process."""
     gui = re.search(r"^\s*GUI:\s*(\S+)", cv2.getBuildInformation(), re.MULTILINE)
     if gui is None or gui[1] == "NONE":
         raise InputError(
-            "this OpenCV is the headless build, which has no windows: "
-            f"{_WITHOUT}, or replace it: pip uninstall opencv-python-headless, then pip install 'ferjax[live]'"
+            f"this OpenCV is the headless build without windows: {_ADVICE}, or replace it: "
+            "pip uninstall opencv-python-headless, then pip install 'ferjax[live]'"
         )
     if sys.platform.startswith("linux") and not _x_server_answers(os.environ.get("DISPLAY", "")):
-        raise InputError(f"there is no display to open a window on: {_WITHOUT}, or run it on the desktop, or ssh -X")
+        raise InputError(f"no display is available for a window: {_ADVICE}, or use the desktop or ssh -X")
 
 
 def _x_server_answers(display: str) -> bool:
@@ -46,14 +46,14 @@ def _x_server_answers(display: str) -> bool:
 
 
 class Window:
-    """Shows frames; `key` is what was pressed."""
+    """Shows frames and reads keys."""
 
     def __init__(self) -> None:
         check_display()
         self._shown = False
 
     def show(self, image: np.ndarray) -> None:
-        """Shows a frame; it appears with the next `key`."""
+        """Sets the frame to show; it appears with the next call of `key`."""
         if not self._shown:
             cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
             cv2.resizeWindow(TITLE, image.shape[1], image.shape[0])
@@ -64,8 +64,8 @@ class Window:
         """Returns the key pressed within `wait` seconds, "q" if the window was closed, "" if none.
 
         Args:
-          wait: in seconds; infinity waits for a key.
-          until: asked ten times a second whether to wait no longer.
+          wait: timeout in seconds; infinity waits for a key.
+          until: called ten times a second during an infinite wait; True ends it.
         """
         while True:
             pressed = cv2.waitKey(100 if wait == float("inf") else max(1, round(wait * 1e3)))

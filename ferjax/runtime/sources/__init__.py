@@ -1,1 +1,1 @@
-"""Where frames come from: cameras, films, pictures, folders, network streams."""
+"""Reads frames from cameras, videos, images, folders and network streams."""

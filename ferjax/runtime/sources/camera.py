@@ -1,6 +1,6 @@
-"""Frames of a camera or a network stream: always the newest, read by a thread of its own.
+"""Reads the newest frame of a camera or network stream in a background thread.
 
-A camera that vanishes is tried again, with longer and longer pauses, until it is back.
+A lost connection is reopened, with increasing pauses between attempts.
 """
 
 import pathlib
@@ -16,13 +16,13 @@ import numpy as np
 from ferjax.cli import note
 from ferjax.errors import InputError
 from ferjax.runtime.sources import files
-from ferjax.runtime.sources.frame import DEFAULT_FPS, Frame, Source, quiet, read
+from ferjax.runtime.sources.frame import DEFAULT_FPS, Frame, Source, read, silence_opencv
 
-SILENCE = 2.0  # seconds without a frame that are worth a message
-_SLICE = 0.05  # seconds between looks at the stop flag while waiting
-_BAD_READS = 5  # a webcam may fail to decode a frame or two without being gone
-_LARGEST = 2**31 - 1  # index that OpenCV can be asked for
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
+STALL_SECONDS = 2.0  # time without a frame before a message
+_POLL_SECONDS = 0.05  # interval of the checks of the stop flag while waiting
+_MAX_BAD_READS = 5  # a working webcam may fail to decode a few frames
+_MAX_INDEX = 2**31 - 1  # OpenCV's limit
+_FIRST_PAUSE, _MAX_PAUSE = 0.5, 8.0  # seconds between attempts to reconnect
 
 
 def open_camera(
@@ -31,11 +31,11 @@ def open_camera(
     """Opens a camera by index or device.
 
     Raises:
-      InputError: if it does not open, with those that do, or gives no frame.
+      InputError: if it does not open or sends no frame; the message lists the working cameras.
     """
 
     def open_capture() -> cv2.VideoCapture:
-        with quiet():
+        with silence_opencv():
             capture = cv2.VideoCapture(int(text) if text.isdecimal() else text)
             if capture.isOpened():
                 capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
@@ -44,60 +44,60 @@ def open_camera(
                     capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
         return capture
 
-    if text.isdecimal() and int(text) > _LARGEST:
-        raise InputError(f"there is no camera {text}: the first has the index 0")
+    if text.isdecimal() and int(text) > _MAX_INDEX:
+        raise InputError(f"camera index {text} is too large: the first camera has index 0")
     capture = open_capture()
     if not capture.isOpened():
         capture.release()
         working = working_cameras()
         advice = (
-            f"These do: {', '.join(working)}"
+            f"Working cameras: {', '.join(working)}"
             if working
-            else "No camera does: is one plugged in, used by no other program, and may you use it (docs/live.md)?"
+            else "No camera works: check that one is connected, not in use, and permitted (docs/live.md)"
         )
         raise InputError(f"camera {text} does not open. {advice}")
-    return _live(f"camera {text}", capture, open_capture, stop, on_wait)
+    return _live_source(f"camera {text}", capture, open_capture, stop, on_wait)
 
 
-def without_secrets(address: str) -> str:
-    """Returns the scheme and the host of an address, for the screen and logs of the system.
+def redacted(address: str) -> str:
+    """Returns the scheme and host of a URL, for messages.
 
-    A password may hold an @ or a /, and may stand before the host, after ? or #, or, of many cameras, in the path.
+    The rest may contain a password: before the host, in the path, or after ? or #. A password may contain @ or /.
     """
     host, *rest = re.split("[/?#;&]", re.sub("^.*@", "", address.partition("//")[2]), maxsplit=1)
     return f"{address.partition('//')[0]}//{host}{'/…' if any(rest) else ''}"
 
 
 def open_url(text: str, stop: threading.Event, on_wait: Callable[[], object]) -> Source:
-    """Opens a network stream, or a video file behind a URL.
+    """Opens a network stream, or a video file at a URL.
 
     Raises:
-      InputError: if it does not open.
+      InputError: if it does not open or has no frame.
     """
 
     def open_capture() -> cv2.VideoCapture:
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 5000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 5000]
-        with quiet():
+        with silence_opencv():
             return cv2.VideoCapture(text, cv2.CAP_FFMPEG, limits)
 
     capture = open_capture()
-    shown = without_secrets(text)
+    name = redacted(text)
     if not capture.isOpened():
-        raise InputError(f"{shown} does not open: is the address right, the sender running and the network up?")
-    if capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:  # a whole file behind a URL
+        raise InputError(f"{name} does not open: check the address, the sender and the network")
+    if capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:  # a video file
         first = read(capture)
         if first is None:
-            raise InputError(f"{shown} holds no frame that OpenCV can read")
-        return files.play(capture, first, shown, stop)
-    return _live(shown, capture, open_capture, stop, on_wait)
+            raise InputError(f"{name} has no frame that OpenCV can read")
+        return files.play(capture, first, name, stop)
+    return _live_source(name, capture, open_capture, stop, on_wait)
 
 
 def _first_frame(capture: cv2.VideoCapture) -> np.ndarray | None:
-    return next((image for _ in range(_BAD_READS) if (image := read(capture)) is not None), None)
+    return next((image for _ in range(_MAX_BAD_READS) if (image := read(capture)) is not None), None)
 
 
 class _Reader(threading.Thread):
-    """Keeps the newest frame of a camera, and reopens the camera when it is gone."""
+    """Keeps the newest frame of a camera, and reopens a lost camera."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class _Reader(threading.Thread):
         self._count = 1
 
     def take(self, timeout: float) -> tuple[np.ndarray, float, int] | None:
-        """Returns (image, time of arrival, index) of the newest frame not yet taken, or None after the timeout."""
+        """Returns (image, arrival time, index) of the newest frame not yet taken, or None after the timeout."""
         with self._new:
             if self._newest is None:
                 self._new.wait(timeout)
@@ -131,7 +131,7 @@ class _Reader(threading.Thread):
                     self._newest = image, time.monotonic(), self._count
                     self._count += 1
                     self._new.notify()
-            elif (bad := bad + 1) >= _BAD_READS:
+            elif (bad := bad + 1) >= _MAX_BAD_READS:
                 self._reconnect()
                 bad = 0
             else:
@@ -141,17 +141,17 @@ class _Reader(threading.Thread):
     def _reconnect(self) -> None:
         lost, pause = time.monotonic(), _FIRST_PAUSE
         self._capture.release()
-        note(f"{self._label} is gone; trying again until it is back")
+        note(f"{self._label} is disconnected: reconnecting")
         while not self._stop_flag.wait(pause):
             self._capture = self._reopen()
             if self._capture.isOpened():
-                note(f"{self._label} is back after {time.monotonic() - lost:.1f} s")
+                note(f"{self._label} is connected again after {time.monotonic() - lost:.1f} s")
                 return
             self._capture.release()
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, _MAX_PAUSE)
 
 
-def _live(
+def _live_source(
     name: str,
     capture: cv2.VideoCapture,
     reopen: Callable[[], cv2.VideoCapture],
@@ -162,41 +162,41 @@ def _live(
     if first is None:
         capture.release()
         raise InputError(
-            f"{name} opens but gives no frame. The CSI camera of a Raspberry Pi has to be started another way, see "
-            "docs/live.md; otherwise another program may be using it"
+            f"{name} opens but sends no frame. For the CSI camera of a Raspberry Pi, see docs/live.md; otherwise check "
+            "that no other program uses it"
         )
     fps = capture.get(cv2.CAP_PROP_FPS)
     reader = _Reader(name, capture, first, reopen, stop)
 
     def frames() -> Iterator[Frame]:
-        given, silent = 0, False
+        count, stalled = 0, False
         start = last = time.monotonic()
         try:
             while not stop.is_set():
-                taken = reader.take(_SLICE)
+                taken = reader.take(_POLL_SECONDS)
                 now = time.monotonic()
                 if taken is None:
                     on_wait()
-                    if not silent and now - last > SILENCE:
-                        silent = True
-                        note(f"no frame from {name} for {SILENCE:.0f} seconds; waiting")
+                    if not stalled and now - last > STALL_SECONDS:
+                        stalled = True
+                        note(f"no frame from {name} for {STALL_SECONDS:.0f} s: waiting")
                     continue
                 image, arrived, index = taken
-                if silent:
-                    note(f"frames from {name} again after {now - last:.1f} s")
-                silent, last = False, now
-                yield Frame(image, arrived - start, index, index - given, (now - arrived) * 1e3)
-                given += 1
+                if stalled:
+                    note(f"{name} sends frames again after {now - last:.1f} s")
+                stalled, last = False, now
+                yield Frame(image, arrived - start, index, index - count, (now - arrived) * 1e3)
+                count += 1
         finally:
             stop.set()
-            reader.join(timeout=1)  # a read that hangs in the driver must not keep the program alive
+            reader.join(timeout=1)  # do not wait for a read that hangs in the driver
 
     reader.start()
     return Source(name, frames(), stop, fps=fps if 0 < fps < 1000 else DEFAULT_FPS, live=True)
 
 
 def working_cameras(limit: int = 10) -> list[str]:
-    """Returns the indices of the cameras of this machine that give frames, at most `limit` tried."""
+    """Returns the indices of the cameras that send frames; tries at most `limit` cameras."""
     if sys.platform.startswith("linux"):
         found = (re.fullmatch(r"video(\d+)", p.name) for p in pathlib.Path("/dev").glob("video*"))
         candidates = sorted(int(m[1]) for m in found if m)
@@ -204,7 +204,7 @@ def working_cameras(limit: int = 10) -> list[str]:
         candidates = list(range(limit))
     working = []
     for index in candidates[:limit]:
-        with quiet():
+        with silence_opencv():
             capture = cv2.VideoCapture(index)
         if capture.isOpened() and _first_frame(capture) is not None:
             working.append(str(index))

@@ -1,4 +1,4 @@
-"""Frames of files: every frame of a video, every picture of a folder."""
+"""Reads the frames of video files, and the images of a folder."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ import numpy as np
 
 from ferjax.cli import note
 from ferjax.errors import InputError
-from ferjax.runtime.sources.frame import DEFAULT_FPS, Frame, Source, quiet, read
+from ferjax.runtime.sources.frame import DEFAULT_FPS, Frame, Source, read, silence_opencv
 
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 _TIFF = (".tif", ".tiff")
@@ -22,14 +22,14 @@ _EXIF = cv2.IMAGE_METADATA_EXIF
 
 
 def pictures_in(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns a folder's pictures, img2 before img10.
+    """Returns the images in a folder in natural order, img2 before img10.
 
     Raises:
       InputError: if there is none.
     """
     found = [p for p in folder.iterdir() if p.suffix.lower() in PICTURES and p.is_file()]
     if not found:
-        raise InputError(f"folder {folder} holds no picture ({', '.join(PICTURES)})")
+        raise InputError(f"folder {folder} has no image; accepted: {', '.join(PICTURES)}")
     return sorted(found, key=_natural)
 
 
@@ -37,20 +37,12 @@ def _natural(path: pathlib.Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name.lower())]
 
 
-def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns a path with the home folder for ~ and ~user; where there is no such user, the name begins with a ~."""
-    try:
-        return pathlib.Path(path).expanduser()
-    except RuntimeError:
-        return pathlib.Path(path)
-
-
 def read_picture(path: pathlib.Path) -> np.ndarray | None:
-    """Returns the picture in a file as uint8 BGR (h, w, 3), None if it cannot be read.
+    """Reads an image as uint8 BGR (h, w, 3); returns None if it cannot be read.
 
-    As a data set is prepared, it is turned as its EXIF tag says, and transparency is laid on white.
+    As in data preparation, the EXIF orientation is applied and transparent images are composited on white.
     """
-    with quiet(), contextlib.suppress(OSError, cv2.error):  # cv2.error: nothing, no picture, more pixels than it takes
+    with silence_opencv(), contextlib.suppress(OSError, cv2.error):  # cv2.error: empty, or too many pixels
         data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every path on Windows
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
         if image is None or path.suffix.lower() not in _TRANSPARENT:
@@ -60,14 +52,14 @@ def read_picture(path: pathlib.Path) -> np.ndarray | None:
             return image
         alpha = _turned(whole[..., 3], [v for kind, v in zip(kinds, known, strict=True) if kind == _EXIF])[..., None]
         if path.suffix.lower() in _TIFF and alpha.dtype == np.uint8 and (image <= alpha).all():
-            return 255 - alpha + image  # libtiff hands such colours out multiplied by their opacity
+            return 255 - alpha + image  # libtiff returns colors premultiplied by alpha
         opaque = alpha.astype(np.float32) / np.iinfo(alpha.dtype).max
         return np.rint(255 - (255 - image) * opaque).astype(np.uint8)
     return None
 
 
 def _turned(alpha: np.ndarray, exif: list[np.ndarray]) -> np.ndarray:
-    """Turns what was read unchanged as its EXIF tags say; OpenCV does so itself where it leaves out transparency."""
+    """Applies the EXIF orientation to an alpha channel; OpenCV applies it only to images read without alpha."""
     if not exif:
         return alpha
     _, encoded = cv2.imencodeWithMetadata(".png", np.ascontiguousarray(alpha), [_EXIF], exif)
@@ -75,27 +67,27 @@ def _turned(alpha: np.ndarray, exif: list[np.ndarray]) -> np.ndarray:
 
 
 def open_pictures(paths: list[pathlib.Path], name: str, stop: threading.Event) -> Source:
-    """Returns the source of some pictures; one that cannot be read is left out with a message.
+    """Returns a source of images; unreadable images are skipped with a message.
 
     Raises:
-      InputError: if none can be read; for several, when they have been tried.
+      InputError: if no image can be read; for several images, at the end of the iteration.
     """
 
     def frames() -> Iterator[Frame]:
-        given = 0
+        count = 0
         for index, path in enumerate(paths):
             start = time.perf_counter()
             image = read_picture(path)
             if image is None:
-                note(f"{path} is no picture that OpenCV can read; left out")
+                note(f"OpenCV cannot read {path} as an image: skipped")
                 continue
-            given += 1
+            count += 1
             yield Frame(image, float(index), index, 0, (time.perf_counter() - start) * 1e3, path.name)
-        if not given:
-            raise InputError(f"none of the {len(paths)} pictures of {name} can be read")
+        if not count:
+            raise InputError(f"none of the {len(paths)} images in {name} can be read")
 
     if len(paths) == 1 and read_picture(paths[0]) is None:
-        raise InputError(f"{paths[0]} is no picture that OpenCV can read: it is damaged or of another kind")
+        raise InputError(f"OpenCV cannot read {paths[0]} as an image: it is damaged or has another format")
     return Source(name, frames(), stop, fps=1.0, stills=True)
 
 
@@ -103,39 +95,39 @@ def open_video(path: pathlib.Path, name: str, stop: threading.Event) -> Source:
     """Opens a video file.
 
     Raises:
-      InputError: if not even its first frame can be read.
+      InputError: if its first frame cannot be read.
     """
-    with quiet():
-        capture = cv2.VideoCapture(os.path.abspath(path))  # FFmpeg takes what is before a colon for a protocol
+    with silence_opencv():
+        capture = cv2.VideoCapture(os.path.abspath(path))  # in a relative path, FFmpeg reads "name:" as a protocol
     first = read(capture) if capture.isOpened() else None
     if first is None:
         capture.release()
-        why = "it is empty" if not path.stat().st_size else "it is damaged, cut off, or of another kind"
-        raise InputError(f"{path} is no video or picture that OpenCV can read: {why}")
+        reason = "it is empty" if not path.stat().st_size else "it is damaged, truncated, or has another format"
+        raise InputError(f"OpenCV cannot read {path} as a video or image: {reason}")
     return play(capture, first, name, stop)
 
 
 def play(capture: cv2.VideoCapture, first: np.ndarray, name: str, stop: threading.Event) -> Source:
-    """Returns the source of an open video whose first frame has been read; says so if it ends early."""
+    """Returns a source of an open video whose first frame has been read; prints a message if it ends early."""
     fps = capture.get(cv2.CAP_PROP_FPS)
     fps = fps if 0 < fps < 1000 else DEFAULT_FPS
     expected = capture.get(cv2.CAP_PROP_FRAME_COUNT)
 
     def frames() -> Iterator[Frame]:
         image: np.ndarray | None = first
-        index, clock, spent = 0, 0.0, 0.0
+        index, clock, capture_ms = 0, 0.0, 0.0
         try:
             while image is not None:
-                yield Frame(image, clock, index, 0, spent)
+                yield Frame(image, clock, index, 0, capture_ms)
                 start = time.perf_counter()
                 image = read(capture)
-                spent = (time.perf_counter() - start) * 1e3
+                capture_ms = (time.perf_counter() - start) * 1e3
                 index += 1
-                # Some containers carry no time stamps, or the same one twice.
+                # Some containers have no timestamps, or duplicates.
                 stamp = capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
                 clock = stamp if stamp > clock else clock + 1 / fps
-            if index < 0.95 * expected:  # a count that is only estimated may be off by a little
-                note(f"{name} ends early: {index} of {expected:.0f} frames can be read; the file is cut off or damaged")
+            if index < 0.95 * expected:  # the frame count may be an estimate
+                note(f"{name} ends early: {index} of {expected:.0f} frames read; the file is truncated or damaged")
         finally:
             capture.release()
 

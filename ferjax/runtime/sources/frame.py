@@ -1,4 +1,4 @@
-"""A frame, and the iterator of frames that every kind of source becomes."""
+"""Defines Frame, and Source, the iterator of frames of every kind of source."""
 
 import contextlib
 import os
@@ -13,15 +13,15 @@ DEFAULT_FPS = 30.0
 
 
 class Frame(NamedTuple):
-    """One picture and when it was taken.
+    """One image with its time.
 
     Attributes:
       image: BGR, uint8 (H, W, 3).
-      time: seconds since the source was opened; in a video file, its own time; the index of a picture in a folder.
-      index: counts all frames that the source gave, dropped ones included, from 0.
-      dropped: frames of a camera that came and went unseen so far.
-      capture_ms: how long a file's frame took to decode, or how old a camera's frame is.
-      name: the file name of a picture in a folder, else empty.
+      time: seconds since the source was opened; for a video file, its timestamp; for a folder, the index of the image.
+      index: number of the frame from 0, including dropped frames.
+      dropped: number of camera frames dropped so far.
+      capture_ms: decoding time of a file's frame, or age of a camera's frame, in milliseconds.
+      name: file name of an image, else empty.
     """
 
     image: np.ndarray
@@ -33,13 +33,13 @@ class Frame(NamedTuple):
 
 
 class Source:
-    """An iterator of frames that can be asked to stop from a signal handler or another thread.
+    """An iterator of frames that a signal handler or another thread can stop.
 
     Attributes:
-      name: what the user asked for.
+      name: name of the source for messages.
       fps: nominal frames per second.
-      live: whether frames that are not taken in time are lost.
-      stills: whether frames are pictures that have nothing to do with each other.
+      live: whether frames are dropped if they are not read in time.
+      stills: whether the frames are unrelated images.
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class Source:
         return next(self._frames)
 
     def stop(self) -> None:
-        """Makes the iterator end before its next frame."""
+        """Ends the iteration before the next frame."""
         self._stop.set()
 
     @property
     def stopped(self) -> bool:
-        """Whether it was asked to stop."""
+        """Whether `stop` was called."""
         return self._stop.is_set()
 
     def close(self) -> None:
-        """Stops and gives the camera or file back."""
+        """Stops the iteration and releases the camera or file."""
         self._stop.set()
         if close := getattr(self._frames, "close", None):
             close()
@@ -79,8 +79,8 @@ class Source:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps OpenCV and FFmpeg from explaining on standard error what becomes our one line."""
+def silence_opencv() -> Iterator[None]:
+    """Suppresses the messages of OpenCV and FFmpeg on standard error."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(0)
@@ -91,13 +91,13 @@ def quiet() -> Iterator[None]:
 
 
 def to_bgr(image: np.ndarray) -> np.ndarray:
-    """Returns a grey, BGR or BGRA picture as BGR."""
+    """Converts a gray, BGR or BGRA image to BGR."""
     if image.ndim == 2:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     return image if image.shape[2] == 3 else cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
 
 
 def read(capture: cv2.VideoCapture) -> np.ndarray | None:
-    """Returns the next frame, None if there is none or it is empty."""
+    """Returns the next frame, or None if there is none or it is empty."""
     ok, image = capture.read()
     return to_bgr(image) if ok and image is not None and image.size else None

@@ -1,0 +1,51 @@
+"""Opens a source of frames: a camera, a video file, an image, a folder of images or a network stream."""
+
+import re
+import threading
+from collections.abc import Callable
+from os import PathLike
+
+from ferjax.errors import InputError
+from ferjax.folders import expand_user
+from ferjax.runtime.sources import camera, files
+from ferjax.runtime.sources.frame import Source
+
+_MISTYPED_URL = "(rtsps?|rtmps?|srt|https?|tcp|udp)[:;]?/"
+
+
+def open_source(
+    source: str | int | PathLike[str],
+    *,
+    size: tuple[int, int] | None = None,
+    on_wait: Callable[[], object] = lambda: None,
+) -> Source:
+    """Opens a source.
+
+    Args:
+      source: a camera index ("0") or device ("/dev/video0"), a video file, an image, a folder of images, or a URL
+        (rtsp, http, tcp, udp).
+      size: requested (width, height) of a camera; the driver selects the nearest size.
+      on_wait: called about 20 times a second while a camera sends no frame, to keep a window responsive.
+
+    Raises:
+      InputError: if the source does not open or has no image.
+    """
+    text = str(source)
+    stop = threading.Event()
+    if text.isdecimal() or text.startswith("/dev/video"):
+        return camera.open_camera(text, size, stop, on_wait)
+    if "://" in text:
+        return camera.open_url(text, stop, on_wait)
+    path = expand_user(text)
+    if not path.exists() and re.match(_MISTYPED_URL, text, re.IGNORECASE):  # not printed: it may contain a password
+        raise InputError("the source is not a file and not a URL; a URL has :// before the host: rtsp://camera/stream")
+    if not path.exists():
+        raise InputError(
+            f"source {text!r} does not exist; accepted: camera index (0), device (/dev/video0), video file, image, "
+            "folder of images, URL (rtsp://, http://)"
+        )
+    if path.is_dir():
+        return files.open_pictures(files.pictures_in(path), text, stop)
+    if path.suffix.lower() in files.PICTURES:
+        return files.open_pictures([path], text, stop)
+    return files.open_video(path, text, stop)
