@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-import export as export_script
 from ferjax import data, models, runtime
 from ferjax.compress import budget, pipeline
 from ferjax.compress.commands import main
 from ferjax.errors import InputError
 from ferjax.evaluate import inference, scoring
+from ferjax.export import commands as export_script
 from ferjax.export.conversion import normalize
 from ferjax.prune import slim
 from ferjax.train import experiment
@@ -97,7 +97,7 @@ def test_channels_that_were_pruned_are_removed_and_every_command_takes_the_rest(
     logits = [inference.logits(network, images) for network in (pruned, slimmed)]
     np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
     said = capsys.readouterr().out
-    assert "3×3×16×24" in said and "3×3×8×16" in said and "next: python train.py --config configs/compress" in said
+    assert "3×3×16×24" in said and "3×3×8×16" in said and "next: ferjax train --config compress" in said
     assert f"'--config.init.workdir={tmp_path / 's b'}'\n" in said and f"--out '{tmp_path / 's b'}-files'\n" in said
     record = json.loads((tmp_path / "s b" / "compress.json").read_text())
     before, after = record["before"], record["after"]

@@ -93,7 +93,7 @@ def test_models_of_other_images_are_not_compared(run, tmp_path, capsys):
     said = capsys.readouterr()
     assert "not compared: they were scored on other images" in said.err and "McNemar" not in said.out
     assert "mean corruption error" not in said.out and not (tmp_path / "out" / "comparison.json").exists()
-    with pytest.raises(InputError, match="--full is about corrupted images"):
+    with pytest.raises(InputError, match="--full requires --robustness"):
         scoring.main([*models, "--full"])
 
 
