@@ -137,9 +137,11 @@ def choose(
         for name in wanted or ():
             if name not in known:
                 raise errors.unknown(kind, name, known)
+    suitable = _suitable(spec)
     for name in quantizations_wanted or ():
-        _check_training(spec, name)
-    own, table = family(spec), [row for row in FORMATS if _as_trained(spec, row.quantization)]
+        if name not in suitable:
+            raise _unsuitable(spec, name)
+    own, table = family(spec), [row for row in FORMATS if row.quantization in suitable]
     rows: list[Format] = []
     for row in table:
         asked = row.format in (formats_wanted or list_formats())
@@ -155,29 +157,25 @@ def choose(
         else:
             rows.append(row)
     if not rows:
-        suitable = [f"{r.format} {r.quantization}" for r in table if own in r.convert]
-        raise errors.InputError(
-            f"nothing of what was asked for suits {spec.architecture}; these do: {', '.join(suitable)}"
-        )
+        these = ", ".join(f"{r.format} {r.quantization}" for r in table if own in r.convert)
+        raise errors.InputError(f"nothing of what was asked for suits {spec.architecture}; these do: {these}")
     return rows
 
 
-def _as_trained(spec: ModelSpec, quantization: str) -> bool:
-    """Returns whether a network's numbers are of the kind that a quantisation starts from."""
+def _suitable(spec: ModelSpec) -> list[str]:
+    """Returns the quantizations that a network suits: the one it was trained for, or all that start from floats."""
     if trained.weight_bits(spec):
-        return quantization == spec.quantization
-    return quantization not in trained.TRAINED
+        return [spec.quantization]
+    return [name for name in list_quantizations() if name not in trained.TRAINED]
 
 
-def _check_training(spec: ModelSpec, quantization: str) -> None:
-    if _as_trained(spec, quantization):
-        return
+def _unsuitable(spec: ModelSpec, quantization: str) -> errors.InputError:
     if bits := trained.weight_bits(spec):
-        raise errors.InputError(
+        return errors.InputError(
             f"this network was quantised to {bits}-bit weights: export it as {spec.quantization}, not as {quantization}"
         )
     bits = trained.TRAINED[quantization]
-    raise errors.InputError(
+    return errors.InputError(
         f"{quantization} needs a network that was quantised to {bits}-bit weights, and this one is in floats: train it "
         f"with --config.quant.bits={bits}, or run ferjax compress --bits {bits}"
     )

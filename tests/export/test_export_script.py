@@ -201,7 +201,7 @@ def test_data_of_another_size_cannot_calibrate(run, tmp_path, monkeypatch):
 
 
 def test_a_half_written_checkpoint_is_one_line_and_exit_2(run, tmp_path):
-    shutil.copytree(run / "run", tmp_path / "run")
+    shutil.copytree(run / "run" / "best", tmp_path / "run" / "best")
     largest = max((tmp_path / "run").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
     largest.write_bytes(largest.read_bytes()[:100])
     root = ROOT
