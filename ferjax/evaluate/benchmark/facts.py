@@ -51,8 +51,8 @@ def load_images(spec: ModelSpec, data_dir: Where, limit: int | None) -> tuple[np
     faces = data.load(spec.dataset, data_dir=data_dir, splits=("validation",), **spec.dataset_args)
     if tuple(faces.class_names) != spec.class_names or faces.image_shape != spec.input_shape:
         raise errors.InputError(
-            f"{faces.name} has images of shape {faces.image_shape} and {len(faces.class_names)} classes, the file takes "
-            f"{spec.input_shape} and knows {', '.join(spec.class_names)}"
+            f"{faces.name} has images of shape {faces.image_shape} and the classes {', '.join(faces.class_names)}; "
+            f"the file takes {spec.input_shape} and {', '.join(spec.class_names)}"
         )
     split = faces.splits["validation"]
     count = len(split.labels)
