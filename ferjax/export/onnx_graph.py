@@ -144,8 +144,8 @@ def _handle_fully_connected() -> None:
 def _channels_first(model: Any) -> None:
     """Rewrites the operations that need channels last: means over positions, and per-channel factors.
 
-    Sums over positions become average pools, which onnxruntime runs in its blocked layout. The converter has divided the
-    following weights by the number of positions; this is undone.
+    Sums over positions become average pools, which onnxruntime runs in its blocked layout. The division by the number
+    of positions, which the converter has moved into the following weights, is undone.
     """
     from onnx import helper, numpy_helper, shape_inference
 

@@ -148,7 +148,7 @@ def _one(row: Format, source: Conversion, truth: parity.Reference, folder: pathl
     path = folder / (spec.architecture + row.suffix)
     path.write_bytes(row.make(source))
     written = spec.replace(quantization=row.quantization, accuracy={}, macs=cost(module, spec.input_shape).macs)
-    contract.embed(path, written)
+    specs.embed(path, written)
     found, floats = parity.compare(path, truth), diagnosis.float_operations(path)
     faults = parity.faults(found, row.tolerance)
     if faults:
