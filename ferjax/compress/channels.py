@@ -84,13 +84,7 @@ def loss(network: Trained, images: np.ndarray, labels: np.ndarray) -> float:
 
 
 def gradients(network: Trained, images: np.ndarray, labels: np.ndarray) -> Any:
-    """Returns the gradient of the summed cross-entropy with respect to the parameters, in evaluation mode.
-
-    Args:
-      network: the network.
-      images: uint8 (N, H, W, C).
-      labels: int (N,).
-    """
+    """Returns the gradient of the summed cross-entropy with respect to the parameters; arguments as in `loss`."""
     return _sums(network, images, labels, jax.grad)
 
 

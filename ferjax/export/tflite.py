@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any
 
-import numpy as np
-
 from ferjax import models
 from ferjax.export import flatbuffer
 from ferjax.export.conversion import Apply, Conversion, import_tensorflow

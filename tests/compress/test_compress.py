@@ -214,5 +214,5 @@ def test_a_mistake_is_said_and_nothing_is_written(run, tmp_path, arguments, said
 def test_how_to_prune_without_pruning_is_refused():
     for key, value in (("keep", ("head",)), ("structure", "filter"), ("distribution", "uniform")):
         with pytest.raises(InputError, match=rf"--{key} says how weights are pruned: give --sparsity too"):
-            pipeline._check(pipeline.Wish(macs=0.5, **{key: value}))
-    pipeline._check(pipeline.Wish(macs=0.5, score="magnitude"))
+            pipeline._check(pipeline.Steps(macs=0.5, **{key: value}))
+    pipeline._check(pipeline.Steps(macs=0.5, score="magnitude"))
