@@ -240,9 +240,9 @@ def _flatten(tree: Any) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[list[str]]:
-    """Yields a list for what failed; if something did, orbax's unfinished coroutines are collected at once, silently.
+    """Yields a list for error messages; after an error, silently collects orbax's unfinished coroutines.
 
-    Left alone, each prints a traceback of its own whenever it is collected, at the latest when the program ends.
+    Otherwise each would print a traceback when it is collected, at the latest at exit.
     """
     failed: list[str] = []
     hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
@@ -253,12 +253,12 @@ def _quiet() -> Iterator[list[str]]:
             gc.collect()
     finally:
         sys.unraisablehook = hook
-        if failed and not isinstance(hook, _WithoutLate):
-            sys.unraisablehook = _WithoutLate(hook)
+        if failed and not isinstance(hook, _LateErrorFilter):
+            sys.unraisablehook = _LateErrorFilter(hook)
 
 
 @dataclasses.dataclass(frozen=True)
-class _WithoutLate:
+class _LateErrorFilter:
     """A hook that drops the errors of tensorstore's threads that call orbax's event loop after it was closed."""
 
     hook: Callable[[Any], None]

@@ -155,7 +155,7 @@ def _is_head(target: str) -> bool:
     return re.search(HEAD, _path(target)) is not None
 
 
-def _recognise(tensors: Mapping[str, np.ndarray], architecture: str, path: Path) -> Format:
+def _detect_format(tensors: Mapping[str, np.ndarray], architecture: str, path: Path) -> Format:
     for form in FORMATS[architecture]:
         if form.signature in tensors:
             break
@@ -179,8 +179,8 @@ def _check_names(tensors: Mapping[str, Any], places: Mapping[str, str], architec
 
 
 def _fit(tensor: np.ndarray, target: str, shape: tuple[int, ...], form: Format) -> tuple[np.ndarray | None, str]:
-    """Returns the tensor in our layout and shape with a note on the change, or None with the reason."""
-    value, change = _our_layout(tensor, len(shape), target), ""
+    """Returns the tensor in the layout and shape of the target with the change, or None with the reason."""
+    value, change = _flax_layout(tensor, len(shape), target), ""
     if _path(target) in ("stem/conv/kernel", "patch/conv/kernel"):
         if value.ndim == 4 and value.shape[2] == 3 and shape[2] == 1:
             value, change = value.mean(axis=2, keepdims=True), "mean over the three channels"

@@ -52,10 +52,14 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} does not exist")
     if path.suffix == ".safetensors":
         tensors = _read_safetensors(path)
-    elif _is_zip(path):
-        tensors = _unwrap(_read_zip(path), path)
     else:
-        tensors = _unwrap(_read_plain(path), path)
+        try:
+            content = _read_zip(path) if zipfile.is_zipfile(path) else _read_plain(path)
+        except InputError:
+            raise
+        except _DAMAGE as error:
+            raise InputError(f"{path} is damaged or not a weights file: {error}") from error
+        tensors = _unwrap(content, path)
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return {name: _float32(value) for name, value in tensors.items()}
@@ -187,33 +191,21 @@ _DAMAGE = (
 )
 
 
-def _is_zip(path: Path) -> bool:
-    try:
-        return zipfile.is_zipfile(path)
-    except _DAMAGE as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-
-
 def _read_zip(path: Path) -> Any:
     """Reads the format of torch 1.6 and later: a zip file of a pickle and one record per storage."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl")
-            root = index.removesuffix("data.pkl")
-            order = archive.read(root + "byteorder") if root + "byteorder" in archive.namelist() else b"little"
-            known: dict[str, _Storage] = {}
+    with zipfile.ZipFile(path) as archive:
+        (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl")
+        root = index.removesuffix("data.pkl")
+        order = archive.read(root + "byteorder") if root + "byteorder" in archive.namelist() else b"little"
+        known: dict[str, _Storage] = {}
 
-            def storage(key: str, dtype: np.dtype, count: int) -> _Storage:
-                if key not in known:
-                    known[key] = _Storage(dtype.newbyteorder("<" if order == b"little" else ">"), count)
-                    known[key].fill(archive.read(f"{root}data/{key}"), key, path)
-                return known[key]
+        def storage(key: str, dtype: np.dtype, count: int) -> _Storage:
+            if key not in known:
+                known[key] = _Storage(dtype.newbyteorder("<" if order == b"little" else ">"), count)
+                known[key].fill(archive.read(f"{root}data/{key}"), key, path)
+            return known[key]
 
-            return _Reader(io.BytesIO(archive.read(index)), path, storage).load()
-    except InputError:
-        raise
-    except _DAMAGE as error:
-        raise InputError(f"{path} is damaged or not a weights file: {error}") from error
+        return _Reader(io.BytesIO(archive.read(index)), path, storage).load()
 
 
 def _read_plain(path: Path) -> Any:
@@ -223,22 +215,17 @@ def _read_plain(path: Path) -> Any:
     def storage(key: str, dtype: np.dtype, count: int) -> _Storage:
         return known.setdefault(key, _Storage(dtype.newbyteorder("<"), count))
 
-    try:
-        with path.open("rb") as file:
-            if file.peek(2)[:2] == b"PK":
-                raise InputError(f"{path} is truncated: the end of the zip file is missing")
-            first = _Reader(file, path, storage).load()
-            if first != _LEGACY_MAGIC:
-                return first
-            _, _, content = (_Reader(file, path, storage).load() for _ in range(3))
-            for key in _Reader(file, path, storage).load():
-                count = int.from_bytes(file.read(8), "little")
-                known[key].fill(file.read(count * known[key].dtype.itemsize), key, path)
-            return content
-    except InputError:
-        raise
-    except _DAMAGE as error:
-        raise InputError(f"{path} is damaged or no weights file: {error}") from error
+    with path.open("rb") as file:
+        if file.peek(2)[:2] == b"PK":
+            raise InputError(f"{path} is truncated: the end of the zip file is missing")
+        first = _Reader(file, path, storage).load()
+        if first != _LEGACY_MAGIC:
+            return first
+        _, _, content = (_Reader(file, path, storage).load() for _ in range(3))
+        for key in _Reader(file, path, storage).load():
+            count = int.from_bytes(file.read(8), "little")
+            known[key].fill(file.read(count * known[key].dtype.itemsize), key, path)
+        return content
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, np.ndarray]:
