@@ -103,9 +103,7 @@ def test_jpeg_keeps_a_flat_image_and_loses_detail():
 
 
 def test_mean_corruption_error_by_hand():
-    found = corruptions.mean_corruption_error(
-        {"a": [0.1, 0.3], "b": [0.5, 0.5]}, {"a": [0.2, 0.6], "b": [0.4, 0.6]}
-    )
+    found = corruptions.mean_corruption_error({"a": [0.1, 0.3], "b": [0.5, 0.5]}, {"a": [0.2, 0.6], "b": [0.4, 0.6]})
     assert found == pytest.approx((0.5 + 1.0) / 2)
     with pytest.raises(InputError, match="'a'"):
         corruptions.mean_corruption_error({"a": [0.1]}, {"a": [0.0]})
