@@ -76,9 +76,9 @@ def test_what_is_rounded_exports_as_integers_alone(run, rounded, tmp_path):
             found.logits(images) if name.endswith("tflite") else run_onnx_as_written(tmp_path / "files" / name, pixels)
         )
         assert np.abs(answers - logits).max() <= step
-    with pytest.raises(InputError, match="int8.*8-bit weights.*qat"):
+    with pytest.raises(InputError, match=r"int8.*8-bit weights.*qat"):
         export(run, rounded, tmp_path / "no", "--quantization", "int8")
-    with pytest.raises(InputError, match="qat.*8-bit weights.*--config.quant.bits=8"):
+    with pytest.raises(InputError, match=r"qat.*8-bit weights.*--config.quant.bits=8"):
         export(run, run / "run", tmp_path / "no", "--quantization", "qat")
     plain = export(run, run / "run", tmp_path / "plain", "--quantization", "none", "int8")
     assert plain["baseline_cnn5.onnx"]["float_operations"]["Conv"] == 2

@@ -85,7 +85,7 @@ def test_a_missing_provider_prints_one_note(files, capsys):
     assert ".tflite" in notes[0] and "'coreml'" in notes[1] and "cpu" in notes[1]
     with pytest.raises(InputError, match="coreml"):
         measuring.contenders(files, ["coreml"])
-    with pytest.raises(InputError, match="'cudo'.*'cuda'"):
+    with pytest.raises(InputError, match=r"'cudo'.*'cuda'"):
         measuring.contenders(files, ["cudo"])
 
 

@@ -110,11 +110,11 @@ def test_mean_corruption_error_by_hand():
 
 
 def test_invalid_input_is_rejected():
-    with pytest.raises(InputError, match="'blurr'.*'blur'"):
+    with pytest.raises(InputError, match=r"'blurr'.*'blur'"):
         corruptions.corrupt(faces(), "blurr", 1)
     with pytest.raises(InputError, match="1 to 5, got 6"):
         corruptions.corrupt(faces(), "blur", 6)
     with pytest.raises(InputError, match="uint8"):
         corruptions.corrupt(faces().astype(float), "blur", 1)
-    with pytest.raises(InputError, match="2 indices.*got 1"):
+    with pytest.raises(InputError, match=r"2 indices.*got 1"):
         corruptions.corrupt(faces(2), "blur", 1, indices=[1])

@@ -115,7 +115,7 @@ def test_values_out_of_range_are_rejected(labels, predictions, message):
 
 @pytest.mark.parametrize("function", [metrics.accuracy, metrics.macro_f1, metrics.weighted_f1, metrics.per_class])
 def test_malformed_counts_are_rejected(function):
-    with pytest.raises(InputError, match="all counts .* are 0"):
+    with pytest.raises(InputError, match=r"all counts .* are 0"):
         function(metrics.confusion([], [], 3))
     for bad in (np.ones((2, 3), int), np.eye(2), np.array([[1, -1], [0, 1]])):
         with pytest.raises(InputError, match=r"confusion must be \(C, C\) counts"):

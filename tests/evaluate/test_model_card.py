@@ -155,7 +155,7 @@ def test_a_malformed_export_json_is_rejected(tmp_path):
 def test_two_files_of_one_name_and_other_suffixes_are_rejected(tmp_path):
     rows = [{"file": f"{folder}/m.tflite", **TIMING} for folder in "ab"]
     (tmp_path / "benchmark.csv").write_text(tables.csv_text(rows))
-    with pytest.raises(InputError, match="a/m.tflite, b/m.tflite"):
+    with pytest.raises(InputError, match=r"a/m.tflite, b/m.tflite"):
         model_card.read_benchmark(tmp_path / "benchmark.csv", "m.tflite")
     path = small_files.onnx_file(tmp_path / "m.onnx", GRAY)
     before = path.read_bytes()

@@ -117,7 +117,7 @@ def spoiled(source):
 def test_a_file_that_fails_is_removed_and_its_layer_named(run, tmp_path, monkeypatch):
     rows = (formats.Format("tflite", "none", {formats.CONVOLUTIONAL: spoiled}, formats.EXACT),)
     monkeypatch.setattr(formats, "FORMATS", rows)
-    with pytest.raises(errors.InputError, match="probabilities differ by .*; first deviating layer: stage2") as error:
+    with pytest.raises(errors.InputError, match=r"probabilities differ by .*; first deviating layer: stage2") as error:
         main(run, "--out", tmp_path / "out")
     assert "stage1" in str(error.value)
     assert list(tmp_path.iterdir()) == []
