@@ -244,7 +244,7 @@ def test_what_cannot_be_evaluated_is_named(trained):
         scoring.evaluate(run, split="validaton", data_dir=folder / "data")
     spec, variables = checkpoint.read(run)[0]
     faces = data.load(data_dir=folder / "data", **SMALL["data"])
-    with pytest.raises(InputError, match="also has angry"):
+    with pytest.raises(InputError, match="has angry"):
         predictor.check_fit(spec.replace(class_names=tuple("abcdefg")), faces)
     with pytest.raises(InputError, match=r"takes images of shape \(48, 48, 1\)"):
         predictor.check_fit(spec.replace(input_size=(48, 48)), faces)
