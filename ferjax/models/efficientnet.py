@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0 (Tan and Le 2019, in the form for integers that TensorFlow's authors published in 2020).
+"""Defines EfficientNet-Lite0 (Tan and Le 2019, in the variant for integers that TensorFlow published in 2020).
 
-EfficientNet-B0 without squeeze-and-excitation, with ReLU6 for swish, whose ranges are known before training. TensorFlow
-pads: the pretrained weights expect its SAME, at stride 2 of even maps one row and one column of zeros fewer above and
-left than torch's padding has.
+It is EfficientNet-B0 without squeeze-and-excitation and with ReLU6, whose range is fixed, instead of swish. The
+pretrained weights need TensorFlow's SAME padding: on even maps at stride 2, it has one row and one column of zeros less
+at the top and on the left than torch's padding.
 """
 
 from functools import partial
@@ -26,7 +26,7 @@ class Row(NamedTuple):
     stride: int
 
 
-# Tan and Le 2019, table 1; all blocks but the first widen their input by six.
+# Tan and Le 2019, table 1; all blocks but the first expand their input six times.
 ROWS = (
     Row(3, 16, 1),
     Row(3, 24, 2),
@@ -42,7 +42,7 @@ _STEM, _LAST, _EXPANSION = 32, 1280, 6
 
 
 class Widths(NamedTuple):
-    """Channels of a network with all its blocks."""
+    """Channels of all layers of a network."""
 
     stem: int
     expanded: tuple[int, ...]
@@ -53,19 +53,18 @@ class Widths(NamedTuple):
 class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0.
 
-    Named intermediates: `stage0` (stem) to `stage5` (each resolution's last block), `features`, `embedding`.
+    Named intermediates: `stage0` (stem) to `stage5` (the last block of each resolution), `features`, `embedding`.
 
     Attributes:
       num_classes: number of logits.
-      widths: of stem, blocks inside, blocks outside, last convolution, as `Widths` lists them; slimmed networks state
-        them.
-      stem_stride: 2 as published; with 1 a 48-pixel face keeps the maps that a 96-pixel one has.
-      act: the activation.
+      widths: all widths, as in `Widths`; set in slimmed networks.
+      stem_stride: 2 as published; with 1, a 48-pixel face has maps of the size of a 96-pixel face.
+      act: activation.
       head_hidden: see `Head.hidden`.
       head_dropout: see `Head.dropout`.
       depthwise: see `operations.depthwise`.
       folded: see `ConvNormAct`.
-      dtype: of the computation; parameters stay float32.
+      dtype: computation dtype; parameters stay float32.
     """
 
     num_classes: int = 7
@@ -115,11 +114,7 @@ class EfficientNetLite0(nn.Module):
         )
 
     def all_widths(self) -> Widths:
-        """Returns every width of the network.
-
-        Raises:
-          InputError: if `widths` does not fit the blocks.
-        """
+        """Returns all widths; raises InputError if `widths` does not have the form of `Widths`."""
         if not self.widths:
             output = tuple(row.output for row in ROWS)
             return Widths(_STEM, (_STEM, *(_EXPANSION * width for width in output[:-1])), output, _LAST)

@@ -1,4 +1,4 @@
-"""The CPU forms of the convolutions against XLA's own: values and both gradients, in float64."""
+"""Tests the CPU forms of the convolutions against XLA's: values and both gradients, in float64."""
 
 import chex
 import jax
@@ -58,7 +58,7 @@ def test_pointwise_products_are_the_convolution_and_so_are_their_gradients(strid
         chex.assert_trees_all_close(product, values_and_gradients(plain(stride, 0, 1), *shapes), rtol=1e-9, atol=1e-10)
 
 
-def test_a_pointwise_convolution_without_a_gradient_stays_one():
+def test_a_pointwise_convolution_without_gradient_is_one_operation():
     arrays = jnp.ones((2, 6, 6, 4)), jnp.ones((1, 1, 4, 3))
     program = jax.jit(lambda x, k: convolution.pointwise(x, k, 2)).lower(*arrays).as_text()
     assert program.count("stablehlo.convolution") == 1
@@ -110,7 +110,7 @@ def test_the_windowed_kernel_gradient_sums_half_precision_in_float32():
     np.testing.assert_allclose(half, exact, rtol=1e-4, atol=1e-3)
 
 
-def test_what_is_computed_once_stays_what_it_is_and_so_does_its_gradient():
+def test_computed_once_changes_neither_values_nor_gradients():
     x = jnp.array([[0.0, -0.0, 1e-38, -3.5], [jnp.inf, -jnp.inf, jnp.nan, 1e38]])
     once, transpose = jax.vjp(jax.jit(primitives.computed_once), x)
     np.testing.assert_array_equal(once, x)
@@ -130,7 +130,7 @@ def test_one_switch_chooses_the_form(monkeypatch, on_cpu, form):
 
 @pytest.mark.parametrize("form", [operations.XLA, operations.CPU], ids=["xla", "cpu"])
 @pytest.mark.parametrize(("side", "pad"), [(1, 0), (1, 1), (3, 1), (1, "SAME"), (3, "SAME")])
-def test_either_form_stands_in_for_a_convolution_of_flax(form, side, pad):
+def test_both_forms_equal_the_convolution_of_flax(form, side, pad):
     layer = nn.Conv(4, (side, side), (2, 2), around(pad), use_bias=False, conv_general_dilated=form.convolve)
     with jax.enable_x64(True):
         x = jnp.array(np.random.default_rng(0).normal(size=(2, 7, 6, 3)))
@@ -139,6 +139,6 @@ def test_either_form_stands_in_for_a_convolution_of_flax(form, side, pad):
         np.testing.assert_allclose(y, plain(2, pad, 1)(x, kernel), rtol=1e-12)
 
 
-def test_an_unknown_implementation_is_refused():
+def test_an_unknown_implementation_raises():
     with pytest.raises(InputError, match="shift"):
         operations.depthwise("shift")

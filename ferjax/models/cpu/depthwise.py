@@ -1,7 +1,6 @@
-"""Depthwise convolution by shifted copies of the input, each times one weight per channel.
+"""Implements depthwise convolution as a sum of shifted inputs, each multiplied by one weight per channel.
 
-XLA has no fast depthwise convolution on CPUs: the same sum runs ten to fifty times faster there, forwards and
-backwards.
+On CPUs this is ten to fifty times faster than XLA's depthwise convolution, forward and backward.
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from jax import lax
 from ferjax.models.cpu.primitives import channel_sums, computed_once, padded, pairs, places, seen_by_tap, wide
 from ferjax.models.xla import Padding
 
-_PARTS = 2  # with one, mini-Xception's step takes 1.25 of the time on two cores
+_PARTS = 2  # with one part, mini-Xception's step takes 1.25 times as long on two cores
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_: Any) -> jax.Array:
@@ -37,7 +36,7 @@ def _shifts_forward(x: jax.Array, kernel: jax.Array, stride: int, pad: Padding) 
 
 
 def _shifts_backward(stride: int, pad: Padding, saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The input's gradient is stored: a normalization before it has three sums, and XLA would compute it for each."""
+    """Computes both gradients; dx is stored, because XLA would compute it for each sum of a normalization before it."""
     x, kernel = saved
     dx = computed_once(_input_gradient(dy, kernel, stride, pad, x.shape[1:3]).astype(x.dtype))
     return dx, _kernel_gradient(x, dy, kernel, stride, pad).astype(kernel.dtype)
@@ -47,13 +46,13 @@ shifts.defvjp(_shifts_forward, _shifts_backward)
 
 
 def _input_gradient(dy: jax.Array, kernel: jax.Array, stride: int, pad: Padding, size: tuple[int, ...]) -> jax.Array:
-    """The transposed convolution: each of the stride² interleaved phases of x meets its own taps of the kernel."""
+    """Returns the transposed convolution; each of the stride² phases of x (position modulo stride) has its own taps."""
     (n, rows, columns, channels), side = dy.shape, kernel.shape[0]
     half, ((top, _), (left, _)) = side // 2, pad
     around = padded(dy, ((half, half), (half, half)))
 
     def reached(phase: int, before: int) -> list[tuple[int, int]]:
-        """(tap, where it starts to read in `around`) along one axis, for positions stride * t + phase of x."""
+        """Returns (tap, start in `around`) pairs along one axis, for the positions stride * t + phase of x."""
         offsets = [(i, phase + before - i) for i in range(side)]
         return [(i, offset // stride + half) for i, offset in offsets if offset % stride == 0]
 
@@ -68,10 +67,10 @@ def _input_gradient(dy: jax.Array, kernel: jax.Array, stride: int, pad: Padding,
 
 
 def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel: jax.Array, stride: int, pad: Padding) -> jax.Array:
-    """For each tap the sum of x * dy over images and positions, per channel.
+    """Returns, for each tap and channel, the sum of x * dy over images and positions.
 
-    A loop over the kernel's rows adds up the batch's two halves by element-wise operations, and what is left by a
-    matrix product. The loop also keeps XLA from computing x and dy anew for every tap, and halves the time to compile.
+    A loop over the rows of the kernel adds the two halves of the batch element by element and sums the result by a
+    matrix product. The loop also keeps XLA from recomputing x and dy for every tap, and halves the compile time.
     """
     (kh, kw), size = kernel.shape[:2], dy.shape[1:3]
     parts = min(_PARTS, len(x))
