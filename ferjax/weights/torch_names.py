@@ -1,4 +1,4 @@
-"""Maps the variables of ferjax networks to the tensor names of torchvision, timm, efficientnet-lite-pytorch, VGGFace2."""
+"""Maps the variables of ferjax networks to the tensor names of other frameworks' weights files."""
 
 import re
 from collections.abc import Callable
