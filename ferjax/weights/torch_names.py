@@ -1,4 +1,4 @@
-"""The names that torchvision, timm and VGGFace2 give to the tensors of our networks, and how they fed them."""
+"""Maps the variables of ferjax networks to the tensor names of other frameworks' weights files."""
 
 import re
 from collections.abc import Callable
@@ -7,19 +7,20 @@ from typing import NamedTuple
 
 
 class Preprocessing(NamedTuple):
-    """How the pretrained network was fed: a pixel p in 0..255 as (p / 255 - mean) / std (see ModelSpec)."""
+    """The preprocessing of a pretrained network: (p / 255 - mean) / std for a pixel p in 0..255."""
 
     color_order: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def grey(self) -> "Preprocessing":
-        """Returns the same for one channel, by the mean over the colours."""
+    def gray(self) -> "Preprocessing":
+        """Returns the mean over the three channels, for one channel."""
         return Preprocessing("gray", (fmean(self.mean),), (fmean(self.std),))
 
 
 IMAGENET = Preprocessing("rgb", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# VGGFace2's means are those of pixels in 0..255, in the order blue, green, red.
+CENTERED = Preprocessing("rgb", (0.5,) * 3, (0.5,) * 3)
+# VGGFace2's means, of pixels in 0..255, in the order blue, green, red.
 _FACE_MEAN = (91.4953 / 255, 103.8827 / 255, 131.0912 / 255)
 VGGFACE2_BGR = Preprocessing("bgr", _FACE_MEAN, (1 / 255,) * 3)
 VGGFACE2_RGB = Preprocessing("rgb", _FACE_MEAN[::-1], (1 / 255,) * 3)
@@ -28,13 +29,14 @@ Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
 
 class Format(NamedTuple):
-    """One way to name a network's tensors.
+    """The tensor names of one source of weights.
 
     Attributes:
       signature: a tensor that only this format has.
-      rules: our module path to the file's, by the first pattern that matches whole.
-      preprocessing: how networks in this format are fed.
-      epsilon: of the file's batch normalisations where it is not ours, which is then 1e-3.
+    CENTERED = Preprocessing("rgb", (0.5,) * 3, (0.5,) * 3)
+      rules: (pattern, replacement) pairs; the first pattern that matches a ferjax module path applies.
+      preprocessing: preprocessing of the networks in this format.
+      epsilon: epsilon of its batch normalizations, if it differs from ferjax's 1e-3.
     """
 
     signature: str
@@ -71,7 +73,7 @@ _TIMM_STAGES = ("0.0", "1.0", "1.1", "2.0", "2.1", "2.2", "3.0", "3.1", "4.0", "
 
 
 def _torchvision_block(match: re.Match[str]) -> str:
-    """Torchvision counts the parts that a block has: expansion, depthwise, squeeze-and-excitation, projection."""
+    """Returns the torchvision name; it numbers the parts of a block: expansion, depthwise, SE, projection."""
     block, part, layer = int(match[1]), match[2], match[3]
     parts = ["depthwise", "project"] if block == 0 else ["expand", "depthwise", "project"]
     if block not in _WITHOUT_SE:
@@ -85,8 +87,13 @@ def _timm_block(match: re.Match[str]) -> str:
     prefix = f"blocks.{_TIMM_STAGES[block]}."
     if part == "se":
         return prefix + {"fc1": "se.conv_reduce", "fc2": "se.conv_expand"}[layer]
-    parts = ["depthwise", "project"] if block == 0 else ["expand", "depthwise", "project"]
-    convs = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pw" if block == 0 else "conv_pwl"}
+    return _timm_layer(prefix, part, layer, first=block == 0)
+
+
+def _timm_layer(prefix: str, part: str, layer: str, *, first: bool) -> str:
+    """The first block has no expansion, and its projection the expansion's name."""
+    parts = ["depthwise", "project"] if first else ["expand", "depthwise", "project"]
+    convs = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pw" if first else "conv_pwl"}
     return prefix + (convs[part] if layer == "conv" else f"bn{parts.index(part) + 1}")
 
 
@@ -107,6 +114,37 @@ _MOBILENET_TIMM: Rules = (
     (r"last/bn", "blocks.5.0.bn1"),
     (r"head/hidden1/dense", "conv_head"),
     (r"head/out", "classifier"),
+)
+# Blocks of EfficientNet-Lite0 in each of timm's stages.
+_LITE_STAGES = tuple(f"{stage}.{i}" for stage, depth in enumerate((1, 2, 2, 3, 3, 4, 1)) for i in range(depth))
+
+
+def _timm_lite_block(match: re.Match[str]) -> str:
+    return _timm_layer(f"blocks.{_LITE_STAGES[int(match[1])]}.", match[2], match[3], first=match[1] == "0")
+
+
+def _lite_block(match: re.Match[str]) -> str:
+    """efficientnet-lite-pytorch counts the normalizations as if every block had an expansion."""
+    block, part, layer = match.groups()
+    parts = ["expand", "depthwise", "project"]
+    return f"_blocks.{block}." + (f"_{part}_conv" if layer == "conv" else f"_bn{parts.index(part)}")
+
+
+_EFFICIENTNET_TIMM: Rules = (
+    (r"stem/conv", "conv_stem"),
+    (r"stem/bn", "bn1"),
+    (r"block(\d+)/(\w+)/(\w+)", _timm_lite_block),
+    (r"last/conv", "conv_head"),
+    (r"last/bn", "bn2"),
+    (r"head/out", "classifier"),
+)
+_EFFICIENTNET: Rules = (
+    (r"stem/conv", "_conv_stem"),
+    (r"stem/bn", "_bn0"),
+    (r"block(\d+)/(\w+)/(\w+)", _lite_block),
+    (r"last/conv", "_conv_head"),
+    (r"last/bn", "_bn1"),
+    (r"head/out", "_fc"),
 )
 _DEIT: Rules = (
     (r"patch/conv", "patch_embed.proj"),
@@ -132,20 +170,25 @@ FORMATS: dict[str, tuple[Format, ...]] = {
     ),
     "mobilenetv3_small": _MOBILENETS,
     "microexpnet": _MOBILENETS,
+    "efficientnet_lite0": (
+        # timm's tf_efficientnet_lite0. Its efficientnet_lite0, of the same names, pads and is fed in another way.
+        Format("conv_stem.weight", _EFFICIENTNET_TIMM, CENTERED),
+        Format("_conv_stem.weight", _EFFICIENTNET, CENTERED),
+    ),
     "deit_tiny": (Format("patch_embed.proj.weight", _DEIT),),
     "deit_tiny_distilled": (Format("patch_embed.proj.weight", _DEIT),),
 }
-# Parts that a network has and its pretrained relative has not.
+# Modules of a network that its pretrained weights lack.
 NEW_PARTS = {"microexpnet": r"^attention_se"}
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-VGGFACE2_IDENTITIES = 8631  # VGGFace2's training set: its head tells its ResNet-50 from ImageNet's
+VGGFACE2_IDENTITIES = 8631  # outputs of VGGFace2's ResNet-50, which distinguish it from ImageNet's
 
 
 def tensor_name(path: str, form: Format) -> str:
-    """Returns the file's name for a variable, and a name that no file has if there is no rule.
+    """Returns the tensor name of a variable; "(new) path" if no rule applies.
 
     Args:
-      path: of the variable below its collection, such as "stem/conv/kernel".
+      path: path of the variable in its collection, such as "stem/conv/kernel".
       form: the format of the file.
     """
     module, _, leaf = path.rpartition("/")

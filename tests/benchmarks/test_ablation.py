@@ -13,6 +13,8 @@ from tests.support import small_files
 from tests.support.untrained_runs import DATA, write_timed_run
 from tools import tables
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

@@ -11,6 +11,8 @@ from ferjax.spec import ModelSpec
 from tests.support import tiny_networks as tiny
 from tools import tables
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_contender_takes_its_steps(monkeypatch):
     module, _, _ = tiny.create("baseline_cnn3")

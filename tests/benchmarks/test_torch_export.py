@@ -11,6 +11,8 @@ from tests.support import small_files
 from tests.support.small_files import GRAY
 from tools import tables
 
+pytestmark = pytest.mark.slow
+
 MEDIANS = {"torch.onnx": 2.0, "float.onnx": 2.1, "half.onnx": 0.1, "int8.onnx": 0.8, "int8.tflite": 0.5}
 
 

@@ -35,7 +35,7 @@ def test_a_run_leaves_checkpoints_configuration_curves_and_contract(trained):
     assert json.loads((folder / "run" / "config.json").read_text()) == config()
     assert (folder / "run" / "curves.png").stat().st_size > 5000
     (spec, variables), meta = checkpoint.read(folder / "run")
-    assert spec.class_names == data.EMOTIONS and spec.input_shape == (24, 24, 1)
+    assert spec.class_names == data.EXPRESSIONS and spec.input_shape == (24, 24, 1)
     assert spec.architecture == "baseline_cnn5" and spec.architecture_args["widths"] == [4, 8]
     assert spec.dataset == "synthetic_faces" and spec.dataset_args["train"] == 48 and len(spec.dataset_sha256) == 64
     assert spec.source_run == "small" and meta["config"] == config()
@@ -244,7 +244,7 @@ def test_what_cannot_be_evaluated_is_named(trained):
         scoring.evaluate(run, split="validaton", data_dir=folder / "data")
     spec, variables = checkpoint.read(run)[0]
     faces = data.load(data_dir=folder / "data", **SMALL["data"])
-    with pytest.raises(InputError, match="also has angry"):
+    with pytest.raises(InputError, match="has angry"):
         predictor.check_fit(spec.replace(class_names=tuple("abcdefg")), faces)
     with pytest.raises(InputError, match=r"takes images of shape \(48, 48, 1\)"):
         predictor.check_fit(spec.replace(input_size=(48, 48)), faces)

@@ -100,7 +100,7 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(InputError, match="both set"):
         start.start(Trained(SPEC, empty), workdir="a", pretrained="b")
     _, wide = network("resnet20", (8, 8, 1), num_classes=3, **{**SMALL_RESNET, "widths": (4, 8, 16)})
-    with pytest.raises(InputError, match=r"of another network: .* of shape .* has shape"):
+    with pytest.raises(InputError, match=r"another network: .* has shape .*expected shape"):
         start.start(Trained(SPEC.replace(architecture="resnet20"), wide), workdir=tmp_path / "run")
 
 

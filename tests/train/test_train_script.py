@@ -85,6 +85,7 @@ def wait_for_a_save(workdir, process):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_demo_run_killed_at_ten_random_moments_resumes_to_the_bit(environment, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
