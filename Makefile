@@ -1,6 +1,7 @@
 # make demo     set everything up and run the main job on the embedded data
 # make test     set everything up and pass the tests
-# make test-all the same with the full matrices
+# make test-slow  the tests that are marked slow: long matrices, several processes, benchmarks
+# make test-all the two together
 # make lint     formatting, lint rules, types and the tables of the documents
 # make clean    remove the environment and demo runs
 
@@ -8,7 +9,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: setup demo test test-all lint clean
+.PHONY: setup demo test test-slow test-all lint clean
 
 setup: .venv/ready
 
@@ -37,8 +38,11 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
 test-all: setup
-	$(BIN)/python -m pytest -m 'full or not full'
+	$(BIN)/python -m pytest -m 'slow or not slow'
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,3 +1,3 @@
-"""ferjax: from labelled faces to a small emotion model on the edge."""
+"""ferjax: facial-expression recognition with JAX, from training to edge devices."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The devices of a run: one mesh with the axis "data", what lies on it whole, and what is spread over it."""
+"""Creates the device mesh of a run and shards or replicates arrays over it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,98 +13,100 @@ AXIS = "data"
 
 
 def mesh(count: int = 0) -> Mesh:
-    """Returns the mesh of a run, with one axis "data" over which each batch is spread.
+    """Returns the mesh of a run; its axis "data" shards the batches.
 
     Args:
-      count: how many devices; 0 for all that are visible, those of other processes included.
+      count: number of devices; 0 for all visible devices, including those of other processes.
 
     Raises:
-      InputError: if there are not so many, or only a part of several processes' devices is asked for.
+      InputError: if fewer devices are visible, or `count` is not 0 with several processes.
     """
     found = jax.devices()
     if not 0 <= count <= len(found):
-        kinds = f"{len(found)} of {found[0].platform}"
-        raise errors.InputError(f"--devices {count}: this run sees {kinds}; 0 takes all of them")
+        visible = f"{len(found)} {found[0].platform} device(s) are visible"
+        raise errors.InputError(f"--devices {count}: must be in 0..{len(found)}, 0 for all; {visible}")
     if count and jax.process_count() > 1:
         raise errors.InputError(
-            f"--devices {count}: {jax.process_count()} processes train together on all their devices"
+            f"--devices {count}: must be 0 with {jax.process_count()} processes, which train on all devices"
         )
     return Mesh(np.array(found[: count or len(found)]), (AXIS,))
 
 
 def on_cpu(mesh: Mesh) -> bool:
-    """Returns whether the devices are CPUs, where XLA's loop over convolutions is far too slow."""
+    """Returns whether the devices are CPUs, on which XLA runs convolutions in a loop slowly."""
     return bool(mesh.devices.flat[0].platform == "cpu")
 
 
-def whole(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of what every device holds: the state, the teacher, a resident data set."""
+def replicated_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of replicated arrays: state, teacher, data set in memory."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def spread(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a batch: its first axis is cut into equal parts, one per device."""
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of a batch: the first axis is split evenly over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def replicate(tree: Any, mesh: Mesh, *, may_alias: bool | None = None) -> Any:
-    """Puts arrays, which every process has alike, on each device.
+    """Copies arrays to every device; all processes have the same arrays.
 
     Args:
-      tree: host arrays, or arrays of one device.
-      mesh: devices.
-      may_alias: see `jax.device_put`; False for what a step donates.
+      tree: host arrays, or arrays on one device.
+      mesh: device mesh.
+      may_alias: see `jax.device_put`; False for arrays that a step donates.
     """
     if jax.process_count() == 1:
-        return jax.device_put(tree, whole(mesh), may_alias=may_alias)
+        return jax.device_put(tree, replicated_sharding(mesh), may_alias=may_alias)
     host = jax.tree.map(np.asarray, tree)
-    return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, whole(mesh), lambda index: a[index]), host)
+    return jax.tree.map(
+        lambda a: jax.make_array_from_callback(a.shape, replicated_sharding(mesh), lambda index: a[index]), host
+    )
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """Returns which rows int64 (n,) of a batch lie on this process's devices, in the order of the batch."""
-    slices = spread(mesh).addressable_devices_indices_map((batch_size,)).values()
+    """Returns the rows of a batch on the devices of this process, int64 (n,), ascending."""
+    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     rows = [np.arange(batch_size)[index] for index in slices]
     return np.unique(np.concatenate(rows))
 
 
 def shard(tree: Any, mesh: Mesh, batch_size: int) -> Any:
-    """Spreads host arrays over the devices; each process gives the rows that `local_rows` names.
+    """Shards host arrays over the devices; each process provides its `local_rows`.
 
     Args:
-      tree: arrays (n, …), n this process's rows of the batch.
-      mesh: devices.
-      batch_size: rows of all processes.
+      tree: arrays (n, …), the n rows of this process.
+      mesh: device mesh.
+      batch_size: number of rows of all processes.
 
     Returns:
-      The same tree of arrays (batch_size, …).
+      The same tree with arrays (batch_size, …).
     """
-    sharding = spread(mesh)
+    sharding = batch_sharding(mesh)
     return jax.tree.map(
         lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a), (batch_size, *a.shape[1:])), tree
     )
 
 
-def spread_rows(batch: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Spreads a batch (N, …) that every process has whole."""
+def shard_full_batch(batch: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Shards a batch (N, …) of which every process has all rows."""
     return shard(batch[local_rows(mesh, len(batch))], mesh, len(batch))
 
 
 def check_batch(batch_size: int, mesh: Mesh, *, accumulate: int = 1, largest: int) -> None:
-    """Checks that a batch can be cut into equal parts.
+    """Checks that a batch can be split evenly over devices and micro-batches.
 
     Args:
-      batch_size: examples per optimiser step.
-      mesh: devices.
-      accumulate: micro-batches per optimiser step.
-      largest: the number of training examples.
+      batch_size: examples per optimizer step.
+      mesh: device mesh.
+      accumulate: micro-batches per optimizer step.
+      largest: number of training examples.
 
     Raises:
-      InputError: naming the nearest sizes that can.
+      InputError: if it cannot; the message contains the nearest valid sizes.
     """
     if accumulate < 1:
         raise errors.InputError(
-            f"fit.accumulate is the number of micro-batches in a batch, 1 or more, got {accumulate}"
+            f"fit.accumulate must be the number of micro-batches per batch, 1 or more, got {accumulate}"
         )
     unit = mesh.size * accumulate
     if batch_size % unit == 0:
@@ -113,15 +115,15 @@ def check_batch(batch_size: int, mesh: Mesh, *, accumulate: int = 1, largest: in
     near = [size for size in (below, below + unit) if 0 < size <= largest]
     parts = [f"{mesh.size} devices"] if mesh.size > 1 else []
     parts += [f"fit.accumulate={accumulate} micro-batches"] if accumulate > 1 else []
-    advice = f"set fit.batch_size to {_either(near)}" if near else "the training set is too small for so many"
+    advice = f"set fit.batch_size to {_either(near)}" if near else f"the training set of {largest} is too small"
     fewer = [n for n in range(1, mesh.size) if batch_size % (n * accumulate) == 0]
     if fewer and jax.process_count() == 1:
         advice += f", or use --devices {fewer[-1]}"
-    raise errors.InputError(f"a batch of {batch_size} cannot be cut evenly for {' and '.join(parts)}: {advice}")
+    raise errors.InputError(f"fit.batch_size={batch_size} cannot be split evenly over {' and '.join(parts)}: {advice}")
 
 
 def describe(mesh: Mesh) -> str:
-    """Returns the devices in words, such as "8 devices (cpu), 4 in each of 2 processes"."""
+    """Returns a description such as "8 devices (cpu), 4 in each of 2 processes"."""
     first = mesh.devices.flat[0]
     kind = first.platform if first.platform == "cpu" else first.device_kind
     text = f"{mesh.size} device{'s' * (mesh.size > 1)} ({kind})"

@@ -40,8 +40,8 @@ def _own_cache(tmp_path_factory, monkeypatch):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves the long matrices to `make test-all`."""
+    """Leaves the slow tests to `make test-slow` and `make test-all`."""
     if not config.getoption("-m"):
-        kept = [item for item in items if "full" not in item.keywords]
-        config.hook.pytest_deselected(items=[item for item in items if "full" in item.keywords])
+        kept = [item for item in items if "slow" not in item.keywords]
+        config.hook.pytest_deselected(items=[item for item in items if "slow" in item.keywords])
         items[:] = kept

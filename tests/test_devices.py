@@ -31,13 +31,13 @@ def test_a_batch_that_can_be_cut_passes(batch, size, accumulate):
     ],
 )
 def test_the_nearest_sizes_are_named(batch, size, accumulate, largest, said):
-    with pytest.raises(InputError, match=rf"^a batch of {batch} cannot be cut evenly .*{said}"):
+    with pytest.raises(InputError, match=rf"^fit.batch_size={batch} cannot be split evenly .*{said}"):
         devices.check_batch(batch, mesh(size), accumulate=accumulate, largest=largest)
 
 
 @pytest.mark.parametrize("accumulate", [0, -1])
 def test_there_is_a_micro_batch_at_least(accumulate):
-    with pytest.raises(InputError, match=f"micro-batches in a batch, 1 or more, got {accumulate}"):
+    with pytest.raises(InputError, match=f"fit.accumulate .* 1 or more, got {accumulate}"):
         devices.check_batch(64, mesh(1), accumulate=accumulate, largest=999)
 
 
@@ -45,14 +45,14 @@ def test_devices_that_are_not_there_are_said():
     found = len(jax.devices())
     assert devices.mesh().size == found and devices.mesh(1).size == 1
     for count in (-1, found + 1):
-        with pytest.raises(InputError, match=f"--devices {count}: this run sees {found} of cpu; 0 takes all"):
+        with pytest.raises(InputError, match=f"--devices {count}: .* {found} cpu device"):
             devices.mesh(count)
     assert devices.describe(devices.mesh(1)) == "1 device (cpu)"
 
 
 def test_several_processes_train_on_all_of_their_devices(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(InputError, match="--devices 1: 2 processes train together on all their devices"):
+    with pytest.raises(InputError, match=r"--devices 1: .* 2 processes"):
         devices.mesh(1)
 
 
@@ -60,5 +60,5 @@ def test_a_batch_lies_on_one_device_as_it_is():
     batch = np.arange(12).reshape(6, 2)
     one = devices.mesh(1)
     assert devices.local_rows(one, 6).tolist() == list(range(6))
-    np.testing.assert_array_equal(devices.spread_rows(batch, one), batch)
+    np.testing.assert_array_equal(devices.shard_full_batch(batch, one), batch)
     np.testing.assert_array_equal(devices.shard({"x": batch}, one, 6)["x"], batch)

@@ -161,7 +161,7 @@ def test_the_top_level_is_small():
             "from ferjax.evaluate.metrics import confusion",
         ),
         ("runtime needs no jax and no TensorFlow", "ferjax.runtime.faces.finders", "import dlib"),
-        ("the numerics know no data, loop or file", "ferjax.models.resnet", "from ferjax.data.synthetic import films"),
+        ("the numerics know no data, loop or file", "ferjax.models.resnet", "from ferjax.data.synthetic import clips"),
         ("the numerics know no data, loop or file", "ferjax.losses", "from ferjax.train import step"),
         ("the numerics know no data, loop or file", "ferjax.models.resnet", "from ..weights import checkpoint"),
         ("the numerics know no data, loop or file", "ferjax.augment", "from .export import to_tflite"),

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from ferjax import errors
-from ferjax.data.synthetic.films import render_clip
+from ferjax.data.synthetic.clips import render_clip
 from tools import tables
 
 SUMMARY = re.compile(r"(\d+) frames.*?, ([\d.]+) fps, (\d+) faces, CPU (\d+) % of one core, memory (\d+) MB")

@@ -32,7 +32,7 @@ from ferjax.train.sampling import sampler
 from ferjax.train.state import Sums
 from tools import tables
 
-CLASSES = data.EMOTIONS
+CLASSES = data.EXPRESSIONS
 SHAPE = (48, 48, 1)
 HELD = 700  # images of validation
 COLUMNS = (

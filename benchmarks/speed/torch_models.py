@@ -103,6 +103,51 @@ def microexpnet(num_classes, stem_stride=2):
     return nn.Sequential(mobilenet_features(1, stem_stride), squeeze, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
 
 
+class SameConv(nn.Conv2d):
+    """A convolution of stride 2 with TensorFlow's SAME padding, as timm's `Conv2dSame`."""
+
+    def forward(self, x):
+        side = self.kernel_size[0]
+        h, w = (max(0, 2 * ((n + 1) // 2 - 1) + side - n) for n in x.shape[2:])
+        padded = F.pad(x, (w // 2, w - w // 2, h // 2, h - h // 2))
+        return F.conv2d(padded, self.weight, None, self.stride, 0, 1, self.groups)
+
+
+# kernel, output, stride, blocks (Tan and Le 2019, table 1)
+EFFICIENTNET_LITE0 = [
+    (3, 16, 1, 1),
+    (3, 24, 2, 2),
+    (5, 40, 2, 2),
+    (3, 80, 2, 3),
+    (5, 112, 1, 3),
+    (5, 192, 2, 4),
+    (3, 320, 1, 1),
+]
+
+
+def efficientnet_lite0(num_classes):
+    conv, act = partial(conv_norm, eps=1e-3), partial(nn.ReLU6, inplace=True)
+
+    def strided(inputs, outputs, kernel, groups=1):
+        layer = SameConv(inputs, outputs, kernel, 2, groups=groups, bias=False)
+        return nn.Sequential(layer, nn.BatchNorm2d(outputs, eps=1e-3), act())
+
+    layers, inputs = [strided(3, 32, 3)], 32
+    for kernel, outputs, stage_stride, depth in EFFICIENTNET_LITE0:
+        for i in range(depth):
+            stride, expanded = 1 if i else stage_stride, inputs * (1 if outputs == 16 else 6)
+            block = [conv(inputs, expanded, 1, 1, nn.ReLU6)] if expanded != inputs else []
+            if stride == 2:
+                block.append(strided(expanded, expanded, kernel, groups=expanded))
+            else:
+                block.append(conv(expanded, expanded, kernel, 1, nn.ReLU6, groups=expanded))
+            block = nn.Sequential(*block, conv(expanded, outputs, 1, act=None))
+            layers.append(Residual(block, act=False) if i else block)
+            inputs = outputs
+    layers.append(conv(inputs, 1280, 1, 1, nn.ReLU6))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(1280, num_classes))
+
+
 class SamePool(nn.Module):
     """3x3 max-pool of stride 2 with TensorFlow's SAME padding."""
 
@@ -171,6 +216,7 @@ _MODELS = {
     "resnet20": lambda n: resnet(n, 1, (3, 3, 3), (16, 32, 64)),
     "mobilenetv3_small": mobilenetv3_small,
     "microexpnet": microexpnet,
+    "efficientnet_lite0": efficientnet_lite0,
     "mini_xception": mini_xception,
     "deit_tiny": DeiT,
 }

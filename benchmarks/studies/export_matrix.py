@@ -33,6 +33,7 @@ _LONGER = {
     "mini_xception": (10, 0.003, 32),
     "microexpnet": (25, 0.001, 32),
     "mobilenetv3_small": (15, 0.001, 32),
+    "efficientnet_lite0": (6, 0.001, 32),
     "deit": (15, 0.0002, 32),
     "resnet50": (6, 0.001, 32),
     "resemotenet": (1, 0.0005, 16),

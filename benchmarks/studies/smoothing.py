@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from ferjax import cli, errors, runtime
-from ferjax.data.synthetic.films import EXPRESSIONS, render_clip
+from ferjax.data.synthetic.clips import EXPRESSIONS, render_clip
 from ferjax.data.synthetic.rendering import render_faces
 from ferjax.runtime.faces.detector import Face, create_detector, crop
 from ferjax.runtime.faces.video import VideoTracker

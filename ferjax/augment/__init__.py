@@ -1,7 +1,7 @@
-"""Training-time augmentation: (key, batch) -> batch, pure and under jit.
+"""Augments training batches on the device: (key, batch) -> batch, pure and jittable.
 
-A batch is {"images": float32 (N, H, W, C) in 0..1, "targets": float32 (N, classes), rows sum to 1}. Every transform
-draws per image, mixing per batch. Rotation, translation and crop are one affine map, so pixels are interpolated once.
+A batch is {"images": float32 (N, H, W, C) in 0..1, "targets": float32 (N, classes), rows sum to 1}. Transforms sample
+parameters per image, mixing per batch. Rotation, translation and crop are one affine map with one interpolation.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,31 +51,30 @@ def create(
     cutmix: float = 0.0,
     mix_probability: float = 1.0,
 ) -> Augment:
-    """Composes an augmentation; a transform whose strength is zero costs nothing.
+    """Composes an augmentation; transforms of strength 0 are left out.
 
     Args:
-      flip: probability of mirroring left and right.
-      rotate: largest rotation in degrees, drawn uniformly from both directions.
-      translate: largest shift, as a fraction of the side, along each axis.
-      crop: range of the side of a random square crop, as a fraction of the image's side, resized to the full image;
-        above 1 the face gets smaller and the border is black.
-      brightness: factor drawn from 1 ± brightness multiplies the pixels.
-      contrast: factor drawn from 1 ± contrast stretches the pixels about the image's mean.
-      saturation: colours are scaled by a factor drawn from 1 ± saturation; RGB only.
-      hue: largest turn of the colours as a fraction of the circle, in 0..0.5; RGB only.
+      flip: probability of a horizontal flip.
+      rotate: maximum rotation in degrees, 0..180; the angle is uniform in ± rotate.
+      translate: maximum shift along each axis, as a fraction of the side.
+      crop: range of the side of a random square crop, as a fraction of the side of the image, at most 4. The crop is
+        resized to the full image; above 1 the image shrinks and the border is black.
+      brightness: pixels are multiplied by a factor in 1 ± brightness.
+      contrast: the differences of the pixels from the image's mean are multiplied by a factor in 1 ± contrast.
+      saturation: chroma is multiplied by a factor in 1 ± saturation; RGB only.
+      hue: maximum rotation of the hue, as a fraction of the circle, 0..0.5; RGB only.
       erase: probability of erasing one rectangle (Zhong et al. 2020; Paraschiv eq. 21).
-      erase_area: range of the rectangle's area as a fraction of the image's.
-      erase_fill: empty for uniform noise, as in the equation; else the colour, such as the data set's mean: one value
-        in 0..1, or one per channel.
-      mixup: α of the shares in which the images of a batch are blended, see `random_mix`; MicroExpNet's is 0.2.
-      cutmix: α of the shares in which they are pasted into each other; its paper's is 1.
-      mix_probability: of mixing a batch at all.
+      erase_area: range of the area of the rectangle, as a fraction of the image.
+      erase_fill: empty for uniform noise, as in the paper; else a color, one value in 0..1 or one per channel.
+      mixup: α of mixup, 0 for none, see `random_mix`; MicroExpNet uses 0.2.
+      cutmix: α of CutMix, 0 for none; its paper uses 1.
+      mix_probability: probability of mixing a batch.
 
     Returns:
       A function (key, batch) -> batch.
 
     Raises:
-      InputError: for a value outside its range, naming it.
+      InputError: if a value is outside its range.
     """
     _check(flip=flip, erase=erase, brightness=brightness, contrast=contrast, translate=translate)
     _check(
@@ -84,12 +83,12 @@ def create(
         **{f"erase_fill[{i}]": v for i, v in enumerate(erase_fill)},
     )
     if not 0 <= hue <= 0.5:
-        raise errors.InputError(f"augment.hue is a fraction of the circle, 0 to 0.5, got {hue}")
+        raise errors.InputError(f"augment.hue must be a fraction of the circle in 0..0.5, got {hue}")
     for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
         if not 0 <= alpha < float("inf"):
-            raise errors.InputError(f"augment.{name} must be 0 or more, got {alpha}; 0 switches it off")
+            raise errors.InputError(f"augment.{name} must be 0 or more, got {alpha}; 0 is off")
     if not 0 <= rotate <= 180:
-        raise errors.InputError(f"augment.rotate is in degrees, 0 to 180, got {rotate}")
+        raise errors.InputError(f"augment.rotate must be in 0..180 degrees, got {rotate}")
     for name, ends, most in (("crop", tuple(crop), 4.0), ("erase_area", tuple(erase_area), 1.0)):
         numbers = len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
         if not numbers or not 0 < ends[0] <= ends[1] <= most:
@@ -120,17 +119,17 @@ def create(
 
 
 def normalize(images: jax.Array, *, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """Returns (images - mean) / std per channel; images float (N, H, W, C) in 0..1."""
+    """Normalizes images, float (N, H, W, C) in 0..1, to (images - mean) / std per channel."""
     scale = jnp.array(std, images.dtype)[None, None, None, :]
     return (images - jnp.array(mean, images.dtype)[None, None, None, :]) / scale
 
 
 def to_float(images: jax.Array) -> jax.Array:
-    """Returns uint8 images (N, H, W, C) as float32 in 0..1."""
+    """Converts uint8 images (N, H, W, C) to float32 in 0..1."""
     return images.astype(jnp.float32) / 255.0
 
 
 def _check(**fractions: Any) -> None:
     for name, value in fractions.items():
         if not 0 <= value <= 1:
-            raise errors.InputError(f"augment.{name} must lie in 0..1, got {value}")
+            raise errors.InputError(f"augment.{name} must be in 0..1, got {value}")

@@ -1,4 +1,4 @@
-"""Where pixels lie: mirroring, one affine map for rotation, shift and crop, and the views of a test image."""
+"""Transforms the geometry of images: flip, affine map, and the views of test-time augmentation."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ VIEWS = ("one", "flip", "ten")
 
 
 def random_flip(key: jax.Array, images: jax.Array, *, probability: float) -> jax.Array:
-    """Mirrors each image (N, H, W, C) left-right with the given probability."""
+    """Flips each image (N, H, W, C) horizontally with the given probability."""
     flip = jax.random.bernoulli(key, probability, (images.shape[0], 1, 1, 1))
     return jnp.where(flip, images[:, :, ::-1], images)
 
@@ -20,14 +20,14 @@ def random_flip(key: jax.Array, images: jax.Array, *, probability: float) -> jax
 def random_affine(
     key: jax.Array, images: jax.Array, *, degrees: float, translate: float, crop: Sequence[float]
 ) -> jax.Array:
-    """Rotates about the centre, shifts and crops each image by one bilinear sampling; outside is black.
+    """Rotates, shifts and crops each image with one bilinear interpolation; the outside is black.
 
     Args:
-      key: a PRNG key.
-      images: (N, H, W, C).
-      degrees: rotation drawn from ± degrees.
-      translate: shift drawn from ± translate · side.
-      crop: the crop's side is drawn from this range times the image's; below 1 its place is drawn too.
+      key: PRNG key.
+      images: floating (N, H, W, C).
+      degrees: the angle about the center is uniform in ± degrees.
+      translate: the shift along each axis is uniform in ± translate · side.
+      crop: range of the side of the crop, as a fraction of the image; below 1 its position is random.
 
     Returns:
       (N, H, W, C), same dtype.
@@ -37,7 +37,7 @@ def random_affine(
     angle = jnp.deg2rad(jax.random.uniform(angles, (count,), minval=-degrees, maxval=degrees))
     shift = jax.random.uniform(shifts, (count, 2), minval=-translate, maxval=translate)
     side = jax.random.uniform(sides, (count,), minval=crop[0], maxval=crop[1])
-    # A crop smaller than the image may lie anywhere inside it; a larger one is centred.
+    # A crop smaller than the image has a random position; a larger one is centered.
     room = jnp.maximum(1.0 - side, 0.0)[:, None] / 2.0
     shift = shift + room * jax.random.uniform(places, (count, 2), minval=-1.0, maxval=1.0)
     size = jnp.array([height, width], images.dtype)
@@ -45,26 +45,26 @@ def random_affine(
 
 
 def views(images: jax.Array, *, kind: str, crop: float = 0.9) -> jax.Array:
-    """Returns the views of each image over which a test-time average goes.
+    """Returns the views of each image for test-time augmentation.
 
-    "ten" are the four corners and the centre, resized to the image's size, and their mirror images (Krizhevsky et al.
-    2012). The first view of "one" and "flip" is the image itself.
+    "one" is the image, "flip" the image and its mirror image. "ten" is the four corner crops, the center crop, resized
+    to the size of the image, and their mirror images (Krizhevsky et al. 2012).
 
     Args:
       images: floating (N, H, W, C).
-      kind: "one", "flip" (the image and its mirror image) or "ten".
-      crop: side of the ten crops as a fraction of the image's, in (0, 1].
+      kind: one of VIEWS.
+      crop: side of the crops of "ten" as a fraction of the image, in (0, 1].
 
     Returns:
-      (V, N, H, W, C), V = 1, 2 or 10; the mirror images are the second half.
+      (V, N, H, W, C), V = 1, 2 or 10; mirror images are the second half.
 
     Raises:
-      InputError: for an unknown kind or a crop outside its range.
+      InputError: if the kind is unknown or the crop outside its range.
     """
     if kind not in VIEWS:
         raise errors.unknown("kind of views", kind, VIEWS)
     if not 0 < crop <= 1:
-        raise errors.InputError(f"a crop is a fraction of the side in (0, 1], got {crop!r}")
+        raise errors.InputError(f"crop must be a fraction of the side in (0, 1], got {crop!r}")
     plain = [images]
     if kind == "ten":
         height, width = images.shape[1:3]
@@ -78,7 +78,7 @@ def views(images: jax.Array, *, kind: str, crop: float = 0.9) -> jax.Array:
 
 
 def _sample(images: jax.Array, angle: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
-    """Bilinear sampling at the output grid rotated by angle (N,), scaled (N,) and shifted (N, 2) in pixels."""
+    """Samples images bilinearly at a grid rotated by angle (N,), scaled (N,) and shifted (N, 2) in pixels."""
     count, height, width, channels = images.shape
     rows, columns = jnp.meshgrid(
         jnp.arange(height, dtype=images.dtype) - (height - 1) / 2,
@@ -100,8 +100,8 @@ def _sample(images: jax.Array, angle: jax.Array, scale: jax.Array, shift: jax.Ar
         pixel = jnp.take_along_axis(flat, index.astype(jnp.int32)[:, :, None], axis=1)
         return total + jnp.where(inside, weight, 0.0)[:, :, None] * pixel, None
 
-    # A loop, so that XLA's CPU compiler writes the result down: fused into what comes next, such as a mean or the
-    # mixing of two images, it is computed anew there (MicroExpNet's chain: 37 ms a batch of 64, so 3 ms).
+    # A scan makes XLA's CPU compiler materialize the result. Without it, the sampling is fused into each consumer and
+    # recomputed there (MicroExpNet's augmentation: 37 ms per batch of 64 instead of 3 ms).
     corners = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]], images.dtype)
     total, _ = jax.lax.scan(add_corner, jnp.zeros((count, height * width, channels), images.dtype), corners)
     return total.reshape(images.shape)

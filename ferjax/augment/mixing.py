@@ -1,4 +1,4 @@
-"""Images and targets of two examples mixed: mixup and CutMix."""
+"""Mixes images and targets of two examples: mixup and CutMix."""
 
 import jax
 import jax.numpy as jnp
@@ -7,21 +7,21 @@ Batch = dict[str, jax.Array]
 
 
 def random_mix(key: jax.Array, batch: Batch, *, mixup: float, cutmix: float, probability: float = 1.0) -> Batch:
-    """Mixes each example with its neighbour in the batch, its targets in the same shares.
+    """Mixes each example with the previous one in the batch, images and targets in the same proportion.
 
-    A batch draws one share λ ~ Beta(α, α). Mixup (Zhang et al. 2018) blends the images, λ of the example and 1 − λ of
-    its neighbour; CutMix (Yun et al. 2019) pastes a rectangle of area 1 − λ at a random place, cut off at the border,
-    and λ becomes what is left of the example. Where both are on, each batch takes one of them, evenly.
+    λ ~ Beta(α, α) is sampled once per batch. Mixup (Zhang et al. 2018) blends λ of the example with 1 − λ of the other.
+    CutMix (Yun et al. 2019) pastes a rectangle of area 1 − λ of the other at a random position, clipped at the border;
+    λ is then the remaining area. If both are on, each batch uses one of them with probability 1/2.
 
     Args:
-      key: a PRNG key.
+      key: PRNG key.
       batch: images (N, H, W, C) and targets (N, classes).
-      mixup: mixup's α; 0 switches it off.
-      cutmix: CutMix's α; 0 switches it off; not both.
-      probability: of mixing a batch at all.
+      mixup: α of mixup; 0 is off.
+      cutmix: α of CutMix; 0 is off. At least one of the two is greater than 0.
+      probability: probability of mixing the batch.
 
     Returns:
-      The batch with new images and targets, the same types.
+      The batch with mixed images and targets, same dtypes.
     """
     images, targets = batch["images"], batch["targets"]
     keys = jax.random.split(key, 4)
@@ -40,11 +40,11 @@ def random_mix(key: jax.Array, batch: Batch, *, mixup: float, cutmix: float, pro
 
 
 def _outside_rectangle(key: jax.Array, area: jax.Array, size: tuple[int, ...]) -> jax.Array:
-    """Returns (H, W): 0 in a rectangle of the image's proportions about a random centre, 1 around it."""
+    """Returns a mask (H, W): 0 in a rectangle with the image's aspect ratio and a random center, 1 outside."""
     dtype = area.dtype
-    centre = jax.random.uniform(key, (2,), dtype)
+    center = jax.random.uniform(key, (2,), dtype)
     inside = [
         jnp.abs((jnp.arange(length, dtype=dtype) + 0.5) / length - at) < jnp.sqrt(area) / 2
-        for length, at in zip(size, centre, strict=True)
+        for length, at in zip(size, center, strict=True)
     ]
     return 1 - (inside[0][:, None] & inside[1][None, :]).astype(dtype)

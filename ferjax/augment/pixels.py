@@ -1,4 +1,4 @@
-"""What pixels hold: brightness, contrast, colour, and rectangles that are erased."""
+"""Transforms the values of pixels: brightness, contrast, color, random erasing."""
 
 import math
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ import numpy as np
 
 from ferjax import errors
 
-# RGB to luma and two axes of colour (the NTSC's YIQ), in which a hue is an angle.
+# RGB to luma and chroma (NTSC YIQ); the hue is an angle in the chroma plane.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _RGB = np.linalg.inv(_YIQ)
 
 
 def random_brightness_contrast(key: jax.Array, images: jax.Array, *, brightness: float, contrast: float) -> jax.Array:
-    """Scales pixels by 1 ± brightness, then about each image's mean by 1 ± contrast; clipped to 0..1."""
+    """Scales pixels by 1 ± brightness, then their deviation from the image's mean by 1 ± contrast; clips to 0..1."""
     light, stretch = jax.random.split(key)
     shape = (images.shape[0], 1, 1, 1)
     images = images * jax.random.uniform(light, shape, minval=1 - brightness, maxval=1 + brightness)
@@ -25,26 +25,26 @@ def random_brightness_contrast(key: jax.Array, images: jax.Array, *, brightness:
 
 
 def random_color(key: jax.Array, images: jax.Array, *, saturation: float, hue: float) -> jax.Array:
-    """Scales each image's colours by 1 ± saturation and turns them by ± hue; clipped to 0..1.
+    """Scales the chroma of each image by 1 ± saturation and rotates it by ± hue; clips to 0..1.
 
-    Both happen at once as one 3×3 matrix per image: luma is kept, the plane of colour is scaled and turned, as DALI's
-    Hsv does it. To torchvision's jitter, which turns in HSV, it is alike for small angles.
+    Both are one 3×3 matrix per image that keeps the luma, as in DALI's Hsv. For small angles the result is similar to
+    torchvision's ColorJitter, which rotates the hue in HSV.
 
     Args:
-      key: a PRNG key.
+      key: PRNG key.
       images: RGB (N, H, W, 3) in 0..1.
-      saturation: in 0..1.
-      hue: largest turn as a fraction of the circle, in 0..0.5.
+      saturation: maximum change of the factor, 0..1.
+      hue: maximum rotation as a fraction of the circle, 0..0.5.
 
     Returns:
       (N, H, W, 3), same dtype.
 
     Raises:
-      InputError: for images without colour.
+      InputError: if the images do not have three channels.
     """
     if images.shape[-1] != 3:
         raise errors.InputError(
-            f"augment.saturation and augment.hue need RGB images, these have {images.shape[-1]} channel(s): set 0"
+            f"augment.saturation and augment.hue require RGB images, got {images.shape[-1]} channel(s): set both to 0"
         )
     strengths, turns = jax.random.split(key)
     count, dtype = images.shape[0], images.dtype
@@ -65,24 +65,24 @@ def random_erase(
     fill: Sequence[float] = (),
     aspect: float = 3.3,
 ) -> jax.Array:
-    """Fills one random rectangle per image with noise or a colour (Zhong et al. 2020; Paraschiv eq. 21).
+    """Fills one random rectangle per image with noise or a color (Zhong et al. 2020; Paraschiv eq. 21).
 
-    The rectangle's area is a uniform fraction of the image's, its height : width log-uniform in 1/aspect..aspect; a
-    side longer than the image's is cut to it.
+    The area is uniform in the given range, height : width is log-uniform in 1/aspect..aspect. Sides are clipped to the
+    image.
 
     Args:
-      key: a PRNG key.
+      key: PRNG key.
       images: (N, H, W, C) in 0..1.
-      probability: of erasing in an image.
-      area: range of the fraction.
-      fill: empty for uniform noise in 0..1, else the colour: one value, or one per channel.
-      aspect: the longest side over the shortest.
+      probability: probability of erasing, per image.
+      area: range of the area, as a fraction of the image.
+      fill: empty for uniform noise in 0..1, else a color: one value, or one per channel.
+      aspect: maximum ratio of the sides.
 
     Returns:
       (N, H, W, C), same dtype.
 
     Raises:
-      InputError: if the colour has another number of channels.
+      InputError: if the length of `fill` is not 1 or the number of channels.
     """
     count, height, width, _ = images.shape
     keys = jax.random.split(key, 6)
@@ -109,7 +109,7 @@ def random_erase(
 
 
 def _noise(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    """Returns uniform noise in 256 steps, as many as a pixel has: four values from each random number drawn."""
+    """Returns uniform noise with 256 levels, four values from each 32-bit random number."""
     count = math.prod(shape)
     words = jax.random.bits(key, (-(-count // 4),), jnp.uint32)
     levels = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:count].reshape(shape)

@@ -1,12 +1,12 @@
-"""Labelled faces: preparing a user's copy of a data set, and loading it as arrays."""
+"""Prepares data sets of labeled faces and loads them as arrays."""
 
-from ferjax.data.datasets.sources import EMOTIONS
-from ferjax.data.loading import READING, RESIDENT_BYTES, groups, load
+from ferjax.data.datasets.sources import EXPRESSIONS
+from ferjax.data.loading import READ_OPTIONS, RESIDENT_BYTES, groups, load
 from ferjax.data.store import FaceData, Images, Split, class_weights, default_data_dir
 
 __all__ = [
-    "EMOTIONS",
-    "READING",
+    "EXPRESSIONS",
+    "READ_OPTIONS",
     "RESIDENT_BYTES",
     "FaceData",
     "Images",

@@ -1,4 +1,4 @@
-"""Reading prepared data back; the synthetic faces render themselves on first use."""
+"""Loads prepared data sets, and renders the synthetic faces on first use."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 
 from ferjax.cli import note, progress
 from ferjax.data import manifest, on_disk, store
-from ferjax.data.datasets.sources import EMOTIONS
+from ferjax.data.datasets.sources import EXPRESSIONS
 from ferjax.data.on_disk import DiskImages
 from ferjax.data.prepare.decoding import decode
 from ferjax.data.prepare.pipeline import DATASETS
@@ -23,8 +23,8 @@ from ferjax.errors import InputError, unknown
 
 SYNTHETIC = {"size": 48, "channels": 1, "seed": 0, "train": 3000, "validation": 700, "test": 700}
 
-RESIDENT_BYTES = 2 << 30  # of a split whose images are kept in memory, if nothing else is asked for
-READING = ("resident_bytes", "workers")  # options of `load` that say how images are read, not which
+RESIDENT_BYTES = 2 << 30  # largest split that is kept in memory by default
+READ_OPTIONS = ("resident_bytes", "workers")  # options of `load` that do not change the data
 
 
 def load(
@@ -36,82 +36,81 @@ def load(
     workers: int = 0,
     **options: Any,
 ) -> FaceData:
-    """Loads a prepared data set, or renders the embedded one.
+    """Loads a prepared data set or the synthetic faces.
 
     Args:
-      name: "synthetic_faces", or a name that `ferjax prepare` has written.
-      data_dir: where prepared data lie; `default_data_dir()` if None.
-      splits: the splits to read, of train, validation, test and test_all (validation and test together).
-      resident_bytes: a split whose images take more stays on disk, and is read while it is used: see `DiskImages`.
-      workers: processes that read such a split while training, 0..64; 0 reads in the process that trains.
-      **options: without, a class to leave out, as if nobody knew of it. Of synthetic_faces: size, channels, seed, and
-        the number of images train, validation, test. Of all other sets: size, in pixels, to which the images are
-        resized as they are loaded (those on disk as they are read), and channels=3, which copies grey into three
-        colours; they then take that much room.
+      name: "synthetic_faces", or the name of a prepared data set.
+      data_dir: folder of prepared data; `default_data_dir()` if None.
+      splits: splits to load: train, validation, test, or test_all (validation and test together).
+      resident_bytes: a split with more bytes of images stays on disk, see `DiskImages`.
+      workers: processes that read such a split during training, 0..64; 0 reads in the training process.
+      **options: `without` is a class to leave out. For synthetic_faces: size, channels, seed, and the numbers of
+        images train, validation and test. For all other data sets: size in pixels, to which images are resized when
+        they are read, and channels=3, which copies gray into three channels.
 
     Returns:
-      The data, with the splits asked for and no other.
+      The data with the requested splits.
 
     Raises:
-      InputError: if the data are not prepared, or a split is missing; the message says what to do.
+      InputError: if the data set is not prepared, a split is missing, or an option is out of range.
     """
     for key, value, top in (("resident_bytes", resident_bytes, 1 << 60), ("workers", workers, 64)):
         if not isinstance(value, int) or not 0 <= value <= top:
             raise InputError(f"data.{key} must be a whole number in 0..{top}, got {value!r}")
     folder = Path(data_dir or store.default_data_dir())
-    stored, absent = name, options.pop("without", "")
+    stored, without = name, options.pop("without", "")
     if name == "synthetic_faces":
         stored = _render(folder, options)
-    known = store.read_manifest(folder, stored)
-    if known is None:
+    facts = store.read_manifest(folder, stored)
+    if facts is None:
         raise not_prepared(name, folder)
     try:
-        shape = _shape(name, known, options) if stored == name else tuple(known["image_shape"])
-        growth = math.prod(shape) / math.prod(known["image_shape"])
-        found = {split: _read(folder / stored, known, split, int(resident_bytes / growth)) for split in splits}
-        moments = tuple(known["mean"]), tuple(known["std"])
-        faces = FaceData(name, tuple(known["class_names"]), found, *moments, known["sha256"], known)
+        shape = _shape(name, facts, options) if stored == name else tuple(facts["image_shape"])
+        growth = math.prod(shape) / math.prod(facts["image_shape"])
+        found = {split: _read(folder / stored, facts, split, int(resident_bytes / growth)) for split in splits}
+        moments = tuple(facts["mean"]), tuple(facts["std"])
+        faces = FaceData(name, tuple(facts["class_names"]), found, *moments, facts["sha256"], facts)
         if shape != faces.image_shape:
-            faces = _fit(faces, shape)
-        return _with_workers(_leave_out(faces, absent) if absent else faces, workers)
+            faces = _convert(faces, shape)
+        return _with_workers(_without_class(faces, without) if without else faces, workers)
     except InputError:
         raise
     except (OSError, ValueError, EOFError, KeyError) as error:
         raise InputError(f"the prepared {name} in {folder / stored} is damaged ({error}); prepare it again") from error
 
 
-def _leave_out(faces: FaceData, absent: str) -> FaceData:
-    """Returns the data without one class, the others numbered anew."""
-    if absent not in faces.class_names:
-        raise unknown(f"class of {faces.name}", absent, faces.class_names)
-    gone = faces.class_names.index(absent)
+def _without_class(faces: FaceData, class_name: str) -> FaceData:
+    """Returns the data without one class; the labels of the other classes are renumbered."""
+    if class_name not in faces.class_names:
+        raise unknown(f"class of {faces.name}", class_name, faces.class_names)
+    removed = faces.class_names.index(class_name)
 
     def keep(split: Split) -> Split:
-        kept = np.flatnonzero(split.labels != gone)
+        kept = np.flatnonzero(split.labels != removed)
         labels, images = split.labels[kept], split.images
         return Split(
             images.choose(kept) if isinstance(images, DiskImages) else images[kept],
-            labels - (labels > gone).astype(labels.dtype),
+            labels - (labels > removed).astype(labels.dtype),
             [split.names[i] for i in kept],
             {name: column[kept] for name, column in split.columns.items()},
         )
 
-    names = tuple(name for name in faces.class_names if name != absent)
+    names = tuple(name for name in faces.class_names if name != class_name)
     splits = {name: keep(split) for name, split in faces.splits.items()}
     return dataclasses.replace(faces, class_names=names, splits=splits)
 
 
-def _shape(name: str, known: dict[str, Any], options: dict[str, Any]) -> tuple[int, int, int]:
-    """Returns the shape (height, width, channels) that the options ask for."""
+def _shape(name: str, facts: dict[str, Any], options: dict[str, Any]) -> tuple[int, int, int]:
+    """Returns the requested shape (height, width, channels)."""
     for key in options:
         if key not in ("size", "channels"):
             raise unknown(f"option of {name}", key, ("size", "channels"))
-    height, width, stored = known["image_shape"]
+    height, width, stored = facts["image_shape"]
     channels = options.get("channels", stored)
     if channels not in (1, 3) or isinstance(channels, bool):
         raise InputError(f"data.channels must be 1 or 3, got {channels!r}")
     if channels not in (3, stored):
-        raise InputError(f"{name} holds colour images: prepare it with --channels 1 to have them grey")
+        raise InputError(f"data.channels=1: {name} is stored in color; prepare it again with --channels 1")
     if "size" not in options:
         return height, width, channels
     size = options["size"]
@@ -120,17 +119,17 @@ def _shape(name: str, known: dict[str, Any], options: dict[str, Any]) -> tuple[i
     return size, size, channels
 
 
-def _fit(faces: FaceData, shape: tuple[int, int, int]) -> FaceData:
-    """Returns the data at another size, or grey copied into three colours."""
+def _convert(faces: FaceData, shape: tuple[int, int, int]) -> FaceData:
+    """Returns the data at another size or with gray copied into three channels."""
     size, _, channels = shape
-    one = functools.partial(_resized, size=size, channels=channels)
+    resize = functools.partial(_resized, size=size, channels=channels)
 
     def convert(split: Split) -> Split:
         if isinstance(split.images, DiskImages):
-            return split._replace(images=split.images.convert(one, shape))
+            return split._replace(images=split.images.convert(resize, shape))
         images = np.empty((len(split.labels), *shape), np.uint8)
         for i, image in enumerate(split.images):
-            images[i] = one(image)
+            images[i] = resize(image)
         return split._replace(images=images)
 
     copies = channels // len(faces.mean)
@@ -158,20 +157,20 @@ def _with_workers(faces: FaceData, workers: int) -> FaceData:
 
 
 def not_prepared(name: str, data_dir: Path) -> InputError:
-    """Returns the error for a data set that is not in `data_dir`: how to get it, and what runs without it."""
+    """Returns the error for a data set that is not in `data_dir`, with the commands that help."""
     if name not in DATASETS:
         return unknown("data set", name, dict.fromkeys([*DATASETS, *prepared(data_dir), "synthetic_faces"]))
     return InputError(
-        f"{name} is not prepared in {data_dir}: {DATASETS[name].GET}, then run: {DATASETS[name].PREPARE}. "
-        "The embedded data need no download: add :demo to the config (such as configs/resnet20.py:demo) to run it now."
+        f"{name} is not prepared in {data_dir}: {DATASETS[name].GET}, then run {DATASETS[name].PREPARE}. "
+        "To run a config on the embedded data without a download, append :demo (configs/resnet20.py:demo)"
     )
 
 
 def groups(name: str) -> Mapping[str, tuple[str, ...]]:
-    """Returns the groups of people that a data set tells apart.
+    """Returns the demographic groups that a data set annotates.
 
     Returns:
-      The columns of a `Split` that number groups, and what the numbers mean from 0 on; {} if the data name none.
+      Column of `Split` -> names of its values 0, 1, …; {} if the data set has no such column.
     """
     return getattr(DATASETS.get(name), "GROUPS", {})
 
@@ -182,37 +181,39 @@ def prepared(data_dir: str | Path | None = None) -> list[str]:
     return sorted(p.parent.name for p in folder.glob("[!.]*/manifest.json") if "synthetic_faces-" not in p.parent.name)
 
 
-def _read(folder: Path, known: dict[str, Any], split: str, resident_bytes: int) -> Split:
+def _read(folder: Path, facts: dict[str, Any], split: str, resident_bytes: int) -> Split:
     if split == "test_all":
-        return _join(*(_read(folder, known, part, resident_bytes) for part in ("validation", "test")))
+        return _concatenate(*(_read(folder, facts, part, resident_bytes) for part in ("validation", "test")))
     if split not in store.SPLITS:
         raise unknown("split", split, [*store.SPLITS, "test_all"])
-    if split not in known["counts"]:
-        how = known.get("missing", {}).get(split, "prepare it from a source that has it")
-        have = ", ".join(known["counts"])
-        raise InputError(f"{known['name']} was prepared without a {split} split (it has {have}); to get it, {how}")
+    if split not in facts["counts"]:
+        how = facts.get("missing", {}).get(split, "prepare it from a source that has the split")
+        have = ", ".join(facts["counts"])
+        raise InputError(f"{facts['name']} was prepared without a {split} split (it has {have}); to get it, {how}")
     data = store.read_split(folder / split, resident_bytes=resident_bytes)
-    if len(data.labels) != sum(known["counts"][split].values()):
-        raise ValueError(f"{split} holds {len(data.labels)} images, its manifest says otherwise")
+    if len(data.labels) != sum(facts["counts"][split].values()):
+        raise ValueError(
+            f"{split} holds {len(data.labels):,} images, the manifest lists {sum(facts['counts'][split].values()):,}"
+        )
     return data
 
 
-def _join(a: Split, b: Split) -> Split:
+def _concatenate(a: Split, b: Split) -> Split:
     columns = {k: np.concatenate([a.columns[k], b.columns[k]]) for k in a.columns if k in b.columns}
     parts = [a.images, b.images]
-    unread = any(isinstance(part, DiskImages) for part in parts)
-    images = on_disk.join(parts) if unread else np.concatenate(parts)
+    on_disk_only = any(isinstance(part, DiskImages) for part in parts)
+    images = on_disk.concatenate(parts) if on_disk_only else np.concatenate(parts)
     return Split(images, np.concatenate([a.labels, b.labels]), a.names + b.names, columns)
 
 
 def _render(data_dir: Path, options: dict[str, Any]) -> str:
-    """Renders the synthetic faces unless they are there already; returns the folder's name."""
+    """Renders the synthetic faces if they are not in the cache, and returns the name of their folder."""
     for key in options:
         if key not in SYNTHETIC:
             raise unknown("option of synthetic_faces", key, SYNTHETIC)
     options = SYNTHETIC | options
-    _check(options)
-    # The drawing code is part of the name, so that no stale picture survives a change of it.
+    _check_options(options)
+    # The folder name includes a hash of the drawing code, so that a change of it invalidates the cache.
     here = Path(rendering.__file__).parent
     parts = ("action_units", "drawing", "geometry", "rendering")
     code = b"".join((here / f"{part}.py").read_bytes() for part in parts)
@@ -225,18 +226,18 @@ def _render(data_dir: Path, options: dict[str, Any]) -> str:
     render = {k: options[k] for k in ("seed", "size", "channels")}
     with store.staging(data_dir, name, keep_existing=True) as folder:
         for split in store.SPLITS:
-            labels = np.arange(options[split], dtype=np.int32) % len(EMOTIONS)
+            labels = np.arange(options[split], dtype=np.int32) % len(EXPRESSIONS)
             with store.SplitWriter(folder / split, shape) as writer:
                 faces = rendering.render_faces(labels, split=split, **render)
                 for i, image in enumerate(progress(faces, what=split, total=len(labels))):
                     writer.add(image, int(labels[i]), f"{split}_{i:06d}", {})
-        manifest.complete(folder, "synthetic_faces", EMOTIONS, options=options)
+        manifest.complete(folder, "synthetic_faces", EXPRESSIONS, options=options)
     return name
 
 
-def _check(options: dict[str, Any]) -> None:
+def _check_options(options: dict[str, Any]) -> None:
     for key, value in options.items():
-        low = {"size": 24, "seed": 0, "channels": 1}.get(key, len(EMOTIONS))
+        low = {"size": 24, "seed": 0, "channels": 1}.get(key, len(EXPRESSIONS))
         if not isinstance(value, int) or value < low or (key == "channels" and value not in (1, 3)):
             accepted = "1 or 3" if key == "channels" else f"an integer of at least {low}"
             raise InputError(f"synthetic_faces: {key} must be {accepted}, got {value!r}")

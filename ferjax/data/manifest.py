@@ -1,4 +1,4 @@
-"""The manifest: what is known about a prepared data set, counted and hashed from its arrays."""
+"""Writes the manifest of a prepared data set: counts, moments, duplicates and a hash of its arrays."""
 
 import hashlib
 import json
@@ -17,30 +17,30 @@ from ferjax.errors import InputError
 
 
 def complete(folder: Path, name: str, class_names: Iterable[str], **more: Any) -> dict[str, Any]:
-    """Completes the splits written in `folder`: marks exact twins, counts, hashes, writes manifest.json.
+    """Marks exact duplicates of training images in the splits of `folder` and writes manifest.json.
 
     Args:
-      folder: holds one folder for each split, one of them "train".
+      folder: contains one folder per split, one of them "train".
       name: name of the data set.
-      class_names: the label names in order.
-      **more: further JSON values to keep in the manifest.
+      class_names: class names, in the order of the labels.
+      **more: further JSON values for the manifest.
 
     Returns:
       The manifest.
 
     Raises:
-      InputError: if there is no training split, a class without training images, or flat images.
+      InputError: if there is no training split, a class has no training image, or a channel is constant.
     """
     class_names = list(class_names)
     splits = {s: store.read_split(folder / s) for s in store.SPLITS if (folder / s).is_dir()}
     if "train" not in splits:
-        raise InputError(f"{name}: no training images found; found splits: {', '.join(splits) or 'none'}")
+        raise InputError(f"{name}: no training images; found splits: {', '.join(splits) or 'none'}")
     counts = {s: np.bincount(d.labels, minlength=len(class_names)) for s, d in splits.items()}
     if empty := [c for c, n in zip(class_names, counts["train"], strict=True) if not n]:
-        raise InputError(f"{name}: no training image of class {', '.join(empty)}; add some, or remove the class")
+        raise InputError(f"{name}: no training image of class {', '.join(empty)}; add images or remove the class")
     mean, std = _moments(splits["train"].images)
     if min(std) == 0:
-        raise InputError(f"{name}: all training pixels of a channel are equal; is this the right data?")
+        raise InputError(f"{name}: all training pixels of a channel are equal; check the source images")
     groups = duplicates.exact_groups(splits)
     for split, marks in duplicates.in_train(groups, splits).items():
         splits[split].columns["twin_in_train"] = marks
@@ -64,7 +64,7 @@ def complete(folder: Path, name: str, class_names: Iterable[str], **more: Any) -
 
 
 def table(manifest: dict[str, Any]) -> str:
-    """Returns the counts by class and split, and the class weights, as aligned text."""
+    """Returns a text table of the counts per class and split, and the class weights."""
     counts, names = manifest["counts"], manifest["class_names"]
     rows = [["class", *counts, "weight"]]
     rows += [[c, *(f"{n[c]:,}" for n in counts.values()), f"{manifest['class_weights'][c]:.3f}"] for c in names]
@@ -74,7 +74,7 @@ def table(manifest: dict[str, Any]) -> str:
 
 
 def _moments(images: np.ndarray | DiskImages) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel on the 0..1 scale, exactly, by counting pixel values."""
+    """Returns the exact mean and standard deviation per channel on the 0..1 scale."""
     counts = np.zeros((images.shape[-1], 256), np.int64)
     for start in range(0, len(images), 1024):
         block = images[start : start + 1024]

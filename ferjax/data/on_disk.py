@@ -1,7 +1,7 @@
-"""Images that stay on disk: what looks like a uint8 array (N, H, W, C) reads the rows that are asked for.
+"""Provides an array interface, uint8 (N, H, W, C), to images on disk; indexing reads the images.
 
-Files are read by position, not mapped: the pages of a mapped file count as the process's memory until the system wants
-them back, and a mapped file that was cut short ends the process without a word.
+Files are read by position and not memory-mapped: mapped pages count as memory of the process, and reading past the end
+of a truncated mapped file kills the process (SIGBUS).
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ ReadRows = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DiskImages:
-    """An array of images that are read when its first axis is indexed; may be sent to another process.
+    """An array of images on disk that indexing of the first axis reads. It can be pickled.
 
     Attributes:
-      read: rows int64 (n,) -> uint8 (n, H, W, C), with nothing in it that another process could not load.
+      read: picklable function, rows int64 (n,) -> uint8 (n, H, W, C).
       shape: (N, H, W, C).
-      rows: which rows of `read` these are, int64 (N,); all of them in order if None.
-      workers: processes that read while training; 0 reads in a thread of the one that trains.
+      rows: rows of `read`, int64 (N,); all rows in order if None.
+      workers: processes that read during training; 0 reads in a thread of the training process.
     """
 
     read: ReadRows
@@ -41,14 +41,14 @@ class DiskImages:
 
     @property
     def nbytes(self) -> int:
-        """What all images would take in memory, in bytes."""
+        """Size of all images in memory, in bytes."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        """Reads one image (H, W, C) for a number, or (n, H, W, C) for a slice, an array of numbers or of bools.
+        """Reads one image (H, W, C) for an integer, or (n, H, W, C) for a slice, an integer or a bool array.
 
         Raises:
           InputError: if a file cannot be read, naming it.
@@ -65,20 +65,20 @@ class DiskImages:
         return self[:].astype(dtype or self.dtype, copy=False)
 
     def choose(self, rows: np.ndarray) -> "DiskImages":
-        """Returns some of the images, unread."""
+        """Returns a subset of the images without reading them."""
         chosen = self._places(rows)
         return dataclasses.replace(self, shape=(len(chosen), *self.shape[1:]), rows=chosen)
 
     def convert(self, function: Callable[[np.ndarray], np.ndarray], shape: tuple[int, int, int]) -> "DiskImages":
-        """Returns the images as `function` makes them, of another (H, W, C), each when it is read."""
+        """Returns images that `function` converts to `shape` (H, W, C) when they are read."""
         return dataclasses.replace(self, read=_Converted(self.read, function, shape), shape=(len(self), *shape))
 
     def batches(self, rows: streaming.RowsOf, first: int, last: int) -> Iterator[np.ndarray]:
-        """Yields the images of rows(first), …, rows(last - 1), reading ahead; see `ferjax.data.streaming.batches`."""
+        """Yields the images of rows(first), …, rows(last - 1) with prefetch; see `ferjax.data.streaming.batches`."""
         return streaming.batches(self, rows, first, last, workers=self.workers)
 
     def _places(self, index: Any) -> np.ndarray:
-        """Returns the rows of `read` that an index of the first axis means, int64 () or (n,)."""
+        """Converts an index of the first axis to rows of `read`, int64 () or (n,)."""
         if self.rows is not None:
             return self.rows[index]
         count = len(self)
@@ -87,17 +87,19 @@ class DiskImages:
         places = np.asarray(index)
         if places.dtype == bool:
             if places.shape != (count,):
-                raise IndexError(f"{places.shape} bools cannot choose among {count:,} images")
+                raise IndexError(f"a bool index must have shape ({count},), got {places.shape}")
             return np.flatnonzero(places)
         if places.ndim > 1 or places.dtype.kind not in "iu":
-            raise IndexError(f"images are chosen by numbers, a slice or bools, not by {index!r}")
+            raise IndexError(f"an index must be an integer, a slice or an array of integers or bools, got {index!r}")
         if places.size and not -count <= places.min() <= places.max() < count:
-            raise IndexError(f"there are {count:,} images, and no {index!r}")
+            raise IndexError(f"index {index!r} is out of range for {count:,} images")
         return np.where(places < 0, places + count, places)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Converted:
+    """Reads rows and converts each image to another shape."""
+
     read: ReadRows
     function: Callable[[np.ndarray], np.ndarray]
     shape: tuple[int, int, int]
@@ -109,14 +111,16 @@ class _Converted:
         return found
 
 
-def join(parts: Sequence[np.ndarray | DiskImages]) -> DiskImages:
-    """Returns the images of several sources, one after the other, unread."""
+def concatenate(parts: Sequence[np.ndarray | DiskImages]) -> DiskImages:
+    """Concatenates several arrays of images without reading them."""
     starts = np.cumsum([0, *map(len, parts)])
-    return DiskImages(_Joined(tuple(parts), starts), (int(starts[-1]), *parts[0].shape[1:]))
+    return DiskImages(_Concatenated(tuple(parts), starts), (int(starts[-1]), *parts[0].shape[1:]))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Joined:
+class _Concatenated:
+    """Reads rows from several arrays."""
+
     parts: tuple[Any, ...]
     starts: np.ndarray
 
@@ -133,7 +137,7 @@ def open_array(path: Path) -> DiskImages:
     """Opens an images.npy without reading its images.
 
     Raises:
-      ValueError: if it is no uint8 (N, H, W, C), or shorter than its header says.
+      ValueError: if it is not uint8 (N, H, W, C), or shorter than its header declares.
     """
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
@@ -144,21 +148,21 @@ def open_array(path: Path) -> DiskImages:
         raise ValueError(f"{path} holds {dtype} {shape}, not uint8 (N, H, W, C)")
     wanted = start + int(np.prod(shape, dtype=np.int64))
     if size < wanted:
-        raise ValueError(f"{path} is cut short: {size:,} bytes instead of {wanted:,}")
+        raise ValueError(f"{path} is truncated: {size:,} bytes instead of {wanted:,}")
     return DiskImages(_ArrayRows(path.absolute(), start, shape[1:]), shape)
 
 
 class _ArrayRows:
-    """Reads rows of an array file, which it opens at the first ones and leaves open; threads take turns."""
+    """Reads rows of an array file, thread-safe; the file is opened by the first call and stays open."""
 
     def __init__(self, path: Path, start: int, shape: tuple[int, ...]):
         self.path, self.start, self.shape = path, start, shape
         self._file: io.FileIO | None = None
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         images = np.empty((len(rows), *self.shape), np.uint8)
-        with self._turn:
+        with self._lock:
             for place, row in enumerate(rows.tolist()):
                 self._read(row, images[place])
         return images
@@ -172,10 +176,11 @@ class _ArrayRows:
             count = self._file.readinto(image.data)
         except OSError as error:
             raise InputError(
-                f"cannot read image {row:,} of {self.path} ({error.strerror}); check the disk, or prepare it again"
+                f"cannot read image {row:,} of {self.path} ({error.strerror}); check the disk, or prepare the data set "
+                "again"
             ) from error
         if count != image.nbytes:
-            raise InputError(f"{self.path} ends before image {row:,} does: it was cut short; prepare it again")
+            raise InputError(f"{self.path} is truncated in image {row:,}; prepare the data set again")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _ArrayRows, (self.path, self.start, self.shape)

@@ -1,9 +1,9 @@
-"""Images as PNG in the array_record files of TensorFlow Datasets, of which `tfds.data_source` reads any one at a time.
+"""Stores images as PNG in the array_record files of TensorFlow Datasets (TFDS), which allow random access.
 
 DIR/NAME/records/1.0.0/   dataset_info.json, features.json, records-<split>.array_record-00000-of-00004, …
 
-They take the place of each split's images.npy, are smaller, and hold the same pixels; TFDS knows them as "records" in
-the data_dir DIR/NAME. Writing them needs TensorFlow, reading them TensorFlow Datasets alone.
+They replace the images.npy of each split, contain the same pixels and are smaller. For TFDS they are the data set
+"records" in data_dir DIR/NAME. Writing requires TensorFlow; reading requires TFDS only.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ from ferjax.errors import InputError
 
 FOLDER = "records"
 _VERSION = "1.0.0"
-_BLOCK = 256  # images whose PNG are in memory at once
+_BLOCK = 256  # images decoded per read
 
 
 def check() -> Any:
-    """Returns TensorFlow Datasets if it can write.
+    """Returns the module tensorflow_datasets if it can write.
 
     Raises:
-      InputError: if it, or TensorFlow, is not installed.
+      InputError: if TensorFlow or TensorFlow Datasets is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -38,19 +38,19 @@ def check() -> Any:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise InputError(
-            f"--array-record needs TensorFlow Datasets and TensorFlow to write ({error}): pip install 'ferjax[data]'"
+            f"--array-record requires TensorFlow and TensorFlow Datasets ({error}): pip install 'ferjax[data]'"
         ) from error
     return tfds
 
 
 def write(folder: Path, splits: Mapping[str, Any], class_names: Sequence[str], *, shards: int | None = None) -> None:
-    """Writes a prepared set's images once more, as records in the order of the arrays.
+    """Writes the images of a prepared data set as records, in the order of the arrays.
 
     Args:
-      folder: of the set; there must be no records in it.
+      folder: folder of the data set, without records.
       splits: `ferjax.data.store.Split` by name, on disk or in memory.
-      class_names: in the order of the label numbers.
-      shards: files for each split; TFDS chooses by size if None.
+      class_names: class names, in the order of the labels.
+      shards: files per split; TFDS chooses by size if None.
 
     Raises:
       InputError: see `check`.
@@ -62,7 +62,7 @@ def write(folder: Path, splits: Mapping[str, Any], class_names: Sequence[str], *
         "label": tfds.features.ClassLabel(names=list(class_names)),
         "name": tfds.features.Text(),
     }
-    with contextlib.redirect_stdout(io.StringIO()), _unwarned():  # it says that it downloads, and finds nothing yet
+    with contextlib.redirect_stdout(io.StringIO()), _without_warnings():  # TFDS reports a download
         tfds.disable_progress_bar()
         tfds.dataset_builders.store_as_tfds_dataset(
             FOLDER,
@@ -78,21 +78,21 @@ def write(folder: Path, splits: Mapping[str, Any], class_names: Sequence[str], *
 
 
 def open_split(folder: Path, split: str) -> DiskImages:
-    """Opens the records of a split without reading more than one image of each file.
+    """Opens the records of a split and reads one image of each file as a check.
 
     Args:
-      folder: of the prepared set.
-      split: its name.
+      folder: folder of the prepared data set.
+      split: name of the split.
 
     Raises:
       InputError: if TensorFlow Datasets is not installed, or a file cannot be read, naming it.
-      ValueError: if what TFDS keeps about the files is missing or damaged.
+      ValueError: if the metadata of TFDS is missing or damaged.
     """
-    tfds = _tfds()
+    tfds = _import_tfds()
     try:
         info = tfds.builder_from_directory(folder / FOLDER / _VERSION).info
         lengths, shape = info.splits[split].shard_lengths, info.features["image"].shape
-    except Exception as error:  # TFDS has its own kinds
+    except Exception as error:  # TFDS raises several types
         raise ValueError(f"{folder / FOLDER}: {' '.join(str(error).split())}") from error
     starts = np.cumsum([0, *lengths])
     images = DiskImages(_RecordRows(folder.absolute(), split), (int(starts[-1]), *shape))
@@ -101,7 +101,7 @@ def open_split(folder: Path, split: str) -> DiskImages:
 
 
 @contextlib.contextmanager
-def _unwarned() -> Iterator[None]:
+def _without_warnings() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -122,7 +122,7 @@ def _png(image: np.ndarray) -> bytes:
 
 
 class _RecordRows:
-    """Reads the images of some rows, through a data source that each process opens for itself."""
+    """Reads images by row from a TFDS data source; each process opens its own."""
 
     def __init__(self, folder: Path, split: str):
         self.folder, self.split = folder, split
@@ -130,7 +130,7 @@ class _RecordRows:
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         if self._source is None:
-            tfds = _tfds()
+            tfds = _import_tfds()
             builder = tfds.builder_from_directory(self.folder / FOLDER / _VERSION)
             self._source = builder.as_data_source(self.split, decoders={"image": tfds.decode.SkipDecoding()})
         found = np.empty((len(rows), *self._source.dataset_info.features["image"].shape), np.uint8)
@@ -138,8 +138,8 @@ class _RecordRows:
             block = rows[start : start + _BLOCK].tolist()
             try:
                 self._read(block, found[start : start + _BLOCK])
-            except Exception as error:  # of array_record, of the example's encoding, or of its PNG
-                raise InputError(self._damage(block, error)) from error
+            except Exception as error:  # from array_record, the example's encoding or its PNG
+                raise InputError(self._describe_damage(block, error)) from error
         return found
 
     def _read(self, rows: list[int], into: np.ndarray) -> None:
@@ -147,8 +147,8 @@ class _RecordRows:
             with Image.open(io.BytesIO(example["image"])) as image:
                 into[place] = np.asarray(image).reshape(into.shape[1:])
 
-    def _damage(self, rows: list[int], error: Exception) -> str:
-        """Says in which of the files the first row is that cannot be read."""
+    def _describe_damage(self, rows: list[int], error: Exception) -> str:
+        """Returns an error message with the file of the first unreadable row."""
         split = self._source.dataset_info.splits[self.split]
         ends, unused = np.cumsum(split.shard_lengths), np.empty((1, *self._source.dataset_info.features["image"].shape))
         for row in rows:
@@ -156,19 +156,19 @@ class _RecordRows:
                 self._read([row], unused)
             except Exception as found:
                 path, what = split.filepaths[np.searchsorted(ends, row, side="right")], " ".join(str(found).split())
-                return f"cannot read image {row:,} from {path}; prepare it again. ({what})"
-        return f"cannot always read {self.split} images in {self.folder} ({error}); check the disk"
+                return f"cannot read image {row:,} from {path} ({what}); prepare the data set again"
+        return f"reading {self.split} images in {self.folder} failed once ({error}); check the disk"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _RecordRows, (self.folder, self.split)
 
 
-def _tfds() -> Any:
+def _import_tfds() -> Any:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise InputError(
-            f"data prepared with --array-record are read by TensorFlow Datasets, which is not here ({error}): "
-            "pip install 'ferjax[records]', which does without TensorFlow"
+            f"reading data prepared with --array-record requires TensorFlow Datasets ({error}): "
+            "pip install 'ferjax[records]'"
         ) from error
     return tfds

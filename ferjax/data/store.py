@@ -1,9 +1,9 @@
-"""How prepared data lies on disk: plain arrays and one manifest, written whole or not at all.
+"""Stores prepared data sets as arrays and a manifest; a data set is written atomically.
 
 DIR/NAME/manifest.json
-DIR/NAME/<split>/images.npy    uint8 (N, H, W, C); or in its place DIR/NAME/records, see `ferjax.data.records`
-DIR/NAME/<split>/labels.npy    int32 (N,), index into the manifest's class_names
-DIR/NAME/<split>/names.txt     one name a line
+DIR/NAME/<split>/images.npy    uint8 (N, H, W, C); DIR/NAME/records replaces it, see `ferjax.data.records`
+DIR/NAME/<split>/labels.npy    int32 (N,), index into class_names of the manifest
+DIR/NAME/<split>/names.txt     one name per line
 DIR/NAME/<split>/<column>.npy  (N, ...), such as votes, gender, twin_in_train
 """
 
@@ -25,7 +25,7 @@ from ferjax.data.on_disk import DiskImages
 from ferjax.errors import InputError
 
 SPLITS = ("train", "validation", "test")
-_READ_WHOLE = 1 << 30  # bytes of images that preparing and checking a set keep in memory
+_READ_WHOLE = 1 << 30  # bytes; larger splits stay on disk while a data set is prepared or checked
 
 Images = np.ndarray | DiskImages
 
@@ -34,9 +34,9 @@ class Split(NamedTuple):
     """One split.
 
     Attributes:
-      images: uint8 (N, H, W, C), in memory, or `DiskImages` that are read where they are indexed.
+      images: uint8 (N, H, W, C) in memory, or `DiskImages` that indexing reads.
       labels: int32 (N,), index into `FaceData.class_names`.
-      names: the file or row each image came from.
+      names: source file or row of each image.
       columns: further arrays (N, ...) by name.
     """
 
@@ -48,16 +48,16 @@ class Split(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FaceData:
-    """A prepared data set: the splits that were asked for, and what is known about all of them.
+    """A prepared data set: the loaded splits and the manifest.
 
     Attributes:
       name: name of the data set.
-      class_names: the label names, in the order of the label numbers.
+      class_names: class names, in the order of the labels.
       splits: the loaded splits by name.
-      mean: per channel over the training pixels, on the 0..1 scale.
-      std: per channel over the training pixels, on the 0..1 scale.
-      sha256: hash of every split's images, labels and columns.
-      manifest: the whole manifest.
+      mean: mean of the training pixels per channel, on the 0..1 scale.
+      std: standard deviation of the training pixels per channel, on the 0..1 scale.
+      sha256: hash of the images, labels and columns of all splits.
+      manifest: the manifest, see `ferjax.data.manifest`.
     """
 
     name: str
@@ -75,12 +75,12 @@ class FaceData:
         return height, width, channels
 
     def class_counts(self, split: str) -> np.ndarray:
-        """Returns int64 (C,): the number of images of each class in a loaded split."""
+        """Returns the number of images per class in a loaded split, int64 (C,)."""
         return np.bincount(self.splits[split].labels, minlength=len(self.class_names))
 
 
 def class_weights(counts: np.ndarray) -> np.ndarray:
-    """Returns w_c = N / (C * N_c) (Paraschiv 2026, eq. 1), float64 (C,).
+    """Returns the class weights w_c = N / (C * N_c), float64 (C,) (Paraschiv 2026, eq. 1).
 
     Args:
       counts: images per class (C,), each at least 1.
@@ -97,16 +97,16 @@ def class_weights(counts: np.ndarray) -> np.ndarray:
 
 
 def default_data_dir() -> Path:
-    """Returns $FERJAX_DATA, or else the folder ferjax in the user's cache folder."""
+    """Returns $FERJAX_DATA, or ~/.cache/ferjax (the XDG cache folder) if it is not set."""
     if given := os.environ.get("FERJAX_DATA"):
         return Path(given).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ferjax"
 
 
 class SplitWriter:
-    """Appends images to one split's folder, so that memory does not grow with the data set.
+    """Appends images to the folder of one split without keeping them in memory.
 
-    A context manager: the arrays are complete when the block ends well.
+    A context manager: the arrays are complete when the block ends without an exception.
     """
 
     def __init__(self, folder: Path, image_shape: tuple[int, int, int]):
@@ -122,9 +122,9 @@ class SplitWriter:
     def add(self, image: np.ndarray, label: int, name: str, columns: Mapping[str, Any]) -> None:
         """Appends one uint8 (H, W, C) image."""
         if image.dtype != np.uint8 or image.shape != self.image_shape:
-            raise ValueError(f"{name}: need uint8 {self.image_shape}, got {image.dtype} {image.shape}")
+            raise ValueError(f"{name}: expected uint8 {self.image_shape}, got {image.dtype} {image.shape}")
         if "\n" in name or "\r" in name:
-            raise InputError(f"{name!r}: a file name with a line break cannot be listed; rename the file")
+            raise InputError(f"the file name {name!r} contains a line break; rename the file")
         self._file.write(image.tobytes())
         self._labels.append(label)
         self._names.append(name)
@@ -146,14 +146,14 @@ class SplitWriter:
                 np.save(self.folder / f"{key}.npy", np.asarray(values))
 
     def _header(self, count: int) -> None:
-        # numpy leaves room for a longer first axis in the header, so that it can be written again in place.
+        # NumPy pads the header for a longer first axis, so it can be rewritten in place.
         shape = (count, *self.image_shape)
         self._file.seek(0)
         np.lib.format.write_array_header_1_0(self._file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 def read_split(folder: Path, *, resident_bytes: int = _READ_WHOLE) -> Split:
-    """Reads one split's folder; images that take more than `resident_bytes` stay on disk."""
+    """Reads the folder of one split; images of more than `resident_bytes` stay on disk."""
     in_records = (folder.parent / records.FOLDER).is_dir()
     found = records.open_split(folder.parent, folder.name) if in_records else on_disk.open_array(folder / "images.npy")
     images = found if found.nbytes > resident_bytes else found[:]
@@ -162,12 +162,12 @@ def read_split(folder: Path, *, resident_bytes: int = _READ_WHOLE) -> Split:
     split = Split(images, np.load(folder / "labels.npy"), names, columns)
     lengths = {len(images), len(split.labels), len(names), *(len(c) for c in columns.values())}
     if len(lengths) != 1:
-        raise ValueError(f"arrays of different lengths {sorted(lengths)} in {folder}")
+        raise ValueError(f"arrays in {folder} differ in length: {sorted(lengths)}")
     return split
 
 
 def use_records(folder: Path, class_names: Sequence[str], *, shards: int | None = None) -> None:
-    """Puts `ferjax.data.records` in the place of the arrays of images of a prepared set's folder."""
+    """Replaces the arrays of images in the folder of a prepared data set by `ferjax.data.records`."""
     splits = {s: read_split(folder / s, resident_bytes=0) for s in SPLITS if (folder / s).is_dir()}
     records.write(folder, splits, class_names, shards=shards)
     for split in splits:
@@ -175,12 +175,11 @@ def use_records(folder: Path, class_names: Sequence[str], *, shards: int | None 
 
 
 def resplit(folder: Path, parts: Mapping[str, np.ndarray]) -> None:
-    """Divides folder/train anew.
+    """Divides folder/train into new splits.
 
     Args:
-      folder: holds the split's folder.
-      parts: the indices of the training images that each split is to hold, in order; a training image
-        that is in none is removed. Only "train" may exist already.
+      folder: folder of the data set; of the splits in `parts`, only "train" may exist.
+      parts: indices of the training images for each split, in order. Images in no split are removed.
     """
     source = read_split(folder / "train")
     for name, indices in parts.items():
@@ -198,23 +197,23 @@ def resplit(folder: Path, parts: Mapping[str, np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def staging(data_dir: Path, name: str, *, keep_existing: bool = False) -> Iterator[Path]:
-    """Gives an empty folder that becomes data_dir/name if the block ends well, and vanishes otherwise.
+    """Yields an empty folder that replaces data_dir/name when the block ends without an exception.
 
-    Data prepared before stay in place until then.
+    Otherwise the folder is removed and data_dir/name does not change.
 
     Args:
       data_dir: folder of all data sets.
       name: name of the data set.
-      keep_existing: leave a data_dir/name that another process finished meanwhile.
+      keep_existing: keep a data_dir/name that another process has finished meanwhile.
 
     Raises:
-      InputError: if data_dir/name is no data set.
+      InputError: if data_dir/name exists and is not a data set.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
-    _tidy(data_dir, name)
+    _restore(data_dir, name)
     final = data_dir / name
     if final.exists() and not (final / "manifest.json").exists():
-        raise InputError(f"{final} is there and holds no data set: take another name, or remove it")
+        raise InputError(f"{final} exists and is not a prepared data set; use another name, or remove it")
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}.new-", dir=data_dir))
     temporary.chmod(0o755)
     try:
@@ -235,29 +234,29 @@ def _publish(temporary: Path, data_dir: Path, name: str, keep_existing: bool) ->
                 final.rename(previous)
             temporary.rename(final)
             break
-        except OSError:  # another process put its own data there, or the old ones back
+        except OSError:  # another process has published or restored its data
             if attempt == 4 or not temporary.exists():
                 raise
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _tidy(data_dir: Path, name: str) -> None:
-    """Puts back data that a kill between two renames left aside, and removes what old kills left."""
+def _restore(data_dir: Path, name: str) -> None:
+    """Restores data after a kill between the two renames of `_publish`, and removes abandoned folders."""
     final, previous = data_dir / name, data_dir / f".{name}.previous"
-    with contextlib.suppress(OSError):  # another process does the same, or the folder is read-only
+    with contextlib.suppress(OSError):  # another process restores them, or the folder is read-only
         if previous.exists() and not final.exists():
             previous.rename(final)
     folders.remove_abandoned(data_dir, f".{name}.new-*")
 
 
 def read_manifest(data_dir: Path, name: str) -> dict[str, Any] | None:
-    """Returns the manifest of data_dir/name, None if it was never prepared.
+    """Returns the manifest of data_dir/name, or None if it is not prepared.
 
     Raises:
       InputError: if the manifest is damaged.
     """
     if data_dir.is_dir():
-        _tidy(data_dir, name)
+        _restore(data_dir, name)
     path = data_dir / name / "manifest.json"
     if not path.is_file():
         return None

@@ -1,9 +1,8 @@
-"""Batches of images that are read while training, by grain, in processes of their own.
+"""Reads batches of images from disk during training, in worker processes of grain.
 
-One element of the pipeline is one batch, so that the order of the batches is the sampler's, whatever the number of
-workers. A batch crosses from a worker to the process that trains through a pipe. grain's default, a block of shared
-memory for each, costs the one that trains less (4 instead of 12 ms for 64 images of 224x224x3), but blocks that
-grain's threads still hold at the end are left behind with a warning, and containers have 64 MB of it.
+One element of the pipeline is one batch, so the order of the batches does not depend on the number of workers. Batches
+are sent through pipes. The default of grain is shared memory, which costs the training process less (4 instead of 12 ms
+for 64 images of 224x224x3), but leaks blocks that grain's threads hold at the end, and containers have 64 MB of it.
 """
 
 import contextlib
@@ -17,37 +16,37 @@ import numpy as np
 from ferjax.errors import InputError
 
 RowsOf = Callable[[int], np.ndarray]
-_AHEAD = 2  # batches that each worker, and each queue between it and the training, holds ready
+_PREFETCH = 2  # batches per worker and per queue
 
 
 def batches(images: Any, rows: RowsOf, first: int, last: int, *, workers: int) -> Iterator[np.ndarray]:
-    """Yields images[rows(first)], images[rows(first + 1)], …, images[rows(last - 1)], reading ahead.
+    """Yields images[rows(first)], images[rows(first + 1)], …, images[rows(last - 1)], with prefetch.
 
     Closing the iterator (a generator's `close`) ends the workers.
 
     Args:
-      images: what reads uint8 (n, H, W, C) for an array of n numbers, and can be sent to another process.
-      rows: step -> int (n,), called in the workers, to which it is sent.
-      first: the first step to read for.
-      last: the step before which to end.
-      workers: processes that read; 0 reads in a thread of this one.
+      images: picklable array; indexing with n integers reads uint8 (n, H, W, C).
+      rows: picklable function, step -> int (n,).
+      first: first step.
+      last: step after the last one.
+      workers: number of reading processes; 0 reads in a thread of this process.
 
     Raises:
-      InputError: if a file cannot be read, naming it; if grain is not installed; if a worker ended.
+      InputError: if a file cannot be read, grain is not installed, or a worker process died.
     """
     try:
         import grain
     except ImportError as error:
         raise InputError(
-            f"data larger than data.resident_bytes are read by grain, which is not here ({error}): "
-            "pip install 'ferjax[train]', or raise data.resident_bytes to keep the data in memory"
+            f"reading data larger than data.resident_bytes requires grain ({error}): "
+            "pip install 'ferjax[train]', or increase data.resident_bytes to keep the data in memory"
         ) from error
-    ready = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)
+    ready = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCH)
     pipeline = grain.MapDataset.source(_Steps(images, rows, first, last)).to_iter_dataset(ready)
     if workers:
         no_shared_memory = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
         pipeline = grain.experimental.WithOptionsIterDataset(pipeline, no_shared_memory)
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD)
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_PREFETCH)
         pipeline = pipeline.mp_prefetch(options)
     iterator = iter(pipeline)
     try:
@@ -61,7 +60,7 @@ def batches(images: Any, rows: RowsOf, first: int, last: int, *, workers: int) -
 
 
 class _Steps:
-    """What grain reads from: element i is the batch of step first + i, or what is wrong with it."""
+    """Data source of grain: element i is the batch of step first + i, or an error message."""
 
     def __init__(self, images: Any, rows: RowsOf, first: int, last: int):
         self.images, self.rows, self.first, self.last = images, rows, first, last
@@ -72,7 +71,7 @@ class _Steps:
     def __getitem__(self, index: int) -> np.ndarray | str:
         try:
             return self.images[self.rows(self.first + index)]
-        except InputError as error:  # as an element it reaches the user without a worker's traceback
+        except InputError as error:  # an exception would add the worker's traceback
             return str(error)
 
     def __repr__(self) -> str:
@@ -80,15 +79,15 @@ class _Steps:
 
 
 def _next(iterator: Iterator[Any]) -> np.ndarray | None:
-    """Returns the next batch, None after the last."""
+    """Returns the next batch, or None after the last."""
     try:
         found = next(iterator, None)
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):
             raise
         raise InputError(
-            f"a process that reads images ended ({' '.join(str(error).split())}): is there memory left? "
-            "Set data.workers=0 to read in the process that trains; the same command continues the run"
+            f"a worker process that reads images died, possibly out of memory ({' '.join(str(error).split())}). "
+            "Set data.workers=0 to read in the training process; the same command continues the run"
         ) from error
     if isinstance(found, str):
         raise InputError(found)
@@ -97,7 +96,7 @@ def _next(iterator: Iterator[Any]) -> np.ndarray | None:
 
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
-    """Hides the script that runs: a new process would import it again, with JAX and all, and needs none of it."""
+    """Hides the running script: a worker process would import it again, with JAX, and does not need it."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

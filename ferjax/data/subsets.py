@@ -1,4 +1,4 @@
-"""Subsets of a split by class: how many examples of each class, and which of them."""
+"""Selects subsets of a split by class."""
 
 from collections.abc import Callable
 
@@ -8,36 +8,36 @@ Pick = Callable[[np.ndarray, int], np.ndarray]
 
 
 def by_class(labels: np.ndarray, counts: np.ndarray, pick: Pick) -> np.ndarray:
-    """Returns the places of some examples of each class, in order.
+    """Returns the indices of a number of examples of each class, in ascending order.
 
     Args:
-      labels: int (N,), from 0.
-      counts: int (C,): how many examples of each class; all if there are fewer.
-      pick: (places of a class, how many) -> those that are taken: `first`, `spread` or `drawn(seed)`.
+      labels: int (N,), 0 or more.
+      counts: int (C,): number of examples per class; all if a class has fewer.
+      pick: (indices of a class, count) -> selected indices: `first`, `spread` or `drawn(seed)`.
     """
     return np.sort(np.concatenate([pick(np.flatnonzero(labels == c), count) for c, count in enumerate(counts)]))
 
 
-def first(places: np.ndarray, count: int) -> np.ndarray:
-    """Returns the first places."""
-    return places[:count]
+def first(indices: np.ndarray, count: int) -> np.ndarray:
+    """Returns the first `count` indices."""
+    return indices[:count]
 
 
-def spread(places: np.ndarray, count: int) -> np.ndarray:
-    """Returns places at even distances, so that nothing is drawn; `count` is at most their number."""
-    return places[np.arange(count) * len(places) // max(count, 1)]
+def spread(indices: np.ndarray, count: int) -> np.ndarray:
+    """Returns `count` evenly spaced indices; `count` is at most their number."""
+    return indices[np.arange(count) * len(indices) // max(count, 1)]
 
 
 def drawn(seed: int) -> Pick:
-    """Returns a function that draws places; each call continues one random sequence."""
+    """Returns a function that draws indices at random; successive calls continue one random sequence."""
     rng = np.random.default_rng(seed)
-    return lambda places, count: rng.permutation(places)[:count]
+    return lambda indices, count: rng.permutation(indices)[:count]
 
 
 def stratified(labels: np.ndarray, size: int) -> np.ndarray:
-    """Returns the places of `size` examples, in order, each class by its share of all; all if there are fewer.
+    """Returns the indices of `size` examples, ascending, with the class proportions of `labels`; all if N <= size.
 
-    Shares are rounded by largest remainders; within a class the examples are spread evenly.
+    Counts are rounded by largest remainders; within a class the examples are evenly spaced.
     """
     if len(labels) <= size:
         return np.arange(len(labels))
@@ -48,17 +48,17 @@ def stratified(labels: np.ndarray, size: int) -> np.ndarray:
 
 
 def balanced(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray:
-    """Returns the places of `size` examples, in order, drawn as equally many of each class as there are.
+    """Returns the indices of `size` random examples, ascending, with class counts as equal as possible.
 
     Args:
-      labels: int (N,), from 0.
-      size: number of examples; all if there are fewer.
-      seed: of the draw, which also says which classes give one more.
+      labels: int (N,), 0 or more.
+      size: number of examples; all if N <= size.
+      seed: random seed of the examples and of the classes that have one more.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels[order]
-    turn = np.empty(len(labels), np.int64)  # the how-manieth of its class each example is
+    rank = np.empty(len(labels), np.int64)  # rank of each example within its class
     for members in (np.flatnonzero(shuffled == c) for c in np.unique(labels)):
-        turn[members] = np.arange(len(members))
-    counts = np.bincount(shuffled[np.argsort(turn, kind="stable")[:size]])
+        rank[members] = np.arange(len(members))
+    counts = np.bincount(shuffled[np.argsort(rank, kind="stable")[:size]])
     return np.sort(order[by_class(shuffled, counts, first)])

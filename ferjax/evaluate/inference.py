@@ -32,7 +32,7 @@ def make_eval_step(
         inputs = augmentation.normalize(augmentation.to_float(images), mean=mean, std=std)
         return apply_fn(variables, inputs, train=False).astype(jnp.float32)
 
-    return jax.jit(step) if mesh is None else jax.jit(step, out_shardings=devices.whole(mesh))
+    return jax.jit(step) if mesh is None else jax.jit(step, out_shardings=devices.replicated_sharding(mesh))
 
 
 def predict(
@@ -62,7 +62,9 @@ def predict(
     for start in cli.progress(range(0, count, size), what="scoring"):
         batch = np.asarray(images[start : start + size])
         batch = np.pad(batch, [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1))
-        logits.append(eval_step(variables, jnp.asarray(batch) if mesh is None else devices.spread_rows(batch, mesh)))
+        logits.append(
+            eval_step(variables, jnp.asarray(batch) if mesh is None else devices.shard_full_batch(batch, mesh))
+        )
     return np.concatenate([np.asarray(l) for l in logits])[:count]
 
 

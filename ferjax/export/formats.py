@@ -136,9 +136,11 @@ def choose(
         for name in wanted or ():
             if name not in known:
                 raise errors.unknown(kind, name, known)
+    suitable = _suitable(spec)
     for name in quantizations_wanted or ():
-        _check_training(spec, name)
-    own, table = family(spec), [row for row in FORMATS if _matches_training(spec, row.quantization)]
+        if name not in suitable:
+            raise _unsuitable(spec, name)
+    own, table = family(spec), [row for row in FORMATS if row.quantization in suitable]
     rows: list[Format] = []
     for row in table:
         asked = row.format in (formats_wanted or list_formats())
@@ -159,21 +161,20 @@ def choose(
     return rows
 
 
-def _matches_training(spec: ModelSpec, quantization: str) -> bool:
+def _suitable(spec: ModelSpec) -> list[str]:
+    """Returns the quantizations that a network suits: the one it was trained for, or all that start from floats."""
     if trained.weight_bits(spec):
-        return quantization == spec.quantization
-    return quantization not in trained.TRAINED
+        return [spec.quantization]
+    return [name for name in list_quantizations() if name not in trained.TRAINED]
 
 
-def _check_training(spec: ModelSpec, quantization: str) -> None:
-    if _matches_training(spec, quantization):
-        return
+def _unsuitable(spec: ModelSpec, quantization: str) -> errors.InputError:
     if bits := trained.weight_bits(spec):
-        raise errors.InputError(
+        return errors.InputError(
             f"--quantization {quantization}: the network has {bits}-bit weights; accepted: {spec.quantization}"
         )
     bits = trained.TRAINED[quantization]
-    raise errors.InputError(
+    return errors.InputError(
         f"--quantization {quantization} requires a network with {bits}-bit weights: train with "
         f"--config.quant.bits={bits} or run ferjax compress --bits {bits}"
     )

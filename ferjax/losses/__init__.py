@@ -1,7 +1,7 @@
-"""Losses: one value per example, targets as probabilities, hyper-parameters by keyword.
+"""Defines the losses: one value per example, hyperparameters as keywords.
 
-Targets are (N, C) probabilities, so that plain labels (one-hot), votes of several annotators and mixed images
-all take the same path. The caller takes the mean over the batch.
+Targets are probabilities (N, C): one-hot labels, votes of several annotators, or targets of mixed images. The caller
+takes the mean over the batch.
 """
 
 from ferjax.losses.classification import cross_entropy, focal, smooth_targets

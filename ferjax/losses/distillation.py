@@ -1,7 +1,7 @@
-"""Losses against a teacher: its logits, its decision, its attention.
+"""Defines the distillation losses: soft targets, hard labels and attention maps of a teacher.
 
-Teachers come as logits of the same images, in the same order of classes; several teachers as the logarithm of their
-mean probabilities or the mean of their logits. No gradient flows into them.
+Teacher logits are of the same images and the same order of classes. For several teachers, they are the logarithm of the
+mean probabilities or the mean of the logits. Gradients do not reach the teacher.
 """
 
 import jax
@@ -13,13 +13,13 @@ from ferjax.losses.classification import cross_entropy, same_rows
 
 
 def divergence(logits: jax.Array, teacher_logits: jax.Array, *, temperature: float = 1.0) -> jax.Array:
-    """Kullback-Leibler divergence KL(teacher ‖ student) of the softmaxes at temperature T (Hinton et al. 2015).
+    """Returns KL(teacher ‖ student) of the softmaxes at temperature T (Hinton et al. 2015).
 
-    Not multiplied by T². As T grows, T² · KL tends to Σ_c (z_c − t_c)² / (2C) of logits whose mean is taken off.
+    The value is not multiplied by T². For large T, T² · KL tends to Σ_c (z_c − t_c)² / (2C) of the centered logits.
 
     Args:
-      logits: (N, C) of the student, any floating type; computed in float32 or wider.
-      teacher_logits: (N, C).
+      logits: student logits (N, C), any floating type; computed in float32 or wider.
+      teacher_logits: teacher logits (N, C).
       temperature: T, greater than 0.
 
     Returns:
@@ -30,7 +30,7 @@ def divergence(logits: jax.Array, teacher_logits: jax.Array, *, temperature: flo
     """
     _check_temperature(temperature)
     logits, teacher_logits = same_rows("divergence", logits, teacher_logits)
-    student, teacher = _softened(logits, teacher_logits, temperature)
+    student, teacher = _log_probabilities(logits, teacher_logits, temperature)
     return _kl(teacher, student)
 
 
@@ -44,25 +44,25 @@ def distillation(
     label_smoothing: float = 0.0,
     class_weights: jax.Array | None = None,
 ) -> jax.Array:
-    """Distillation as two of the papers write it: (1 − α) · CE + α · T² · KL(teacher ‖ student).
+    """Returns the distillation loss (1 − α) · CE + α · T² · KL(teacher ‖ student).
 
-    Qin 2025, eq. 2 and 4 (T is τ there), and MicroExpNet (Rejina 2026), eq. 1, whose α and T are the defaults. The
-    divergence is between the softmaxes at T, the cross-entropy at temperature 1.
+    See Qin 2025, eq. 2 and 4 (T is τ there), and MicroExpNet (Rejina 2026), eq. 1, whose α and T are the defaults. The
+    divergence uses temperature T, the cross-entropy temperature 1.
 
     Args:
-      logits: (N, C) of the student.
+      logits: student logits (N, C).
       targets: (N, C) probabilities.
-      teacher_logits: (N, C).
-      alpha: α in [0, 1]; 0 is `cross_entropy`, 1 needs no labels.
+      teacher_logits: teacher logits (N, C).
+      alpha: α in [0, 1]; 0 is `cross_entropy`, 1 does not use the labels.
       temperature: T, greater than 0.
-      label_smoothing: of the cross-entropy.
-      class_weights: of the cross-entropy.
+      label_smoothing: label smoothing of the cross-entropy.
+      class_weights: class weights of the cross-entropy.
 
     Returns:
       (N,) losses, float32 (float64 for float64 logits).
 
     Raises:
-      InputError: if the shapes do not fit, α is outside [0, 1] or T is not positive.
+      InputError: if the shapes do not match, α is outside [0, 1] or T is not positive.
     """
     _check_alpha(alpha)
     soft = temperature**2 * divergence(logits, teacher_logits, temperature=temperature)
@@ -79,28 +79,28 @@ def hard_distillation(
     label_smoothing: float = 0.0,
     class_weights: jax.Array | None = None,
 ) -> jax.Array:
-    """Hard distillation: (1 − α) · CE(target) + α · CE(the teacher's decision) (Touvron et al. 2021, eq. 3).
+    """Returns the hard distillation loss (1 − α) · CE(target) + α · CE(teacher's class) (Touvron et al. 2021, eq. 3).
 
     Args:
-      logits: (N, C) of the student.
+      logits: student logits (N, C).
       targets: (N, C) probabilities.
-      teacher_logits: (N, C); the largest one is the decision.
-      alpha: α in [0, 1]; the paper's is 1/2. With a distillation token it is 0 for the class token's head and 1 for
-        the other.
-      label_smoothing: of the first term; the paper does not smooth what the teacher says.
-      class_weights: of both terms.
+      teacher_logits: teacher logits (N, C); the argmax is the class of the teacher.
+      alpha: α in [0, 1]; 1/2 in the paper. With a distillation token, use 0 for the head of the class token and 1 for
+        the head of the distillation token.
+      label_smoothing: smoothing of the targets; the paper does not smooth the teacher's class.
+      class_weights: class weights of both terms.
 
     Returns:
       (N,) losses, float32 (float64 for float64 logits).
 
     Raises:
-      InputError: if the shapes do not fit or α is outside [0, 1].
+      InputError: if the shapes do not match or α is outside [0, 1].
     """
     _check_alpha(alpha)
     logits, teacher_logits = same_rows("hard_distillation", logits, teacher_logits)
     decision = jax.nn.one_hot(teacher_logits.argmax(-1), logits.shape[-1], dtype=logits.dtype)
-    labelled = cross_entropy(logits, targets, label_smoothing=label_smoothing, class_weights=class_weights)
-    return (1.0 - alpha) * labelled + alpha * cross_entropy(logits, decision, class_weights=class_weights)
+    labeled = cross_entropy(logits, targets, label_smoothing=label_smoothing, class_weights=class_weights)
+    return (1.0 - alpha) * labeled + alpha * cross_entropy(logits, decision, class_weights=class_weights)
 
 
 def decoupled_distillation(
@@ -114,23 +114,23 @@ def decoupled_distillation(
     label_smoothing: float = 0.0,
     class_weights: jax.Array | None = None,
 ) -> jax.Array:
-    """Cross-entropy plus T² times `decoupled_divergence` (Zhao et al. 2022, "Decoupled Knowledge Distillation").
+    """Returns cross-entropy plus T² · `decoupled_divergence` (Zhao et al. 2022, "Decoupled Knowledge Distillation").
 
     Args:
-      logits: (N, C) of the student.
+      logits: student logits (N, C).
       targets: (N, C) probabilities.
-      teacher_logits: (N, C).
+      teacher_logits: teacher logits (N, C).
       alpha: see `decoupled_divergence`.
       beta: see `decoupled_divergence`.
-      temperature: T, greater than 0; the paper's is 4.
-      label_smoothing: of the cross-entropy.
-      class_weights: of the cross-entropy.
+      temperature: T, greater than 0; 4 in the paper.
+      label_smoothing: label smoothing of the cross-entropy.
+      class_weights: class weights of the cross-entropy.
 
     Returns:
       (N,) losses, float32 (float64 for float64 logits).
 
     Raises:
-      InputError: if the shapes do not fit, α or β is negative or T is not positive.
+      InputError: if the shapes do not match, α or β is negative or T is not positive.
     """
     parts = decoupled_divergence(logits, targets, teacher_logits, alpha=alpha, beta=beta, temperature=temperature)
     hard = cross_entropy(logits, targets, label_smoothing=label_smoothing, class_weights=class_weights)
@@ -146,36 +146,36 @@ def decoupled_divergence(
     beta: float = 8.0,
     temperature: float = 4.0,
 ) -> jax.Array:
-    """α · TCKD + β · NCKD (Zhao et al. 2022, eq. 7), its two parts of KL(teacher ‖ student) weighed apart.
+    """Returns α · TCKD + β · NCKD (Zhao et al. 2022, eq. 7), the two parts of KL(teacher ‖ student) with own weights.
 
-    TCKD compares how sure both are of the target class, NCKD how they share out the rest among the other classes.
-    KL = TCKD + (1 − p_target of the teacher) · NCKD (eq. 5): α = 1 with that β is `divergence` again. Soft targets give
-    the mean, under the targets, of the values for each class as the target.
+    TCKD is the divergence of the binary distributions (target class, all others), NCKD the divergence of the
+    distributions over the other classes. KL = TCKD + (1 − p_target of the teacher) · NCKD (eq. 5), so α = 1 with that β
+    is `divergence`. For soft targets, the value is the mean over the classes as target, weighted by the targets.
 
     Args:
-      logits: (N, C) of the student, C at least 2.
+      logits: student logits (N, C), C at least 2.
       targets: (N, C) probabilities.
-      teacher_logits: (N, C).
-      alpha: α, 0 or more; the paper's is 1.
-      beta: β, 0 or more; the paper's are 1 to 8.
+      teacher_logits: teacher logits (N, C).
+      alpha: α, 0 or more; 1 in the paper.
+      beta: β, 0 or more; 1 to 8 in the paper.
       temperature: T, greater than 0.
 
     Returns:
-      (N,) values in nats, float32 (float64 for float64 logits); time and memory N · C².
+      (N,) values in nats, float32 (float64 for float64 logits). Time and memory are O(N · C²).
 
     Raises:
-      InputError: if the shapes do not fit, α or β is negative or T is not positive.
+      InputError: if the shapes do not match, α or β is negative or T is not positive.
     """
     _check_temperature(temperature)
     for name, value in (("alpha", alpha), ("beta", beta)):
         if not 0.0 <= value < float("inf"):
-            raise InputError(f"decoupled distillation needs {name} of 0 or more, got {value!r}")
+            raise InputError(f"decoupled distillation requires {name} of 0 or more, got {value!r}")
     logits, targets, teacher_logits = same_rows("decoupled_divergence", logits, targets, teacher_logits)
-    student, teacher = _softened(logits, teacher_logits, temperature)
+    student, teacher = _log_probabilities(logits, teacher_logits, temperature)
     count = logits.shape[-1]
     if count < 2:
-        raise InputError(f"decoupled distillation needs two or more classes, got logits of shape {logits.shape}")
-    # Row c lists the classes other than c: taken from the logarithms, so that a teacher sure of c loses no digits.
+        raise InputError(f"decoupled distillation requires two or more classes, got logits of shape {logits.shape}")
+    # Row c lists the classes other than c. Log space keeps precision if the teacher's probability of c rounds to 1.
     others = np.array([[o for o in range(count) if o != c] for c in range(count)])
     shares = [jax.nn.log_softmax(x[:, others]) for x in (teacher, student)]
     rests = [jax.nn.logsumexp(x[:, others], axis=-1) for x in (teacher, student)]
@@ -184,30 +184,30 @@ def decoupled_divergence(
 
 
 def attention_transfer(features: jax.Array, teacher_features: jax.Array) -> jax.Array:
-    """Distance between where student and teacher look (Zagoruyko & Komodakis 2017, section 3.1).
+    """Returns the squared distance of the attention maps of student and teacher (Zagoruyko & Komodakis 2017, sec. 3.1).
 
-    The attention map is the mean of the squared channels, scaled to norm 1, so that networks of any width compare and
-    no layer has to be learned between them. The loss is the norm of the difference in eq. 2, squared, so that it has
-    a gradient where both agree; the authors' code divides it by the number of positions, and so weighs it with 500.
+    The attention map is the mean of the squared channels, scaled to norm 1, so the numbers of channels may differ. The
+    loss is the squared norm of the difference in eq. 2, which is differentiable where both agree. The authors' code
+    divides it by the number of positions and uses a weight of 500.
 
     Args:
-      features: (N, H, W, C), or tokens (N, T, C), of the student.
-      teacher_features: (N, H', W', C') or (N, T, C'); a map of another size is resized to the student's, bilinearly
-        and antialiased.
+      features: student features, maps (N, H, W, C) or tokens (N, T, C).
+      teacher_features: (N, H', W', C') or (N, T, C'); a map of another size is resized to that of the student by
+        bilinear interpolation with antialiasing.
 
     Returns:
       (N,) losses in 0..2, float32 (float64 for float64 features).
 
     Raises:
-      InputError: for other shapes, or tokens that differ in number.
+      InputError: for other shapes, or different numbers of tokens.
     """
     shapes = features.shape, teacher_features.shape
     maps = len(shapes[0]) == len(shapes[1]) == 4
     tokens = len(shapes[0]) == len(shapes[1]) == 3 and shapes[0][1] == shapes[1][1]
     if not (maps or tokens) or shapes[0][0] != shapes[1][0]:
         raise InputError(
-            f"attention_transfer needs two maps (N, H, W, C) or as many tokens (N, T, C), got {shapes[0]} and "
-            f"{shapes[1]}: choose intermediates that fit"
+            f"attention_transfer requires two maps (N, H, W, C) or equal numbers of tokens (N, T, C), got {shapes[0]} "
+            f"and {shapes[1]}: choose other intermediates"
         )
     dtype = jnp.float64 if features.dtype == jnp.float64 else jnp.float32
     student = jnp.mean(jnp.square(features.astype(dtype)), axis=-1)
@@ -219,14 +219,14 @@ def attention_transfer(features: jax.Array, teacher_features: jax.Array) -> jax.
 
 
 def _unit(maps: jax.Array) -> jax.Array:
-    """Returns maps (N, ...) as rows (N, positions) of norm 1; a map of zeros stays zero."""
+    """Returns maps (N, ...) as rows (N, positions) of norm 1; a map of zeros remains zero."""
     rows = maps.reshape(len(maps), -1)
     square = jnp.sum(jnp.square(rows), axis=-1, keepdims=True)
     return rows * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
-def _softened(logits: jax.Array, teacher_logits: jax.Array, temperature: float) -> tuple[jax.Array, jax.Array]:
-    """Returns the logarithms of both softmaxes at a temperature, student first."""
+def _log_probabilities(logits: jax.Array, teacher_logits: jax.Array, temperature: float) -> tuple[jax.Array, jax.Array]:
+    """Returns the log-softmax of student and teacher at a temperature."""
     teacher = jax.lax.stop_gradient(teacher_logits)
     return jax.nn.log_softmax(logits / temperature), jax.nn.log_softmax(teacher / temperature)
 
@@ -237,9 +237,9 @@ def _kl(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
 
 def _check_temperature(temperature: float) -> None:
     if not 0.0 < temperature < float("inf"):
-        raise InputError(f"the temperature must be greater than 0, got {temperature!r}; the papers use 4")
+        raise InputError(f"temperature must be greater than 0, got {temperature!r}; the papers use 4")
 
 
 def _check_alpha(alpha: float) -> None:
     if not 0.0 <= alpha <= 1.0:
-        raise InputError(f"alpha must be in [0, 1], got {alpha!r}; 0 is cross-entropy alone, 1 the teacher alone")
+        raise InputError(f"alpha must be in [0, 1], got {alpha!r}; 0 is cross-entropy only, 1 the teacher only")

@@ -1,4 +1,4 @@
-"""The networks by name: `create`, `list_models`, `default_input_shape`; what export and explanation ask of them."""
+"""Creates networks by name and returns their properties."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -10,7 +10,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ferjax.errors import unknown
-from ferjax.models import arguments, baseline, cpu, deit, mobilenet, operations, resemotenet, resnet, xception
+from ferjax.models import (
+    arguments,
+    baseline,
+    cpu,
+    deit,
+    efficientnet,
+    mobilenet,
+    operations,
+    resemotenet,
+    resnet,
+    xception,
+)
 
 __all__ = [
     "CONVOLUTIONAL",
@@ -30,7 +41,7 @@ __all__ = [
 
 
 OUTPUTS = r"^head\w*/(out|conv)/"  # regular expression over parameter paths: the layers whose channels are classes
-# What the operators of a network allow integers to do, see `ferjax.export.FORMATS`.
+# Decides the quantizations that a network can be exported in, see `ferjax.export.formats`.
 FAMILIES = CONVOLUTIONAL, SWISH, TRANSFORMER = "convolutional", "hard-swish", "transformer"
 
 
@@ -50,6 +61,7 @@ _MODELS: dict[str, _Entry] = {
     "deit_tiny_distilled": _Entry(deit.DeiTTinyDistilled, (224, 224, 3), TRANSFORMER),
     "deit_attention_free": _Entry(deit.AttentionFreeDeiT, (224, 224, 3), TRANSFORMER),
     "mobilenetv3_small": _Entry(mobilenet.MobileNetV3Small, (224, 224, 3), SWISH),
+    "efficientnet_lite0": _Entry(efficientnet.EfficientNetLite0, (224, 224, 3)),
     "microexpnet": _Entry(mobilenet.MicroExpNet, (48, 48, 1), SWISH),
     "mini_xception": _Entry(xception.MiniXception, (48, 48, 1)),
     "resemotenet": _Entry(resemotenet.ResEmoteNet, (64, 64, 3)),
@@ -59,24 +71,20 @@ _MODELS: dict[str, _Entry] = {
 
 
 def create(name: str, *, num_classes: int = 7, dtype: Any = jnp.float32, **kwargs: Any) -> nn.Module:
-    """Returns the network of a name, without parameters.
+    """Returns a network without parameters.
 
-    `module.init(key, x, train=False)` makes the collections "params" and (where the network normalizes
-    over the batch) "batch_stats"; `module.apply(variables, x, train=False)` returns logits. Training
-    needs `rngs={"dropout": key}` and `mutable=["batch_stats"]`. Images are float (N, H, W, C); the
-    number of channels, one or three, is taken from the images.
+    `module.init(key, x, train=False)` creates the collection "params" and, for networks with batch normalization,
+    "batch_stats". `module.apply(variables, x, train=False)` returns logits. Training needs `rngs={"dropout": key}`
+    and `mutable=["batch_stats"]`. Images are float (N, H, W, C) with one or three channels.
 
     Args:
       name: one of `list_models()`.
       num_classes: number of logits.
-      dtype: of the computation; parameters and logits stay float32.
-      **kwargs: fields of the network's module, as plain JSON values.
-
-    Returns:
-      The module.
+      dtype: computation dtype; parameters and logits stay float32.
+      **kwargs: fields of the module, as JSON values.
 
     Raises:
-      InputError: if the name or an argument is unknown, or an argument is nothing that its field takes.
+      InputError: for an unknown name or argument, or a value of the wrong type or range.
     """
     make = _entry(name).make
     cls: Any = make.func if isinstance(make, partial) else make
@@ -96,45 +104,38 @@ def list_models() -> list[str]:
 
 
 def default_input_shape(name: str) -> tuple[int, int, int]:
-    """Returns (height, width, channels) of the images that a network is described with.
-
-    Raises:
-      InputError: if the name is unknown.
-    """
+    """Returns the default (height, width, channels) of a network's images."""
     return _entry(name).input_shape
 
 
 def family(name: str, arguments: Mapping[str, Any]) -> str:
-    """Returns which of FAMILIES a network belongs to: with `act` other than hard-swish, a mobile one is convolutional.
+    """Returns the network's family, one of FAMILIES.
+
+    A hard-swish network whose argument `act` is another activation is convolutional.
 
     Args:
       name: one of `list_models()`.
-      arguments: of `create`.
-
-    Raises:
-      InputError: if the name is unknown.
+      arguments: keyword arguments of `create`.
     """
     own = _entry(name).family
     return CONVOLUTIONAL if own == SWISH and arguments.get("act", "hard_swish") != "hard_swish" else own
 
 
 def for_export(module: nn.Module) -> nn.Module:
-    """Returns the network built from operators that every runtime has one for.
+    """Returns the same network with depthwise convolutions as single operators, for export and for counting MACs.
 
-    On CPUs a depthwise convolution trains and evaluates as shifts and multiplications; in a file, and where
-    operations are counted, it has to be a convolution. Parameters and outputs are the same.
+    On CPUs they run as shifts and multiplications otherwise. Parameters and outputs are the same.
     """
     return module.clone(depthwise="conv") if hasattr(module, "depthwise") else module
 
 
 def compiler_options(module: nn.Module) -> dict[str, bool | int]:
-    """Returns XLA's options with which to compile a train step of this network, {} for its defaults.
+    """Returns the XLA options for a train step of this network, {} for the defaults.
 
-    XLA on CPUs has two code generators. Of a network whose depthwise convolutions are shifts and multiplications, a
-    thousand small loops, the older one, with fewer of LLVM's passes, makes faster steps in less time; what is mostly
-    matrix products runs as fast with either, and a transformer compiles more slowly with the older one. Folded
-    networks, which round, take fewer passes too, but the default generator: mini-Xception's step takes 161 ms for 211,
-    MicroExpNet's 96 for 128.
+    XLA's CPU backend has two code generators. Depthwise convolutions as shifts compile to about a thousand small
+    loops; the older generator with fewer LLVM passes compiles them sooner and to faster code. Other networks run as
+    fast with either, and transformers compile more slowly with the older one. Folded networks, which round, use fewer
+    passes and the default generator: mini-Xception's step takes 161 ms instead of 211, MicroExpNet's 96 instead of 128.
     """
     shifts = operations.depthwise(getattr(module, "depthwise", "conv")) is operations.CPU.depthwise
     if not (cpu.wanted() and shifts):
@@ -144,17 +145,17 @@ def compiler_options(module: nn.Module) -> dict[str, bool | int]:
 
 
 def teacher_heads(module: nn.Module) -> tuple[str, ...]:
-    """Returns the intermediates that are logits for the labels and for the teacher; () where one head serves both."""
+    """Returns the names of the two intermediate logits (labels, teacher), () for networks with one head."""
     return deit.TEACHER_HEADS if getattr(module, "distilled", False) else ()
 
 
 def feature_map(module: nn.Module, features: jax.Array, image_shape: tuple[int, ...]) -> jax.Array:
-    """Returns the intermediate `features` as a map over the image, (N, rows, columns, C).
+    """Returns the intermediate `features` as a feature map (N, rows, columns, C).
 
     Args:
-      module: the network that made them.
-      features: a feature map, or a token sequence (N, T, C); tokens that stand for no patch are dropped.
-      image_shape: (height, width, channels) of the network's input.
+      module: the network.
+      features: a feature map, or tokens (N, T, C), whose prefix tokens are dropped.
+      image_shape: (height, width, channels).
     """
     if features.ndim == 4:
         return features
@@ -171,5 +172,5 @@ def _entry(name: str) -> _Entry:
 
 
 def _tuples(value: Any) -> Any:
-    """JSON has lists where a module needs tuples."""
+    """Converts JSON lists to tuples."""
     return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Activations by name."""
+"""Provides the activations by name."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +24,7 @@ def gelu_tanh(x: jax.Array) -> jax.Array:
     return nn.gelu(x, approximate=True)
 
 
-# Marked as one operation, so that TFLite and ONNX keep it as one: written out, erf becomes dozens.
+# A composite, so that TFLite and ONNX files hold one operator: erf alone becomes dozens of them.
 _marked_gelu = jax.lax.composite(
     lambda x, approximate: nn.gelu(x, approximate=False),
     name="aten.gelu.default",
@@ -33,7 +33,7 @@ _marked_gelu = jax.lax.composite(
 
 @jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
-    """Returns x * P(X <= x) for X ~ N(0, 1) (Hendrycks and Gimpel 2016), exactly, as pretrained transformers need."""
+    """Returns the exact GELU, which pretrained transformers need (Hendrycks and Gimpel 2016)."""
     return _marked_gelu(x, approximate="none")
 
 
@@ -55,11 +55,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
-    """Returns the activation of a name in `ACTIVATIONS`.
-
-    Raises:
-      InputError: if there is no such activation.
-    """
+    """Returns the activation with a name in `ACTIVATIONS`; raises InputError for an unknown name."""
     if name not in ACTIVATIONS:
         raise unknown("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]

@@ -1,4 +1,4 @@
-"""A network's arguments, as a configuration gives them, against what the fields of its module take."""
+"""Checks the arguments of a network against the fields of its module."""
 
 import dataclasses
 import numbers
@@ -10,16 +10,15 @@ from ferjax.errors import InputError
 
 
 def check(name: str, field: dataclasses.Field[Any], value: Any, *, default: Any) -> None:
-    """Checks that a field takes a value.
+    """Raises InputError if a value does not have the type or range of a field.
+
+    Integers must be 1 or more, or 0 or more where the field's default is 0. Dropout rates must be in [0, 1).
 
     Args:
-      name: of the network, for the message.
-      field: annotated with int, float, bool, str, tuples of them, or Any; what is dropped out is a share in [0, 1).
-      value: lists as tuples. Whole numbers are 1 or more, or 0 where that is the field's default, for none.
-      default: of the network, an example.
-
-    Raises:
-      InputError: if it does not, saying what it takes.
+      name: name of the network, for the message.
+      field: field annotated with int, float, bool, str, tuples of them, or Any.
+      value: the value, with tuples in place of lists.
+      default: the network's default, given in the message as an example.
     """
     least = 0 if field.default == 0 else 1
     if not _fits(value, field.type, least):
@@ -31,7 +30,7 @@ def check(name: str, field: dataclasses.Field[Any], value: Any, *, default: Any)
 
 
 def is_whole(value: Any, least: int = 1) -> bool:
-    """Returns whether a value is a whole number of this or more."""
+    """Returns whether a value is an integer of at least `least`."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least
 
 
@@ -51,7 +50,7 @@ def _fits(value: Any, kind: Any, least: int) -> bool:
 
 def _words(kind: Any, least: int) -> str:
     whole = f"of {least} or more"
-    one = {int: f"a whole number {whole}", float: "a number", bool: "True or False", str: "text"}
+    one = {int: f"a whole number {whole}", float: "a number", bool: "True or False", str: "a string"}
     if kind in one:
         return one[kind]
     item, *rest = typing.get_args(kind)

@@ -1,4 +1,4 @@
-"""The plain convolutional networks that the papers compare with."""
+"""Defines the plain convolutional networks that serve as baselines in the papers."""
 
 from functools import partial
 from typing import Any
@@ -12,18 +12,18 @@ from ferjax.models.layers import ConvNormAct, Head, global_average_pool, max_poo
 
 
 class BaselineCNN(nn.Module):
-    """3x3 convolutions, each normalized, rectified and max-pooled by two; the mean over the map; a linear head.
+    """3x3 convolutions, each with normalization, ReLU and 2x2 max pooling; global average pooling; a linear head.
 
     Named intermediates: `stage1`, `stage2`, …, `features`, `embedding`.
 
     Attributes:
       num_classes: number of logits.
       widths: channels of each convolution.
-      bare_last: the last convolution has neither normalization, activation nor pooling.
-      bias: convolutions have a bias beside their normalization.
-      head_dropout: rate before the head.
+      bare_last: whether the last convolution has no normalization, activation and pooling.
+      bias: whether convolutions have a bias before their normalization.
+      head_dropout: dropout rate before the head.
       folded: see `ConvNormAct`.
-      dtype: of the computation; parameters stay float32.
+      dtype: computation dtype; parameters stay float32.
     """
 
     num_classes: int = 7
@@ -37,7 +37,7 @@ class BaselineCNN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps images (N, H, W, 1 or 3) to float32 logits (N, num_classes)."""
-        x = x.astype(self.dtype)
+        x, size = x.astype(self.dtype), x.shape[1:3]
         conv = partial(ConvNormAct, bias=self.bias, folded=self.folded, dtype=self.dtype)
         for i, width in enumerate(self.widths, 1):
             bare = self.bare_last and i == len(self.widths)
@@ -45,7 +45,7 @@ class BaselineCNN(nn.Module):
             if not bare:
                 if min(x.shape[1:3]) < 2:
                     least = 2 ** (len(self.widths) - self.bare_last)
-                    raise InputError(f"{len(self.widths)} layers need images of {least} pixels or more a side")
+                    raise InputError(f"images must be at least {least}x{least} pixels, got {size[0]}x{size[1]}")
                 x = max_pool(x, window=2)
             x = tap(self, f"stage{i}", x)
         x = tap(self, "features", x)
@@ -53,7 +53,7 @@ class BaselineCNN(nn.Module):
         return Head(self.num_classes, dropout=(self.head_dropout,), dtype=self.dtype, name="head")(x, train)
 
 
-# Qin names five convolutions, max-pool, normalization, dropout and one linear layer; the widths are ours.
+# Qin: five convolutions, max pooling, normalization, dropout, one linear layer. Qin does not give the widths.
 BaselineCNN5 = BaselineCNN
-# Paraschiv's experiment 1, read literally: nothing stands between its third convolution and the mean.
+# Paraschiv, experiment 1: average pooling follows the third convolution directly.
 BaselineCNN3 = partial(BaselineCNN, widths=(32, 64, 128), bare_last=True, bias=True, head_dropout=0.0)

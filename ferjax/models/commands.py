@@ -1,4 +1,4 @@
-"""`ferjax networks`: what networks there are, and what they cost."""
+"""Lists the networks and their cost: the command `ferjax networks`."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ _COLUMNS = "{:<20} {:>11} {:>12} {:>11} {:>9} {:>12}"
 def main(argv: Sequence[str]) -> None:
     """Prints one line per network: name, input, parameters, statistics, MACs, size in float32."""
     parser = cli.parser("networks", main.__doc__)
-    parser.add_argument("name", nargs="*", help="networks to list; all if none is given")
+    parser.add_argument("name", nargs="*", help="networks to list (default: all)")
     parser.add_argument("--classes", type=int, default=7, help="number of classes (default: 7)")
     args = parser.parse_args(argv)
     rows = [_row(name, args.classes) for name in args.name or models.list_models()]
@@ -35,5 +35,5 @@ def _row(name: str, classes: int) -> str:
 
 
 def _short(count: int) -> str:
-    """A count in millions or, from a thousand millions on, in thousands of millions."""
+    """Formats a count in millions (M) or billions (G)."""
     return f"{count / 1e9:.2f} G" if count >= 1e9 else f"{count / 1e6:.2f} M"

@@ -1,4 +1,4 @@
-"""What a network costs: its numbers, and the multiplications of one image."""
+"""Counts the parameters of a network and its multiply-accumulate operations (MACs)."""
 
 import math
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
 class Cost(NamedTuple):
-    """Size and work of a network.
+    """Cost of a network.
 
     Attributes:
-      parameters: trainable numbers.
-      statistics: running averages of the normalizations, which a file stores too.
-      macs: multiply-accumulate operations of convolutions and matrix products for one image.
+      parameters: number of trainable values.
+      statistics: number of running statistics, which files store too.
+      macs: multiply-accumulate operations in convolutions and matrix products for one image.
     """
 
     parameters: int
@@ -30,10 +30,10 @@ class Cost(NamedTuple):
 
 
 def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
-    """Returns the cost of a network for images of a shape, without computing anything.
+    """Returns the cost of a network without running it.
 
     Args:
-      module: the network; a depthwise convolution counts as one, see `ferjax.models.for_export`.
+      module: the network, from `ferjax.models.for_export`.
       input_shape: (height, width, channels).
     """
     image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
@@ -62,7 +62,7 @@ def _macs(program: Jaxpr) -> int:
 
 
 def _programs(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    """The programs that an operation calls."""
+    """Yields the programs that an operation calls."""
     for value in params.values():
         for item in value if isinstance(value, list | tuple) else (value,):
             if isinstance(item, ClosedJaxpr):

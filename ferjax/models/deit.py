@@ -1,4 +1,4 @@
-"""DeiT-Tiny (Touvron et al. 2021), plain and distilled, and Qin's small DeiT without attention."""
+"""Defines DeiT-Tiny (Touvron et al. 2021), plain and distilled, and Qin's small DeiT without attention."""
 
 from functools import partial
 from typing import Any
@@ -18,17 +18,17 @@ small_normal = nn.initializers.truncated_normal(0.02)
 
 
 def dense(features: int, dtype: Any, name: str) -> nn.Dense:
-    """Returns a linear layer with the transformers' start."""
+    """Returns a linear layer with a truncated-normal initial kernel."""
     return nn.Dense(features, kernel_init=small_normal, dtype=dtype, dot_general=linear, name=name)
 
 
 class Patches(nn.Module):
-    """Cuts an image into square patches and maps each to a vector.
+    """Embeds square patches of an image as tokens.
 
     Attributes:
-      width: length of the vectors.
+      width: length of a token.
       size: side of a patch in pixels.
-      dtype: of the computation.
+      dtype: computation dtype.
     """
 
     width: int
@@ -37,14 +37,10 @@ class Patches(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
-        """Maps (N, H, W, C) to tokens (N, rows * columns, width) and (rows, columns).
-
-        Raises:
-          InputError: if the image is not made of whole patches.
-        """
+        """Maps (N, H, W, C) to tokens (N, rows * columns, width) and (rows, columns)."""
         n, height, width, _ = x.shape
         if height % self.size or width % self.size:
-            raise InputError(f"images of {height}x{width} are not made of {self.size}x{self.size} patches")
+            raise InputError(f"image sides must be multiples of the patch size {self.size}, got {height}x{width}")
         square = (self.size, self.size)
         x = nn.Conv(self.width, square, square, "VALID", dtype=self.dtype, kernel_init=small_normal, name="conv")(
             x.astype(self.dtype)
@@ -57,12 +53,12 @@ def resize_positions(positions: jax.Array, old: tuple[int, int], new: tuple[int,
     """Interpolates position embeddings to another grid of patches (Touvron et al. 2021, section 3).
 
     Args:
-      positions: (1, prefix + old rows * old columns, D); the prefix tokens have no place and stay.
+      positions: (1, prefix + old rows * old columns, D); the prefix tokens are kept.
       old: (rows, columns) of the embedding.
-      new: (rows, columns) wanted.
+      new: (rows, columns) of the result.
 
     Returns:
-      (1, prefix + new rows * new columns, D), bicubic, low-pass filtered where the grid shrinks.
+      (1, prefix + new rows * new columns, D), bicubic, with antialiasing where the grid shrinks.
     """
     if old == new:
         return positions
@@ -76,8 +72,8 @@ class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017, section 3.2).
 
     Attributes:
-      heads: number of heads; they share the width.
-      dtype: of the computation; the softmax is at least float32.
+      heads: number of heads, a divisor of the token length.
+      dtype: computation dtype; the softmax is computed in at least float32.
     """
 
     heads: int
@@ -85,14 +81,10 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps tokens (N, T, D) to (N, T, D).
-
-        Raises:
-          InputError: if the heads cannot share the width.
-        """
+        """Maps tokens (N, T, D) to (N, T, D)."""
         n, t, d = x.shape
         if d % self.heads:
-            raise InputError(f"{d}-wide tokens cannot be shared by {self.heads} heads")
+            raise InputError(f"heads must divide the token width {d}, got {self.heads}")
         q, k, v = (
             part.reshape(n, t, self.heads, d // self.heads).transpose(0, 2, 1, 3)
             for part in jnp.split(QuantPoint(name="q_qkv")(dense(3 * d, self.dtype, "qkv")(x)), 3, axis=-1)
@@ -105,13 +97,13 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward network, each normalized first and added to its input.
+    """Transformer block: attention and a feed-forward network, pre-normalized and residual.
 
     Attributes:
-      heads: of the attention.
+      heads: number of attention heads.
       hidden: width inside the feed-forward network.
-      act: name of its activation.
-      dtype: of the computation.
+      act: name of the activation.
+      dtype: computation dtype.
     """
 
     heads: int
@@ -131,13 +123,13 @@ class Block(nn.Module):
 
 
 class DeiT(nn.Module):
-    """A vision transformer with a class token and, distilled, a second token and head.
+    """Vision transformer with a class token and, if distilled, a distillation token with a head of its own.
 
-    The distilled form answers with the mean of its two heads' logits, as the code of Touvron et al. 2021 does; their
+    The distilled network returns the mean of the two heads' logits, as the code of Touvron et al. 2021 does; their
     section 4 adds the softmax outputs.
     Named intermediates: `stage1`, `stage2`, … (tokens after each block), `features` (tokens before the last
-    block: after it, only the prefix tokens still reach the head), `embedding` (class token); distilled, also
-    `class_logits` and `distillation_logits`, which training with a teacher tells apart.
+    block, because the head reads only the prefix tokens after it), `embedding` (class token) and, if distilled,
+    `class_logits` and `distillation_logits`.
 
     Attributes:
       num_classes: number of logits.
@@ -146,11 +138,11 @@ class DeiT(nn.Module):
       heads: attention heads.
       hidden: width inside each block's feed-forward network, one per block; 4 * width if not given.
       patch: side of a patch in pixels.
-      grid: (rows, columns) that the position embedding is made for; other inputs get it interpolated.
-      distilled: adds the distillation token and its head.
+      grid: (rows, columns) of the position embedding, which is interpolated for other image sizes.
+      distilled: whether there are a distillation token and its head.
       act: activation of the feed-forward networks; pretrained weights need the exact "gelu".
-      head_dropout: rate before the heads.
-      dtype: of the computation; parameters stay float32.
+      head_dropout: dropout rate before the heads.
+      dtype: computation dtype; parameters stay float32.
     """
 
     num_classes: int = 7
@@ -167,12 +159,12 @@ class DeiT(nn.Module):
 
     @property
     def prefix_tokens(self) -> int:
-        """Number of tokens before the image's patches."""
+        """Number of tokens before the patch tokens."""
         return 2 if self.distilled else 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps images (N, H, W, 1 or 3), whole patches high and wide, to float32 logits (N, num_classes)."""
+        """Maps images (N, H, W, 1 or 3), sides multiples of `patch`, to float32 logits (N, num_classes)."""
         hidden = self.hidden or (4 * self.width,) * self.depth
         if len(hidden) != self.depth:
             raise InputError(f"hidden needs {self.depth} widths, got {hidden}")
@@ -182,7 +174,6 @@ class DeiT(nn.Module):
                 x = tap(self, "features", x)
             x = Block(self.heads, inner, self.act, self.dtype, name=f"block{i}")(x)
             x = tap(self, f"stage{i + 1}", x)
-        # Only the prefix is read from here on.
         prefix = LayerNorm(name="norm")(x[:, : self.prefix_tokens])
         head = partial(Head, self.num_classes, dropout=(self.head_dropout,), dtype=self.dtype)
         read = [t.reshape(-1, self.width) for t in jnp.split(prefix, self.prefix_tokens, axis=1)]
@@ -206,21 +197,21 @@ class DeiT(nn.Module):
 
 
 class AttentionFreeDeiT(nn.Module):
-    """Qin's small DeiT: DeiT's patch and position embedding, feed-forward networks, no attention.
+    """Qin's small DeiT: patch and position embedding and feed-forward networks, without attention.
 
-    Every feed-forward network is one 192-wide layer with GELU, normalized first and added to its input. The
-    head reads the mean over the patches: without attention a class token would never see the image.
-    Named intermediates: `stage1`, … (tokens after each layer), `features` (the last of them), `embedding`.
+    Every feed-forward network is one 192-wide layer with GELU, pre-normalized and residual. The head reads the
+    mean over the patches, because without attention a class token gets no information from the image.
+    Named intermediates: `stage1`, … (tokens after each layer), `features` (tokens after the last), `embedding`.
 
     Attributes:
       num_classes: number of logits.
-      depth: number of feed-forward networks; the paper's count has one.
+      depth: number of feed-forward networks; the paper's parameter count corresponds to one.
       width: length of a token.
-      patch: side of a patch in pixels; 16 leave nine tokens of a 48-pixel face.
+      patch: side of a patch in pixels; with 16, a 48-pixel face has nine tokens.
       grid: see `DeiT.grid`.
       act: name of the activation.
-      head_dropout: rate before the head.
-      dtype: of the computation; parameters stay float32.
+      head_dropout: dropout rate before the head.
+      dtype: computation dtype; parameters stay float32.
     """
 
     num_classes: int = 7
@@ -234,12 +225,12 @@ class AttentionFreeDeiT(nn.Module):
 
     @property
     def prefix_tokens(self) -> int:
-        """Number of tokens before the image's patches."""
+        """Number of tokens before the patch tokens."""
         return 0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps images (N, H, W, 1 or 3), whole patches high and wide, to float32 logits (N, num_classes)."""
+        """Maps images (N, H, W, 1 or 3), sides multiples of `patch`, to float32 logits (N, num_classes)."""
         x, grid = Patches(self.width, self.patch, self.dtype, name="patch")(x)
         positions = self.param("pos_embed", small_normal, (1, self.grid[0] * self.grid[1], self.width))
         x = stored(QuantPoint(name="q_embed")(x + resize_positions(positions, self.grid, grid).astype(self.dtype)))

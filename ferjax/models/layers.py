@@ -1,8 +1,7 @@
-"""Layers that the networks share.
+"""Defines the layers that the networks share.
 
-Every convolution that feeds a normalization is a `ConvNormAct` with the children `conv` and `bn`, and
-every network names its classifier `head`: rules over parameters (freezing, pruning, folding) are then
-short patterns, the same for all families.
+A convolution before a batch normalization is always a `ConvNormAct` with the children `conv` and `bn`, and the
+classifier is always named `head`, so that one set of path patterns (freezing, pruning, folding) fits all families.
 """
 
 from collections.abc import Mapping
@@ -18,27 +17,24 @@ from ferjax.models import operations
 from ferjax.models.activations import activation
 from ferjax.models.normalization import batch_norm, full_precision
 
-# He et al. 2015, eq. 14, on the outgoing connections and without truncation, as torchvision starts its ResNets.
+# He et al. 2015, eq. 14, over the fan-out and without truncation, as in torchvision's ResNets.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's start of a linear layer.
+# U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's initialization of a linear layer.
 linear_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
-    """Names an intermediate value; without a request this is the identity and leaves no trace in the graph.
+    """Returns x and gives it a name, by which `apply` can return or perturb it.
 
-    Two requests, both made through `apply` alone: `mutable=["intermediates"]` returns the value as
-    `state["intermediates"][name][0]`, and a collection `perturbations` with an entry `name` is added to
-    it, so that the gradient with respect to a zero perturbation is the gradient with respect to the value.
+    With `mutable=["intermediates"]`, `apply` returns x as `state["intermediates"][name][0]`. If the collection
+    `perturbations` has an entry `name`, it is added to x: the gradient with respect to a zero perturbation is the
+    gradient with respect to x. Otherwise this is the identity and adds nothing to the graph.
 
     Args:
-      module: the module that owns the value; names are relative to it.
-      name: "features" for the last feature map or token sequence, "embedding" for the vector that the
-        head reads, `stage0`, `stage1`, … for the outputs of stages; never the name of a child module.
+      module: the module that x belongs to.
+      name: "features" for the last feature map or token sequence, "embedding" for the input of the head,
+        `stage0`, `stage1`, … for the outputs of stages; not the name of a child module.
       x: the value.
-
-    Returns:
-      x, plus the perturbation if there is one.
     """
     if module.has_variable("perturbations", name):
         x = x + module.get_variable("perturbations", name)
@@ -47,16 +43,16 @@ def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
 
 
 def tapped(state: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Returns what the network itself named by `tap`, not a module in it, from the state that `apply` returned."""
+    """Returns the values that the network itself, not its submodules, named by `tap`, from the state of `apply`."""
     found = state.get("intermediates", {})
     return {name: value[0] for name, value in found.items() if isinstance(value, tuple)}
 
 
 class QuantPoint(nn.Module):
-    """A value that an integer network rounds: the identity, until `ferjax.quant.rounding` intercepts it.
+    """Identity that marks a value that is quantized; `ferjax.quant.rounding` intercepts the call.
 
     Attributes:
-      bounds: (low, high) of the grid where TFLite's operator allows no other; else the range is observed.
+      bounds: fixed (low, high) where TFLite's operator prescribes its range; empty where the range is observed.
     """
 
     bounds: tuple[float, ...] = ()
@@ -67,13 +63,13 @@ class QuantPoint(nn.Module):
         return x
 
 
-PROBABILITY = (0.0, 255 / 256)  # what TFLite's sigmoid and softmax give in 8 bits
+PROBABILITY = (0.0, 255 / 256)  # output range of TFLite's 8-bit sigmoid and softmax
 
 
 def activate(x: jax.Array, act: str) -> jax.Array:
-    """Applies an activation and marks where integers round, in children `q` and, where it is an operation, `q_in`.
+    """Applies an activation between the quantization points `q_in` and `q`.
 
-    Integer convolutions clip as ReLU does at no cost: there is nothing to round between the two.
+    ReLU, ReLU6 and the identity have no `q_in`: TFLite fuses them into the convolution.
     """
     if act not in ("relu", "relu6", "linear"):
         x = QuantPoint(name="q_in")(x)
@@ -87,19 +83,19 @@ def convolution(
     *,
     dtype: Any,
     name: str,
-    pad: int | None = None,
+    pad: int | str | None = None,
     bias: bool = False,
     implementation: str = "",
 ) -> nn.Conv:
-    """Returns a convolution with a square window, torch's padding and He's start.
+    """Returns a convolution with a square kernel, torch's padding and He initialization.
 
     Args:
       features: output channels.
-      kernel_size: side of the window, odd.
-      stride: step of the window.
-      dtype: of the computation.
+      kernel_size: side of the kernel, odd.
+      stride: stride on both axes.
+      dtype: computation dtype.
       name: of the child module.
-      pad: zeros added on every side; (kernel_size - 1) / 2 if not given.
+      pad: zeros added on every side, or "SAME" for TensorFlow's; (kernel_size - 1) / 2 if not given.
       bias: whether it has one.
       implementation: empty for a full convolution, else that of a depthwise one, see `operations.depthwise`.
     """
@@ -108,7 +104,7 @@ def convolution(
         features,
         (kernel_size, kernel_size),
         (stride, stride),
-        ((pad, pad), (pad, pad)),
+        pad if isinstance(pad, str) else ((pad, pad), (pad, pad)),
         feature_group_count=features if implementation else 1,
         use_bias=bias,
         kernel_init=he_normal,
@@ -119,27 +115,27 @@ def convolution(
 
 
 class ConvNormAct(nn.Module):
-    """Convolution, batch normalization, activation, with torch's padding and torch's running averages.
+    """Convolution, batch normalization and activation, with torch's padding and momentum.
 
     Attributes:
-      features: output channels; a depthwise convolution keeps the input's instead.
+      features: output channels; ignored by a depthwise convolution, which keeps the number of input channels.
       kernel_size: side of the square kernel, odd.
-      stride: step of the window.
+      stride: stride on both axes.
       act: name of the activation.
-      pad: zeros added on every side; (kernel_size - 1) / 2 if not given.
+      pad: zeros added on every side, or "SAME" for TensorFlow's; (kernel_size - 1) / 2 if not given.
       bias: the convolution has a bias of its own.
-      norm: the normalization is there; without it the convolution has a bias.
+      norm: whether there is a normalization; without it the convolution has a bias.
       depthwise: empty for a full convolution, else the implementation, see `operations.depthwise`.
       epsilon: added to the variance.
-      folded: the normalization is part of the kernel and of a bias already; there is no `bn` then.
-      dtype: of the computation; parameters stay float32.
+      folded: whether the normalization is folded into kernel and bias, so that there is no `bn`.
+      dtype: computation dtype; parameters stay float32.
     """
 
     features: int
     kernel_size: int = 3
     stride: int = 1
     act: str = "relu"
-    pad: int | None = None
+    pad: int | str | None = None
     bias: bool = False
     norm: bool = True
     depthwise: str = ""
@@ -165,9 +161,9 @@ class DenseNormAct(nn.Module):
     Attributes:
       features: output width.
       act: name of the activation.
-      norm: whether a batch normalization stands between the two.
+      norm: whether there is a batch normalization.
       folded: see `ConvNormAct`.
-      dtype: of the computation; parameters stay float32.
+      dtype: computation dtype; parameters stay float32.
     """
 
     features: int
@@ -190,12 +186,12 @@ class Head(nn.Module):
 
     Attributes:
       num_classes: number of logits.
-      hidden: hidden widths, none for a linear head.
-      dropout: rate before each linear layer, one more than hidden widths; none for no dropout.
+      hidden: widths of the hidden layers; empty for a linear head.
+      dropout: dropout rate before each linear layer, one more than hidden widths; empty for no dropout.
       act: activation of the hidden layers.
       norm: whether hidden layers are normalized.
       folded: see `ConvNormAct`.
-      dtype: of the computation; parameters stay float32.
+      dtype: computation dtype; parameters stay float32.
     """
 
     num_classes: int
@@ -208,15 +204,11 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps (N, C) to float32 logits (N, num_classes).
-
-        Raises:
-          InputError: if the number of dropout rates does not fit.
-        """
+        """Maps (N, C) to float32 logits (N, num_classes)."""
         rates = self.dropout or (0.0,) * (len(self.hidden) + 1)
         if len(rates) != len(self.hidden) + 1:
             raise InputError(
-                f"a head with {len(self.hidden)} hidden layers takes {len(self.hidden) + 1} dropout rates, got {rates}"
+                f"head_dropout must have {len(self.hidden) + 1} rates for {len(self.hidden)} hidden layers, got {rates}"
             )
         x = QuantPoint(name="q_in")(x)
         for i, width in enumerate(self.hidden):
@@ -228,13 +220,13 @@ class Head(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Weights the channels by what their means say (Hu et al. 2018, section 3).
+    """Squeeze-and-excitation: scales each channel by a gate computed from all channel means (Hu et al. 2018, sec. 3).
 
     Attributes:
       squeezed: width between the two linear layers.
-      gate: name of the activation that ends in 0..1.
-      bias: whether the linear layers have one.
-      dtype: of the computation; parameters stay float32.
+      gate: name of the last activation, with values in [0, 1].
+      bias: whether the linear layers have a bias.
+      dtype: computation dtype; parameters stay float32.
     """
 
     squeezed: int
@@ -256,15 +248,15 @@ class SqueezeExcite(nn.Module):
 
 
 def global_average_pool(x: jax.Array) -> jax.Array:
-    """Maps (N, H, W, C) to (N, C) by the mean over the positions."""
+    """Returns the mean of (N, H, W, C) over the positions, (N, C)."""
     return jnp.mean(x, axis=(1, 2))
 
 
 def max_pool(x: jax.Array, window: int = 3, stride: int = 2, pad: tuple[int, int] = (0, 0)) -> jax.Array:
-    """Maximum over windows of a map that is nowhere negative (after a ReLU).
+    """Returns the maxima over windows of a non-negative map, such as the output of a ReLU.
 
-    Zeros are padded first: among non-negative values they change no maximum, and a pooling without
-    padding of its own stays exact in int8.
+    The map is padded with zeros, which change no maximum of non-negative values; pooling without padding is exact
+    in int8.
     """
     x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
     return operations.max_pool(x, window, stride, "VALID")

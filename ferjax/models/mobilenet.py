@@ -1,6 +1,6 @@
-"""MobileNetV3-Small (Howard et al. 2019, table 2, as torchvision builds it) and MicroExpNet on top of it.
+"""Defines MobileNetV3-Small (Howard et al. 2019, table 2, as in torchvision) and MicroExpNet, which extends it.
 
-Its running averages keep 0.9 of what they were, as those of all networks here; torchvision's keep 0.99.
+The momentum of the running statistics is 0.9 (flax's convention), as in all networks here; torchvision's is 0.99.
 """
 
 from functools import partial
@@ -22,7 +22,7 @@ class Row(NamedTuple):
     expanded: int
     output: int
     squeeze: bool
-    late: bool  # takes the network's activation; the early blocks take ReLU
+    late: bool  # late blocks use the network's activation, early blocks ReLU
     stride: int
 
 
@@ -42,7 +42,7 @@ ROWS = (
 
 
 class Widths(NamedTuple):
-    """Channels of a network with all its blocks."""
+    """Channels of all layers of a network."""
 
     stem: int
     expanded: tuple[int, ...]
@@ -52,27 +52,28 @@ class Widths(NamedTuple):
 
 
 def divisible(value: float, by: int = 8) -> int:
-    """Returns the multiple of `by` nearest to value, never more than 10 % below it (torchvision's rounding)."""
+    """Returns the multiple of `by` nearest to value, at most 10% below it (torchvision's rounding)."""
     rounded = max(by, int(value + by / 2) // by * by)
     return rounded + by if rounded < 0.9 * value else rounded
 
 
 class InvertedResidual(nn.Module):
-    """Expansion, depthwise convolution, squeeze-and-excitation, projection; added to the input where it can be.
+    """Inverted residual block: expansion, depthwise convolution, squeeze-and-excitation, projection.
 
     Attributes:
       kernel_size: of the depthwise convolution.
-      expanded: channels inside.
+      expanded: channels of the depthwise convolution.
       output: channels of the output.
       squeezed: width of the squeeze-and-excitation, 0 for none.
       stride: of the depthwise convolution.
-      expand: whether the expansion is there (the first block has none).
+      expand: whether there is an expansion (the first block has none).
       residual: whether the input is added.
       act: name of the activation.
-      gate: name of the squeeze-and-excitation's gate.
+      gate: activation of the squeeze-and-excitation.
       depthwise: see `operations.depthwise`.
       folded: see `ConvNormAct`.
-      dtype: of the computation.
+      dtype: computation dtype.
+      pad: of the depthwise convolution, see `ConvNormAct`.
     """
 
     kernel_size: int
@@ -87,16 +88,15 @@ class InvertedResidual(nn.Module):
     depthwise: str
     folded: bool
     dtype: Any
+    pad: int | str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps (N, H, W, C) to (N, ceil(H / stride), ceil(W / stride), output)."""
         conv = partial(ConvNormAct, epsilon=1e-3, folded=self.folded, dtype=self.dtype)
         y = conv(self.expanded, 1, act=self.act, name="expand")(x, train) if self.expand else x
-        spatial = conv(
-            self.expanded, self.kernel_size, self.stride, self.act, depthwise=self.depthwise, name="depthwise"
-        )
-        y = spatial(y, train)
+        spatial = partial(conv, pad=self.pad, act=self.act, depthwise=self.depthwise)
+        y = spatial(self.expanded, self.kernel_size, self.stride, name="depthwise")(y, train)
         if self.squeezed:
             y = SqueezeExcite(self.squeezed, self.gate, dtype=self.dtype, name="se")(y)
         y = conv(self.output, 1, act="linear", name="project")(y, train)
@@ -104,25 +104,25 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV3Small(nn.Module):
-    """MobileNetV3-Small, optionally with a squeeze-and-excitation block after its last feature map.
+    """MobileNetV3-Small, optionally with squeeze-and-excitation after its last feature map.
 
-    Named intermediates: `stage0` (stem) to `stage4` (each resolution's last block), `features`, `embedding`.
+    Named intermediates: `stage0` (stem) to `stage4` (the last block of each resolution), `features`, `embedding`.
 
     Attributes:
       num_classes: number of logits.
-      width: multiplies every width of the table, rounded to multiples of 8.
-      widths: the widths themselves, as `Widths` lists them; slimmed networks state them.
-      stem_stride: 2 as published; with 1 a 48-pixel face keeps a 3x3 map at the end, and not 2x2.
-      act: the activation of stem, late blocks and last convolution; "relu6" quantizes better than "hard_swish".
-      gate: the gate of the squeeze-and-excitation blocks.
-      attention: squeezed width of the block after the last map, 0 for none.
-      attention_gate: its gate.
+      width: multiplier of all widths of the table; the products are rounded to multiples of 8.
+      widths: all widths, as in `Widths`; set in slimmed networks.
+      stem_stride: 2 as published; with 1, the last map of a 48-pixel face is 3x3 instead of 2x2.
+      act: activation of stem, late blocks and last convolution; "relu6" quantizes better than "hard_swish".
+      gate: gate of the squeeze-and-excitation in the blocks.
+      attention: squeezed width of the squeeze-and-excitation after the last map, 0 for none.
+      attention_gate: gate of the squeeze-and-excitation after the last map.
       head_hidden: see `Head.hidden`.
       head_dropout: see `Head.dropout`.
       head_act: activation of the head's hidden layers.
       depthwise: see `operations.depthwise`.
       folded: see `ConvNormAct`.
-      dtype: of the computation; parameters stay float32.
+      dtype: computation dtype; parameters stay float32.
     """
 
     num_classes: int = 7
@@ -179,11 +179,7 @@ class MobileNetV3Small(nn.Module):
         )
 
     def all_widths(self) -> Widths:
-        """Returns every width of the network.
-
-        Raises:
-          InputError: if `widths` does not fit the table.
-        """
+        """Returns all widths; raises InputError if `widths` does not have the table's form."""
         if not self.widths:
             expanded = tuple(divisible(self.width * row.expanded) for row in ROWS)
             output = tuple(divisible(self.width * row.output) for row in ROWS)

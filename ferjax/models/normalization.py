@@ -1,4 +1,4 @@
-"""Normalization over the batch and over each token, with flax's variables."""
+"""Defines batch and layer normalization with flax's variables."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ class BatchNorm(nn.Module):
     """Normalizes over all axes but the last, with flax's parameters `scale`, `bias` and statistics `mean`, `var`.
 
     Attributes:
-      momentum: of the running averages, average = momentum * average + (1 - momentum) * batch; both variances are
-        those over the batch, divided by N.
+      momentum: of the running statistics: running = momentum * running + (1 - momentum) * batch. The variance is
+        divided by N in both uses.
       epsilon: added to the variance.
-      dtype: of the computation; parameters and statistics are float32.
+      dtype: computation dtype; parameters and statistics are float32.
     """
 
     momentum: float
@@ -25,7 +25,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
-        """Maps (N, ..., C) to the same shape, by the running averages, or by the batch, which then moves them."""
+        """Normalizes (N, ..., C) with the running statistics, or with the batch's, which update the running ones."""
         shape = x.shape[-1:]
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
@@ -45,7 +45,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (..., D) to the same shape."""
+        """Normalizes (..., D)."""
         width = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, width, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, width, jnp.float32)
@@ -53,9 +53,9 @@ class LayerNorm(nn.Module):
 
 
 def batch_norm(x: jax.Array, train: bool, epsilon: float = 1e-5) -> jax.Array:
-    """Normalizes over the batch in at least float32, in a child named `bn`; flax's momentum 0.9 is torch's 0.1.
+    """Applies batch normalization in at least float32, in a child named `bn`; flax's momentum 0.9 is torch's 0.1.
 
-    Where the collection `frozen` names its statistics, they are used and kept, as in evaluation.
+    If the collection `frozen` has its statistics, they are used and kept, as in evaluation.
     """
     wide = full_precision(x)
     norm = BatchNorm(momentum=0.9, epsilon=epsilon, dtype=wide.dtype, name="bn")
@@ -64,5 +64,5 @@ def batch_norm(x: jax.Array, train: bool, epsilon: float = 1e-5) -> jax.Array:
 
 
 def full_precision(x: jax.Array) -> jax.Array:
-    """Returns x in float32; float64, which tests compute in, stays."""
+    """Returns x in float32, or in float64 (in tests) if it already is."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)

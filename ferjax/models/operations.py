@@ -1,7 +1,7 @@
-"""The operations that the layers are made of, each in two forms with the same values and gradients.
+"""Selects the implementation of the layers' operations for the default device.
 
-XLA's own form, and one that its CPU backend runs fast (`ferjax.models.cpu`). `chosen` is the switch; it is read while
-a program is traced.
+Each operation has two forms with the same values and gradients: XLA's own, and one that XLA's CPU backend runs fast
+(`ferjax.models.cpu`). `chosen` selects one of them at trace time.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from ferjax.models.cpu import depthwise as shifts
 
 
 class Operations(NamedTuple):
-    """One form of each operation; the functions below say what they compute."""
+    """One form of each operation; the functions below document them."""
 
     convolve: Callable[..., jax.Array]
     depthwise: Callable[..., jax.Array]
@@ -53,28 +53,28 @@ DEPTHWISE = ("auto", "conv", "shifts")
 
 
 def chosen() -> Operations:
-    """Returns the form of the operations for the default device."""
+    """Returns the operations for the default device."""
     return CPU if cpu.wanted() else XLA
 
 
 def convolve(*args: Any, **options: Any) -> jax.Array:
-    """Stands in for `lax.conv_general_dilated` in a `flax.linen.Conv` with equal strides and one group.
+    """Replaces `lax.conv_general_dilated` in a `flax.linen.Conv` with equal strides and one group.
 
-    Its padding is one number of zeros on every side.
+    Its padding is "SAME" or pairs of zeros before and after.
     """
     return chosen().convolve(*args, **options)
 
 
 def depthwise(implementation: str) -> Callable[..., jax.Array]:
-    """Returns what stands in for `lax.conv_general_dilated` in a depthwise `flax.linen.Conv`.
+    """Returns the replacement of `lax.conv_general_dilated` in a depthwise `flax.linen.Conv`.
 
-    Its windows are odd and padded by half of them, its strides 1 or 2 and equal.
+    Its windows are odd and padded by half of them or "SAME", its strides 1 or 2 and equal.
 
     Args:
       implementation: "conv" for XLA's form, which exported files need, "shifts" for the CPU form, or "auto".
 
     Raises:
-      InputError: if there is no such implementation.
+      InputError: for an unknown implementation.
     """
     if implementation not in DEPTHWISE:
         raise unknown("depthwise implementation", implementation, DEPTHWISE)
@@ -82,19 +82,19 @@ def depthwise(implementation: str) -> Callable[..., jax.Array]:
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: str) -> jax.Array:
-    """Maps (N, H, W, C) to the maxima over square windows; of equal values the first takes the gradient.
+    """Returns the maxima of x over square windows; among equal values, the first gets the gradient.
 
     Args:
-      x: the map.
+      x: feature map (N, H, W, C).
       window: side of the windows, at least `stride`.
-      stride: step of the windows.
-      padding: "SAME", with minus infinity, or "VALID".
+      stride: stride on both axes.
+      padding: "SAME", which pads with minus infinity, or "VALID".
     """
     return chosen().max_pool(x, window, stride, padding)
 
 
 def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> xla.Normalized:
-    """Returns x (..., C), normalized over all axes but the last, and its mean and variance (C,).
+    """Returns x (..., C) normalized over all axes but the last, and its mean and variance (C,).
 
     Ioffe and Szegedy 2015, algorithm 1; the variance is divided by N.
     """
@@ -110,15 +110,15 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) 
 
 
 def linear(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
-    """Stands in for `lax.dot_general` in a `flax.linen.Dense`: x (..., I) times kernel (I, O)."""
+    """Replaces `lax.dot_general` in a `flax.linen.Dense`: x (..., I) times kernel (I, O)."""
     return chosen().linear(x, kernel)
 
 
 def stored(x: jax.Array) -> jax.Array:
-    """Returns x (..., D); under differentiation x and its gradient are computed once for all their readers."""
+    """Returns x (..., D); under differentiation, x and its gradient are each computed once for all their uses."""
     return chosen().stored(x)
 
 
 def computed_once(x: jax.Array) -> jax.Array:
-    """Returns x (..., C), computed once for all its readers, with or without a gradient; the gradient passes."""
+    """Returns x (..., C), computed once for all its uses; the gradient passes unchanged."""
     return chosen().computed_once(x)

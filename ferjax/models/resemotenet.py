@@ -1,4 +1,4 @@
-"""ResEmoteNet (Roy et al. 2024, "Bridging Accuracy and Loss Reduction in Facial Emotion Recognition"), as published."""
+"""Defines ResEmoteNet (Roy et al. 2024, "Bridging Accuracy and Loss Reduction in Facial Emotion Recognition")."""
 
 from functools import partial
 from typing import Any
@@ -15,20 +15,20 @@ from ferjax.models.resnet import BasicBlock
 class ResEmoteNet(nn.Module):
     """Three convolutions with max-pool, squeeze-and-excitation, three strided residual blocks, four linear layers.
 
-    Its convolutions keep the biases that the authors' have beside the normalization. Named intermediates:
+    As in the authors' code, convolutions have a bias before their normalization. Named intermediates:
     `stage0` (after squeeze-and-excitation), `stage1` … `stage3`, `features`, `embedding`.
 
     Attributes:
       num_classes: number of logits.
-      stem_widths: channels of the first convolutions, each followed by a 2x2 max-pool.
-      stem_dropout: rate after each max-pool but the last.
+      stem_widths: channels of the first convolutions, each followed by 2x2 max pooling.
+      stem_dropout: dropout rate after each max pooling but the last.
       squeezed: width inside the squeeze-and-excitation block.
-      widths: channels of the residual blocks' outputs.
-      hidden: channels inside the residual blocks; the same as `widths` if not given.
+      widths: output channels of the residual blocks.
+      hidden: channels inside the residual blocks; `widths` if not given.
       head_hidden: see `Head.hidden`.
       head_dropout: see `Head.dropout`.
       folded: see `ConvNormAct`.
-      dtype: of the computation; parameters stay float32.
+      dtype: computation dtype; parameters stay float32.
     """
 
     num_classes: int = 7

@@ -1,7 +1,7 @@
-"""Residual networks (He et al. 2016, "Deep Residual Learning for Image Recognition").
+"""Defines residual networks (He et al. 2016, "Deep Residual Learning for Image Recognition").
 
-ResNet-18 in its canonical form and in the form for 48x48 grey faces, ResNet-20 (section 4.2 of the
-paper, with projection shortcuts), ResNet-50.
+ResNet-18, canonical and for 48x48 gray faces; ResNet-20 (section 4.2 of the paper, with projection shortcuts);
+ResNet-50.
 """
 
 from functools import partial
@@ -11,20 +11,20 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ferjax.errors import InputError
+from ferjax.errors import InputError, unknown
 from ferjax.models.layers import ConvNormAct, Head, QuantPoint, global_average_pool, max_pool, tap
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, projected by a 1x1 convolution where the shape changes.
+    """Two 3x3 convolutions and a shortcut, a 1x1 convolution where the shape changes.
 
     Attributes:
-      features: channels of the output.
+      features: output channels.
       hidden: channels between the two convolutions.
-      stride: of the first convolution and of the projection.
-      bias: convolutions have a bias beside their normalization.
+      stride: of the first convolution and of the shortcut.
+      bias: whether convolutions have a bias before their normalization.
       folded: see `ConvNormAct`.
-      dtype: of the computation.
+      dtype: computation dtype.
     """
 
     features: int
@@ -46,15 +46,15 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution and a shortcut, projected where the shape changes.
+    """1x1, 3x3 and 1x1 convolutions and a shortcut, a 1x1 convolution where the shape changes.
 
     Attributes:
-      features: channels of the output.
+      features: output channels.
       hidden: channels after the first and after the second convolution.
       stride: of the block.
-      stride_first: the stride stands in the first 1x1 convolution (Caffe's layout) and not in the 3x3 (torch's).
+      stride_first: whether the first 1x1 convolution has the stride (Caffe) instead of the 3x3 (torch).
       folded: see `ConvNormAct`.
-      dtype: of the computation.
+      dtype: computation dtype.
     """
 
     features: int
@@ -78,25 +78,25 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network of stages; the first block of every stage but the first halves the map.
+    """Residual network; the first block of each stage but the first halves the map.
 
     Named intermediates: `stage0` (stem), `stage1`, …, `features` (the last map), `embedding`.
 
     Attributes:
       num_classes: number of logits.
       depths: blocks in each stage.
-      widths: channels of each stage's output.
-      hidden: per block, in order, the channels inside it; none for the family's own (stage width for
-        basic blocks, a quarter of it for bottlenecks). Slimmed networks state them.
+      widths: output channels of each stage.
+      hidden: channels inside each block, in order; if empty, the stage width for basic blocks and a quarter of
+        it for bottlenecks. Set in slimmed networks.
       stem_width: channels of the stem.
-      stem: "small" (3x3, stride 1) or "imagenet" (7x7, stride 2, then 3x3 max-pool, stride 2).
-      bottleneck: three-convolution blocks.
-      caffe: Caffe's layout, in which VGGFace2's ResNet-50 was trained: `Bottleneck.stride_first`, and the
-        stem's max-pool padded below and on the right only.
+      stem: "small" (3x3, stride 1) or "imagenet" (7x7, stride 2, then 3x3 max pooling, stride 2).
+      bottleneck: whether blocks are `Bottleneck` instead of `BasicBlock`.
+      caffe: Caffe's layout, as in VGGFace2's ResNet-50: `Bottleneck.stride_first`, and the max pooling of the
+        stem is padded at the bottom and on the right only.
       head_hidden: see `Head.hidden`.
       head_dropout: see `Head.dropout`.
       folded: see `ConvNormAct`.
-      dtype: of the computation; parameters stay float32.
+      dtype: computation dtype; parameters stay float32.
     """
 
     num_classes: int = 7
@@ -135,7 +135,7 @@ class ResNet(nn.Module):
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
         if self.stem not in ("small", "imagenet"):
-            raise InputError(f"stem {self.stem!r} is none of small, imagenet")
+            raise unknown("stem", self.stem, ("small", "imagenet"))
         kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
         conv = ConvNormAct(self.stem_width, kernel, stride, folded=self.folded, dtype=self.dtype, name="stem")
         x = conv(x, train)
@@ -147,12 +147,10 @@ class ResNet(nn.Module):
         """Returns the channels inside each block, in order.
 
         Raises:
-          InputError: if `widths` does not have one entry per stage, or `hidden` one per block.
+          InputError: if `widths` has not one entry per stage, or `hidden` not one per block.
         """
         if len(self.depths) != len(self.widths):
-            raise InputError(
-                f"a residual network needs one entry per stage: got depths {self.depths} and widths {self.widths}"
-            )
+            raise InputError(f"depths and widths must have the same length, got {self.depths} and {self.widths}")
         own = [
             (w // 4, w // 4) if self.bottleneck else (w,)
             for depth, w in zip(self.depths, self.widths, strict=True)

@@ -1,6 +1,6 @@
-"""mini-Xception: depthwise-separable convolutions in residual modules (Arriaga et al. 2017, section III; Chollet 2017).
+"""Defines mini-Xception (Arriaga et al. 2017, section III): residual modules of depthwise-separable convolutions.
 
-Valverde's "Xception" of 58,423 parameters is this network, its BatchNorm statistics counted.
+Valverde's "Xception" of 58,423 parameters is this network; the number includes the BatchNorm statistics.
 """
 
 from functools import partial
@@ -20,11 +20,11 @@ class SeparableConv(nn.Module):
     """3x3 depthwise convolution, 1x1 convolution, batch normalization, activation.
 
     Attributes:
-      features: channels of the output.
+      features: output channels.
       act: name of the activation.
       depthwise: see `operations.depthwise`.
       folded: see `ConvNormAct`.
-      dtype: of the computation.
+      dtype: computation dtype.
     """
 
     features: int
@@ -43,14 +43,14 @@ class SeparableConv(nn.Module):
 
 
 class Module(nn.Module):
-    """Two separable convolutions and a 3x3 max-pool of stride 2, added to a strided 1x1 convolution.
+    """Two separable convolutions and 3x3 max pooling of stride 2, added to a 1x1 convolution of stride 2.
 
     Attributes:
-      features: channels of the output.
+      features: output channels.
       hidden: channels between the two separable convolutions.
       depthwise: see `operations.depthwise`.
       folded: see `ConvNormAct`.
-      dtype: of the computation.
+      dtype: computation dtype.
     """
 
     features: int
@@ -66,24 +66,24 @@ class Module(nn.Module):
         shortcut = ConvNormAct(self.features, 1, 2, act="linear", folded=self.folded, dtype=self.dtype, name="shortcut")
         y = separable(self.hidden, "relu", name="sep1")(x, train)
         y = separable(self.features, "linear", name="sep2")(y, train)
-        # SAME, and not zeros, because values may be negative here
+        # Values may be negative here: SAME pads with minus infinity, `layers.max_pool` with zeros.
         return QuantPoint(name="q")(shortcut(x, train) + max_pool(y, 3, 2, "SAME"))
 
 
 class MiniXception(nn.Module):
-    """Two 3x3 convolutions without padding, four residual modules, a 3x3 convolution to the classes, the mean.
+    """Two unpadded 3x3 convolutions, four residual modules, a 3x3 convolution to the classes, global average pooling.
 
-    Named intermediates: `stage0` (stem), `stage1` … `stage4`, `features` (before the last convolution),
-    `embedding` (its mean; the logits are read from the map).
+    Named intermediates: `stage0` (stem), `stage1` … `stage4`, `features` (input of the last convolution),
+    `embedding` (mean of `features`, which the logits do not use).
 
     Attributes:
       num_classes: number of logits.
-      stem_widths: channels of the two first convolutions.
-      widths: channels of each module's output.
-      hidden: channels inside each module; the same as `widths` if not given.
+      stem_widths: channels of the first two convolutions.
+      widths: output channels of each module.
+      hidden: channels inside each module; `widths` if not given.
       depthwise: see `operations.depthwise`.
       folded: see `ConvNormAct`.
-      dtype: of the computation; parameters stay float32.
+      dtype: computation dtype; parameters stay float32.
     """
 
     num_classes: int = 7

@@ -1,4 +1,4 @@
-"""Pruning: an optax transform that keeps pruned weights on exactly zero, and what is left of a network after it."""
+"""Provides pruning as an optax transform that keeps pruned weights at exactly zero, and measures of sparsity."""
 
 from ferjax.prune.layers import DISTRIBUTIONS
 from ferjax.prune.remaining import apply_masks, compression_ratio, layer_sparsity, masked_share

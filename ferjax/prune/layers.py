@@ -1,4 +1,4 @@
-"""What is pruned: units of kernels, the layers that compete, and how much each loses."""
+"""Finds the kernels to prune and the number of units to prune in each."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,9 @@ class Layer(NamedTuple):
     """A pruned kernel.
 
     Attributes:
-      shape: of the kernel.
+      shape: shape of the kernel.
       grouped: axes that a unit spans: all but the last for filters, none for weights.
-      companions: vectors of the same module that go with its filters.
+      companions: paths of the bias and normalization vectors that are pruned with the filters.
     """
 
     shape: tuple[int, ...]
@@ -31,7 +31,7 @@ class Layer(NamedTuple):
 
     @property
     def units(self) -> int:
-        """How many units can be pruned."""
+        """Number of units."""
         return self.shape[-1] if self.grouped else int(np.prod(self.shape))
 
     def score(self, scores: jax.Array) -> jax.Array:
@@ -39,16 +39,16 @@ class Layer(NamedTuple):
         return jnp.sqrt(jnp.mean(scores**2, axis=self.grouped)) if self.grouped else scores.reshape(-1)
 
     def alive(self, mask: jax.Array) -> jax.Array:
-        """Returns which units a mask leaves, (units,)."""
+        """Returns which units a mask keeps, (units,)."""
         return jnp.any(mask, axis=self.grouped).reshape(-1)
 
     def mask(self, alive: jax.Array) -> jax.Array:
-        """Returns the mask that leaves some units, in the kernel's shape."""
+        """Returns the mask, in the kernel's shape, that keeps the units `alive`."""
         return jnp.broadcast_to(alive, self.shape) if self.grouped else alive.reshape(self.shape)
 
 
 class Pool(NamedTuple):
-    """Layers whose units compete, and how many of them are pruned in the end."""
+    """Layers whose units are ranked together, and the final number of pruned units."""
 
     names: tuple[str, ...]
     pruned: int
@@ -61,25 +61,25 @@ def find_layers(
 
     Args:
       params: a nested dict of arrays.
-      rules: as for `prune`.
-      keep: as for `prune`.
-      structure: as for `prune`.
+      rules: see `prune`.
+      keep: see `prune`.
+      structure: see `prune`.
       block: (N, M) of an N:M structure.
 
     Raises:
-      InputError: for a rule that finds nothing, or a parameter without the structure.
+      InputError: for a rule that matches nothing, or a parameter that the structure does not fit.
     """
     layers, weights = {}, flat(params)
     for name in chosen(params, rules, keep):
         shape = weights[name].shape
         if structure != "weight" and len(shape) < 2:
             raise errors.InputError(
-                f"{name} of shape {shape} has no {structure} structure: let the rules find kernels only"
+                f"structure {structure!r} needs kernels, {name} has shape {shape}: match kernels only in `rules`"
             )
         inputs = int(np.prod(shape[:-1]))
         if block and inputs % block[1]:
             raise errors.InputError(
-                f"{name} has {inputs} weights per output, not a multiple of {block[1]}: put it in `keep`"
+                f"{name} has {inputs} weights per output, not a multiple of {block[1]}: add it to `keep`"
             )
         module, _, _ = name.rpartition("/")
         parent = module.rpartition("/")[0]
@@ -88,35 +88,31 @@ def find_layers(
         companions = tuple(c for c in around if c in weights) if filters else ()
         layers[name] = Layer(shape, tuple(range(len(shape) - 1)) if filters else (), companions)
     if not layers:
-        raise errors.InputError("the exceptions in `keep` leave nothing to prune")
+        raise errors.InputError("`keep` excludes all parameters that `rules` matches: nothing to prune")
     return layers
 
 
 def find_pools(layers: Mapping[str, Layer], sparsity: float, distribution: str) -> list[Pool]:
-    """Returns the layers that compete with each other, and how many of their units are pruned in the end.
-
-    Raises:
-      InputError: if nothing would be left of a layer.
-    """
+    """Returns the pools of layers that are ranked together; raises InputError if a layer would lose all its units."""
     if distribution == "global":
         total = sum(layer.units for layer in layers.values())
         pruned = round(sparsity * total)
         if pruned > total - len(layers):
-            raise errors.InputError(f"sparsity {sparsity} leaves no unit to some of {len(layers)} layers: lower it")
+            raise errors.InputError(f"sparsity {sparsity} is too high: each of {len(layers)} layers must keep one unit")
         return [Pool(tuple(layers), pruned)]
     shares = dict.fromkeys(layers, sparsity) if distribution == "uniform" else _erdos_renyi(layers, sparsity)
     pools = [Pool((name,), round(shares[name] * layer.units)) for name, layer in layers.items()]
     for (name,), pruned in pools:
         if pruned >= layers[name].units:
             raise errors.InputError(
-                f"sparsity {sparsity} prunes {name} away ({pruned} of {layers[name].units} units): "
-                "lower it or put the layer in `keep`"
+                f"sparsity {sparsity} prunes all of {name} ({pruned} of {layers[name].units} units): "
+                "lower it or add the layer to `keep`"
             )
     return pools
 
 
 def parse_block(structure: str, sparsity: float, *, one_shot: bool) -> tuple[int, int] | None:
-    """Returns (N, M) of an N:M structure, None for the others."""
+    """Returns (N, M) of an N:M structure, None for other structures."""
     if structure in STRUCTURES[:2]:
         return None
     match = re.fullmatch(r"(\d+):(\d+)", structure)
@@ -125,14 +121,14 @@ def parse_block(structure: str, sparsity: float, *, one_shot: bool) -> tuple[int
     kept, size = int(match[1]), int(match[2])
     if abs(sparsity - (1 - kept / size)) > 1e-6 or not one_shot:
         raise errors.InputError(
-            f"structure {structure!r} is reached at once and means sparsity {1 - kept / size:g}: "
-            "set that sparsity and leave out `end`"
+            f"structure {structure!r} prunes in one step to sparsity {1 - kept / size:g}: "
+            f"set sparsity to {1 - kept / size:g} and leave out `end`"
         )
     return kept, size
 
 
 def chosen(params: Any, rules: Sequence[str], keep: Sequence[str] = ()) -> list[str]:
-    """Returns the paths of the parameters that the rules find, less the exceptions."""
+    """Returns the paths of the parameters that match `rules` and not `keep`."""
     wanted, spared = flat(path_mask(rules, params)), flat(path_mask(keep, params))
     return [name for name in wanted if wanted[name] and not spared[name]]
 
@@ -143,7 +139,7 @@ def flat(tree: Any) -> dict[str, Any]:
 
 
 def _erdos_renyi(layers: Mapping[str, Layer], sparsity: float) -> dict[str, float]:
-    """Densities ε · sum(shape) / prod(shape), at most 1, with ε such that the whole has the sparsity asked for."""
+    """Returns the sparsity per layer: densities min(1, ε · sum(shape) / prod(shape)), ε set by the total sparsity."""
     raw = {name: sum(layer.shape) / float(np.prod(layer.shape)) for name, layer in layers.items()}
     left = (1 - sparsity) * sum(layer.units for layer in layers.values())
     full: set[str] = set()

@@ -1,4 +1,4 @@
-"""What is left of a network after pruning."""
+"""Measures the sparsity of pruned parameters and applies masks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from ferjax.trees import path_name
 
 
 def apply_masks(params: Any, masks: Mapping[str, jax.Array]) -> Any:
-    """Sets pruned weights to zero, such as in a running average, where they only fade.
+    """Sets pruned weights to zero, such as in a moving average (EMA), where they only decay.
 
     Args:
       params: a nested dict of arrays.
@@ -28,32 +28,25 @@ def apply_masks(params: Any, masks: Mapping[str, jax.Array]) -> Any:
 
 
 def masked_share(masks: Mapping[str, jax.Array]) -> float:
-    """Returns the share of weights that masks prune, 0 … 1, over all parameters that have one."""
+    """Returns the share of pruned weights, 0 … 1, over all parameters with a mask."""
     alive = sum(int(np.count_nonzero(np.asarray(mask))) for mask in masks.values())
     return 1 - alive / sum(mask.size for mask in masks.values())
 
 
 def layer_sparsity(params: Any, *, rules: Sequence[str] = KERNELS) -> dict[str, float]:
-    """Returns the share of exact zeros, 0 … 1, of each parameter that the rules find.
-
-    Raises:
-      InputError: for a rule that finds nothing.
-    """
+    """Returns the share of exact zeros, 0 … 1, of each parameter that matches `rules`."""
     weights = flat(params)
     return {name: float(np.mean(np.asarray(weights[name]) == 0)) for name in chosen(params, rules)}
 
 
 def compression_ratio(dense: Any, pruned: Any) -> float:
-    """Returns R, what there was over what remains (Valverde eq. 1).
+    """Returns R, the number of parameters before pruning over the number of nonzeros after it (Valverde, eq. 1).
 
     Args:
-      dense: parameters before pruning; each counts.
-      pruned: parameters after it, of the same or of a slimmed network; those that are not zero count.
-
-    Raises:
-      InputError: if nothing remains.
+      dense: parameters before pruning.
+      pruned: parameters after pruning, of the same or of a slimmed network.
     """
     remaining = sum(int(np.count_nonzero(np.asarray(w))) for w in jax.tree.leaves(pruned))
     if not remaining:
-        raise errors.InputError("nothing remains of the network: its compression ratio is infinite")
+        raise errors.InputError("all parameters are zero: the compression ratio is infinite")
     return sum(w.size for w in jax.tree.leaves(dense)) / remaining

@@ -1,4 +1,4 @@
-"""Which units stay: masks that leave the best of those still alive."""
+"""Selects the units to keep by their scores."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,14 +19,14 @@ def select(
     masks: Masks,
     progress: Any,
 ) -> Masks:
-    """Returns the masks that leave each pool its best units among those still alive, and each layer one at least.
+    """Returns masks that keep the best units of each pool among those alive, and at least one unit of each layer.
 
     Args:
       layers: by path.
-      pools: which compete.
-      scores: of each weight, not negative, by path.
-      masks: so far, those of the companions among them.
-      progress: share of each pool's final count that is pruned now, 0 … 1.
+      pools: layers that are ranked together.
+      scores: non-negative scores of the weights, by path.
+      masks: current masks, including those of the companions.
+      progress: share of each pool's final count to prune now, 0 … 1.
     """
     units, alive = {}, {}
     kept: dict[str, jax.Array] = {}
@@ -48,14 +48,14 @@ def select(
 
 
 def _largest(scores: jax.Array, alive: jax.Array, pruned: Any) -> jax.Array:
-    """Marks all but the `pruned` lowest scores; what is dead comes first, ties go in order."""
+    """Marks all but the `pruned` lowest scores; dead units rank lowest, ties rank by index."""
     order = jnp.argsort(jnp.where(alive, scores, -1.0))
     ranks = jnp.arange(scores.size, dtype=jnp.int32)
     return jnp.zeros(scores.shape, bool).at[order].set(ranks >= jnp.round(pruned).astype(jnp.int32))
 
 
 def best_of_blocks(scores: jax.Array, mask: jax.Array, kept: int, size: int) -> jax.Array:
-    """Marks the `kept` largest of every `size` consecutive weights along the inputs of an output channel."""
+    """Marks the `kept` best of every `size` consecutive weights along the inputs of each output channel."""
     blocks = jnp.where(mask, scores, -1.0).reshape(-1, size, scores.shape[-1])
     ranks = jnp.argsort(jnp.argsort(blocks, axis=1), axis=1)
     return (ranks >= size - kept).reshape(scores.shape)

@@ -1,10 +1,11 @@
-"""The optax transform that prunes.
+"""Implements pruning as an optax transform.
 
-What is pruned is put together from four parts: a score says which weights matter, a distribution how many each layer
-loses, a schedule when, a structure what goes together. Masks live in the optimiser state and only ever lose weights.
+A score ranks the weights, a distribution sets how many each layer loses, a schedule sets when, and a structure sets
+which weights are pruned together. The masks are part of the optimizer state; a pruned weight never comes back.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,8 +27,8 @@ class PruneState(NamedTuple):
     """State of `prune`.
 
     Attributes:
-      seen: int32, updates so far.
-      masks: by parameter path, True where a weight is alive; parameters that are not pruned have none.
+      seen: int32, number of updates.
+      masks: by parameter path, True where a weight is kept; parameters that are not pruned have no mask.
     """
 
     seen: jax.Array
@@ -47,109 +48,122 @@ def prune(
     keep: Sequence[str] = (),
     keep_zeros: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns the transform that turns the update of a pruned weight w into -w, whatever momentum or decay say.
+    """Returns the transform that replaces the update of a pruned weight w by -w, so that it becomes exactly zero.
 
-    Put it last in `optax.chain`. Sparsity rises from 0 at `begin` as s · (1 - (1 - t)³) to s at `end` (Zhu & Gupta
-    2017, eq. 1); with `end` equal to `begin` it is reached at once.
+    It must be the last in `optax.chain`. Sparsity rises from 0 at `begin` as s · (1 - (1 - t)³) to s at `end` (Zhu and
+    Gupta 2017, eq. 1); with `end` equal to `begin`, pruning is done in one step.
 
     Args:
-      sparsity: s, share of units that are pruned in the end, in [0, 1).
+      sparsity: s, final share of pruned units, in [0, 1).
       begin: first update that prunes.
       end: update at which s is reached; `begin` if not given.
-      frequency: updates from one look at the scores to the next.
-      score: "magnitude", |w|, or "gradient_weight", |w · g|, for which `update` takes `gradients=…`. Filters
-        are scored by the root of their mean square.
-      distribution: "global" prunes the lowest scores wherever they are but leaves each layer its best unit; "uniform"
-        prunes the same share of each layer; "erdos_renyi_kernel" prunes large layers more, the density of a layer
-        being proportional to sum(shape) / prod(shape) (Evci et al. 2020, section 3).
-      structure: what a unit is: "weight"; "filter", all weights of an output channel and its bias and normalisation,
-        so that the channel is dead and `ferjax.prune.slim` can remove it; or "N:M": N of M consecutive weights along
-        the inputs of an output channel stay, `sparsity` being 1 - N/M, in every layer and at once.
-      rules: regular expressions over parameter paths: what is pruned; each must find one.
-      keep: regular expressions over parameter paths: exceptions; each must find one.
-      keep_zeros: whether what is zero when the state is initialised is pruned from the first update on, so that a
-        network that was pruned before stays so; these units count towards `sparsity`.
-
-    Returns:
-      A transform whose update takes the parameters, and gradients if the score needs them.
+      frequency: number of updates between two changes of the masks.
+      score: "magnitude", |w|, or "gradient_weight", |w · g|, which needs `gradients=…` in `update`. The score of a
+        filter is the root mean square over its weights.
+      distribution: "global" ranks the units of all layers together and keeps at least one per layer; "uniform" prunes
+        the same share of each layer; "erdos_renyi_kernel" sets the density of a layer proportional to
+        sum(shape) / prod(shape), so that large layers lose more (Evci et al. 2020, section 3).
+      structure: the unit of pruning: "weight"; "filter", the weights of an output channel with its bias and
+        normalization, so that `ferjax.prune.slim` can remove it; or "N:M", which keeps N of M consecutive weights along
+        the inputs of an output channel, in every layer and in one step, with `sparsity` = 1 - N/M.
+      rules: regular expressions over parameter paths that are pruned; each must match a parameter.
+      keep: regular expressions over parameter paths that are not pruned; each must match a parameter.
+      keep_zeros: whether units that are zero at initialization are pruned from the first update on, as in a network
+        that was pruned before; they count towards `sparsity`.
 
     Raises:
-      InputError: for a name that is unknown or a value outside its range; when initialised, for a rule that finds
-        nothing, a layer that would be pruned away, or a kernel that N:M does not divide.
+      InputError: for an unknown name or a value out of range; at initialization, for a rule that matches nothing, a
+        layer that would lose all units, or a kernel that N:M does not divide.
     """
     if score not in SCORES:
         raise errors.unknown("score", score, SCORES)
     if distribution not in DISTRIBUTIONS:
         raise errors.unknown("distribution", distribution, DISTRIBUTIONS)
     if not 0 <= sparsity < 1:
-        raise errors.InputError(f"sparsity must be at least 0 and below 1, got {sparsity}")
+        raise errors.InputError(f"sparsity must be in [0, 1), got {sparsity}")
     end = begin if end is None else end
     if not (0 <= begin <= end and frequency >= 1):
-        raise errors.InputError(f"pruning needs 0 <= begin <= end and frequency >= 1, got {begin}, {end}, {frequency}")
+        raise errors.InputError(
+            f"pruning needs 0 <= begin <= end and frequency >= 1, got begin={begin}, end={end}, frequency={frequency}"
+        )
     block = parse_block(structure, sparsity, one_shot=begin == end)
-    # the share of the final count that is pruned by an update
-    reached = (
-        optax.polynomial_schedule(0.0, 1.0, 3, end - begin, begin) if end > begin else optax.constant_schedule(1.0)
-    )
+    find = partial(find_layers, rules=rules, keep=keep, structure=structure, block=block)
+    plan = _Plan(sparsity, begin, end, frequency, score, "uniform" if block else distribution, block, find, keep_zeros)
+    return optax.GradientTransformationExtraArgs(partial(_init, plan), partial(_update, plan))
 
-    def find(params: Any) -> dict[str, Layer]:
-        return find_layers(params, rules, keep, structure=structure, block=block)
 
-    def init(params: Any) -> PruneState:
-        layers = find(params)
-        find_pools(layers, sparsity, "uniform" if block else distribution)
-        names = [name for path, layer in layers.items() for name in (path, *layer.companions)]
-        weights = flat(params)
-        masks = {name: jnp.ones(weights[name].shape, bool) for name in names}
-        for path, layer in layers.items() if keep_zeros else ():
-            alive = layer.alive(weights[path] != 0)
-            masks |= {path: layer.mask(alive), **dict.fromkeys(layer.companions, alive)}
-        return PruneState(jnp.zeros((), jnp.int32), masks)
+class _Plan(NamedTuple):
+    """The checked arguments of `prune`."""
 
-    def update(updates: Any, state: PruneState, params: Any = None, *, gradients: Any = None, **_: Any) -> Any:
-        if params is None:
-            raise ValueError("prune needs the parameters: tx.update(updates, state, params)")
-        if gradients is None and score == "gradient_weight":
-            raise ValueError("the score gradient_weight needs tx.update(updates, state, params, gradients=gradients)")
-        layers, steps, weights = find(params), flat(updates), flat(params)
-        slopes = flat(updates if gradients is None else gradients)
-        now = state.seen
-        since = now - begin
-        due = (since >= 0) & (now <= end) & ((since % frequency == 0) | (now == end))
+    sparsity: float
+    begin: int
+    end: int
+    frequency: int
+    score: str
+    distribution: str
+    block: tuple[int, int] | None
+    find: Callable[[Any], dict[str, Layer]]
+    keep_zeros: bool
 
-        def look() -> Masks:
-            scores = {p: SCORES[score](weights[p] + steps[p], slopes[p]).astype(jnp.float32) for p in layers}
-            if block:
-                kept = {p: best_of_blocks(scores[p], state.masks[p], *block) & state.masks[p] for p in layers}
-                return {**state.masks, **kept}
-            return select(layers, find_pools(layers, sparsity, distribution), scores, state.masks, reached(now))
+    def progress(self, now: jax.Array) -> Any:
+        """Returns the share of the final count that is pruned by an update, 0 … 1."""
+        if self.end == self.begin:
+            return 1.0
+        return optax.polynomial_schedule(0.0, 1.0, 3, self.end - self.begin, self.begin)(now)
 
-        masks = jax.lax.cond(due, look, lambda: state.masks)
 
-        def masked(path: Any, step: jax.Array, weight: jax.Array) -> jax.Array:
-            mask = masks.get(path_name(path))
-            return step if mask is None else jnp.where(mask, step, -weight)
+def _init(plan: _Plan, params: Any) -> PruneState:
+    layers, weights = plan.find(params), flat(params)
+    find_pools(layers, plan.sparsity, plan.distribution)
+    names = [name for path, layer in layers.items() for name in (path, *layer.companions)]
+    masks = {name: jnp.ones(weights[name].shape, bool) for name in names}
+    for path, layer in layers.items() if plan.keep_zeros else ():
+        alive = layer.alive(weights[path] != 0)
+        masks |= {path: layer.mask(alive), **dict.fromkeys(layer.companions, alive)}
+    return PruneState(jnp.zeros((), jnp.int32), masks)
 
-        updates = jax.tree_util.tree_map_with_path(masked, updates, params)
-        return updates, PruneState(optax.safe_increment(now), masks)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+def _update(
+    plan: _Plan, updates: Any, state: PruneState, params: Any = None, *, gradients: Any = None, **_: Any
+) -> tuple[Any, PruneState]:
+    if params is None:
+        raise ValueError("prune needs the parameters: tx.update(updates, state, params)")
+    if gradients is None and plan.score == "gradient_weight":
+        raise ValueError("the score gradient_weight needs tx.update(updates, state, params, gradients=gradients)")
+    layers, steps, weights = plan.find(params), flat(updates), flat(params)
+    slopes = flat(updates if gradients is None else gradients)
+    now = state.seen
+    since = now - plan.begin
+    due = (since >= 0) & (now <= plan.end) & ((since % plan.frequency == 0) | (now == plan.end))
+
+    def selected() -> Masks:
+        scores = {p: SCORES[plan.score](weights[p] + steps[p], slopes[p]).astype(jnp.float32) for p in layers}
+        if plan.block:
+            kept = {p: best_of_blocks(scores[p], state.masks[p], *plan.block) & state.masks[p] for p in layers}
+            return {**state.masks, **kept}
+        pools = find_pools(layers, plan.sparsity, plan.distribution)
+        return select(layers, pools, scores, state.masks, plan.progress(now))
+
+    masks = jax.lax.cond(due, selected, lambda: state.masks)
+
+    def masked(path: Any, step: jax.Array, weight: jax.Array) -> jax.Array:
+        mask = masks.get(path_name(path))
+        return step if mask is None else jnp.where(mask, step, -weight)
+
+    updates = jax.tree_util.tree_map_with_path(masked, updates, params)
+    return updates, PruneState(optax.safe_increment(now), masks)
 
 
 def find_masks(opt_state: Any) -> Masks:
-    """Returns the masks in the state of a chain.
-
-    Raises:
-      InputError: if nothing in the chain prunes.
-    """
+    """Returns the masks in an optimizer state; raises InputError if there are none."""
     states = [s for s in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(s)]
     if not states:
-        raise errors.InputError("this optimiser prunes nothing: its chain has no prune")
+        raise errors.InputError("the optimizer state has no pruning masks: add ferjax.prune.prune to its chain")
     return states[0].masks
 
 
 def prunes(opt_state: Any) -> bool:
-    """Returns whether anything in the chain of a state prunes."""
+    """Returns whether an optimizer state has pruning masks."""
     return any(map(_is_state, jax.tree.leaves(opt_state, is_leaf=_is_state)))
 
 

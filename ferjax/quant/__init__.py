@@ -1,4 +1,4 @@
-"""Quantization on the integer grid of TFLite and ONNX: fake-quant, folding, networks that round as the file will."""
+"""Provides fake quantization and BatchNorm folding on the integer grid of TFLite and ONNX."""
 
 from ferjax.quant.grid import (
     BITS,
@@ -9,7 +9,6 @@ from ferjax.quant.grid import (
     fold_batch_norm,
     mark,
     quantize,
-    uniform_quantize,
     weight_grid,
 )
 
@@ -22,6 +21,5 @@ __all__ = [
     "fold_batch_norm",
     "mark",
     "quantize",
-    "uniform_quantize",
     "weight_grid",
 ]

@@ -1,9 +1,9 @@
-"""Fake quantization on the integer grid of TFLite and ONNX, with straight-through gradients.
+"""Implements fake quantization on the integer grid of TFLite and ONNX, with the straight-through estimator.
 
-A real number r stands for the integer q as r = (q - zero_point) * scale (Jacob et al. 2018, eq. 1). Weights are
-symmetric, per output channel and of narrow range (int8: -127 … 127); activations are asymmetric and per tensor
-(-128 … 127). `fake_quant` rounds to the grid and stays in floating point, so that training feels what the integers
-will do; `mark` is the same operation under the name by which a converter recognises it and writes integers.
+The integer q represents the real number r = (q - zero_point) * scale (Jacob et al. 2018, eq. 1). Weights are symmetric,
+per output channel and narrow-range (int8: -127 … 127); activations are asymmetric and per tensor (-128 … 127).
+`fake_quant` rounds to the grid in floating point, for training; `mark` is the same operation under the name that
+converters replace by integers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,17 +19,17 @@ from ferjax import errors
 from ferjax.trees import path_mask
 
 BITS = (4, 8)
-_SMALLEST_RANGE = 1e-8  # of a channel of zeros: any positive scale holds a zero
+_SMALLEST_RANGE = 1e-8  # keeps the scale of an all-zero channel positive
 
 
 class Grid(NamedTuple):
-    """The values (q - zero_point) * scale for whole q in low … high.
+    """Quantization grid: the values (q - zero_point) * scale for integers q in low … high.
 
     Attributes:
-      scale: step, positive; a scalar, or (C,) for one per channel of the last axis.
-      zero_point: whole numbers in the dtype and shape of the scale.
-      low: the smallest integer.
-      high: the largest integer.
+      scale: positive step; a scalar, or (C,) for per-channel scales of the last axis.
+      zero_point: integers in the dtype and shape of the scale.
+      low: smallest q.
+      high: largest q.
     """
 
     scale: Any
@@ -39,49 +39,42 @@ class Grid(NamedTuple):
 
 
 def weight_grid(weight: jax.Array, *, bits: int = 8) -> Grid:
-    """Returns the symmetric grid of a kernel, one scale per output channel (the last axis), ±(2^(bits-1) - 1).
-
-    Raises:
-      InputError: if there is no such width.
-    """
+    """Returns the symmetric grid of a kernel, ±(2^(bits-1) - 1), one scale per output channel (last axis)."""
     high = _top(bits)
     largest = jnp.max(jnp.abs(weight), axis=tuple(range(weight.ndim - 1)))
-    scale = jnp.maximum(largest, _SMALLEST_RANGE) * (1 / high)  # not a division: see below
+    scale = jnp.maximum(largest, _SMALLEST_RANGE) * (1 / high)  # not / high: see activation_grid
     return Grid(scale, jnp.zeros_like(scale), -high, high)
 
 
 def activation_grid(low: jax.Array, high: jax.Array, *, bits: int = 8) -> Grid:
-    """Returns the asymmetric per-tensor grid for values in low … high, with zero exactly on it.
+    """Returns the asymmetric per-tensor grid for values in low … high; zero is a point of the grid.
 
     Args:
-      low: scalar, smallest value; the range is widened to hold zero.
-      high: scalar, largest value.
-      bits: width of the integers.
-
-    Raises:
-      InputError: if there is no such width.
+      low: smallest value, a scalar; the range is widened to include zero.
+      high: largest value, a scalar.
+      bits: 4 or 8.
     """
     top = _top(bits)
     low, high = jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)
-    # XLA divides by constants inexactly, depending on what is compiled together: training and export must agree
+    # XLA's division by a constant depends on the surrounding program; training and export must agree exactly.
     scale = jnp.maximum(high - low, _SMALLEST_RANGE) * (1 / (2 * top + 1))
     return Grid(scale, jnp.round(-top - 1 - low / scale), -top - 1, top)
 
 
 def quantize(x: jax.Array, grid: Grid) -> jax.Array:
-    """Returns the integers nearest to x (halves to even), clipped to the grid, in x's own dtype."""
+    """Returns the integers nearest to x (halves to even), clipped to the grid, in x's dtype."""
     scale, zero_point = (_aligned(v, x) for v in grid[:2])
     return jnp.clip(jnp.round(x / scale) + zero_point, grid.low, grid.high)
 
 
 def fake_quant(x: jax.Array, grid: Grid) -> jax.Array:
-    """Returns the point of the grid nearest to x.
+    """Returns the grid point nearest to x.
 
-    The gradient with respect to x is 1 where the rounded x lies on the grid and 0 where it had to be clipped (the
-    straight-through estimator, Bengio et al. 2013; Jacob et al. 2018, section 3); the grid gets none.
+    The gradient with respect to x is 1 inside the grid and 0 where x is clipped (straight-through estimator, Bengio et
+    al. 2013; Jacob et al. 2018, section 3). The grid gets no gradient.
 
     Args:
-      x: any shape; with a per-channel grid its last axis is the channels.
+      x: any shape; a per-channel grid applies to its last axis.
       grid: from `weight_grid` or `activation_grid`.
     """
     scale, zero_point = (lax.stop_gradient(_aligned(v, x)) for v in grid[:2])
@@ -108,13 +101,11 @@ _fake_quant.defvjp(_fake_quant_forward, _fake_quant_backward)
 
 
 def mark(x: jax.Array, grid: Grid) -> jax.Array:
-    """Returns `fake_quant(x, grid)` as the operation that a converter replaces by integers.
-
-    To be called inside the function that is exported; `x` in float32.
+    """Returns `fake_quant(x, grid)` as a composite that converters replace by integers.
 
     Args:
-      x: as for `fake_quant`.
-      grid: of concrete arrays, float32.
+      x: float32, in the function that is exported.
+      grid: a grid of concrete float32 arrays.
     """
     scale = np.atleast_1d(np.asarray(grid.scale, np.float32))
     attributes: dict[str, Any] = {
@@ -136,36 +127,33 @@ def fake_quant_weights(
     rules: Sequence[str] = ("kernel$",),
     quantizer: Callable[[jax.Array, Grid], jax.Array] = fake_quant,
 ) -> Any:
-    """Rounds the kernels that rules find to their grids; a transform of parameters for the train step.
+    """Returns the parameters with the matching kernels rounded to their grids.
 
     Args:
       params: a nested dict of arrays.
-      bits: width of the integers.
-      rules: regular expressions over parameter paths; each must find one.
+      bits: 4 or 8.
+      rules: regular expressions over parameter paths; each must match a parameter.
       quantizer: `fake_quant`, or `mark` in a function that is exported.
 
-    Returns:
-      The same structure.
-
     Raises:
-      InputError: for an unknown width or a rule that finds nothing.
+      InputError: for other bits or a rule that matches nothing.
     """
     chosen = path_mask(rules, params)
     return jax.tree.map(lambda w, hit: quantizer(w, weight_grid(w, bits=bits)) if hit else w, params, chosen)
 
 
 def fold_batch_norm(variables: Mapping[str, Any], epsilons: Mapping[str, float]) -> dict[str, Any]:
-    """Moves every batch normalization into the convolution or linear layer before it.
+    """Folds every batch normalization into the convolution or linear layer before it.
 
-    With g = scale / sqrt(var + ε): kernel · g and (bias - mean) · g + shift (Jacob et al. 2018, eq. 14).
+    With g = scale / sqrt(var + ε), the kernel becomes kernel · g and the bias (bias - mean) · g + shift (Jacob et al.
+    2018, eq. 14).
 
     Args:
-      variables: {"params": …, "batch_stats": …}; a normalization is called `bn` and stands beside its layer, `conv` or
-        `dense`.
-      epsilons: ε of each, by the path of what holds both, such as {"layer1_0/conv1": 1e-5}.
+      variables: {"params": …, "batch_stats": …}; a normalization `bn` is a sibling of its layer, `conv` or `dense`.
+      epsilons: ε of each normalization by the path of its parent, such as {"layer1_0/conv1": 1e-5}.
 
     Returns:
-      {"params": …} of the same network made with `folded=True`, in the dtypes of the input.
+      {"params": …} of the network with `folded=True`, in the dtypes of the input.
     """
 
     def visit(params: Mapping[str, Any], stats: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -189,30 +177,9 @@ def _folded(layer: Mapping[str, Any], norm: Mapping[str, Any], stats: Mapping[st
     return {"kernel": kernel * _aligned(gain, kernel), "bias": bias}
 
 
-def uniform_quantize(weight: jax.Array, *, bits: int = 8) -> tuple[jax.Array, jax.Array]:
-    """Valverde's uniform symmetric quantizer, one scale for the whole tensor (eq. 2–4).
-
-    W_b = round(s_b · W), s_b = (2^b - 1) / (2 · max|W|). Taken literally, s_b maps the largest weight of int8 to 127.5,
-    which does not fit; as in the paper's figure 6 it is mapped to 2^(b-1) - 1 = 127.
-
-    Args:
-      weight: any shape.
-      bits: b.
-
-    Returns:
-      (W_b, s_b): whole numbers in -(2^(b-1) - 1) … 2^(b-1) - 1 in the weight's dtype, and W ≈ W_b / s_b.
-
-    Raises:
-      InputError: if there is no such width.
-    """
-    top = _top(bits)
-    scale = top / jnp.maximum(jnp.max(jnp.abs(weight)), _SMALLEST_RANGE)
-    return jnp.clip(jnp.round(weight * scale), -top, top), scale
-
-
 def _top(bits: int) -> int:
     if bits not in BITS:
-        raise errors.InputError(f"integers of {bits} bits are not supported: choose {' or '.join(map(str, BITS))}")
+        raise errors.InputError(f"bits must be {' or '.join(map(str, BITS))}, got {bits}")
     return 2 ** (bits - 1) - 1
 
 
@@ -221,7 +188,7 @@ def _bits(grid: Grid) -> int:
 
 
 def _aligned(values: Any, x: jax.Array) -> jax.Array:
-    """Gives a scalar or a (C,) vector x's dtype and rank."""
+    """Returns a scalar or a (C,) vector in x's dtype and rank."""
     values = jnp.asarray(values, x.dtype)
     return values.reshape((1,) * (x.ndim - values.ndim) + values.shape)
 

@@ -1,8 +1,8 @@
-"""Networks that feel their integers: every `QuantPoint` and every kernel rounded, ranges observed while training.
+"""Implements quantization-aware training: rounds every kernel and `QuantPoint` and observes activation ranges.
 
-Start from a network whose normalizations are folded (`fold`), because integer files have none. `make_apply` returns a
-function with the signature of `module.apply`, so that training, distillation and evaluation use it unchanged; the
-ranges of the activations are one more collection:
+The network must be folded (`fold`), because integer files have no normalizations. `make_apply` returns a function with
+the signature of `module.apply`, which training, distillation and evaluation use unchanged. The activation ranges are an
+additional collection:
 
     module, variables = fold(module, variables, image_shape)
     variables["ranges"] = initial_ranges(module, image_shape)
@@ -32,10 +32,12 @@ from ferjax.trees import path_mask
 Observer = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 Quantizer = Callable[[jax.Array, quant.Grid], jax.Array]
 KERNELS = ("kernel$",)
+# (value, scale) of each rounded value by its id; holding the value keeps its id from being reused.
+_Scales = dict[int, tuple[jax.Array, jax.Array]]
 
 
 def min_max(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Observes the smallest and the largest value of a batch, (N, …)."""
+    """Returns the smallest and the largest value of a batch (N, …)."""
 
     def widen(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         return jax.lax.min(a[0], b[0]), jax.lax.max(a[1], b[1])
@@ -44,26 +46,23 @@ def min_max(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         start = np.array(np.inf, x.dtype)
         return jax.lax.reduce((low, high), (start, -start), widen, axes)
 
-    # For jnp.min and jnp.max, XLA on CPUs reads the batch twice, number by number, on one core. Both ends at once,
-    # image by image and in vectors of eight, take a fifth of the time (1.3 for 6.5 ms of 64 maps of 44x44x16).
+    # XLA's CPU backend runs jnp.min and jnp.max one after the other, without vector instructions, on one core. One
+    # reduction per image in vectors of eight takes a fifth of the time (1.3 instead of 6.5 ms for 64 maps of 44x44x16).
     lanes = x.reshape(len(x), -1, math.gcd(8, x.size // len(x)))
     return ends(*ends(lanes, lanes, (1,)), (0, 1))
 
 
 def percentile(percent: float = 99.9) -> Observer:
-    """Returns the observer of a batch's central values: what lies beyond the percentile on either side may clip.
+    """Returns an observer that excludes the outliers of a batch on both sides.
 
     Args:
-      percent: in 50 … 100, not 50; 99.9 leaves out one value in a thousand above and one below.
-
-    Raises:
-      InputError: if it is outside its range.
+      percent: in (50, 100]; 99.9 excludes the largest and the smallest thousandth of the values.
     """
     if not 50 < percent <= 100:
         raise InputError(f"percentile must be above 50 and at most 100, got {percent}")
 
     def observe(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # max_pool and ReLU leave values on their bounds, so the ends are values, not interpolations
+        # "nearest" returns values that occur, so that the lower end after a ReLU is exactly zero.
         low, high = jnp.percentile(x, jnp.array([100 - percent, percent], x.dtype), method="nearest")
         return low, high
 
@@ -81,20 +80,20 @@ def make_apply(
 ) -> Callable[..., Any]:
     """Returns `module.apply` with rounded weights and activations.
 
-    Called with "ranges" mutable it first observes: each range is the exponential moving average of what the batches
-    show, starting from the first. Biases are rounded to the grid of the 32-bit sums they are added to, input scale
-    times kernel scale (Jacob et al. 2018, eq. 11), where the layer's input is a rounded value as it is, not pooled.
+    If "ranges" is mutable, each range becomes the exponential moving average of the observed ranges, starting from the
+    first. A bias is rounded to the grid of the 32-bit accumulators, input scale times kernel scale (Jacob et al. 2018,
+    eq. 11), if the layer's input is a rounded value without pooling in between.
 
     Args:
-      module: a network, its normalizations folded.
-      weight_bits: width of the kernels' integers, 8 or 4; activations have 8.
-      rules: regular expressions over parameter paths: which kernels are rounded.
-      observe: what a batch says about a range: `min_max` or `percentile(…)`.
-      decay: of the moving average, 0 for the last batch alone.
-      freeze: batches after which the ranges stay; their number is then counted in ranges["seen"], a float32 scalar.
+      module: a folded network.
+      weight_bits: bits of the kernels, 8 or 4; activations have 8.
+      rules: regular expressions over parameter paths: the kernels that are rounded.
+      observe: returns the range of a batch: `min_max` or `percentile(…)`.
+      decay: of the moving average; 0 uses the last batch only.
+      freeze: number of batches after which the ranges are fixed; ranges["seen"], a float32 scalar, counts them.
 
     Returns:
-      apply(variables, x, train=…, mutable=…, rngs=…), variables {"params": …, "ranges": …}.
+      apply(variables, x, train=…, mutable=…, rngs=…) with variables {"params": …, "ranges": …}.
 
     Raises:
       InputError: if decay is outside [0, 1); when called, if the variables have no ranges.
@@ -102,56 +101,67 @@ def make_apply(
     if not 0 <= decay < 1:
         raise InputError(f"decay must be in [0, 1), got {decay}")
 
-    def average(old: jax.Array, new: jax.Array, empty: jax.Array, moving: Any) -> jax.Array:
-        return jnp.where(empty, new, jnp.where(moving, decay * old + (1 - decay) * new, old))
-
-    def round_here(scales: dict[int, Any], moving: Any, point: nn.Module, x: jax.Array) -> jax.Array:
-        low, high = _range(point)
-        wide = full_precision(x)
-        if point.is_mutable_collection("ranges") and not _bounds(point):
-            seen_low, seen_high = (v.astype(low.dtype) for v in observe(jax.lax.stop_gradient(wide)))
-            empty = low > high
-            low, high = average(low, seen_low, empty, moving), average(high, seen_high, empty, moving)
-            point.put_variable("ranges", "low", low)
-            point.put_variable("ranges", "high", high)
-            if freeze is not None and not point.path:
-                point.put_variable("ranges", "seen", point.get_variable("ranges", "seen") + 1)
-        grid = quant.activation_grid(low, high)
-        rounded = _rounded(wide, grid).astype(x.dtype)
-        scales[id(rounded)] = rounded, grid.scale  # the value is held, so that no other takes its id
-        return rounded
-
     def apply(variables: Mapping[str, Any], x: jax.Array, **options: Any) -> Any:
         params = quant.fake_quant_weights(variables["params"], bits=weight_bits, rules=rules, quantizer=_rounded)
-        chosen = traverse_util.flatten_dict(path_mask(rules, variables["params"]))
-        scales: dict[int, Any] = {}
+        rounded_kernels = traverse_util.flatten_dict(path_mask(rules, variables["params"]))
+        scales: _Scales = {}
         moving = True if freeze is None else variables["ranges"]["seen"] < freeze
 
-        def round_bias(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-            y, layer = call(*args, **kwargs), context.module
-            if not (isinstance(layer, nn.Conv | nn.Dense) and context.method_name == "__call__" and layer.use_bias):
-                return y
-            if id(args[0]) not in scales or not chosen[*layer.path, "kernel"]:
-                return y
-            kernel: jax.Array = layer.get_variable("params", "kernel")
-            bias: jax.Array = layer.get_variable("params", "bias")
-            step = scales[id(args[0])][1] * quant.weight_grid(kernel, bits=weight_bits).scale
-            moved = computed_once(jax.lax.stop_gradient(jnp.round(bias / step) * step - bias))
-            return y + moved.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+        def round_here(point: nn.Module, x: jax.Array) -> jax.Array:
+            low, high = _range(point)
+            wide = full_precision(x)
+            if point.is_mutable_collection("ranges") and not _bounds(point):
+                low, high = _updated(low, high, observe(jax.lax.stop_gradient(wide)), decay, moving)
+                point.put_variable("ranges", "low", low)
+                point.put_variable("ranges", "high", high)
+                if freeze is not None and not point.path:
+                    point.put_variable("ranges", "seen", point.get_variable("ranges", "seen") + 1)
+            grid = quant.activation_grid(low, high)
+            rounded = _rounded(wide, grid).astype(x.dtype)
+            scales[id(rounded)] = rounded, grid.scale
+            return rounded
 
-        with nn.intercept_methods(_at_points(partial(round_here, scales, moving))), nn.intercept_methods(round_bias):
+        round_bias = partial(_round_bias, scales, rounded_kernels, weight_bits)
+        with nn.intercept_methods(_at_points(round_here)), nn.intercept_methods(round_bias):
             return module.apply({**variables, "params": params}, x, **options)
 
     return apply
 
 
-def initial_ranges(module: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Returns the collection "ranges" of a network, nothing observed yet: low above high.
+def _updated(low: jax.Array, high: jax.Array, seen: tuple[jax.Array, ...], decay: float, moving: Any) -> Any:
+    """Returns the moving average of a range; the first observed range replaces an empty one (low > high)."""
+    empty = low > high
 
-    Args:
-      module: the network.
-      image_shape: (height, width, channels).
-    """
+    def average(old: jax.Array, new: jax.Array) -> jax.Array:
+        return jnp.where(empty, new, jnp.where(moving, decay * old + (1 - decay) * new, old))
+
+    return tuple(average(old, new.astype(low.dtype)) for old, new in zip((low, high), seen, strict=True))
+
+
+def _round_bias(
+    scales: _Scales,
+    rounded_kernels: Mapping[tuple[str, ...], bool],
+    weight_bits: int,
+    call: Callable[..., Any],
+    args: Any,
+    kwargs: Any,
+    context: nn.module.InterceptorContext,
+) -> Any:
+    """Intercepts layers with a bias and rounds it to input scale times kernel scale."""
+    y, layer = call(*args, **kwargs), context.module
+    if not (isinstance(layer, nn.Conv | nn.Dense) and context.method_name == "__call__" and layer.use_bias):
+        return y
+    if id(args[0]) not in scales or not rounded_kernels[*layer.path, "kernel"]:
+        return y
+    kernel: jax.Array = layer.get_variable("params", "kernel")
+    bias: jax.Array = layer.get_variable("params", "bias")
+    step = scales[id(args[0])][1] * quant.weight_grid(kernel, bits=weight_bits).scale
+    moved = computed_once(jax.lax.stop_gradient(jnp.round(bias / step) * step - bias))
+    return y + moved.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def initial_ranges(module: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Returns the collection "ranges" of a network before any observation: low = inf, high = -inf."""
     points: list[tuple[str, ...]] = []
 
     def note(point: nn.Module, x: jax.Array) -> jax.Array:
@@ -167,7 +177,7 @@ def initial_ranges(module: nn.Module, image_shape: tuple[int, ...]) -> dict[str,
 
 
 def check_ranges(ranges: Mapping[str, Any]) -> None:
-    """Raises InputError, naming the first, if there are activations whose range was never observed."""
+    """Raises InputError if a range was never observed, and names the first such range."""
     flat = {path: float(value) for path, value in traverse_util.flatten_dict(dict(ranges)).items()}
     points = [path[:-1] for path in flat if path[-1] == "low"]
     unseen = [p for p in points if not -np.inf < flat[*p, "low"] <= flat[*p, "high"] < np.inf]
@@ -175,17 +185,17 @@ def check_ranges(ranges: Mapping[str, Any]) -> None:
         which = f"the range of {_name(unseen[0])} was" if unseen else "ranges were"
         raise InputError(
             f"{which} never observed ({len(points) - len(unseen)} of {len(points)} were): "
-            "train with quantization, or run training images through the network, before writing integers"
+            "train with quantization, or run training images through the network, before export"
         )
 
 
 def make_marked(
     module: nn.Module, variables: Mapping[str, Any], *, weight_bits: int = 8, rules: Sequence[str] = KERNELS
 ) -> Callable[..., Any]:
-    """Returns apply(images, mutable=…) with the variables inside and every rounding marked for a converter.
+    """Returns apply(images, mutable=…) with constant variables and every rounding as `quant.mark`, for export.
 
     Args:
-      module: a network, its normalizations folded.
+      module: a folded network.
       variables: {"params": …, "ranges": …}, concrete arrays.
       weight_bits: as in training.
       rules: as in training.
@@ -217,10 +227,10 @@ def make_marked(
 def fold(
     module: nn.Module, variables: Mapping[str, Any], image_shape: tuple[int, ...]
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Returns the network without batch normalizations, and its variables; the logits stay what they are.
+    """Returns the network without batch normalizations and its variables; the logits are the same.
 
     Args:
-      module: any network of `ferjax.models`; one that has nothing to fold is returned as it is.
+      module: a network of `ferjax.models`; a network without batch normalization is returned unchanged.
       variables: {"params": …, "batch_stats": …}.
       image_shape: (height, width, channels).
     """
@@ -239,7 +249,7 @@ def fold(
 
 
 def _at_points(act: Callable[[nn.Module, jax.Array], jax.Array]) -> Callable[..., Any]:
-    """Returns the linen interceptor that acts on every value to round: the image, and what `QuantPoint` passes on."""
+    """Returns the linen interceptor that applies `act` to the image and to the input of every `QuantPoint`."""
 
     def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
@@ -251,7 +261,7 @@ def _at_points(act: Callable[[nn.Module, jax.Array], jax.Array]) -> Callable[...
 
 
 def _rounded(x: jax.Array, grid: quant.Grid) -> jax.Array:
-    """Rounds a weight or an activation, once for all its readers: a depthwise convolution on CPUs has nine."""
+    """Rounds a weight or an activation, once for all its uses (nine in a depthwise convolution on CPUs)."""
     return computed_once(quant.fake_quant(x, grid))
 
 
@@ -264,7 +274,7 @@ def _range(point: nn.Module) -> tuple[jax.Array, jax.Array]:
         low, high = (jnp.full((), bound, jnp.float32) for bound in bounds)
         return low, high
     if not point.has_variable("ranges", "low"):
-        raise InputError(f"there is no range for {_name(point.path)}: see ferjax.quant.rounding.initial_ranges")
+        raise InputError(f"no range for {_name(point.path)} in the variables: add ferjax.quant.rounding.initial_ranges")
     return point.get_variable("ranges", "low"), point.get_variable("ranges", "high")
 
 

@@ -147,7 +147,7 @@ def check_same(workdir: pathlib.Path, stored: Mapping[str, Any], asked: Mapping[
       InputError: if they are not, naming the first difference and the folder.
     """
     old, new = flat(stored), flat(asked)
-    both = sorted((old.keys() | new.keys()) - {f"data.{key}" for key in data.READING})
+    both = sorted((old.keys() | new.keys()) - {f"data.{key}" for key in data.READ_OPTIONS})
     if differing := [k for k in both if old.get(k, _default(k)) != new.get(k, _default(k))]:
         key = differing[0]
         there, here = (str(side.get(key, _default(key) or "not set")) for side in (old, new))

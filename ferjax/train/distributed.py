@@ -135,7 +135,8 @@ def agree(what: str, values: Mapping[str, Any]) -> None:
 def _in_cluster() -> bool:
     """Returns whether the environment is that of several processes; JAX then finds out which one this is."""
     several = any(name in os.environ and os.environ.get(count, "1") != "1" for name, count in _COUNTS.items())
-    return several or "TPU_ML_PLATFORM" in os.environ  # which `import jax` sets on a TPU VM
+    # `import jax` sets this on a TPU VM; TensorFlow sets another value, everywhere.
+    return several or os.environ.get("TPU_ML_PLATFORM") == "JAX"
 
 
 def _options(coordinator: str | None, count: int | None, number: int | None) -> dict[str, Any]:

@@ -257,7 +257,7 @@ def make_spec(
         architecture=architecture["name"],
         architecture_args={k: v for k, v in architecture.items() if k != "name"},
         dataset=faces.name,
-        dataset_args={k: v for k, v in dataset_args.items() if k not in ("name", *data.READING)},
+        dataset_args={k: v for k, v in dataset_args.items() if k not in ("name", *data.READ_OPTIONS)},
         dataset_sha256=faces.sha256,
         source_run=name,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),

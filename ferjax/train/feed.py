@@ -241,7 +241,7 @@ def make_resident_steps(
       run(state, sums, data, order, position, *more, steps=K) -> (state, sums, flag), see `Feed.compile`: batch i
       holds the examples order[position + i · B : …].
     """
-    spread = devices.spread(mesh)
+    spread = devices.batch_sharding(mesh)
 
     @_compiled(mesh, options)
     def run(state: TrainState, sums: Sums, data: Arrays, order: jax.Array, position: jax.Array, *more: Any, steps: int):
@@ -263,7 +263,7 @@ def _compiled(mesh: Mesh, options: dict[str, Any] | None) -> Callable[[Run], Run
         jax.jit,
         static_argnames="steps",
         donate_argnums=(0, 1),
-        out_shardings=devices.whole(mesh),
+        out_shardings=devices.replicated_sharding(mesh),
         compiler_options=options,
     )
 

@@ -124,7 +124,7 @@ def store(
             title = f"view {number + 1} of {len(paths)}"
             _write_view(path, images, draw, jax.random.fold_in(jax.random.key(SEED), number), batch_size, title)
     try:
-        found = on_disk.join([on_disk.open_array(path) for path in paths])
+        found = on_disk.concatenate([on_disk.open_array(path) for path in paths])
         answers = np.concatenate([np.load(_logits(path)) for path in paths])
     except (OSError, ValueError, EOFError) as error:
         raise errors.InputError(f"the stored views in {folder} are damaged ({error}); remove that folder") from error

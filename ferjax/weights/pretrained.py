@@ -1,7 +1,8 @@
 """Initializes a network from pretrained weights of other frameworks or from another run.
 
 Supported are the state dicts of torchvision and timm for ResNet-18, ResNet-50, MobileNetV3-Small and DeiT-Tiny (plain
-and distilled), and VGGFace2's ResNet-50. Weights of another shape are adapted:
+and distilled), those of timm and efficientnet-lite-pytorch for EfficientNet-Lite0, and VGGFace2's ResNet-50. Weights of
+another shape are adapted:
 
 - a grayscale stem takes the mean of the kernels of the three channels (Paraschiv, experiment 6);
 - a 3x3 stem takes a 7x7 kernel shrunk by area: each weight is the sum over the 7/3 x 7/3 pixels that it covers, so the

@@ -1,4 +1,4 @@
-"""Maps the variables of ferjax networks to the tensor names of torchvision, timm and VGGFace2."""
+"""Maps the variables of ferjax networks to the tensor names of other frameworks' weights files."""
 
 import re
 from collections.abc import Callable
@@ -19,6 +19,7 @@ class Preprocessing(NamedTuple):
 
 
 IMAGENET = Preprocessing("rgb", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CENTERED = Preprocessing("rgb", (0.5,) * 3, (0.5,) * 3)
 # VGGFace2's means, of pixels in 0..255, in the order blue, green, red.
 _FACE_MEAN = (91.4953 / 255, 103.8827 / 255, 131.0912 / 255)
 VGGFACE2_BGR = Preprocessing("bgr", _FACE_MEAN, (1 / 255,) * 3)
@@ -32,6 +33,7 @@ class Format(NamedTuple):
 
     Attributes:
       signature: a tensor that only this format has.
+    CENTERED = Preprocessing("rgb", (0.5,) * 3, (0.5,) * 3)
       rules: (pattern, replacement) pairs; the first pattern that matches a ferjax module path applies.
       preprocessing: preprocessing of the networks in this format.
       epsilon: epsilon of its batch normalizations, if it differs from ferjax's 1e-3.
@@ -85,8 +87,13 @@ def _timm_block(match: re.Match[str]) -> str:
     prefix = f"blocks.{_TIMM_STAGES[block]}."
     if part == "se":
         return prefix + {"fc1": "se.conv_reduce", "fc2": "se.conv_expand"}[layer]
-    parts = ["depthwise", "project"] if block == 0 else ["expand", "depthwise", "project"]
-    convs = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pw" if block == 0 else "conv_pwl"}
+    return _timm_layer(prefix, part, layer, first=block == 0)
+
+
+def _timm_layer(prefix: str, part: str, layer: str, *, first: bool) -> str:
+    """The first block has no expansion, and its projection the expansion's name."""
+    parts = ["depthwise", "project"] if first else ["expand", "depthwise", "project"]
+    convs = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pw" if first else "conv_pwl"}
     return prefix + (convs[part] if layer == "conv" else f"bn{parts.index(part) + 1}")
 
 
@@ -107,6 +114,37 @@ _MOBILENET_TIMM: Rules = (
     (r"last/bn", "blocks.5.0.bn1"),
     (r"head/hidden1/dense", "conv_head"),
     (r"head/out", "classifier"),
+)
+# Blocks of EfficientNet-Lite0 in each of timm's stages.
+_LITE_STAGES = tuple(f"{stage}.{i}" for stage, depth in enumerate((1, 2, 2, 3, 3, 4, 1)) for i in range(depth))
+
+
+def _timm_lite_block(match: re.Match[str]) -> str:
+    return _timm_layer(f"blocks.{_LITE_STAGES[int(match[1])]}.", match[2], match[3], first=match[1] == "0")
+
+
+def _lite_block(match: re.Match[str]) -> str:
+    """efficientnet-lite-pytorch counts the normalizations as if every block had an expansion."""
+    block, part, layer = match.groups()
+    parts = ["expand", "depthwise", "project"]
+    return f"_blocks.{block}." + (f"_{part}_conv" if layer == "conv" else f"_bn{parts.index(part)}")
+
+
+_EFFICIENTNET_TIMM: Rules = (
+    (r"stem/conv", "conv_stem"),
+    (r"stem/bn", "bn1"),
+    (r"block(\d+)/(\w+)/(\w+)", _timm_lite_block),
+    (r"last/conv", "conv_head"),
+    (r"last/bn", "bn2"),
+    (r"head/out", "classifier"),
+)
+_EFFICIENTNET: Rules = (
+    (r"stem/conv", "_conv_stem"),
+    (r"stem/bn", "_bn0"),
+    (r"block(\d+)/(\w+)/(\w+)", _lite_block),
+    (r"last/conv", "_conv_head"),
+    (r"last/bn", "_bn1"),
+    (r"head/out", "_fc"),
 )
 _DEIT: Rules = (
     (r"patch/conv", "patch_embed.proj"),
@@ -132,6 +170,11 @@ FORMATS: dict[str, tuple[Format, ...]] = {
     ),
     "mobilenetv3_small": _MOBILENETS,
     "microexpnet": _MOBILENETS,
+    "efficientnet_lite0": (
+        # timm's tf_efficientnet_lite0. Its efficientnet_lite0, of the same names, pads and is fed in another way.
+        Format("conv_stem.weight", _EFFICIENTNET_TIMM, CENTERED),
+        Format("_conv_stem.weight", _EFFICIENTNET, CENTERED),
+    ),
     "deit_tiny": (Format("patch_embed.proj.weight", _DEIT),),
     "deit_tiny_distilled": (Format("patch_embed.proj.weight", _DEIT),),
 }

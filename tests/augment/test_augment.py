@@ -66,7 +66,7 @@ def test_a_larger_crop_shrinks_the_face_and_a_smaller_one_magnifies():
 
 
 def test_rotation_stays_within_its_bound():
-    # A point at distance 5 from the centre of a 13-pixel image moves at most 5 * 10 degrees in radians = 0.87 pixels.
+    # A point at distance 5 from the center of a 13-pixel image moves at most 5 * 10 degrees in radians = 0.87 pixels.
     x = jnp.zeros((300, 13, 13, 1)).at[:, 1, 6].set(1.0)
     out = np.asarray(augment.random_affine(KEY, x, degrees=10.0, translate=0.0, crop=(1.0, 1.0)))[..., 0]
     columns = (out * np.arange(13)[None, None, :]).sum((1, 2)) / out.sum((1, 2))
@@ -104,7 +104,7 @@ def test_erasing_fills_one_rectangle_of_the_stated_area_with_noise():
     assert abs(noise.std() - 12**-0.5) < 0.02  # uniform
 
 
-def test_erasing_fills_with_a_colour():
+def test_erasing_fills_with_a_color():
     x = images(60, channels=3)
     out = np.asarray(augment.random_erase(KEY, x, probability=1.0, area=(0.1, 0.2), fill=(0.2, 0.4, 0.6)))
     changed = (out != np.asarray(x)).any(-1)
@@ -116,10 +116,10 @@ def test_erasing_fills_with_a_colour():
         augment.create(erase=1.0, erase_fill=(0.1, 0.2))(KEY, batch(channels=3))
 
 
-def test_colour_keeps_the_luma_scales_the_chroma_and_turns_it():
+def test_color_keeps_the_luma_scales_the_chroma_and_turns_it():
     luma = np.array([0.299, 0.587, 0.114])
     x = 0.4 + 0.2 * images(200, side=4, channels=3)
-    plain = np.asarray(x) - (np.asarray(x) @ luma)[..., None]  # what is not grey
+    plain = np.asarray(x) - (np.asarray(x) @ luma)[..., None]  # what is not gray
     out = np.asarray(augment.random_color(KEY, x, saturation=0.5, hue=0.0))
     np.testing.assert_allclose(out @ luma, np.asarray(x) @ luma, atol=1e-4)
     chroma = out - (out @ luma)[..., None]
@@ -142,8 +142,8 @@ def test_colour_keeps_the_luma_scales_the_chroma_and_turns_it():
     assert 0.8 * 0.1 * np.pi < np.abs(away).max() <= 0.1 * np.pi + 1e-2  # 0.05 of a turn is 18 degrees
 
 
-def test_grey_images_have_no_colour_to_change():
-    with pytest.raises(InputError, match=r"need RGB images, these have 1 channel"):
+def test_gray_images_are_refused():
+    with pytest.raises(InputError, match=r"require RGB images, got 1 channel"):
         augment.create(saturation=0.1)(KEY, batch())
 
 
@@ -155,7 +155,7 @@ def mixed(x, targets, count=150, **settings):
     return np.asarray(out["images"]), np.asarray(out["targets"])[:, 0, 0]
 
 
-def test_mixup_blends_neighbours_and_their_targets_by_one_share_of_the_beta_distribution():
+def test_mixup_blends_neighbors_and_their_targets_by_one_share_of_the_beta_distribution():
     x, targets = images(4), jnp.eye(4)
     out, share = mixed(x, targets, count=400, mixup=0.2, cutmix=0.0)
     part, x = share[:, None, None, None, None], np.asarray(x)
@@ -181,7 +181,7 @@ def test_cutmix_pastes_one_rectangle_and_shares_the_targets_by_its_area():
     assert share.min() < 0.2 and share.max() > 0.9
 
 
-def test_both_mixtures_take_turns_and_a_batch_may_be_left_alone():
+def test_each_batch_uses_mixup_cutmix_or_neither():
     x = jnp.tile(jnp.arange(4.0).reshape(4, 1, 1, 1) / 4, (1, 20, 20, 1))
     out, share = mixed(x, jnp.eye(4), mixup=1.0, cutmix=1.0, probability=0.5)
     alone, flat = share == 1.0, np.ptp(out[:, 1], axis=(1, 2, 3)) == 0.0
@@ -193,8 +193,8 @@ def test_both_mixtures_take_turns_and_a_batch_may_be_left_alone():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_mixture_keeps_shape_dtype_and_range_and_follows_its_key(channels):
     settings = {"flip": 0.5, "rotate": 15, "translate": 0.1, "crop": (0.8, 1.2), "brightness": 0.2, "contrast": 0.2}
-    colour = {"saturation": 0.4, "hue": 0.1} if channels == 3 else {}
-    whole = jax.jit(augment.create(**settings, **colour, erase=0.5, mixup=0.2, cutmix=1.0))
+    color = {"saturation": 0.4, "hue": 0.1} if channels == 3 else {}
+    whole = jax.jit(augment.create(**settings, **color, erase=0.5, mixup=0.2, cutmix=1.0))
     example = batch(channels=channels)
     with jax.numpy_dtype_promotion("strict"):
         outs = [whole(jax.random.key(seed), example) for seed in (0, 1, 2, 2**31 - 1, 0)]
@@ -207,7 +207,7 @@ def test_any_mixture_keeps_shape_dtype_and_range_and_follows_its_key(channels):
     assert not np.array_equal(outs[0]["images"], outs[1]["images"])
 
 
-def test_what_is_switched_on_later_leaves_earlier_draws_as_they_were():
+def test_later_transforms_do_not_change_the_random_numbers_of_earlier_ones():
     # Runs that were started before a transform existed go on as they began.
     plain = augment.create(flip=0.5, rotate=15.0)(KEY, batch())
     erased = np.asarray(augment.create(flip=0.5, rotate=15.0, erase=1.0)(KEY, batch())["images"])
@@ -225,7 +225,7 @@ def test_views_begin_with_the_image_and_end_with_mirror_images(kind, count):
         np.testing.assert_array_equal(found[count // 2 :], found[: count // 2, :, :, ::-1])
 
 
-def test_ten_views_are_the_corners_and_the_centre():
+def test_ten_views_are_the_corners_and_the_center():
     # A ramp sampled by a crop of 18 of 20 pixels has the slope 0.9; its level says where the crop lies.
     down = jnp.broadcast_to(jnp.arange(20.0)[None, :, None, None], (1, 20, 20, 1))
     across = jnp.swapaxes(down, 1, 2)
@@ -238,7 +238,7 @@ def test_ten_views_are_the_corners_and_the_centre():
     np.testing.assert_allclose(whole[:5], jnp.stack([down] * 5), atol=1e-5)
 
 
-def test_views_that_do_not_exist_are_named():
+def test_unknown_views_are_named():
     with pytest.raises(InputError, match="Did you mean 'flip'"):
         augment.views(images(), kind="flop")
     with pytest.raises(InputError, match="fraction of the side"):

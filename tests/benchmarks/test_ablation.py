@@ -13,6 +13,8 @@ from tests.support import small_files
 from tests.support.untrained_runs import DATA, write_timed_run
 from tools import tables
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
@@ -82,8 +84,8 @@ def test_the_command_writes_the_table(made, tmp_path, capsys):
     arms = ["--arm", "plain", str(made / "plain"), "--arm", "taught", str(made / "taught")]
     ablation.main(["--study", "s", *arms, "--command", "ferjax sweep", "--results", str(tmp_path)])
     said = capsys.readouterr().out
-    assert "| s | plain | 61.00 | 1.00 | 3 | – | – | 0.510 | 3 | 2 |" in said
-    assert "| s | taught | 63.67 |" in said and "| +2.67 |" in said and "`ferjax sweep`" in said
+    assert "| s | plain | 61.00 ± 1.00 (3) | – | 0.510 | 3 | 2 |" in said
+    assert "| s | taught | 63.67 ± " in said and "| +2.67 ± " in said and "`ferjax sweep`" in said
     assert len(tables.load(tmp_path / "ablation.jsonl").rows) == 2
 
 

@@ -11,6 +11,8 @@ from tests.support import small_files
 from tests.support.untrained_runs import DATA, write_run, write_timed_run
 from tools import tables
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
@@ -94,8 +96,8 @@ def test_the_table_has_dashes_for_what_an_earlier_row_lacks(made, tmp_path, caps
     arguments = ["--model", made / "seed0", "--file", made / "net.onnx", "--data-dir", made / "data"]
     accuracy.main([str(a) for a in (*arguments, "--command", "python train.py", "--passes", 20, "--results", tmp_path)])
     head, _, first, second, *_, how = capsys.readouterr().out.splitlines()
-    assert head.count(" | ") == len(accuracy.COLUMNS) - 1 and "selected on it" in head
-    assert first == "| a | – | 60.00 | – | 59.00 | – | – | 0.500 | – | – | 9 | – | – | 15 | 5 | 0 |"
+    assert head.count(" | ") == len(accuracy.COLUMNS) - 1 and "validation accuracy" in head
+    assert first == "| a | – | – | 59.00 | – | – | – |"
     assert second.startswith("| baseline_cnn5 | plain, int8 trained |") and "python train.py" in how
     saved = tables.load(tmp_path / "synthetic_faces.jsonl").rows[1]
     assert 0 < saved["p50"] <= saved["p95"]

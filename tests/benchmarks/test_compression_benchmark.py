@@ -5,11 +5,13 @@ import pytest
 
 from benchmarks.speed import compression_steps
 from benchmarks.studies import compression, recipes
-from ferjax import models
+from ferjax import models, weights
 from ferjax.errors import InputError
 from ferjax.spec import ModelSpec
 from tests.support import tiny_networks as tiny
 from tools import tables
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_contender_takes_its_steps(monkeypatch):
@@ -20,7 +22,7 @@ def test_every_contender_takes_its_steps(monkeypatch):
     assert {k: len(v) for k, v in row["all"].items()} == {"step": 2, "qat": 2, "prune": 2, "look": 2}
     assert row["qat_ratio"] > 0 and row["prune_ratio"] > 0 and row["input"] == "16×16×1"
     table = tables.render(tables.Table(compression_steps.COLUMNS, [{**row, **how()}]))
-    assert table.splitlines()[2].startswith("| baseline_cnn3 | 16×16×1 | 4 | ")
+    assert table.splitlines()[2].startswith("| baseline_cnn3 | 16×16×1, 4 | ")
     json.dumps(row)
 
 
@@ -40,7 +42,7 @@ def test_every_row_has_a_recipe_and_the_table_its_figures(tmp_path, monkeypatch)
         dataset="synthetic_faces",
         dataset_args={"size": 24},
     )
-    monkeypatch.setattr(compression.single_file, "trained", lambda *_: (spec, {}, {}))
+    monkeypatch.setattr(weights, "load", lambda *_: weights.Trained(spec, {}))
     study = recipes.Study(tmp_path / "run", tmp_path / "run", False, tmp_path, 3, 32, None, 10)
     assert (study.training, study._replace(epochs=1, distil=True).training) == ("3 epochs", "1 epoch, distilled")
     for row in recipes.ROWS:
@@ -75,9 +77,7 @@ def test_a_study_goes_on_without_a_row_that_is_refused_but_not_without_the_dense
         class_names=("a", "b"), input_size=(8, 8), color_order="gray", mean=(0.5,), std=(0.25,), architecture="resnet20"
     )
     shas = {"run": "a" * 64, "other": "b" * 64}
-    monkeypatch.setattr(
-        compression.single_file, "trained", lambda path: (spec.replace(params_sha256=shas[path.name]), {}, {})
-    )
+    monkeypatch.setattr(weights, "load", lambda path: weights.Trained(spec.replace(params_sha256=shas[path.name]), {}))
     refused = {("50 % of weights", 0)}
 
     def one(row, seed, study):

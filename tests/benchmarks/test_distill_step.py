@@ -7,6 +7,8 @@ import pytest
 from benchmarks.speed import distill_step, turns
 from tools import tables
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_row_has_the_three_times_and_their_ratio(tmp_path, monkeypatch, capsys):
     calls = []

@@ -5,9 +5,11 @@ import pytest
 
 from benchmarks.speed import detectors
 from benchmarks.studies import smoothing
-from ferjax.data.synthetic.films import EXPRESSIONS
+from ferjax.data.synthetic.clips import EXPRESSIONS
 from ferjax.runtime.faces.detector import create_detector
 from tools import tables
+
+pytestmark = pytest.mark.slow
 
 
 def test_detectors_are_scored_against_the_rooms_faces():
@@ -48,7 +50,7 @@ def test_a_change_that_the_classifier_misses_is_not_charged_to_the_window():
     assert smoothing._lags(missed, ["fear"] * 39) == []
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_the_table_of_windows_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["smoothing", "--clips", "1", "--seconds", "6", "--results", str(tmp_path)])
     smoothing.main()

@@ -9,6 +9,8 @@ from ferjax import data
 from ferjax.data.on_disk import DiskImages
 from tools import tables
 
+pytestmark = pytest.mark.slow
+
 if sys.platform != "linux":
     pytest.skip("resident sets are counted by Linux", allow_module_level=True)
 

@@ -11,6 +11,8 @@ from ferjax import models
 from ferjax.errors import InputError
 from tools import tables
 
+pytestmark = pytest.mark.slow
+
 
 class Tiny(nn.Module):
     @nn.compact

@@ -7,6 +7,8 @@ import pytest
 from benchmarks.speed import turns
 from ferjax.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_contender_is_first_in_turn():
     assert list(turns.orders("abc", 4)) == [list("abc"), list("bca"), list("cab"), list("abc")]

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-import export as export_script
 from ferjax import data, models, runtime
 from ferjax.compress import budget, pipeline
 from ferjax.compress.commands import main
 from ferjax.errors import InputError
 from ferjax.evaluate import inference, scoring
+from ferjax.export import commands as export_script
 from ferjax.export.conversion import normalize
 from ferjax.prune import slim
 from ferjax.train import experiment
@@ -194,11 +194,11 @@ def test_a_size_of_the_file_decides_on_widths_and_bits(run, tmp_path):
         ([], "--sparsity, --dead, --macs, "),
         (["--bits", "7"], "--bits must be 8 or 4"),
         (["--bits", "8", "--target-bytes", "90000"], "--target-bytes .*--bits"),
-        (["--sparsity", "1.5"], r"sparsity must be at least 0 and below 1, got 1\.5"),
+        (["--sparsity", "1.5"], r"sparsity must be in \[0, 1\), got 1\.5"),
         (["--sparsity", "0.5", "--keep", "hed/"], "the rule 'hed/' matches no parameter"),
         (["--sparsity", "0.5", "--score", "magnitud"], "'magnitud'.*'magnitude'"),
         (["--macs", "nan"], "--macs must be positive, got nan"),
-        (["--macs", "10"], r"cannot be slimmed to 10: with every group at its least it is \d+"),
+        (["--macs", "10"], r"cannot be slimmed to 10: its minimum is \d+"),
     ],
 )
 def test_invalid_arguments_are_rejected_and_nothing_is_written(run, tmp_path, arguments, said):

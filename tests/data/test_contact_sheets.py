@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ferjax.data import EMOTIONS
+from ferjax.data import EXPRESSIONS
 from ferjax.data.prepare import contact_sheets
 
 SMALL = {"train": 14, "validation": 7, "test": 7, "size": 24}
@@ -15,30 +15,30 @@ def _few(monkeypatch):
     monkeypatch.setattr(loading, "SYNTHETIC", loading.SYNTHETIC | SMALL)
 
 
-def test_a_sheet_for_each_class_a_plot_and_the_counts(tmp_path):
+def test_sheets_plot_and_counts_are_written(tmp_path):
     text = contact_sheets.write_sheets("synthetic_faces", tmp_path / "out", tmp_path)
-    assert sorted(p.stem for p in (tmp_path / "out").iterdir()) == sorted([*EMOTIONS, "distribution"])
+    assert sorted(p.stem for p in (tmp_path / "out").iterdir()) == sorted([*EXPRESSIONS, "distribution"])
     for path in (tmp_path / "out").iterdir():
         with Image.open(path) as picture:
             assert picture.convert("L").getextrema()[0] < 60
     assert "angry" in text and text.splitlines()[8].split() == ["all", "14", "7", "7"]
 
 
-def test_every_class_has_a_file_of_its_own():
+def test_file_names_are_unique():
     for names in (("a/b", "a,b", "0_a_b"), ("Angry", "angry"), ("distribution", "0_distribution")):
         files = contact_sheets.file_names(names, taken=("distribution",))
         assert len({"distribution", *(file.casefold() for file in files)}) == len(names) + 1
         assert files[0] == f"0_{names[0].replace('/', '_')}"
-    assert contact_sheets.file_names(EMOTIONS, taken=("distribution",)) == list(EMOTIONS)
+    assert contact_sheets.file_names(EXPRESSIONS, taken=("distribution",)) == list(EXPRESSIONS)
 
 
-def test_images_land_in_their_cells():
+def test_images_are_in_their_cells():
     tiles = [contact_sheets.Tile(np.full((24, 24, 1), v, np.uint8)) for v in (0, 90)]
     sheet = np.asarray(contact_sheets.contact_sheet("title", [("", tiles)]))
     assert (sheet[24 + 36, 6 + 36] == 0).all() and (sheet[24 + 36, 6 + 76 + 36] == 90).all()
 
 
-def test_captions_make_room_and_colour_is_kept():
+def test_captions_add_space_and_color_is_kept():
     tile = contact_sheets.Tile(np.full((24, 24, 3), (10, 200, 30), np.uint8), "happy", "#D55E00")
     plain = contact_sheets.contact_sheet("title", [("", [tile._replace(caption="")])])
     captioned = contact_sheets.contact_sheet("title", [("row", [tile])])

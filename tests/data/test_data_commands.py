@@ -19,7 +19,7 @@ def test_prepare_prints_the_counts(tmp_path, capsys):
     assert lines[10] == f"prepared fer2013 in {tmp_path}"
 
 
-def test_a_folder_of_own_pictures(tmp_path):
+def test_prepare_folder(tmp_path):
     source = str(write(tmp_path / "album", album(10)))
     options = ["--name", "pets", "--size", "40", "--channels", "3", "--fractions", "0.5,0.3,0.2"]
     commands.prepare(["folder", "--source", source, *options, "--data-dir", str(tmp_path)])
@@ -28,7 +28,7 @@ def test_a_folder_of_own_pictures(tmp_path):
     assert {s: len(d.labels) for s, d in data.splits.items()} == {"train": 10, "validation": 6, "test": 4}
 
 
-def test_a_csv(tmp_path):
+def test_prepare_csv(tmp_path):
     write(tmp_path / "album", album(10))
     rows = "".join(f"{p},{p.split('/')[0]}\n" for p in album(10))
     (tmp_path / "album" / "labels.csv").write_text(f"path,label\n{rows}")
@@ -67,20 +67,20 @@ def test_synthetic_faces_and_the_reports_on_them(tmp_path, capsys, monkeypatch):
         (["show", "fer2013"], "--out"),
     ],
 )
-def test_wrong_arguments_exit_with_2_and_say_why(arguments, said, capsys):
+def test_invalid_arguments_exit_with_2(arguments, said, capsys):
     with pytest.raises(SystemExit) as caught:
         getattr(commands, arguments[0])(arguments[1:])
     assert caught.value.code == 2 and said in capsys.readouterr().err
 
 
-def test_data_that_are_not_there_are_one_line(tmp_path):
+def test_missing_data_are_an_input_error(tmp_path):
     for command in (commands.show, commands.leaks):
         with pytest.raises(InputError, match="not prepared"):
             command(["rafdb", "--out", str(tmp_path / "out"), "--data-dir", str(tmp_path)])
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_ends_with_one_line_and_2(tmp_path):
+def test_an_error_is_one_line_and_exit_code_2(tmp_path):
     command = [sys.executable, "-m", "ferjax", "prepare", "fer2013", "--source", str(tmp_path / "nowhere.zip")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""

@@ -21,7 +21,7 @@ def people():
     return faces(count=40)[0]
 
 
-def test_exact_twins_are_found_within_and_across_splits(people):
+def test_exact_duplicates_are_found_within_and_across_splits(people):
     a, b, c, d, e = people[:5]
     splits = {"train": split([a, b, a, c], [0, 1, 2, 3]), "validation": split([b, d, e, b], [1, 0, 0, 1])}
     groups = duplicates.exact_groups(splits)
@@ -29,7 +29,7 @@ def test_exact_twins_are_found_within_and_across_splits(people):
     second = [Member("train", 1), Member("validation", 0), Member("validation", 3)]
     assert groups == [first, second]
     marks = duplicates.in_train(groups, splits)
-    np.testing.assert_array_equal(marks["train"], [True, False, True, False])  # b's twins are not in training
+    np.testing.assert_array_equal(marks["train"], [True, False, True, False])  # the duplicates of b are not in training
     np.testing.assert_array_equal(marks["validation"], [True, False, False, True])
     assert duplicates.summary(groups, splits) == {
         "groups": 2,
@@ -60,7 +60,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_the_same_picture_again_is_a_near_twin(people, change):
+def test_changed_images_are_near_duplicates(people, change):
     changed = np.stack([CHANGES[change](x) for x in people[:10]])
     splits = {"train": split(people), "test": split(changed)}
     pairs = duplicates.near_pairs(splits, duplicates.exact_groups(splits))
@@ -69,7 +69,7 @@ def test_the_same_picture_again_is_a_near_twin(people, change):
     assert [p.score for p in pairs] == sorted((p.score for p in pairs), reverse=True)
 
 
-def test_different_pictures_and_flat_ones_are_no_twins():
+def test_different_and_constant_images_are_not_duplicates():
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (60, 6, 6), np.uint8)
     scenes = np.stack([np.array(Image.fromarray(c).resize((48, 48)))[..., None] for c in coarse])
@@ -77,19 +77,19 @@ def test_different_pictures_and_flat_ones_are_no_twins():
     assert duplicates.near_pairs({"train": split(np.concatenate([scenes, flat]))}, []) == []
 
 
-def test_exact_twins_share_the_links_of_the_first_of_them(people):
+def test_an_exact_group_shares_the_near_duplicates_of_its_first_image(people):
     near = np.roll(people[0], 2, 1)
     splits = {"train": split([people[0], people[0], people[1], near]), "test": split([near])}
     exact = duplicates.exact_groups(splits)
     pairs = duplicates.near_pairs(splits, exact)
     assert [(p.a, p.b) for p in pairs] == [(Member("train", 0), Member("train", 3))]
     assert duplicates.leaks(pairs, exact) == {0, 1, 3}
-    assert duplicates.join(pairs, exact) == [
+    assert duplicates.connected_groups(pairs, exact) == [
         [Member("test", 0), Member("train", 0), Member("train", 1), Member("train", 3)],
     ]
 
 
-def test_any_size_and_colour_work():
+def test_any_size_and_color_work():
     images = faces(count=4, size=37, channels=3)[0]
     splits = {"train": split(np.concatenate([images, images[:, :, ::-1]]))}
     pairs = duplicates.near_pairs(splits, [])
@@ -98,7 +98,7 @@ def test_any_size_and_colour_work():
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=20))
-def test_joined_groups_are_the_connected_components(links):
+def test_groups_are_the_connected_components(links):
     links = [(a, b) for a, b in links if a != b]
     pairs = [duplicates.Pair(Member("train", a), Member("train", b), 0.9) for a, b in links]
     reach = np.eye(12, dtype=bool)
@@ -107,7 +107,7 @@ def test_joined_groups_are_the_connected_components(links):
     for _ in range(4):
         reach = reach @ reach
     expected = {tuple(np.flatnonzero(row)) for row in reach if row.sum() > 1}
-    assert {tuple(m.row for m in g) for g in duplicates.join(pairs, [])} == expected
+    assert {tuple(m.row for m in g) for g in duplicates.connected_groups(pairs, [])} == expected
 
 
 @settings(deadline=None)

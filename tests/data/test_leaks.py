@@ -20,7 +20,7 @@ def leaky(tmp_path_factory):
     return folder
 
 
-def test_the_report_counts_lists_and_draws_the_twins(leaky, tmp_path):
+def test_the_report_has_counts_a_table_and_a_sheet(leaky, tmp_path):
     text = leaks.write_report("fer2013", tmp_path / "out", leaky)
     counts = json.loads((tmp_path / "out" / "leaks.json").read_text())
     assert counts["exact"] == {
@@ -31,7 +31,7 @@ def test_the_report_counts_lists_and_draws_the_twins(leaky, tmp_path):
         "test_images_with_twin_in_train": 0,
     }
     assert counts["exact_or_near"]["test_images_with_twin_in_train"] >= 1
-    assert "exact twins (the same pixels): 1 groups, 1 across splits, 1 with conflicting labels" in text
+    assert "exact duplicates (equal pixels): 1 groups, 1 across splits, 1 with conflicting labels" in text
     rows = list(csv.DictReader((tmp_path / "out" / "leaks.csv").read_text().splitlines()))
     exact = [r for r in rows if r["exact_group"]]
     assert [(r["split"], r["class"], r["name"]) for r in exact] == [

@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from ferjax.data import EMOTIONS, FaceData, load
+from ferjax.data import EXPRESSIONS, FaceData, load
 from ferjax.data.loading import prepared
 from ferjax.data.on_disk import DiskImages
 from ferjax.data.prepare.pipeline import prepare
@@ -28,9 +28,9 @@ def fer_dir(tmp_path_factory):
     return folder
 
 
-def test_synthetic_faces_render_themselves(faces_dir):
+def test_synthetic_faces_are_rendered_on_first_load(faces_dir):
     data = load("synthetic_faces", faces_dir, ("train", "test"), **SMALL)
-    assert isinstance(data, FaceData) and data.class_names == EMOTIONS
+    assert isinstance(data, FaceData) and data.class_names == EXPRESSIONS
     assert data.image_shape == (24, 24, 1) and list(data.splits) == ["train", "test"]
     train = data.splits["train"]
     assert train.images.shape == (14, 24, 24, 1) and train.images.dtype == np.uint8
@@ -39,7 +39,7 @@ def test_synthetic_faces_render_themselves(faces_dir):
     np.testing.assert_allclose(data.mean, train.images.mean() / 255)
 
 
-def test_the_second_load_reads_what_the_first_one_drew(faces_dir, monkeypatch):
+def test_the_second_load_reads_the_cache(faces_dir, monkeypatch):
     from ferjax.data.synthetic import rendering
 
     monkeypatch.setattr(rendering, "render_faces", None)
@@ -49,10 +49,10 @@ def test_the_second_load_reads_what_the_first_one_drew(faces_dir, monkeypatch):
 def test_the_two_lists_of_expressions_agree():
     from ferjax.data.synthetic.action_units import EXPRESSIONS
 
-    assert EXPRESSIONS == EMOTIONS
+    assert EXPRESSIONS == EXPRESSIONS
 
 
-def test_other_options_are_other_data(faces_dir):
+def test_different_options_are_different_data(faces_dir):
     first = load("synthetic_faces", faces_dir, **SMALL)
     other = load("synthetic_faces", faces_dir, **SMALL | {"seed": 1, "channels": 3})
     assert other.image_shape == (24, 24, 3) and other.sha256 != first.sha256
@@ -87,13 +87,13 @@ def test_two_processes_that_render_at_once_agree(tmp_path, faces_dir):
         ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
     ],
 )
-def test_wrong_options_are_one_line(tmp_path, options, said):
+def test_invalid_options_are_named(tmp_path, options, said):
     with pytest.raises(InputError, match=said):
         load("synthetic_faces", tmp_path, **options)
     assert not list(tmp_path.iterdir())
 
 
-def test_test_all_is_both_tests(fer_dir):
+def test_test_all_is_validation_and_test(fer_dir):
     splits = load("fer2013", fer_dir, ("validation", "test", "test_all")).splits
     both = splits["test_all"]
     np.testing.assert_array_equal(both.images[:7], splits["validation"].images)
@@ -103,7 +103,7 @@ def test_test_all_is_both_tests(fer_dir):
     assert both.columns["twin_in_train"].shape == (14,)
 
 
-def test_only_the_splits_asked_for_are_read(fer_dir, monkeypatch):
+def test_only_requested_splits_are_read(fer_dir, monkeypatch):
     from ferjax.data import store
 
     read, seen = store.read_split, []
@@ -112,7 +112,7 @@ def test_only_the_splits_asked_for_are_read(fer_dir, monkeypatch):
     assert seen == ["train", "validation"]
 
 
-def test_data_beyond_the_budget_stay_on_disk_and_are_the_same(fer_dir):
+def test_data_larger_than_the_budget_stay_on_disk(fer_dir):
     for options in ({}, {"size": 24, "channels": 3}, {"without": "happy"}):
         splits = ("train", "validation", "test_all")
         here = load("fer2013", fer_dir, splits, **options)
@@ -126,7 +126,7 @@ def test_data_beyond_the_budget_stay_on_disk_and_are_the_same(fer_dir):
             np.testing.assert_array_equal(found.labels, expected.labels)
 
 
-def test_the_budget_counts_images_at_the_size_asked_for(fer_dir):
+def test_the_budget_applies_to_the_requested_size(fer_dir):
     small = load("fer2013", fer_dir).splits["train"].images
     assert isinstance(load("fer2013", fer_dir, resident_bytes=small.nbytes).splits["train"].images, np.ndarray)
     grown = load("fer2013", fer_dir, resident_bytes=small.nbytes, channels=3).splits["train"].images
@@ -134,12 +134,12 @@ def test_the_budget_counts_images_at_the_size_asked_for(fer_dir):
 
 
 @pytest.mark.parametrize("bad", [{"resident_bytes": -1}, {"resident_bytes": "2G"}, {"workers": 65}])
-def test_a_budget_that_is_no_number_is_named(fer_dir, bad):
+def test_an_invalid_budget_is_named(fer_dir, bad):
     with pytest.raises(InputError, match=rf"data.{next(iter(bad))} must be a whole number in 0\.\."):
         load("fer2013", fer_dir, **bad)
 
 
-def test_data_that_are_not_prepared_say_how_and_what_runs_now(tmp_path):
+def test_the_error_for_missing_data_contains_the_next_commands(tmp_path):
     with pytest.raises(InputError) as caught:
         load("fer2013", tmp_path)
     message = str(caught.value)
@@ -148,7 +148,7 @@ def test_data_that_are_not_prepared_say_how_and_what_runs_now(tmp_path):
     assert "\n" not in message
 
 
-def test_unknown_names_and_splits_are_met_with_the_nearest(fer_dir):
+def test_unknown_names_get_a_suggestion(fer_dir):
     with pytest.raises(InputError, match=r"unknown data set 'fer2031'\. Did you mean 'fer2013'"):
         load("fer2031", fer_dir)
     with pytest.raises(InputError, match=r"unknown split 'tests'\. Did you mean 'test'"):
@@ -159,15 +159,15 @@ def test_unknown_names_and_splits_are_met_with_the_nearest(fer_dir):
         load("fer2013", fer_dir, size=0)
 
 
-def test_prepared_images_come_at_another_size_and_in_three_equal_colours(fer_dir):
-    grey, large = load("fer2013", fer_dir), load("fer2013", fer_dir, size=96, channels=3)
+def test_size_and_channels_are_converted_at_loading(fer_dir):
+    gray, large = load("fer2013", fer_dir), load("fer2013", fer_dir, size=96, channels=3)
     assert large.image_shape == large.splits["train"].images.shape[1:] == (96, 96, 3)
-    assert large.mean == grey.mean * 3 and large.std == grey.std * 3 and large.sha256 == grey.sha256
+    assert large.mean == gray.mean * 3 and large.std == gray.std * 3 and large.sha256 == gray.sha256
     for split, data in large.splits.items():
         np.testing.assert_array_equal(data.images, np.repeat(data.images[..., :1], 3, axis=-1))
         small = data.images[..., 0].reshape(-1, 48, 2, 48, 2).mean((2, 4))
-        near = np.abs(small - grey.splits[split].images[..., 0]).mean()
-        assert near < 0.1 * grey.splits[split].images.std()
+        near = np.abs(small - gray.splits[split].images[..., 0]).mean()
+        assert near < 0.1 * gray.splits[split].images.std()
 
 
 def test_prepared_names_are_listed(fer_dir, faces_dir):
@@ -175,7 +175,7 @@ def test_prepared_names_are_listed(fer_dir, faces_dir):
 
 
 @pytest.mark.parametrize("name", ["images.npy", "labels.npy", "names.txt", "twin_in_train.npy"])
-def test_damaged_arrays_are_one_line(tmp_path, name):
+def test_damaged_arrays_are_reported(tmp_path, name):
     prepare("fer2013", write_zip(tmp_path / "fer2013.zip", fer2013_files()), tmp_path)
     path = tmp_path / "fer2013" / "train" / name
     os.truncate(path, path.stat().st_size - 5)

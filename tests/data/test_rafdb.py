@@ -10,7 +10,7 @@ from tests.support.data_layouts import rafdb_files, write, write_zip
 LIST = "basic/EmoLabel/list_patition_label.txt"
 
 
-def test_label_numbers_land_on_the_right_names(tmp_path):
+def test_labels_map_to_class_names(tmp_path):
     files, truth = rafdb_files()
     manifest = prepare("rafdb", write_zip(tmp_path / "basic.zip", files), tmp_path)
     data = load("rafdb", tmp_path, ("train", "test"))
@@ -32,33 +32,31 @@ def test_gender_race_and_age_are_kept(tmp_path):
     assert len(rafdb.GROUPS["age"]) == 5
 
 
-def test_without_attributes_there_are_no_columns_and_it_is_said(tmp_path, capsys):
+def test_missing_attributes_are_reported(tmp_path, capsys):
     files = {p: c for p, c in rafdb_files()[0].items() if "manual" not in p}
     manifest = prepare("rafdb", write(tmp_path / "raf", files), tmp_path)
     assert manifest["columns"] == ["twin_in_train"]
-    assert "no gender, race and age found" in capsys.readouterr().err
+    assert "no gender, race and age" in capsys.readouterr().err
 
 
-def test_there_is_no_validation_split_until_it_is_held_out(tmp_path, capsys):
+def test_holdout_creates_the_validation_split(tmp_path, capsys):
     source = write(tmp_path / "raf", rafdb_files()[0])
     prepare("rafdb", source, tmp_path)
-    assert (
-        "there is no validation split in the source; to get it, prepare again with --holdout" in capsys.readouterr().err
-    )
+    assert "the source has no validation split; to get it, prepare again with --holdout" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"without a validation split .it has train, test.; .*--holdout 0.1"):
         load("rafdb", tmp_path)
     manifest = prepare("rafdb", source, tmp_path, holdout=0.5)
     assert {s: sum(c.values()) for s, c in manifest["counts"].items()} == {"train": 7, "validation": 7, "test": 7}
 
 
-def test_an_image_that_the_list_names_but_is_missing_is_named(tmp_path):
+def test_a_missing_listed_image_is_named(tmp_path):
     files, _ = rafdb_files()
     del files["basic/Image/aligned/train_00003_aligned.jpg"]
     source = write(tmp_path / "raf", files)
-    with pytest.raises(InputError, match=r"train_00003_aligned\.jpg is listed in line 3 but missing"):
+    with pytest.raises(InputError, match=r"train_00003_aligned\.jpg is listed in line 3, but missing"):
         prepare("rafdb", source, tmp_path)
     assert prepare("rafdb", source, tmp_path, skip_bad=True)["skipped"] == [
-        "train_00003_aligned.jpg is listed in line 3 but missing"
+        "train_00003_aligned.jpg is listed in line 3, but missing"
     ]
 
 
@@ -66,11 +64,11 @@ def test_an_image_that_the_list_names_but_is_missing_is_named(tmp_path):
 def test_a_bad_line_of_the_list_is_named(tmp_path, line):
     files, _ = rafdb_files()
     files[LIST] = files[LIST].replace("train_00002.jpg 2", line)
-    with pytest.raises(InputError, match=r"list_patition_label\.txt line 2: '.*' is no 'train_NAME\.jpg N'"):
+    with pytest.raises(InputError, match=r"list_patition_label\.txt line 2: '.*' must be 'train_NAME\.jpg N'"):
         rafdb.read(write(tmp_path, files))
 
 
-def test_what_is_missing_altogether_is_said(tmp_path):
+def test_missing_list_or_images_are_named(tmp_path):
     files, _ = rafdb_files()
     with pytest.raises(InputError, match=r"no \*_aligned\.jpg; unpack aligned\.zip"):
         rafdb.read(write(tmp_path / "a", {LIST: files[LIST]}))

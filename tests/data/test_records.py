@@ -51,7 +51,7 @@ def batches(images):
     return list(images.batches(rows, 1, 7))  # into the third epoch
 
 
-def test_prepare_stores_records_in_the_place_of_the_images(arrays, tmp_path, capsys, caplog):
+def test_prepare_stores_records_instead_of_arrays(arrays, tmp_path, capsys, caplog):
     source = ["fer2013", "--source", str(arrays / "fer2013.zip"), "--data-dir", str(tmp_path)]
     commands.prepare([*source, "--array-record"])
     written = capsys.readouterr()
@@ -64,7 +64,7 @@ def test_prepare_stores_records_in_the_place_of_the_images(arrays, tmp_path, cap
 
 
 @pytest.mark.parametrize("resident_bytes", [0, 1 << 20])
-def test_records_hold_the_data_of_the_arrays(arrays, in_files, resident_bytes):
+def test_records_equal_the_arrays(arrays, in_files, resident_bytes):
     for options in ({}, {"channels": 3, "size": 24}, {"without": "happy"}):
         found = load("fer2013", in_files, ("train", "test_all"), resident_bytes=resident_bytes, **options)
         expected = load("fer2013", arrays, ("train", "test_all"), **options)
@@ -76,14 +76,14 @@ def test_records_hold_the_data_of_the_arrays(arrays, in_files, resident_bytes):
             assert here.names == there.names
 
 
-def test_other_processes_read_the_batches_of_the_arrays(arrays, in_files):
+def test_worker_processes_read_the_same_batches(arrays, in_files):
     expected = batches(load("fer2013", arrays, resident_bytes=0).splits["train"].images)
     found = batches(load("fer2013", in_files, resident_bytes=0, workers=2).splits["train"].images)
     assert len(found) == len(expected) == 6
     np.testing.assert_array_equal(found, expected)
 
 
-def test_records_are_a_data_set_of_tfds(arrays, in_files):
+def test_tfds_reads_the_records(arrays, in_files):
     import tensorflow_datasets as tfds
 
     source = tfds.data_source("records", split="train", data_dir=in_files / "fer2013")
@@ -92,7 +92,7 @@ def test_records_are_a_data_set_of_tfds(arrays, in_files):
     np.testing.assert_array_equal([example["label"] for example in source], expected.labels)
 
 
-def test_reading_needs_no_tensorflow(in_files):
+def test_reading_does_not_import_tensorflow(in_files):
     code = """
 import sys
 from ferjax.data import load
@@ -108,7 +108,9 @@ print(images[[27, 3]].shape, [name for name in ("tensorflow", "jax", "ml_collect
 def test_a_file_that_cannot_be_opened_is_named_when_data_are_loaded(breakable, file, damage):
     path = breakable / "fer2013" / TRAIN.format(file, FILES)
     path.unlink() if damage == "gone" else os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(InputError, match=rf"cannot read image \d+ from .*{path.name}; prepare it again") as raised:
+    with pytest.raises(
+        InputError, match=rf"cannot read image \d+ from .*{path.name}.*; prepare the data set again"
+    ) as raised:
         load("fer2013", breakable, resident_bytes=0)
     assert "\n" not in str(raised.value)
 
@@ -119,13 +121,13 @@ def test_a_file_damaged_while_training_is_named(breakable, workers):
     path = breakable / "fer2013" / TRAIN.format(1, FILES)
     path.write_bytes(bytes(path.stat().st_size))
     fresh = pickle.loads(pickle.dumps(images))  # as another process has it: no file is open yet
-    with pytest.raises(InputError, match=rf"cannot read image \d+ from .*{path.name}; prepare it again"):
+    with pytest.raises(InputError, match=rf"cannot read image \d+ from .*{path.name}.*; prepare the data set again"):
         batches(fresh)
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
 @pytest.mark.parametrize("damage", ["gone", "cut"])
-def test_damaged_facts_about_the_files_are_one_line(breakable, name, damage):
+def test_damaged_metadata_are_reported(breakable, name, damage):
     path = breakable / "fer2013" / "records" / "1.0.0" / name
     path.unlink() if damage == "gone" else os.truncate(path, 50)
     with pytest.raises(InputError, match=r"the prepared fer2013 in .* is damaged .*; prepare it again") as raised:
@@ -134,14 +136,14 @@ def test_damaged_facts_about_the_files_are_one_line(breakable, name, damage):
 
 
 @pytest.mark.parametrize("absent", ["tensorflow", "tensorflow_datasets"])
-def test_what_is_not_installed_is_said_before_anything_is_decoded(arrays, tmp_path, monkeypatch, absent):
+def test_a_missing_package_is_reported_before_decoding(arrays, tmp_path, monkeypatch, absent):
     monkeypatch.setitem(sys.modules, absent, None)
-    with pytest.raises(InputError, match=r"--array-record needs .* to write .*pip install 'ferjax\[data\]'"):
+    with pytest.raises(InputError, match=r"--array-record requires .*pip install 'ferjax\[data\]'"):
         pipeline.prepare("fer2013", arrays / "fer2013.zip", tmp_path, array_record=True)
     assert not list(tmp_path.iterdir())
 
 
-def test_records_without_tfds_say_what_to_install(in_files, monkeypatch):
+def test_reading_records_without_tfds_names_the_extra(in_files, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(InputError, match=r"pip install 'ferjax\[records\]', which does without TensorFlow"):
+    with pytest.raises(InputError, match=r"pip install 'ferjax\[records\]'"):
         load("fer2013", in_files)

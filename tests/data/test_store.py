@@ -19,7 +19,7 @@ def write_split(folder, count, shape=(4, 4, 1), **columns):
             writer.add(np.full(shape, i, np.uint8), i % 3, f"image {i}", extra)
 
 
-def test_a_split_comes_back_as_it_was_written(tmp_path):
+def test_a_split_round_trips(tmp_path):
     votes = np.eye(5, 2, dtype=np.float32)
     write_split(tmp_path / "train", 5, (4, 6, 3), votes=votes)
     split = store.read_split(tmp_path / "train")
@@ -32,7 +32,7 @@ def test_a_split_comes_back_as_it_was_written(tmp_path):
     assert split.columns["votes"].dtype == np.float32
 
 
-def test_large_images_stay_on_disk_until_they_are_asked_for(tmp_path):
+def test_large_images_stay_on_disk(tmp_path):
     write_split(tmp_path / "train", 5)
     assert isinstance(store.read_split(tmp_path / "train", resident_bytes=5 * 16).images, np.ndarray)
     images = store.read_split(tmp_path / "train", resident_bytes=5 * 16 - 1).images
@@ -40,7 +40,7 @@ def test_large_images_stay_on_disk_until_they_are_asked_for(tmp_path):
     np.testing.assert_array_equal(images[3], np.full((4, 4, 1), 3))
 
 
-def test_names_that_are_no_unicode_survive(tmp_path):
+def test_names_that_are_not_unicode_round_trip(tmp_path):
     name = os.fsdecode(b"caf\xe9.jpg")
     with store.SplitWriter(tmp_path, (1, 1, 1)) as writer:
         writer.add(np.zeros((1, 1, 1), np.uint8), 0, name, {})
@@ -53,18 +53,21 @@ def test_a_name_with_a_line_break_is_refused(tmp_path):
 
 
 def test_an_image_of_another_shape_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="need uint8"), store.SplitWriter(tmp_path, (2, 2, 1)) as writer:
+    with (
+        pytest.raises(ValueError, match=r"expected uint8 \(2, 2, 1\)"),
+        store.SplitWriter(tmp_path, (2, 2, 1)) as writer,
+    ):
         writer.add(np.zeros((1, 1, 1), np.uint8), 0, "a", {})
 
 
 def test_a_shortened_array_is_noticed(tmp_path):
     write_split(tmp_path / "train", 5)
     np.save(tmp_path / "train" / "labels.npy", np.zeros(4, np.int32))
-    with pytest.raises(ValueError, match=r"different lengths \[4, 5\]"):
+    with pytest.raises(ValueError, match=r"\[4, 5\]"):
         store.read_split(tmp_path / "train")
 
 
-def test_resplit_moves_images_with_all_that_belongs_to_them(tmp_path):
+def test_resplit_moves_images_labels_names_and_columns(tmp_path):
     write_split(tmp_path / "train", 6, mark=np.arange(6) * 10)
     store.resplit(tmp_path, {"train": np.array([0, 2]), "validation": np.array([5, 1]), "test": np.array([], int)})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["train", "validation"]
@@ -78,23 +81,23 @@ def test_resplit_moves_images_with_all_that_belongs_to_them(tmp_path):
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 10_000), min_size=1, max_size=9))
-def test_class_weights_make_every_class_count_the_same(counts):
+def test_weighted_class_counts_are_equal(counts):
     weights = class_weights(np.array(counts))
     np.testing.assert_allclose(weights * counts, sum(counts) / len(counts))
 
 
-def test_class_weights_are_the_papers():
+def test_class_weights_of_the_paper():
     # Paraschiv eq. 1 on FER2013's training counts: 28709 / (7 * 436) = 9.41 for disgust.
     weights = class_weights(np.array([3995, 436, 4097, 7215, 4965, 4830, 3171]))
     np.testing.assert_allclose(weights, [1.0266, 9.4066, 1.0010, 0.5684, 0.8260, 0.8491, 1.2934], atol=5e-5)
 
 
-def test_class_weights_need_every_class():
+def test_class_weights_require_all_classes():
     with pytest.raises(InputError, match=r"\[3, 0\]"):
         class_weights(np.array([3, 0]))
 
 
-def test_the_data_folder_follows_the_environment(monkeypatch, tmp_path):
+def test_the_data_folder_depends_on_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("FERJAX_DATA", str(tmp_path))
     assert default_data_dir() == tmp_path
     monkeypatch.delenv("FERJAX_DATA")
@@ -121,7 +124,7 @@ def test_staged_data_replace_the_old_only_when_complete(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["faces"]
 
 
-def test_the_second_of_two_renderers_leaves_the_first_ones_data(tmp_path):
+def test_keep_existing_keeps_the_data_of_the_first_process(tmp_path):
     with store.staging(tmp_path, "faces", keep_existing=True) as slow:
         (slow / "manifest.json").write_text(json.dumps({"counts": {}, "text": "slow"}))
         publish(tmp_path, "fast", keep_existing=True)
@@ -135,7 +138,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
     assert store.read_manifest(tmp_path, "faces")["text"] == "old"
 
 
-def test_what_old_kills_left_is_removed_and_what_runs_now_is_not(tmp_path):
+def test_only_abandoned_folders_are_removed(tmp_path):
     for name, age in ((".faces.new-old", 2 * 86400), (".faces.new-young", 60)):
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, (time.time() - age,) * 2)
@@ -144,7 +147,7 @@ def test_what_old_kills_left_is_removed_and_what_runs_now_is_not(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"counts": 3}'])
-def test_a_damaged_manifest_is_one_line(tmp_path, text):
+def test_a_damaged_manifest_is_reported(tmp_path, text):
     (tmp_path / "faces").mkdir()
     (tmp_path / "faces" / "manifest.json").write_text(text)
     with pytest.raises(InputError, match=r"damaged.*prepare faces again"):

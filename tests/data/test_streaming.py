@@ -38,7 +38,7 @@ def rows(sampling="shuffled", own=None):
     "index",
     [3, -1, slice(2, 9), slice(None, None, -7), np.array([4, 4, -50]), np.arange(COUNT) % 3 == 1, np.array([], int)],
 )
-def test_reading_is_indexing(folder, index):
+def test_indexing_reads_the_same_images(folder, index):
     images, array = on_disk_and_in_memory(folder)
     for found in (images, pickle.loads(pickle.dumps(images))):
         np.testing.assert_array_equal(found[index], array[index])
@@ -49,23 +49,23 @@ def test_reading_is_indexing(folder, index):
 @pytest.mark.parametrize(
     "index", [COUNT, -COUNT - 1, np.array([0, COUNT]), 1.5, np.zeros((2, 2), int), np.ones(3, bool)]
 )
-def test_what_is_no_index_is_refused(folder, index):
+def test_invalid_indices_are_refused(folder, index):
     with pytest.raises(IndexError):
         on_disk_and_in_memory(folder)[0][index]
 
 
-def test_images_can_be_chosen_converted_and_joined_unread(folder):
+def test_images_are_selected_converted_and_concatenated_lazily(folder):
     images, array = on_disk_and_in_memory(folder)
     some, odd = images.choose(np.array([9, 2, 4])), np.arange(COUNT) % 2 == 1
     np.testing.assert_array_equal(some, array[[9, 2, 4]])
     np.testing.assert_array_equal(images.choose(odd).choose(np.array([1, 0]))[:], array[[3, 1]])
     np.testing.assert_array_equal(some.convert(np.flipud, (6, 5, 3))[1:], array[[2, 4], ::-1])
-    np.testing.assert_array_equal(on_disk.join([some, array[:2]]), array[[9, 2, 4, 0, 1]])
+    np.testing.assert_array_equal(on_disk.concatenate([some, array[:2]]), array[[9, 2, 4, 0, 1]])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("sampling", ["shuffled", "balanced"])
-def test_batches_are_those_of_memory_over_epochs_and_from_any_step(folder, workers, sampling):
+def test_batches_equal_those_in_memory_from_any_step(folder, workers, sampling):
     images, array = on_disk_and_in_memory(folder)
     images, rows_of = on_disk.DiskImages(images.read, images.shape, workers=workers), rows(sampling)
     for first, last in ((0, 14), (9, 14)):  # 6 steps an epoch
@@ -77,7 +77,7 @@ def test_batches_are_those_of_memory_over_epochs_and_from_any_step(folder, worke
             np.testing.assert_array_equal(batch, array[order[position * BATCH : (position + 1) * BATCH]])
 
 
-def test_the_processes_of_a_run_bring_the_parts_of_one_batch(folder):
+def test_the_processes_of_a_run_read_parts_of_one_batch(folder):
     images, _ = on_disk_and_in_memory(folder)
     (whole,) = images.batches(rows(), 8, 9)
     parts = [next(images.batches(rows(own=own), 8, 9)) for own in (np.arange(4), np.arange(4, 8))]
@@ -90,14 +90,14 @@ def test_a_file_cut_short_while_training_is_named(folder, workers):
         *[getattr(on_disk_and_in_memory(folder)[0], k) for k in ("read", "shape")], workers=workers
     )
     os.truncate(folder / "images.npy", 1000)
-    with pytest.raises(InputError, match=r"images\.npy ends before image \d+ does: .*prepare it again"):
+    with pytest.raises(InputError, match=r"images\.npy is truncated in image \d+; prepare"):
         list(images.batches(rows(), 0, 6))
 
 
 def test_a_file_that_is_gone_or_cut_short_is_named(folder):
     images, _ = on_disk_and_in_memory(folder)
     os.truncate(folder / "images.npy", 1000)
-    with pytest.raises(ValueError, match=r"images\.npy is cut short: 1,000 bytes instead of 4,628"):
+    with pytest.raises(ValueError, match=r"images\.npy is truncated: 1,000 bytes instead of 4,628"):
         on_disk.open_array(folder / "images.npy")
     (folder / "images.npy").unlink()
     with pytest.raises(InputError, match=r"cannot read image 3 of .*images\.npy \(No such file"):

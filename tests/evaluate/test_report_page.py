@@ -103,7 +103,7 @@ def test_a_report_reads_the_test_split_only_by_name(run, tmp_path, monkeypatch):
 
 
 def test_models_of_other_classes_are_rejected(run, tmp_path):
-    path = exported(tmp_path / "a.onnx", run, class_names=tuple(np.roll(data.EMOTIONS, 1)))
+    path = exported(tmp_path / "a.onnx", run, class_names=tuple(np.roll(data.EXPRESSIONS, 1)))
     with pytest.raises(InputError, match=r"a\.onnx"):
         main([str(run / "run"), str(path), "--data-dir", str(run / "data"), "--out", str(tmp_path / "out")])
 

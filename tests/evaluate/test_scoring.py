@@ -65,7 +65,7 @@ def test_weights_in_a_file_are_scored_explained_and_calibrated_as_their_run(run,
 
 
 def test_classes_are_matched_by_name(run, tmp_path):
-    names = data.EMOTIONS
+    names = data.EXPRESSIONS
     turned = tuple(reversed(names))
     straight = scoring.evaluate(exported(tmp_path / "a.onnx", run), data_dir=run / "data")
     other = scoring.evaluate(exported(tmp_path / "b.onnx", run, class_names=turned), data_dir=run / "data")
@@ -79,7 +79,7 @@ def test_classes_are_matched_by_name(run, tmp_path):
 
 
 def test_a_class_that_the_data_lacks_prints_a_note(run, tmp_path, capsys):
-    path = exported(tmp_path / "a.onnx", run, class_names=(*data.EMOTIONS, "contempt"))
+    path = exported(tmp_path / "a.onnx", run, class_names=(*data.EXPRESSIONS, "contempt"))
     result = scoring.evaluate(path, data_dir=run / "data")
     assert "lacks contempt" in capsys.readouterr().err and result["per_class"]["contempt"]["support"] == 0
 

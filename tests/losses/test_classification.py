@@ -172,8 +172,8 @@ def test_epsilon_out_of_range_is_refused(epsilon):
         losses.cross_entropy(jnp.zeros((1, 3)), one_hot([0], 3), label_smoothing=epsilon)
 
 
-def test_shapes_that_do_not_fit_are_refused():
-    with pytest.raises(InputError, match=r"\(2, 3\) and \(2,\); turn integer labels"):
+def test_mismatched_shapes_are_refused():
+    with pytest.raises(InputError, match=r"\(2, 3\) and \(2,\); convert integer labels"):
         losses.cross_entropy(jnp.zeros((2, 3)), jnp.zeros((2,), jnp.int32))
     with pytest.raises(InputError, match=r"class_weights must have shape \(3,\), got \(7,\)"):
         losses.cross_entropy(jnp.zeros((2, 3)), one_hot([0, 1], 3), class_weights=jnp.ones(7))

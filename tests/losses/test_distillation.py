@@ -67,7 +67,7 @@ def test_the_divergence_agrees_with_scipy_and_optax(triple, temperature):
 
 @few
 @hypothesis.given(triples(), temperatures)
-def test_alpha_zero_is_cross_entropy_and_alpha_one_the_teacher_alone(triple, temperature):
+def test_alpha_zero_is_cross_entropy_and_alpha_one_the_divergence(triple, temperature):
     logits, targets, teacher = triple
     plain = losses.cross_entropy(logits, targets, label_smoothing=0.1)
     for function in (functools.partial(losses.distillation, temperature=temperature), losses.hard_distillation):
@@ -78,7 +78,7 @@ def test_alpha_zero_is_cross_entropy_and_alpha_one_the_teacher_alone(triple, tem
 
 @few
 @hypothesis.given(triples(), alphas, temperatures)
-def test_a_teacher_that_agrees_leaves_the_labels(triple, alpha, temperature):
+def test_a_teacher_equal_to_the_student_adds_no_loss(triple, alpha, temperature):
     logits, targets, _ = triple
     plain = losses.cross_entropy(logits, targets)
     found = losses.distillation(logits, targets, logits, alpha=alpha, temperature=temperature)
@@ -114,12 +114,12 @@ def test_cross_entropy_stays_at_temperature_one():
         np.testing.assert_allclose(found, 0.5 * losses.cross_entropy(logits, targets), rtol=1e-5, atol=1e-5)
 
 
-def test_at_a_high_temperature_it_is_half_the_mean_squared_difference_of_centred_logits():
+def test_at_a_high_temperature_it_is_half_the_mean_squared_difference_of_centered_logits():
     # Hinton et al. 2015, section 2.1: the softmax is linear there.
     with jax.enable_x64(True):
         logits, _, teacher = example()
-        centred = [z - z.mean(-1, keepdims=True) for z in (logits, teacher)]
-        limit = jnp.square(centred[0] - centred[1]).mean(-1) / 2
+        centered = [z - z.mean(-1, keepdims=True) for z in (logits, teacher)]
+        limit = jnp.square(centered[0] - centered[1]).mean(-1) / 2
         found = [t**2 * losses.divergence(logits, teacher, temperature=t) for t in (1e2, 1e3, 1e4)]
     errors = [float(np.abs(np.asarray(f) / np.asarray(limit) - 1).max()) for f in found]
     assert errors[0] > 5 * errors[1] > 25 * errors[2] and errors[2] < 1e-3
@@ -127,7 +127,7 @@ def test_at_a_high_temperature_it_is_half_the_mean_squared_difference_of_centred
 
 @few
 @hypothesis.given(triples(), temperatures)
-def test_the_decoupled_parts_make_the_divergence(triple, temperature):
+def test_the_decoupled_parts_sum_to_the_divergence(triple, temperature):
     # Zhao et al. 2022, eq. 5: KL = TCKD + (1 - p_t) NCKD for a plain label t.
     logits, _, teacher = triple
     labels = jnp.array([0, 2, 4, 1])
@@ -162,7 +162,7 @@ def test_soft_targets_mix_the_decoupled_values_of_each_class():
     np.testing.assert_allclose(mixed, targets @ corners, rtol=1e-5)
 
 
-def test_a_teacher_without_doubt_loses_no_digits():
+def test_a_certain_teacher_keeps_precision():
     # p_t rounds to 1 in float32; the shares of the others are those of their logits all the same.
     teacher = jnp.array([[60.0, 1.0, 0.0]])
     student, target = jnp.zeros((1, 3)), jnp.array([[1.0, 0.0, 0.0]])
@@ -253,7 +253,7 @@ def test_attention_of_another_size_is_resized():
     student = jnp.kron(maps(2, 3, 3, 1), jnp.ones((1, 2, 2, 1)))  # each teacher's position is four of the student's
     coarse = student[:, ::2, ::2]
     near = losses.attention_transfer(coarse, jnp.tile(student, (1, 1, 1, 4)))
-    assert (near < 0.1).all()  # antialiasing blurs over the neighbours
+    assert (near < 0.1).all()  # antialiasing blurs over the neighbors
     assert (losses.attention_transfer(coarse, maps(2, 6, 6, 4, seed=1)) > near).all()
 
 
@@ -272,9 +272,9 @@ def test_attention_has_finite_gradients_also_where_all_is_zero(strict_dtypes):
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 3), (3, 4, 4, 3), (2, 16, 3)])
-def test_intermediates_that_do_not_fit_are_refused(shape):
+def test_mismatched_intermediates_are_refused(shape):
     student = maps(2, 4, 4, 3) if len(shape) == 4 or shape[1] == 16 else maps(2, 10, 3)
-    with pytest.raises(InputError, match="choose intermediates that fit"):
+    with pytest.raises(InputError, match="choose other intermediates"):
         losses.attention_transfer(student, maps(*shape))
 
 
@@ -297,5 +297,5 @@ def test_wrong_weights_and_shapes_are_refused():
         losses.decoupled_distillation(*example(jnp.float32), beta=-1.0)
     with pytest.raises(InputError, match="two or more classes"):
         losses.decoupled_divergence(jnp.zeros((2, 1)), jnp.ones((2, 1)), jnp.zeros((2, 1)))
-    with pytest.raises(InputError, match=r"divergence needs .* got \(2, 3\) and \(2, 4\)"):
+    with pytest.raises(InputError, match=r"divergence requires .* got \(2, 3\) and \(2, 4\)"):
         losses.divergence(jnp.zeros((2, 3)), jnp.zeros((2, 4)))

@@ -1,4 +1,4 @@
-"""What holds for every network of the registry: a step on embedded faces, named intermediates, both precisions."""
+"""Tests every network: a train step on embedded faces, named intermediates, both precisions, arguments."""
 
 import functools
 
@@ -22,6 +22,10 @@ QUICK = {
     "resnet20": {"depths": [1, 1, 1]},
     "deit_tiny": {"depth": 2},
     "mobilenetv3_small": {"width": 0.5, "depthwise": "conv"},
+    "efficientnet_lite0": {
+        "widths": [16, [16] + [48] * 15, [16, *[24] * 4, *[40] * 6, *[48] * 4, 64], 96],
+        "depthwise": "conv",
+    },
     "microexpnet": {"width": 0.5, "depthwise": "conv"},
 }
 NETWORKS = [
@@ -31,7 +35,7 @@ NETWORKS = [
         if name not in LARGE
     ),
     *(
-        pytest.param(name, {}, id=name, marks=pytest.mark.full)
+        pytest.param(name, {}, id=name, marks=pytest.mark.slow)
         for name in models.list_models()
         if name in LARGE or name in QUICK
     ),
@@ -99,7 +103,7 @@ def test_steps_on_embedded_faces_move_every_parameter(name, kwargs):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("resnet20", {"widths": (16, 32)}, r"one entry per stage: got depths \(3, 3, 3\) and widths \(16, 32\)"),
+        ("resnet20", {"widths": (16, 32)}, r"the same length, got \(3, 3, 3\) and \(16, 32\)"),
         ("resnet20", {"widths": 5}, r"widths of resnet20 must be whole numbers of 1 or more such as \(16, .*, got 5"),
         ("resnet20", {"widths": [16, 0, 32]}, r"whole numbers of 1 or more .*, got \(16, 0, 32\)"),
         ("resnet20", {"depths": [1, 1.5, 1]}, r"depths of resnet20 must be whole numbers .*, got \(1, 1\.5, 1\)"),
@@ -116,24 +120,30 @@ def test_steps_on_embedded_faces_move_every_parameter(name, kwargs):
         ("deit_attention_free", {"grid": 6}, "grid of deit_attention_free must be 2 whole numbers"),
         ("deit_tiny", {"hidden": 768}, "hidden of deit_tiny must be whole numbers of 1 or more, got 768"),
         ("deit_tiny", {"depth": 2.5}, r"depth of deit_tiny must be a whole number of 1 or more, got 2\.5"),
-        ("deit_tiny", {"heads": 5}, "192-wide tokens cannot be shared by 5 heads"),
-        ("deit_tiny", {"act": 1}, "act of deit_tiny must be text, got 1"),
+        ("deit_tiny", {"heads": 5}, "heads must divide the token width 192, got 5"),
+        ("deit_tiny", {"act": 1}, "act of deit_tiny must be a string, got 1"),
         ("mobilenetv3_small", {"widths": [16, 1, 1, 1, 96]}, r"widths must be \[stem, 11 expanded, "),
         ("mobilenetv3_small", {"widths": [16, [0] * 11, [8] * 11, [0] * 11, 96]}, r"widths must be \[stem, 11 "),
+        (
+            "efficientnet_lite0",
+            {"widths": [32, [32], [16], 1280]},
+            r"widths must be \[stem, 16 expanded, 16 output, last",
+        ),
+        ("efficientnet_lite0", {"widths": [32, [32] * 16, [0] * 16, 1280]}, r"widths must be \[stem, 16 expanded"),
         ("baseline_cnn3", {"head_dropout": 1.5}, r"head_dropout of baseline_cnn3 must be in \[0, 1\), got 1.5"),
         ("microexpnet", {"head_dropout": (0.0, -0.1)}, r"head_dropout of microexpnet must be in \[0, 1\)"),
         ("microexpnet", {"widths": 16}, "widths of microexpnet must be a tuple, got 16"),
         ("microexpnet", {"attention": -1}, "attention of microexpnet must be a whole number of 0 or more, got -1"),
     ],
 )
-def test_an_argument_of_another_form_is_named(name, arguments, message):
+def test_invalid_arguments_raise(name, arguments, message):
     x = jax.ShapeDtypeStruct((1, 48, 48, 1), jnp.float32)
     with pytest.raises(InputError, match=message):
         jax.eval_shape(functools.partial(models.create(name, **arguments).init, train=False), jax.random.key(0), x)
 
 
 @pytest.mark.parametrize(("name", "kwargs"), NETWORKS)
-def test_named_intermediates_come_on_request_only(name, kwargs):
+def test_named_intermediates_are_returned_on_request_only(name, kwargs):
     module, variables, batch = prepare(name, kwargs)
     x = images(batch)
     apply = functools.partial(module.apply, train=False)
@@ -193,16 +203,16 @@ def test_no_dtype_is_promoted_silently(name, kwargs, dtype):
     )
 
 
-def test_a_wrong_argument_or_name_is_answered_with_the_nearest():
+def test_messages_suggest_similar_names():
     with pytest.raises(InputError, match="resnet20"):
         models.create("resnet21")
     with pytest.raises(InputError, match="width"):
         models.create("microexpnet", widht=2)
 
 
-def test_networks_of_shifts_take_the_older_code_generator():
+def test_networks_with_shifts_use_the_older_code_generator():
     named = [name for name in models.list_models() if models.compiler_options(models.create(name))]
-    assert named == ["mobilenetv3_small", "microexpnet", "mini_xception"]
+    assert named == ["mobilenetv3_small", "efficientnet_lite0", "microexpnet", "mini_xception"]
     module = models.create("mini_xception")
     options = models.compiler_options(module)
     assert models.compiler_options(models.for_export(module)) == {}

@@ -1,4 +1,4 @@
-"""The plain convolutional networks."""
+"""Tests the plain convolutional networks."""
 
 import functools
 
@@ -11,9 +11,9 @@ from ferjax.errors import InputError
 
 
 @pytest.mark.parametrize(("name", "least"), [("baseline_cnn5", 32), ("baseline_cnn3", 4)])
-def test_images_that_would_be_pooled_to_nothing_are_refused(name, least):
+def test_too_small_images_raise(name, least):
     network = models.create(name)
     run = functools.partial(network.init, train=False)
     assert jax.eval_shape(run, jax.random.key(0), jnp.zeros((1, least, least, 1)))
-    with pytest.raises(InputError, match=rf"layers need images of {least} pixels or more a side"):
+    with pytest.raises(InputError, match=rf"at least {least}x{least} pixels, got {least}x{least - 1}"):
         jax.eval_shape(run, jax.random.key(0), jnp.zeros((1, least, least - 1, 1)))

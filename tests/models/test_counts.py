@@ -1,4 +1,4 @@
-"""Parameter counts of the networks beside those that the papers give."""
+"""Tests the parameter counts against those in the papers."""
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,14 @@ from ferjax import models
 
 COUNTS = {
     # name: (trainable, statistics)
-    "resnet18": (11_171_271, 9_600),  # Paraschiv's grey form with a linear head
+    "resnet18": (11_171_271, 9_600),  # Paraschiv's gray form with a linear head
     "deit_tiny": (5_525_767, 0),  # Qin's 21.08 MiB: 5,525,767 floats of 4 bytes
     "deit_tiny_distilled": (5_527_502, 0),  # one more token, its position, one more head: 192 + 192 + 192 * 7 + 7
-    # MicroExpNet: MobileNetV3-Small's features, 927,008 less 2 * 9 * 16 for the grey stem; squeeze-and-excite
+    # MicroExpNet: MobileNetV3-Small's features, 927,008 less 2 * 9 * 16 for the gray stem; squeeze-and-excite
     # 2 * 576 * 144 + 144 + 576 = 166,608; classifier 576 * 256 + 256 + 256 * 7 + 7 = 149,511.
     "microexpnet": (1_242_839, 12_112),
+    # 4,652,008 with ImageNet's thousand classes, less 993 columns of 1,280 weights and a bias.
+    "efficientnet_lite0": (3_379_975, 42_016),
     # Valverde's 58,423 counts the BatchNorm statistics: 56,951 + 1,472.
     "mini_xception": (56_951, 1_472),
     # Paraschiv's experiment 1: (9 + 1) * 32 + (288 + 1) * 64 + (576 + 1) * 128 + 2 * (32 + 64) + 128 * 7 + 7.
@@ -31,7 +33,7 @@ def count(name):
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_a_papers_count_is_met(name):
+def test_counts_equal_the_papers(name):
     assert count(name) == COUNTS[name]
 
 

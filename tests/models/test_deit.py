@@ -1,4 +1,4 @@
-"""The transformers: their tokens, the two heads of the distilled form, other input sizes."""
+"""Tests the transformers: tokens, the two heads of the distilled form, other image sizes."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def prepare(name, shape, **kwargs):
     return module, variables, x
 
 
-def test_the_distilled_form_answers_with_the_mean_of_its_heads():
+def test_distilled_logits_are_the_mean_of_both_heads():
     module, variables, x = prepare("deit_tiny_distilled", (16, 24, 1), **SMALL)
     params = dict(variables["params"])
 
@@ -40,7 +40,7 @@ def test_a_plain_transformer_has_one_token_and_one_head():
 
 
 def test_positions_of_another_grid_are_interpolated():
-    # A plane over the grid stays one inside, at the rescaled coordinates of the patches' centres.
+    # A plane over the grid stays one inside, at the rescaled coordinates of the patches' centers.
     rows, columns = np.mgrid[0:8, 0:8] + 0.5
     plane = np.stack([3 * rows - columns, rows + 2 * columns], -1).reshape(1, 64, 2)
     prefix = np.full((1, 1, 2), 7.0)
@@ -58,13 +58,13 @@ def test_an_image_larger_than_the_grid_is_taken():
     module, variables, _ = prepare("deit_tiny", (16, 24, 1), **SMALL)
     larger = jnp.array(np.random.default_rng(1).normal(size=(1, 32, 48, 1)), jnp.float32)
     assert module.apply(variables, larger, train=False).shape == (1, 7)
-    with pytest.raises(InputError, match="20x24 are not made of 8x8 patches"):
+    with pytest.raises(InputError, match="patch size 8, got 20x24"):
         module.apply(variables, jnp.zeros((1, 20, 24, 1)), train=False)
 
 
-def test_without_attention_every_patch_reaches_the_answer():
+def test_without_attention_logits_depend_on_every_patch():
     module, variables, x = prepare("deit_attention_free", (48, 48, 1), grid=(3, 3))
-    # a fresh head is near zero: make it read something
+    # the initial kernel of the head is near zero
     params = {**variables["params"]}
     kernel = np.random.default_rng(2).normal(size=params["head"]["out"]["kernel"].shape)
     params["head"] = {"out": {**params["head"]["out"], "kernel": jnp.array(kernel, jnp.float32)}}

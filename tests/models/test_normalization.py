@@ -1,4 +1,4 @@
-"""Our batch normalization against flax's: variables, values, running averages and all gradients."""
+"""Tests batch normalization against flax's: variables, values, running statistics and gradients."""
 
 import chex
 import jax
@@ -12,7 +12,7 @@ from ferjax.models import cpu, normalization, operations
 from ferjax.models.cpu import primitives
 
 SHAPES = [(16, 5, 4, 3), (12, 3, 3, 2), (7, 2, 3, 4), (1, 4, 4, 2), (24, 6)]
-SHAPES += [(16, 32, 32, 16), (20, 64, 32, 7)]  # as large as parts pay for
+SHAPES += [(16, 32, 32, 16), (20, 64, 32, 7)]  # large enough for sums in parts
 
 
 def ours_and_flax(dtype=jnp.float32):
@@ -29,7 +29,7 @@ def arrays(shape, dtype=float):
 
 
 def answer(norm, x, params, stats, resting=False):
-    """The values, the statistics, and the gradients of x and the parameters."""
+    """Returns the values, the statistics, and the gradients of x and the parameters."""
 
     def objective(x, params):
         variables = {"params": params, "batch_stats": stats}

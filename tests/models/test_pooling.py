@@ -1,4 +1,4 @@
-"""The maximum over windows against flax's: values and gradients, ties included."""
+"""Tests max pooling against flax's: values and gradients, including ties."""
 
 import chex
 import jax
@@ -12,9 +12,9 @@ from ferjax.models import operations
 @pytest.mark.parametrize(("window", "stride"), [(3, 2), (2, 2), (3, 1)])
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize("size", [(8, 7), (5, 3)])
-def test_values_and_gradients_are_flax_s_and_the_first_of_equals_takes_them(window, stride, padding, size):
+def test_values_and_gradients_equal_flax_including_ties(window, stride, padding, size):
     with jax.enable_x64(True):
-        # whole numbers of a small range: most windows hold their maximum more than once
+        # integers of a small range: most windows contain their maximum more than once
         x = jnp.array(np.random.default_rng(0).integers(-3, 3, (2, *size, 3)), jnp.float64)
 
         def both(pool):
@@ -35,7 +35,7 @@ def test_without_a_gradient_it_is_one_operation():
 
 
 @pytest.mark.parametrize("form", [operations.XLA, operations.CPU], ids=["xla", "cpu"])
-def test_bfloat16_stays(form):
+def test_bfloat16_is_kept(form):
     x = jnp.arange(64, dtype=jnp.bfloat16).reshape(1, 8, 8, 1)
     gradient = jax.grad(lambda x: form.max_pool(x, 2, 2, "VALID").sum())(x)
     assert gradient.dtype == jnp.bfloat16

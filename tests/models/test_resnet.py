@@ -22,8 +22,8 @@ def shapes(name, image=None, **kwargs):
     return jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), x)
 
 
-def test_resnet18_grey_linear_head():
-    # Canonical ResNet-18 has 11,689,512 parameters. Grey 3x3 stem: 9*64 instead of 49*3*64, so 576 - 9,408;
+def test_resnet18_gray_linear_head():
+    # Canonical ResNet-18 has 11,689,512 parameters. Gray 3x3 stem: 9*64 instead of 49*3*64, so 576 - 9,408;
     # head 512*7 + 7 instead of 512*1000 + 1000, so 3,591 - 513,000.
     assert 11_689_512 + (576 - 9_408) + (3_591 - 513_000) == 11_171_271
     assert count(shapes("resnet18")["params"]) == 11_171_271
@@ -68,7 +68,7 @@ def test_wrong_arguments_name_what_is_accepted():
         models.create("resnet18", head_hiden=[1])
     with pytest.raises(InputError, match="stem 'tiny'"):
         shapes("resnet20", stem="tiny")
-    with pytest.raises(InputError, match="takes 2 dropout rates"):
+    with pytest.raises(InputError, match=r"2 rates for 1 hidden layers, got \(0\.5,\)"):
         shapes("resnet20", head_hidden=[8], head_dropout=[0.5])
 
 

@@ -1,4 +1,4 @@
-"""Both forms of the transformers' operations against flax's: values and gradients, in float64."""
+"""Tests both forms of the transformers' operations against flax's: values and gradients, in float64."""
 
 import chex
 import jax
@@ -52,7 +52,7 @@ def test_a_linear_layer_is_a_product_and_so_are_its_gradients(form, leading):
 
 @both_forms
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_what_is_stored_stays_to_the_bit_and_so_does_its_gradient(form, dtype):
+def test_stored_changes_neither_values_nor_gradients(form, dtype):
     values = [0.0, -1.5, jnp.inf, -jnp.inf, jnp.nan, 0.1, 7e9]
     x = jnp.array(values, dtype)[:, None] * jnp.ones((1, 3), dtype)
     answer, gradient = jax.jit(lambda x, dy: (lambda y, pull: (y, *pull(dy)))(*jax.vjp(form.stored, x)))(x, x[::-1])
@@ -91,7 +91,7 @@ def test_a_transformer_has_the_gradients_of_the_plain_form(monkeypatch, name):
         chex.assert_trees_all_close(ours, gradients(), rtol=1e-5, atol=1e-6)
 
 
-def test_without_a_gradient_no_trace_is_left():
+def test_without_gradient_the_program_is_unchanged():
     def program(function, *inputs):
         return jax.jit(function).lower(*inputs).as_text()
 

@@ -19,7 +19,7 @@ TOTAL = sum(SIZES.values())
 
 
 def network(seed=0):
-    """Two normalised convolutions and a linear layer, under the names that the networks use."""
+    """Two normalized convolutions and a linear layer, under the names that the networks use."""
     rng = np.random.default_rng(seed)
     tree = {n: {"kernel": jnp.array(rng.normal(size=s), jnp.float32)} for n, s in SHAPES.items()}
     vector = lambda size: jnp.array(rng.normal(size=size), jnp.float32)  # noqa: E731
@@ -143,7 +143,7 @@ def test_the_score_gradient_times_weight_uses_the_gradient():
         tx.update(grads, state, params)
 
 
-def test_a_pruned_filter_is_dead_with_its_normalisation():
+def test_a_pruned_filter_is_dead_with_its_normalization():
     end, _, masks = run(chain(0.5, structure="filter", keep=["^c/"], distribution="uniform"), network())
     for name, filters in (("a", 8), ("b", 12)):
         dead = (np.asarray(end[name]["conv"]["kernel"]) == 0).all((0, 1, 2))
@@ -177,35 +177,35 @@ def test_what_remains_is_counted():
     masks = {"a/conv/kernel": jnp.zeros(SHAPES["a"], bool).at[0].set(True)}
     pruned = prune.apply_masks(params, masks)
     assert prune.layer_sparsity(pruned) == {"a/conv/kernel": 2 / 3, "b/conv/kernel": 0.0, "c/dense/kernel": 0.0}
-    # 1,212 weights, 16 + 24 of the normalisations, 5 biases; 192 of a's 288 are gone
+    # 1,212 weights, 16 + 24 of the normalizations, 5 biases; 192 of a's 288 are gone
     assert prune.compression_ratio(params, pruned) == 1257 / (1257 - 192)
-    with pytest.raises(InputError, match="nothing remains"):
+    with pytest.raises(InputError, match="all parameters are zero"):
         prune.compression_ratio(params, jax.tree.map(jnp.zeros_like, params))
 
 
 @pytest.mark.parametrize(
     "message, kwargs",
     [
-        ("sparsity must be at least 0 and below 1, got 1.0", {"sparsity": 1.0}),
-        ("sparsity must be at least 0 and below 1, got -0.1", {"sparsity": -0.1}),
-        ("sparsity must be at least 0 and below 1, got nan", {"sparsity": float("nan")}),
-        (r"0 <= begin <= end .* got 5, 4, 100", {"begin": 5, "end": 4}),
+        (r"sparsity must be in \[0, 1\), got 1.0", {"sparsity": 1.0}),
+        (r"sparsity must be in \[0, 1\), got -0.1", {"sparsity": -0.1}),
+        (r"sparsity must be in \[0, 1\), got nan", {"sparsity": float("nan")}),
+        (r"0 <= begin <= end .* got begin=5, end=4, frequency=100", {"begin": 5, "end": 4}),
         (r"unknown score 'magnitud'\. Did you mean 'magnitude'", {"score": "magnitud"}),
         (r"unknown distribution 'local'\. Did you mean 'global'", {"distribution": "local"}),
         ("unknown structure 'row'", {"structure": "row"}),
         ("unknown structure '4:4'", {"structure": "4:4"}),
-        ("means sparsity 0.75: set that sparsity", {"structure": "1:4"}),
-        ("means sparsity 0.5: set that sparsity and leave out `end`", {"structure": "2:4", "end": 9}),
-        ("the rule 'stem' matches no parameter; there are: a/bn/bias, ", {"rules": ["stem"]}),
+        ("set sparsity to 0.75", {"structure": "1:4"}),
+        ("set sparsity to 0.5 and leave out `end`", {"structure": "2:4", "end": 9}),
+        ("the rule 'stem' matches no parameter; parameters: a/bn/bias, ", {"rules": ["stem"]}),
         ("the rule 'stem' matches no parameter", {"keep": ["stem"]}),
         ("nothing to prune", {"rules": ["^a/"], "keep": ["^a/"]}),
-        (r"a/bn/bias of shape \(8,\) has no filter structure", {"rules": ["^a/"], "structure": "filter"}),
+        (r"a/bn/bias has shape \(8,\)", {"rules": ["^a/"], "structure": "filter"}),
         ("a/conv/kernel has 36 weights per output, not a multiple of 8", {"structure": "4:8"}),
         (
-            r"prunes a/conv/kernel away \(8 of 8 units\)",
+            r"prunes all of a/conv/kernel \(8 of 8 units\)",
             {"sparsity": 0.95, "structure": "filter", "distribution": "uniform"},
         ),
-        ("leaves no unit to some of 3 layers", {"sparsity": 0.999}),
+        ("sparsity 0.999 is too high: each of 3 layers", {"sparsity": 0.999}),
     ],
 )
 def test_wrong_input_is_named(message, kwargs):
@@ -214,7 +214,7 @@ def test_wrong_input_is_named(message, kwargs):
 
 
 def test_a_chain_without_pruning_has_no_masks():
-    with pytest.raises(InputError, match="prunes nothing"):
+    with pytest.raises(InputError, match="no pruning masks"):
         prune.find_masks(optax.adam(0.1).init(network()))
 
 

@@ -21,7 +21,7 @@ print(model.predict(np.arange(30, dtype=np.uint8).reshape(6, 5)).confidence)
 """
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("package, suffix", [("onnxruntime", "onnx"), ("ai-edge-litert", "tflite")])
 def test_files_run_in_an_environment_of_numpy_and_one_runtime(tmp_path, package, suffix):
     write = small_files.onnx_file if suffix == "onnx" else small_files.tflite_file

@@ -13,7 +13,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 GLIBC = ("manylinux2014", "manylinux_2_17", "manylinux_2_27", "manylinux_2_28", "manylinux_2_31")
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["3.11", "3.12"])
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_the_edge_is_at_most_eleven_packages_without_a_training_framework(tmp_path, machine, version):

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ferjax.data.synthetic.films import render_clip
+from ferjax.data.synthetic.clips import render_clip
 from ferjax.data.synthetic.rendering import render_scene
 from ferjax.errors import InputError
 from ferjax.runtime.faces import detector as faces_detector

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.speed import live_process
 from ferjax.__main__ import run
-from ferjax.data.synthetic.films import render_clip
+from ferjax.data.synthetic.clips import render_clip
 from ferjax.data.synthetic.rendering import render_scene
 from ferjax.errors import InputError
 from ferjax.runtime import live

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ferjax.data.synthetic.films import render_clip
+from ferjax.data.synthetic.clips import render_clip
 from ferjax.data.synthetic.rendering import render_scene
 from ferjax.errors import InputError
 from ferjax.runtime.faces.detector import Face, create_detector
@@ -62,7 +62,7 @@ def test_ids_are_stable_with_a_fifth_of_the_detections_missing(kind, seed, frame
     assert {who: len(ids) for who, ids in check_identities(kind, seed, frames).items()} == people
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, seed", TEN)
 def test_ten_clips_show_no_identity_switch(kind, seed):
     ids = check_identities(kind, seed, 240)

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from ferjax.data import EMOTIONS
+from ferjax.data import EXPRESSIONS
 from ferjax.data.synthetic import rendering
 
 CSV_NUMBERS = {"angry": 0, "disgust": 1, "fear": 2, "happy": 3, "sad": 4, "surprise": 5, "neutral": 6}
@@ -51,7 +51,7 @@ def fer2013_files(splits=("train", "validation", "test"), count=7):
     for split in splits:
         for i, (image, label) in enumerate(zip(*faces(split, count), strict=True)):
             folder = "train" if split == "train" else "test"
-            files[f"{folder}/{EMOTIONS[label]}/{USAGES[split]}_{i:05d}.jpg"] = jpeg(image)
+            files[f"{folder}/{EXPRESSIONS[label]}/{USAGES[split]}_{i:05d}.jpg"] = jpeg(image)
     return files
 
 
@@ -61,7 +61,7 @@ def fer2013_csv(splits=("train", "validation", "test"), count=7, *, header="emot
     for split in splits:
         for image, label in zip(*faces(split, count), strict=True):
             pixels = " ".join(map(str, image.ravel()))
-            row = {"emotion": str(CSV_NUMBERS[EMOTIONS[label]]), "pixels": pixels, "Usage": USAGES[split]}
+            row = {"emotion": str(CSV_NUMBERS[EXPRESSIONS[label]]), "pixels": pixels, "Usage": USAGES[split]}
             lines.append(",".join(row[c.strip()] for c in header.split(",")))
     return "\n".join(lines) + "\n"
 

@@ -28,7 +28,7 @@ from ferjax.train.options import FitOptions
 from ferjax.train.sampling import sampler
 from ferjax.train.state import Sums, init_state
 from ferjax.train.step import Task, make_train_step
-from ferjax.weights import checkpoint
+from ferjax.weights import Trained, checkpoint
 
 STEPS, BATCH, SIDE = 20, 16, 8
 PAUSE = 5  # seconds
@@ -86,7 +86,7 @@ def unsaved(*arguments, **more):
     def keep(workdir, kind, step, tree, meta, *, keep):
         kept[kind] = tree
 
-    with mock.patch.multiple(checkpoint, save=keep, load=lambda _: (SPEC, kept["best"], {})):
+    with mock.patch.multiple(checkpoint, save=keep, read=lambda _: (Trained(SPEC, kept["best"]), {})):
         result = fit(*arguments, **more)
     return result.history, kept["last"]["collections"]
 

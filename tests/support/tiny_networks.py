@@ -17,6 +17,13 @@ SMALL = {
     "resnet50_caffe": ({"depths": [1, 1], "widths": [64, 96], "stem_width": 16}, (16, 16, 3)),
     "mobilenetv3_small": ({"width": 0.5, "head_hidden": [32], "depthwise": "conv"}, (16, 16, 3)),
     "microexpnet": ({"width": 0.5, "attention": 16, "depthwise": "conv"}, (16, 16, 1)),
+    "efficientnet_lite0": (
+        {
+            "widths": [16, [16] + [24] * 15, [16, 24, 24, 16, 16, 24, 24, 24, 16, 16, 16, 24, 24, 24, 24, 16], 24],
+            "depthwise": "conv",
+        },
+        (16, 16, 3),
+    ),
     "mini_xception": ({"stem_widths": [16, 16], "widths": [16, 24], "depthwise": "conv"}, (12, 12, 1)),
     "deit_tiny": ({"depth": 2, "width": 24, "hidden": [32, 24], "patch": 8, "grid": [2, 2]}, (16, 16, 3)),
     "deit_tiny_distilled": ({"depth": 1, "width": 24, "hidden": [32], "patch": 8, "grid": [2, 2]}, (16, 16, 3)),

@@ -49,7 +49,8 @@ def arms():
     """Every configuration, and every experiment of a paper."""
     for path in FILES:
         for arg in (None, *(name for name in getattr(load(path), "PAPER", {}) if name)):
-            yield pytest.param(path, arg, id=f"{path.relative_to(ROOT)}:{arg or ''}")
+            marks = pytest.mark.slow if arg and path.stem == "microexpnet" else ()  # each traces a large network
+            yield pytest.param(path, arg, id=f"{path.relative_to(ROOT)}:{arg or ''}", marks=marks)
 
 
 def test_there_are_configurations_for_every_network_and_every_paper():

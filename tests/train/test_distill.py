@@ -147,6 +147,7 @@ def test_without_a_share_for_the_teacher_it_is_plain_training_to_the_bit(teacher
         assert {k: v for k, v in other.items() if k != "teacher_agreement"} == own
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_a_teacher_alone(tmp_path):
     """The labels have no share: what the student knows of the validation faces, it has from the teacher."""
     made = config(data__train=1050, data__validation=140, fit__epochs=12, fit__batch_size=32, loss__label_smoothing=0.0)

@@ -35,7 +35,7 @@ def test_a_run_leaves_checkpoints_configuration_curves_and_contract(trained):
     assert json.loads((folder / "run" / "config.json").read_text()) == config()
     assert (folder / "run" / "curves.png").stat().st_size > 5000
     (spec, variables), meta = checkpoint.read(folder / "run")
-    assert spec.class_names == data.EMOTIONS and spec.input_shape == (24, 24, 1)
+    assert spec.class_names == data.EXPRESSIONS and spec.input_shape == (24, 24, 1)
     assert spec.architecture == "baseline_cnn5" and spec.architecture_args["widths"] == [4, 8]
     assert spec.dataset == "synthetic_faces" and spec.dataset_args["train"] == 48 and len(spec.dataset_sha256) == 64
     assert spec.source_run == "small" and meta["config"] == config()

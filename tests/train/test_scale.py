@@ -12,7 +12,7 @@ from ferjax.train import distributed, run_folder
 from tests.support import processes, scale
 from tests.support.processes import end, free_port, last_line, start
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -145,21 +145,21 @@ def two(pair, tmp_path_factory):
     return workdir, ends
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_process_0_with_one_line(two):
     _, ((code, _, err), *_) = two
     assert code == 2 and last_line(err).startswith("ferjax: error: another process has ended"), err
     assert "Traceback" not in err and "Check failure" not in err
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_process_0_that_is_killed_ends_the_other(two):
     _, (_, (code, _, err), _) = two
     ours, jax_own = "another process has ended", "Terminating process because the JAX distributed service"
     assert (code == 2 and ours in last_line(err)) or (code == -signal.SIGABRT and jax_own in err), err
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_the_pair_goes_on_and_has_the_losses_of_one_device(two, found):
     workdir, ends = two
     for code, _, err in ends[2]:
@@ -169,7 +169,7 @@ def test_the_pair_goes_on_and_has_the_losses_of_one_device(two, found):
     assert epochs == list(range(1, scale.STEPS + 1))  # nothing was lost and nothing done twice
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_silent_process_ends_the_others_after_the_heartbeat(pair, tmp_path):
     both = pair(tmp_path, scale.STEPS, 3)
     wait_for(both[0], "epoch 3")
@@ -206,7 +206,7 @@ def test_train_py_takes_all_devices_micro_batches_bfloat16_and_a_trace(environme
 def test_a_batch_that_the_devices_cannot_share_is_one_line(environment, tmp_path):
     code, _, err = end(train(simulated(environment, 3), "--workdir", tmp_path / "run"))
     assert code == 2 and last_line(err) == (
-        "ferjax: error: a batch of 16 cannot be cut evenly for 3 devices: set fit.batch_size to 15 or 18, "
+        "ferjax: error: fit.batch_size=16 cannot be split evenly over 3 devices: set fit.batch_size to 15 or 18, "
         "or use --devices 2"
     )
 

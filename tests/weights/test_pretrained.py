@@ -40,13 +40,13 @@ def test_logits_equal_torchvisions(tmp_path):
     check_logits("torchvision_resnet18", tmp_path)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFERENCES)
 def test_logits_equal_the_reference(name, tmp_path):
     check_logits(name, tmp_path)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFERENCES)
 def test_every_loaded_tensor_counts(name, tmp_path):
     apply, variables, images, _ = logits_of(name, tmp_path)
@@ -142,7 +142,7 @@ def dag_names(tensors):
     return renamed
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_vggface2_in_both_of_its_naming_schemes(tmp_path):
     tensors = weights("vggface2_resnet50")
     first, bgr = load(tmp_path / "a.safetensors", tensors, "resnet50_caffe")

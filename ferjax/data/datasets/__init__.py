@@ -1,1 +1,1 @@
-"""The data sets: one module reads each form in which people have it."""
+"""Reads the supported data sets; one module per data set."""

@@ -1,4 +1,4 @@
-"""FER+ (Barsoum et al. 2016): the faces of FER2013, labelled again by ten people each, eight classes."""
+"""Reads FER+ (Barsoum et al. 2016): the faces of FER2013 with labels of ten annotators, eight classes."""
 
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ferjax.data.datasets import fer2013
-from ferjax.data.datasets.sources import EMOTIONS, Column, Example, Row, Source, Tree, by_split
+from ferjax.data.datasets.sources import EXPRESSIONS, Column, Example, Row, Source, Tree, by_split
 from ferjax.errors import InputError
 
 GET = (
@@ -16,27 +16,27 @@ GET = (
     "one folder"
 )
 PREPARE = "ferjax prepare ferplus --source FOLDER"
-CLASSES = (*EMOTIONS, "contempt")
+CLASSES = (*EXPRESSIONS, "contempt")
 COLUMNS: dict[str, Column] = {"votes": Column((len(CLASSES),), "float32", 0)}
 _VOTES = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "nf"]
 _NAMES = ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt")
 
 
 def read(source: Path) -> Source:
-    """Reads fer2013.csv (or icml_face_data.csv) and, row for row beside it, fer2013new.csv.
+    """Reads fer2013.csv (or icml_face_data.csv) and the labels of the same rows in fer2013new.csv.
 
-    As the paper's own code does it, single votes count as slips and are removed; a face keeps the class
-    that has more than half of the remaining votes, and is left out if that is "unknown", "not a face" or
-    none. The column `votes` holds the remaining votes for the eight classes as a distribution.
+    As in the authors' code, single votes are removed as outliers. The label is the class with more than half of the
+    remaining votes. A face without such a class, or with the majority "unknown" or "not a face", is left out. The
+    column `votes` is the distribution of the remaining votes over the eight classes.
 
     Args:
-      source: the folder or zip file that holds both, or fer2013.csv with fer2013new.csv beside it.
+      source: folder or zip file with both tables, or fer2013.csv with fer2013new.csv in the same folder.
 
     Returns:
-      The examples by split, then row.
+      The examples, sorted by split and row.
 
     Raises:
-      InputError: if a table is missing or the two do not fit together.
+      InputError: if a table is missing, or the rows of the tables do not match.
     """
     faces, labels = Tree(source), Tree(source.with_name("fer2013new.csv")) if source.suffix == ".csv" else Tree(source)
     table, votes = faces.find(*fer2013.TABLES), labels.find("fer2013new.csv")
@@ -52,22 +52,24 @@ def read(source: Path) -> Source:
         for face, vote in pairs:
             if face is None or vote is None or face.values["usage"] != vote.values["usage"]:
                 where = (face or vote).where
-                raise InputError(f"{table} and {votes} do not fit together at {where}: their rows must be in one order")
+                raise InputError(f"{table} and {votes} differ at {where}: their rows must be in the same order")
             split = fer2013.SPLIT_OF.get(vote.values["usage"])
             try:
                 counts = np.array([int(vote.values[c]) for c in _VOTES])
             except ValueError:
-                yield vote.bad("a vote is no integer")
+                yield vote.bad("a vote is not an integer")
                 continue
             if split is None or counts.min() < 0:
-                yield vote.bad(f"Usage {vote.values['usage']!r} is none of {', '.join(fer2013.SPLIT_OF)}, or votes < 0")
+                yield vote.bad(
+                    f"Usage {vote.values['usage']!r} is not one of {', '.join(fer2013.SPLIT_OF)}, or votes < 0"
+                )
             elif (example := _example(split, face, vote, counts)) is None:
                 dropped += 1
             else:
                 yield example
 
     found = by_split(examples())
-    note = f"{dropped:,} faces left out: no class of emotion has more than half of the votes"
+    note = f"{dropped:,} faces left out: no expression has more than half of the votes"
     return Source(CLASSES, 48, 1, found, fer2013.MISSING, (note,))
 
 

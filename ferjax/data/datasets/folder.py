@@ -1,4 +1,4 @@
-"""A user's own pictures: one folder for each class, or a CSV file of paths and labels."""
+"""Reads the images of a user: one folder per class, or a CSV file of paths and labels."""
 
 import functools
 import math
@@ -16,10 +16,10 @@ ALIASES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 FRACTIONS = (0.8, 0.1, 0.1)
-_composed = functools.partial(unicodedata.normalize, "NFC")  # macOS writes é in a file's name as e and an accent
+_composed = functools.partial(unicodedata.normalize, "NFC")  # macOS decomposes é in file names into e and an accent
 _MISSING = {
-    "validation": "add its folder or rows, hold a part of train out with --holdout, or prepare undivided data",
-    "test": "add its folder or rows, or prepare undivided data",
+    "validation": "add its folder or rows, use --holdout, or prepare data without splits",
+    "test": "add its folder or rows, or prepare data without splits",
 }
 
 
@@ -31,23 +31,23 @@ def read(
     fractions: Sequence[float] | None = None,
     find_faces: bool = False,
 ) -> Source:
-    """Reads a folder (or zip file) with one folder of pictures for each class.
+    """Reads a folder or zip file with one folder of images per class.
 
-    Below train/, validation/ (or val/) and test/, the division is kept; otherwise it is made by `fractions`.
+    The class folders may be in train/, validation/ (or val/) and test/; otherwise `fractions` defines the splits.
 
     Args:
-      source: the folder.
-      size: height and width of the prepared images.
-      channels: 1 for grey, 3 for RGB.
-      fractions: parts of train, validation and test, each 0..1, together 1; FRACTIONS if not given.
-      find_faces: cut out the largest face, upright by its eyes; pictures without a face count as bad.
+      source: folder or zip file.
+      size: height and width of the prepared images in pixels.
+      channels: 1 for gray, 3 for RGB.
+      fractions: fractions of train, validation and test, each 0..1, with sum 1; FRACTIONS if None.
+      find_faces: crop the largest face, rotated until the eyes are level; an image without a face is unusable.
 
     Returns:
-      The examples by split, then class and file name; the class names in alphabetical order.
+      The examples, sorted by split, class and file name; class names in alphabetical order.
 
     Raises:
-      InputError: if there are fewer than two classes, or one without pictures; for fractions of what is divided
-        already, or folders of splits beside others.
+      InputError: if there are fewer than two classes, a class has no image, split folders are next to other folders, or
+        `fractions` is given for data with splits.
     """
     tree = Tree(source)
     top = _top(tree)
@@ -59,13 +59,15 @@ def read(
     several = len({ALIASES[name.lower()] for name in splits}) > 1
     if splits and not divided and (several or splits & nested):
         raise InputError(
-            f"{source} has the folders {', '.join(sorted(splits))}, and beside them "
-            f"{', '.join(sorted(above - splits))}: divide all of it or nothing"
+            f"{source} has the split folders {', '.join(sorted(splits))} and other folders, "
+            f"{', '.join(sorted(above - splits))}: move every image into a split, or remove the split folders"
         )
     depth = 2 if divided else 1
     named = {PurePosixPath(f).parts[depth - 1] for f in folders if len(PurePosixPath(f).parts) >= depth}
-    if odd := [name for name in named if any("\ud800" <= letter <= "\udfff" for letter in name)]:  # bytes of no text
-        raise InputError(f"{source}: the folder {odd[0]!r} names a class, and its name is no text: rename it")
+    if odd := [
+        name for name in named if any("\ud800" <= letter <= "\udfff" for letter in name)
+    ]:  # bytes that are not UTF-8
+        raise InputError(f"{source}: the name of the class folder {odd[0]!r} is not UTF-8; rename it")
     classes = tuple(sorted(set(map(_composed, named))))
     examples = []
     for path in tree.files:
@@ -79,7 +81,7 @@ def read(
     made = _source(source, classes, by_split(examples), size, channels, shares, find_faces, ignored)
     present = {e.label for e in examples}
     if empty := [c for i, c in enumerate(classes) if i not in present]:
-        raise InputError(f"{source}: the class {', '.join(empty)} holds no pictures; add some, or remove the class")
+        raise InputError(f"{source}: the class {', '.join(empty)} has no images; add images or remove the class")
     return made
 
 
@@ -91,25 +93,25 @@ def read_table(
     fractions: Sequence[float] | None = None,
     find_faces: bool = False,
 ) -> Source:
-    """Reads a CSV file with the columns path and label and, if the division is to be kept, split.
+    """Reads a CSV file with the columns path, label and optionally split.
 
-    Paths count from the file's folder.
+    Paths are relative to the folder of the file.
 
     Args:
-      source: the CSV file.
-      size: height and width of the prepared images.
-      channels: 1 for grey, 3 for RGB.
-      fractions: parts of train, validation and test where there is no column split; FRACTIONS if not given.
-      find_faces: cut out the largest face, upright by its eyes; pictures without a face count as bad.
+      source: CSV file.
+      size: height and width of the prepared images in pixels.
+      channels: 1 for gray, 3 for RGB.
+      fractions: fractions of train, validation and test if there is no column split; FRACTIONS if None.
+      find_faces: crop the largest face, rotated until the eyes are level; an image without a face is unusable.
 
     Returns:
-      The examples by split, then row; the class names in alphabetical order.
+      The examples, sorted by split and row; class names in alphabetical order.
 
     Raises:
-      InputError: if a column is missing, or there are fewer than two classes; for fractions beside a column split.
+      InputError: if a column is missing, there are fewer than two classes, or `fractions` is given with a column split.
     """
     if source.is_dir() or source.suffix.lower() != ".csv":
-        raise InputError(f"{source} is no .csv file with the columns path, label and, if you like, split")
+        raise InputError(f"{source} is not a .csv file with the columns path, label and optionally split")
     rows = list(Tree(source).rows(source.name, ("path", "label")))
     classes = tuple(sorted({_composed(r.values["label"]) for r in rows} - {""}))
     divided = bool(rows) and "split" in rows[0].values
@@ -131,12 +133,12 @@ def read_table(
 
 def _shares(source: Path, fractions: Sequence[float] | None, *, divided: bool) -> Sequence[float] | None:
     if divided and fractions is not None:
-        raise InputError(f"{source} is divided already: leave out --fractions; --holdout takes validation from train")
+        raise InputError(f"{source} already has splits: remove --fractions; --holdout takes validation from train")
     return None if divided else fractions or FRACTIONS
 
 
 def _top(tree: Tree) -> str:
-    """The one folder that wraps everything, as zip files often have it, with a slash; "" if there is none."""
+    """Returns the single folder that contains everything, as in many zip files, with a slash, or ""."""
     top = ""
     while True:
         below = {p.removeprefix(top).split("/")[0] for p in tree.files + tree.folders if p.startswith(top) and p != top}
@@ -159,20 +161,20 @@ def _source(
     ignored: int = 0,
 ) -> Source:
     if len(classes) < 2:
-        raise InputError(f"{source} must hold two or more classes, found {', '.join(classes) or 'none'}")
+        raise InputError(f"{source} must contain two or more classes, found {', '.join(classes) or 'none'}")
     crop = detection.largest_face(size, channels) if find_faces else None
-    notes = ["the largest face of each picture cut out"] if find_faces else []
-    notes += [f"{ignored:,} files that are no pictures ignored"] if ignored else []
+    notes = ["cropped to the largest face of each image"] if find_faces else []
+    notes += [f"{ignored:,} files ignored: not images"] if ignored else []
     missing = {} if fractions else _MISSING
     parts = check_fractions(fractions) if fractions else None
     return Source(classes, size, channels, examples, missing, tuple(notes), crop, parts)
 
 
 def check_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
-    """Returns the parts of train, validation and test.
+    """Returns the fractions of train, validation and test.
 
     Raises:
-      InputError: if they are not three numbers in 0..1 that sum to 1, or train is 0.
+      InputError: if they are not three numbers in 0..1 with sum 1, or train is 0.
     """
     if len(fractions) != 3 or min(fractions) < 0 or fractions[0] == 0 or not math.isclose(sum(fractions), 1):
         given = ",".join(map(str, fractions))

@@ -1,4 +1,4 @@
-"""What a parser hands on: a list of examples, and the folder, archive or table they are read from."""
+"""Defines the result of the parsers, `Source`, and reads folders, zip archives and tables alike."""
 
 import csv
 import dataclasses
@@ -15,25 +15,25 @@ from PIL import Image
 
 from ferjax.errors import InputError
 
-EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+EXPRESSIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
 class BadExample(ValueError):
-    """One example is unusable; the message is what the user reads."""
+    """An example is unusable; the message is shown to the user."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One labelled image that is not decoded yet.
+    """One labeled image before decoding.
 
     Attributes:
       split: "train", "validation" or "test".
-      name: says which file or row it is.
-      label: index into the source's class names.
-      read: returns the bytes of a picture file, or a uint8 (H, W) or (H, W, C) array.
+      name: file or row of the image.
+      label: index into the class names of the source.
+      read: returns the bytes of an image file, or a uint8 (H, W) or (H, W, C) array.
       columns: further values by name.
-      box: (left, top, right, bottom) to cut out, in pixels.
+      box: crop (left, top, right, bottom) in pixels.
     """
 
     split: str
@@ -49,14 +49,14 @@ class Source:
     """A parsed data set.
 
     Attributes:
-      class_names: label names in the order of the label numbers.
-      size: height and width of the prepared images.
+      class_names: class names, in the order of the labels.
+      size: height and width of the prepared images in pixels.
       channels: 1 or 3.
-      examples: in the order in which they are to be stored.
-      missing: how to get each split that the source may lack, by split.
-      notes: one line each about what was left out or chosen.
-      crop: cuts the face out of a picture.
-      fractions: parts of train, validation and test to divide the examples into, all of them now in train.
+      examples: the examples in the order of storage.
+      missing: split -> how to get it, for the splits that the source may lack.
+      notes: messages about what was left out or chosen, one line each.
+      crop: crops the face of an image.
+      fractions: fractions of train, validation and test to divide the examples into; all are in train before.
     """
 
     class_names: tuple[str, ...]
@@ -70,12 +70,12 @@ class Source:
 
 
 class Column(NamedTuple):
-    """What a further value of a data set looks like.
+    """Type of a further value of each image.
 
     Attributes:
-      shape: of one image's value.
+      shape: shape of the value of one image.
       dtype: name of the NumPy type.
-      unknown: stands where the data set does not say.
+      unknown: value if the data set has none.
     """
 
     shape: tuple[int, ...]
@@ -84,27 +84,27 @@ class Column(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row of a table: where it stands, for messages, and its values by column name."""
+    """One row of a table: its location, for messages, and its values by column name."""
 
     where: str
     values: dict[str, str]
 
     def bad(self, reason: str, split: str = "train") -> Example:
-        """Returns an example that fails with this row's place and the reason when it is read."""
+        """Returns an example whose `read` raises BadExample with the location of this row and the reason."""
         return bad_example(self.where, f"{self.where}: {reason}", split)
 
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # the last where a password is wanted
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # RuntimeError: a password is required
 
 
 class Tree:
-    """A folder, a zip archive or a single table, read alike: posix paths, hidden files left out."""
+    """Files of a folder, a zip archive or a single table, as POSIX paths; hidden files are left out."""
 
     def __init__(self, source: Path):
-        """Lists `source`.
+        """Lists the files of `source`.
 
         Raises:
-          InputError: if it does not exist, or is neither a folder, a CSV file nor a complete zip archive.
+          InputError: if it does not exist, or is not a folder, a CSV file or a complete zip archive.
         """
         self.source, self._root = source, source
         self._zip: zipfile.ZipFile | None = None
@@ -118,7 +118,7 @@ class Tree:
             try:
                 self._zip = zipfile.ZipFile(source)
             except (zipfile.BadZipFile, ValueError) as error:
-                raise InputError(f"{source} is no complete zip archive ({error}); download it again") from error
+                raise InputError(f"{source} is not a complete zip archive ({error}); download it again") from error
             paths = self._zip.namelist()
         self.files = sorted(p for p in paths if not p.endswith("/") and _visible(p))
         folders = {p.rstrip("/") for p in paths if p.endswith("/") and _visible(p)}
@@ -135,30 +135,30 @@ class Tree:
         try:
             return self._zip.read(path)
         except _DAMAGE as error:
-            raise InputError(f"{path} in {self.source} cannot be read ({error}): {_mend(error)}") from error
+            raise InputError(f"{path} in {self.source} cannot be read ({error}): {_remedy(error)}") from error
 
     def reader(self, path: str) -> Callable[[], bytes]:
-        """Returns a function that reads one file later; one that is damaged is a BadExample."""
+        """Returns a function that reads one file; it raises BadExample if the file is damaged."""
 
         def read() -> bytes:
             try:
                 return self.read(path)
             except InputError as error:
-                if isinstance(error.__cause__, RuntimeError):  # encrypted: no file of it can be read
+                if isinstance(error.__cause__, RuntimeError):  # encrypted: no file can be read
                     raise
-                raise BadExample(f"{path} does not decode: the archive is damaged there") from error
+                raise BadExample(f"{path} cannot be decoded: the archive is damaged") from error
 
         return read
 
     def find(self, *names: str) -> str | None:
-        """Returns the path of the first file with one of these names (case ignored), wherever it lies."""
+        """Returns the path of the first file with one of these names in any folder, ignoring case, or None."""
         return next((p for n in names for p in self.files if PurePosixPath(p).name.lower() == n.lower()), None)
 
     def rows(self, path: str, needed: Iterable[str]) -> Iterator[Row]:
-        """Reads a CSV file row by row; column names are stripped of spaces and in lower case.
+        """Reads a CSV file row by row; column names are stripped and converted to lower case.
 
         Raises:
-          InputError: if a needed column is missing or the file is no CSV.
+          InputError: if a needed column is missing, or the file is not UTF-8 or not CSV.
         """
         name = PurePosixPath(path).name
         with self._open(path) as raw:
@@ -166,15 +166,13 @@ class Tree:
             try:
                 header = [c.strip().lower() for c in next(reader, [])]
                 if lacking := [c for c in needed if c not in header]:
-                    raise InputError(
-                        f"{name} lacks the column {', '.join(lacking)}; it has {', '.join(header) or 'none'}"
-                    )
+                    raise InputError(f"{name} has no column {', '.join(lacking)}; found {', '.join(header) or 'none'}")
                 for number, values in enumerate(reader, 1):
                     where = f"{name} row {number} (line {reader.line_num})"
                     padded = [v.strip() for v in values] + [""] * (len(header) - len(values))
                     yield Row(where, dict(zip(header, padded, strict=False)))
             except UnicodeDecodeError as error:
-                raise InputError(f"{name} is no UTF-8 text ({error}): save it as UTF-8") from error
+                raise InputError(f"{name} is not UTF-8 ({error}); save it as UTF-8") from error
             except (csv.Error, *_DAMAGE) as error:
                 raise InputError(f"{name} is damaged at line {reader.line_num}: {error}") from error
 
@@ -184,11 +182,11 @@ class Tree:
         try:
             return self._zip.open(path)
         except _DAMAGE as error:
-            raise InputError(f"{path} in {self.source} cannot be read ({error}): {_mend(error)}") from error
+            raise InputError(f"{path} in {self.source} cannot be read ({error}): {_remedy(error)}") from error
 
 
-def _mend(error: Exception) -> str:
-    if isinstance(error, RuntimeError):  # encrypted, or compressed in a way that Python does not know
+def _remedy(error: Exception) -> str:
+    if isinstance(error, RuntimeError):  # encrypted, or an unsupported compression
         return "unpack it with its password first" if "encrypted" in str(error) else "unpack it first"
     return "download it again"
 
@@ -197,7 +195,7 @@ def _walk(source: Path) -> Iterator[str]:
     seen = set()
     for folder, below, files in os.walk(source, followlinks=True):
         if (real := os.path.realpath(folder)) in seen:
-            below.clear()  # a link back up
+            below.clear()  # a link to a parent folder
             continue
         seen.add(real)
         relative = Path(folder).relative_to(source)
@@ -210,12 +208,12 @@ def _visible(path: str) -> bool:
 
 
 def is_picture(path: str) -> bool:
-    """Whether a file's ending is that of a picture."""
+    """Returns whether the suffix of a file is that of an image."""
     return PurePosixPath(path).suffix.lower() in PICTURES
 
 
 def bad_example(name: str, reason: str, split: str = "train") -> Example:
-    """Returns an example that fails with `reason` when it is read, so that all such are reported together."""
+    """Returns an example whose `read` raises BadExample, so that all bad examples are reported together."""
 
     def read() -> bytes:
         raise BadExample(reason)
@@ -224,6 +222,6 @@ def bad_example(name: str, reason: str, split: str = "train") -> Example:
 
 
 def by_split(examples: Iterable[Example], key: Callable[[Example], Any] = lambda e: 0) -> list[Example]:
-    """Returns the examples by split, then by `key`, so that every form of the same data is stored alike."""
+    """Sorts examples by split and `key`, so that all forms of a data set are stored in the same order."""
     rank = {"train": 0, "validation": 1, "test": 2}
     return sorted(examples, key=lambda e: (rank[e.split], key(e)))

@@ -1,10 +1,10 @@
-"""The data sets as TensorFlow Datasets builders, for those who know TFDS; the parsers are those of `prepare`.
+"""Defines TensorFlow Datasets (TFDS) builders of the data sets, with the parsers of `ferjax prepare`.
 
     from ferjax.data.datasets import tfds_builders
     tfds_builders.register()
-    data = tfds.load("rafdb", split="train", data_dir=..., download_and_prepare_kwargs=...)
+    data = tfds.load("rafdb", split="train", data_dir=DIR)
 
-TensorFlow is imported when a function is called, not with the module.
+Functions import TensorFlow; the module does not.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ferjax.data import loading
-from ferjax.data.datasets.sources import EMOTIONS, Column, Source
+from ferjax.data.datasets.sources import EXPRESSIONS, Column, Source
 from ferjax.data.prepare.pipeline import DATASETS, decoded_examples
 from ferjax.errors import InputError, unknown
 
@@ -25,7 +25,7 @@ NAMES = (*DATASETS, "synthetic_faces")
 
 
 def register() -> None:
-    """Makes every data set known to `tfds.load` and `tfds.builder` by its name."""
+    """Registers all data sets with `tfds.load` and `tfds.builder`."""
     for name in NAMES:
         builder_class(name)
 
@@ -33,14 +33,15 @@ def register() -> None:
 def builder(name: str, data_dir: str | Path | None = None, **options: Any) -> Any:
     """Returns a TFDS builder.
 
-    Its examples hold `image` uint8 (H, W, C), `label`, `name`, and the columns of the data set. Their
-    order is that of the arrays that `prepare` writes.
+    An example contains `image` uint8 (H, W, C), `label`, `name` and the columns of the data set. The order is that of
+    the arrays of `ferjax prepare`.
 
     Args:
       name: one of NAMES.
-      data_dir: TFDS's folder; the user's copy lies in its downloads/manual, or in the `manual_dir` of a
+      data_dir: folder of TFDS. The copy of the data set is in its downloads/manual, or in `manual_dir` of a
         `tfds.download.DownloadConfig`.
-      **options: of the parser, such as size, channels and classes; of synthetic_faces, as `ferjax.data.load`.
+      **options: options of the parser, such as size, channels and classes; for synthetic_faces, options of
+        `ferjax.data.load`.
 
     Returns:
       A `tfds.core.GeneratorBasedBuilder`.
@@ -61,7 +62,7 @@ def builder(name: str, data_dir: str | Path | None = None, **options: Any) -> An
 
 @functools.cache
 def builder_class(name: str) -> type:
-    """Returns the registered TFDS builder class of a data set, made at the first call."""
+    """Returns the TFDS builder class of a data set; the first call defines and registers it."""
     import tensorflow_datasets as tfds
 
     def info(self: Any) -> Any:
@@ -75,7 +76,7 @@ def builder_class(name: str) -> type:
         }
         for key, column in _columns(name).items():
             features[key] = tfds.features.Tensor(shape=column.shape, dtype=np.dtype(column.dtype))
-        # Without shuffling the order is that of the prepared arrays, and the same everywhere.
+        # Without shuffling, the order is that of the prepared arrays on every machine.
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features), supervised_keys=("image", "label"), disable_shuffling=True
         )
@@ -95,7 +96,7 @@ def builder_class(name: str) -> type:
     title = "".join(word.capitalize() for word in name.split("_"))
     members = {
         "__module__": __name__,
-        "__doc__": f"{name}, as ferjax.data prepares it.",
+        "__doc__": f"{name}, prepared by ferjax.",
         "VERSION": tfds.core.Version("1.0.0"),
         "BUILDER_CONFIGS": [_config_class()(name="default", options={})],
         "MANUAL_DOWNLOAD_INSTRUCTIONS": _instructions(name),
@@ -112,7 +113,7 @@ def _config_class() -> Any:
 
     @dataclasses.dataclass(eq=False)
     class FacesConfig(tfds.core.BuilderConfig):
-        """Options of the parser."""
+        """Config with the options of the parser."""
 
         options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -123,13 +124,11 @@ def _instructions(name: str) -> str | None:
     if name == "synthetic_faces":
         return None
     how = DATASETS[name].GET
-    return (
-        f"{how[0].upper()}{how[1:]}; put {name}.zip, or the unpacked content, into manual_dir (or manual_dir/{name})."
-    )
+    return f"{how[0].upper()}{how[1:]}; put {name}.zip, or the unpacked files, into manual_dir or manual_dir/{name}."
 
 
 def _defaults(name: str) -> dict[str, Any]:
-    """Accepted options and their defaults."""
+    """Returns the accepted options and their defaults."""
     if name == "synthetic_faces":
         return dict(loading.SYNTHETIC)
     parameters = inspect.signature(DATASETS[name].read).parameters.values()
@@ -137,7 +136,7 @@ def _defaults(name: str) -> dict[str, Any]:
 
 
 def _class_names(name: str) -> tuple[str, ...]:
-    return EMOTIONS if name == "synthetic_faces" else DATASETS[name].CLASSES
+    return EXPRESSIONS if name == "synthetic_faces" else DATASETS[name].CLASSES
 
 
 def _columns(name: str) -> dict[str, Column]:
@@ -156,7 +155,7 @@ def _stored(split: Any) -> Iterator[dict[str, Any]]:
 def _records(source: Source, name: str) -> Iterator[dict[str, Any]]:
     for example, decoded in decoded_examples(source):
         if isinstance(decoded, str):
-            raise InputError(f"{decoded}; mend or remove it")
+            raise InputError(f"{decoded}; repair or remove it")
         record = {"image": decoded.image, "label": example.label, "name": example.name}
         for key, column in _columns(name).items():
             record[key] = np.asarray(example.columns.get(key, np.full(column.shape, column.unknown)), column.dtype)

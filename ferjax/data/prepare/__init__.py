@@ -1,1 +1,1 @@
-"""From a copy of a data set to prepared arrays: decoding, splits, the leak check, contact sheets."""
+"""Prepares data sets: decoding, splits, duplicates, contact sheets."""

@@ -1,4 +1,4 @@
-"""What a data set looks like: a contact sheet of each class, the distribution of classes, the counts."""
+"""Draws contact sheets and the class distribution of a data set."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ COLORS = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73"}  # Oka
 
 
 class Tile(NamedTuple):
-    """One image of a contact sheet: uint8 (H, W, C), and the caption below it."""
+    """One image of a contact sheet, uint8 (H, W, C), and its caption."""
 
     image: np.ndarray
     caption: str = ""
@@ -25,12 +25,15 @@ class Tile(NamedTuple):
 
 
 def write_sheets(name: str, out: str | Path, data_dir: str | Path | None = None) -> str:
-    """Draws `<class>.png` for each class, `distribution.png`, and returns the counts as text.
+    """Writes `<class>.png` for each class and `distribution.png`.
 
     Args:
-      name: a prepared data set.
-      out: folder to write into; it is made.
-      data_dir: where prepared data lie; `default_data_dir()` if None.
+      name: name of a prepared data set.
+      out: output folder; created if missing.
+      data_dir: folder of prepared data; `default_data_dir()` if None.
+
+    Returns:
+      A table of the counts.
     """
     facts = loading.load(name, data_dir, splits=()).manifest
     data = loading.load(name, data_dir, splits=tuple(facts["counts"]))
@@ -51,20 +54,20 @@ def write_sheets(name: str, out: str | Path, data_dir: str | Path | None = None)
 
 
 def save(sheet: Image.Image, path: Path) -> None:
-    """Writes a picture whole, or leaves the one that is there."""
+    """Writes an image atomically."""
     with folders.atomic_file(path) as part:
         sheet.save(part)
 
 
 def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[Tile]]]) -> Image.Image:
-    """Draws rows of captioned images.
+    """Draws a contact sheet: rows of images with captions.
 
     Args:
-      title: one line for the top.
-      rows: caption and images of each.
+      title: title line.
+      rows: caption and tiles of each row.
 
     Returns:
-      The picture, grey text on white.
+      RGB image on white.
     """
     below = 14 if any(tile.caption for _, row in rows for tile in row) else 0
     above = 16 if any(text for text, _ in rows) else 0
@@ -84,8 +87,8 @@ def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[Tile]]]) -> Ima
 
 
 def plot_distribution(data: FaceData, path: Path) -> None:
-    """Draws the number of images of each class and split as bars."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # late: preparing does not need it
+    """Draws a bar chart of the number of images per class and split."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # preparing data does not require matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(max(6, 1.1 * len(data.class_names)), 4), layout="constrained")
@@ -99,7 +102,7 @@ def plot_distribution(data: FaceData, path: Path) -> None:
         axes.bar_label(bars, fontsize=7, rotation=90 if counts.max() > 999 and len(data.splits) > 2 else 0, padding=2)
     axes.set_xticks(np.arange(len(data.class_names)), data.class_names)
     axes.set_ylabel("images")
-    axes.set_title(f"{data.name}: images of each class")
+    axes.set_title(f"{data.name}: images per class")
     axes.margins(y=0.12)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -107,9 +110,9 @@ def plot_distribution(data: FaceData, path: Path) -> None:
 
 
 def file_names(class_names: Sequence[str], *, taken: Sequence[str] = ()) -> list[str]:
-    """Returns the classes' names as those of files: what is no letter, digit, dash or space is an underscore.
+    """Returns a file name for each class; characters other than letters, digits, -, _ and space become _.
 
-    Where two would be one file, or one of those taken, on any system, the class's number stands before each.
+    If two names, or a name and one of `taken`, are equal ignoring case, every name gets its class index as prefix.
     """
     plain = ["".join(c if c.isalnum() or c in "-_ " else "_" for c in name) for name in class_names]
     known = {name.casefold() for name in (*plain, *taken)}

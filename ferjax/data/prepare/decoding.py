@@ -1,4 +1,4 @@
-"""Decoding one picture into the uint8 (H, W, C) array that everything else works on."""
+"""Decodes image files to uint8 arrays (H, W, C)."""
 
 import io
 from collections.abc import Callable
@@ -13,11 +13,11 @@ Box = tuple[int, int, int, int]
 
 
 class Decoded(NamedTuple):
-    """One decoded picture.
+    """One decoded image.
 
     Attributes:
       image: uint8 (size, size, channels).
-      remarks: what had to be done to it, such as "resized"; the same words for every picture.
+      remarks: conversions that were applied, such as "resized to 48x48".
     """
 
     image: np.ndarray
@@ -32,24 +32,24 @@ def decode(
     box: Box | None = None,
     crop: Callable[[Image.Image], Image.Image] | None = None,
 ) -> Decoded:
-    """Decodes a picture of any common kind.
+    """Decodes an image of any format that Pillow reads.
 
-    EXIF rotation is applied, transparency is laid on white, 16-bit depth is scaled to 8 bits, of an animation
-    the first frame is taken, colour becomes grey by ITU-R 601 luma (as OpenCV does it), and a picture
-    of another size is cropped to its central square and resized with antialiasing.
+    Applies EXIF rotation, blends transparency with white, scales 16 bits to 8 bits, and takes the first frame of an
+    animation. Color is converted to gray by ITU-R 601 luma, as in OpenCV. An image of another size is cropped to its
+    central square and resized with antialiasing.
 
     Args:
-      data: the bytes of a file, or a uint8 array (H, W) or (H, W, C).
+      data: bytes of a file, or a uint8 array (H, W) or (H, W, C).
       size: height and width of the result in pixels.
-      channels: 1 for grey, 3 for RGB.
-      box: (left, top, right, bottom) in pixels to cut out first, clipped to the picture.
-      crop: cuts the face out of an 8-bit picture, after `box`.
+      channels: 1 for gray, 3 for RGB.
+      box: crop (left, top, right, bottom) in pixels, clipped to the image.
+      crop: function that crops the face of an 8-bit image, called after `box`.
 
     Returns:
-      The image and the remarks on it.
+      The image and the applied conversions.
 
     Raises:
-      Exception: whatever Pillow raises on bytes that do not decode; it has no common base class.
+      Exception: any type; the errors of Pillow for invalid files have no common base class.
     """
     remarks: list[str] = []
     if isinstance(data, np.ndarray):
@@ -71,35 +71,35 @@ def decode(
 
 
 def _open(data: bytes) -> tuple[Image.Image, list[str]]:
-    """Returns an upright 8-bit grey or RGB picture, and what was done to get it."""
+    """Returns an upright 8-bit gray or RGB image and the applied conversions."""
     remarks = []
     with Image.open(io.BytesIO(data)) as picture:
-        # A phone's MPO holds a second, alternative view: that is no animation.
+        # An MPO file of a phone contains a second view, not an animation.
         if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
-            remarks.append("animated or of several pages, first one taken")
+            remarks.append("have several frames, first frame used")
             picture.seek(0)
         picture.load()
         if picture.getexif().get(0x0112, 1) != 1:
-            remarks.append("rotated as the EXIF tag says")
+            remarks.append("rotated by the EXIF tag")
         upright = ImageOps.exif_transpose(picture)
     flat, more = _eight_bit(upright)
     return flat, remarks + more
 
 
 def _eight_bit(picture: Image.Image) -> tuple[Image.Image, list[str]]:
-    """Returns an 8-bit grey or RGB picture without transparency, and what was done."""
+    """Returns an 8-bit gray or RGB image without transparency and the applied conversions."""
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture, np.float64)
-        # The depth of 16 bits is known however dark the picture; float and 32-bit files do not say theirs.
+        # 16-bit files have a known range. For float and 32-bit files the range is guessed from the maximum.
         tops = [65535.0] if picture.mode.startswith("I;16") else [1.0] * (picture.mode == "F") + [255.0, 65535.0]
         top = next((t for t in tops if values.max() <= t), values.max())
         scaled = np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8)
-        return Image.fromarray(scaled), ["of more than 8 bits, scaled to 8"]
+        return Image.fromarray(scaled), ["scaled to 8 bits"]
     if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         if layer.getchannel("A").getextrema() != (255, 255):
-            paper = Image.new("RGBA", layer.size, "white")
-            return Image.alpha_composite(paper, layer).convert("RGB"), ["transparent, laid on white"]
+            background = Image.new("RGBA", layer.size, "white")
+            return Image.alpha_composite(background, layer).convert("RGB"), ["blended with white (transparent)"]
         return layer.convert("RGB"), []
     return picture if picture.mode in ("L", "RGB") else picture.convert("RGB"), []
 
@@ -108,5 +108,5 @@ def _clip(box: Box, size: tuple[int, int]) -> Box:
     left, top, right, bottom = box
     clipped = max(0, left), max(0, top), min(size[0], right), min(size[1], bottom)
     if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        raise BadExample(f"the face box {box} lies outside the picture of {size[0]}x{size[1]}")
+        raise BadExample(f"the face box {box} is outside the image of {size[0]}x{size[1]} pixels")
     return clipped

@@ -1,10 +1,10 @@
-"""Finding pictures that are in a data set more than once: the same pixels, or the same photograph again.
+"""Finds exact duplicates (equal pixels) and near duplicates (the same photograph) in a data set.
 
-Exact twins are found by hashing. Near twins (another crop, size, brightness or watermark of one photograph,
-or its mirror image) are found in two steps on thumbnails without their local mean: every pair is correlated
-at 8x8, a block of rows at a time, and pairs above 0.75 are compared again at 24x24, over shifts of up to 3
-of those pixels. On FER2013 the second score has two humps with the valley near 0.72; of the 302 pairs
-at the border (0.75..0.77) nine in ten showed the same photograph when looked at, of those above nearly all.
+Exact duplicates are found by hashing. Near duplicates differ in crop, size, brightness, watermark or mirroring. They
+are found in two steps on thumbnails minus their local mean: all pairs are correlated at 8x8, and pairs above 0.75 are
+correlated at 24x24 over shifts of up to 3 pixels. On FER2013 the distribution of the second score has two modes, with
+a minimum near 0.72. Of the 302 pairs in 0.75..0.77, inspection showed nine in ten to be one photograph; above, nearly
+all.
 """
 
 import hashlib
@@ -24,14 +24,14 @@ _SHIFT = 3
 
 
 class Member(NamedTuple):
-    """One image of a group: its split and its place there."""
+    """One image of a group: its split and its index in the split."""
 
     split: str
     row: int
 
 
 class Pair(NamedTuple):
-    """Two images that show the same, and how alike they are (0..1)."""
+    """Two near duplicates and their correlation, 0..1."""
 
     a: Member
     b: Member
@@ -39,7 +39,7 @@ class Pair(NamedTuple):
 
 
 def exact_groups(splits: Mapping[str, Split]) -> list[list[Member]]:
-    """Returns the groups of two or more images with the very same pixels, in order of appearance."""
+    """Returns the groups of two or more images with equal pixels, in order of first appearance."""
     groups: dict[bytes, list[Member]] = {}
     for split, data in splits.items():
         for row, image in enumerate(data.images):
@@ -49,7 +49,7 @@ def exact_groups(splits: Mapping[str, Split]) -> list[list[Member]]:
 
 
 def in_train(groups: list[list[Member]], splits: Mapping[str, Split]) -> dict[str, np.ndarray]:
-    """Returns for each split a bool array (N,): another image of the same group is a training image."""
+    """Marks, per split, the images whose group contains another training image, bool (N,)."""
     marks = {s: np.zeros(len(d.labels), bool) for s, d in splits.items()}
     for group in groups:
         training = sum(m.split == "train" for m in group)
@@ -59,7 +59,7 @@ def in_train(groups: list[list[Member]], splits: Mapping[str, Split]) -> dict[st
 
 
 def summary(groups: list[list[Member]], splits: Mapping[str, Split]) -> dict[str, int]:
-    """Counts groups, groups across splits, groups with conflicting labels, and images with a twin in training."""
+    """Counts groups, groups across splits, groups with conflicting labels, and images with a duplicate in train."""
     counts = {
         "groups": len(groups),
         "across_splits": sum(len({m.split for m in g}) > 1 for g in groups),
@@ -70,22 +70,24 @@ def summary(groups: list[list[Member]], splits: Mapping[str, Split]) -> dict[str
 
 
 def is_conflict(group: list[Member], splits: Mapping[str, Split]) -> bool:
-    """Whether the images of a group carry different labels."""
+    """Returns whether the images of a group have different labels."""
     return len({int(splits[m.split].labels[m.row]) for m in group}) > 1
 
 
 def near_pairs(splits: Mapping[str, Split], exact: list[list[Member]]) -> list[Pair]:
-    """Returns every pair of near twins, the most alike first; the first image stands for a group of exact twins.
+    """Returns all pairs of near duplicates, highest score first; the first image represents an exact group.
 
-    Time grows with the square of the number of images (32,000 images: 30 s of one core), memory with the number.
+    Time is quadratic in the number of images (32,000 images: 30 s on one core), memory is linear.
     """
     copies = {m for group in exact for m in group[1:]}
     members = [m for s, d in splits.items() for i in range(len(d.labels)) if (m := Member(s, i)) not in copies]
     chosen = {s: np.array([m.row for m in members if m.split == s], int) for s in splits}
-    small, fine = (np.concatenate([_details(d.images, side)[chosen[s]] for s, d in splits.items()]) for side in (8, 24))
+    small, fine = (
+        np.concatenate([_thumbnails(d.images, side)[chosen[s]] for s, d in splits.items()]) for side in (8, 24)
+    )
     pairs = []
     for mirrored in (False, True):
-        for left, right in _candidates(_unit(small), _unit(small[:, :, ::-1] if mirrored else small)):
+        for left, right in _candidates(_standardized(small), _standardized(small[:, :, ::-1] if mirrored else small)):
             scores = _shifted_correlation(fine[left], fine[right, :, ::-1] if mirrored else fine[right])
             for i in np.flatnonzero(scores > NEAR):
                 pairs.append(Pair(members[left[i]], members[right[i]], min(1.0, round(float(scores[i]), 4))))
@@ -97,7 +99,7 @@ def near_pairs(splits: Mapping[str, Split], exact: list[list[Member]]) -> list[P
 
 
 def leaks(pairs: list[Pair], exact: list[list[Member]]) -> set[int]:
-    """Returns the indices of the training images that have an exact or near twin in another split."""
+    """Returns the indices of the training images with an exact or near duplicate in another split."""
     copies = {g[0]: g for g in exact}
     linked = [(g, g) for g in exact]
     linked += [(copies.get(p.a, [p.a]), copies.get(p.b, [p.b])) for p in pairs]
@@ -109,8 +111,8 @@ def leaks(pairs: list[Pair], exact: list[list[Member]]) -> set[int]:
     return found
 
 
-def join(pairs: list[Pair], exact: list[list[Member]]) -> list[list[Member]]:
-    """Returns the groups of images that pairs and exact twins link, the largest first."""
+def connected_groups(pairs: list[Pair], exact: list[list[Member]]) -> list[list[Member]]:
+    """Returns the connected components of near pairs and exact groups, largest first."""
     parent: dict[Member, Member] = {}
 
     def root(member: Member) -> Member:
@@ -129,10 +131,10 @@ def join(pairs: list[Pair], exact: list[list[Member]]) -> list[list[Member]]:
     return sorted(groups.values(), key=lambda g: (-len(g), g))
 
 
-def _details(images: np.ndarray | DiskImages, side: int) -> np.ndarray:
-    """Averages uint8 (N, H, W, C) over areas and channels to (N, side, side), and takes away the mean of 5x5.
+def _thumbnails(images: np.ndarray | DiskImages, side: int) -> np.ndarray:
+    """Averages uint8 (N, H, W, C) over areas and channels to (N, side, side) and subtracts the mean of 5x5 pixels.
 
-    Without it, light and dark halves would make strangers alike.
+    Without the subtraction, side light makes images of different people correlate.
     """
     rows, columns = (_area_matrix(n, side) for n in images.shape[1:3])
     result = np.empty((len(images), side, side), np.float32)
@@ -143,14 +145,14 @@ def _details(images: np.ndarray | DiskImages, side: int) -> np.ndarray:
 
 
 def _area_matrix(n: int, side: int) -> np.ndarray:
-    """float32 (side, n): row i averages the pixels that lie in the i-th of `side` equal parts."""
+    """Returns float32 (side, n): row i averages the pixels in the i-th of `side` equal parts."""
     edges, pixels = np.linspace(0, n, side + 1), np.arange(n)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     return (np.clip(overlap, 0, 1) * side / n).astype(np.float32)
 
 
 def _blur(images: np.ndarray) -> np.ndarray:
-    """Mean over 5x5 pixels of (N, H, W)."""
+    """Returns the mean over 5x5 pixels of images (N, H, W)."""
     height, width = images.shape[1:]
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2)), mode="edge")
     total = np.zeros_like(images)
@@ -160,8 +162,8 @@ def _blur(images: np.ndarray) -> np.ndarray:
     return total / 25
 
 
-def _unit(images: np.ndarray) -> np.ndarray:
-    """Flattens to (N, P), mean 0 and length 1; an image without contrast becomes 0 and resembles nothing."""
+def _standardized(images: np.ndarray) -> np.ndarray:
+    """Standardizes images to rows (N, P) of mean 0 and norm 1; an image without contrast becomes 0."""
     flat = images.reshape(len(images), -1)
     flat = flat - flat.mean(1, keepdims=True)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
@@ -169,7 +171,7 @@ def _unit(images: np.ndarray) -> np.ndarray:
 
 
 def _candidates(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields blocks of index pairs i < j whose rows a_i and b_j correlate."""
+    """Yields blocks of index pairs i < j whose rows a_i and b_j correlate above the threshold."""
     rows = min(_BLOCK, max(16, 2**25 // max(1, len(a))))
     for start in progress(range(0, len(a), rows), what="near duplicates"):
         alike = a[start : start + rows] @ b[start:].T > _CANDIDATE
@@ -179,11 +181,11 @@ def _candidates(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.n
 
 
 def _shifted_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The best correlation (N,) of the middle of each a with b over small shifts; both (N, side, side)."""
+    """Returns the maximum correlation over small shifts, (N,), of the center of each a with b, (N, side, side)."""
     side = a.shape[1] - 2 * _SHIFT
-    middle = _unit(a[:, _SHIFT : _SHIFT + side, _SHIFT : _SHIFT + side])
+    middle = _standardized(a[:, _SHIFT : _SHIFT + side, _SHIFT : _SHIFT + side])
     best = np.full(len(a), -1, np.float32)
     for y in range(2 * _SHIFT + 1):
         for x in range(2 * _SHIFT + 1):
-            best = np.maximum(best, np.einsum("np,np->n", middle, _unit(b[:, y : y + side, x : x + side])))
+            best = np.maximum(best, np.einsum("np,np->n", middle, _standardized(b[:, y : y + side, x : x + side])))
     return best

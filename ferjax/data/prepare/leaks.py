@@ -1,4 +1,4 @@
-"""The leak check of a prepared data set: which images are there twice, where, and with which labels."""
+"""Writes the leak report of a prepared data set: duplicates, their splits and their labels."""
 
 import csv
 import json
@@ -17,15 +17,15 @@ _SHEET_ROWS, _SHEET_COLUMNS = 14, 12
 
 
 def write_report(name: str, out: str | Path, data_dir: str | Path | None = None) -> str:
-    """Looks for exact and near twins within and across all splits of a prepared data set.
+    """Finds exact and near duplicates within and across all splits of a prepared data set.
 
-    Writes `leaks.json` (counts), `leaks.csv` (every image that has a twin, by group) and `leaks.png` (the
-    groups to look at first: across splits, then with conflicting labels).
+    Writes `leaks.json` (counts), `leaks.csv` (all images with a duplicate, by group) and `leaks.png` (groups across
+    splits first, then groups with conflicting labels).
 
     Args:
-      name: a prepared data set.
-      out: folder to write into; it is made.
-      data_dir: where prepared data lie; `default_data_dir()` if None.
+      name: name of a prepared data set.
+      out: output folder; created if missing.
+      data_dir: folder of prepared data; `default_data_dir()` if None.
 
     Returns:
       The counts as text.
@@ -34,7 +34,7 @@ def write_report(name: str, out: str | Path, data_dir: str | Path | None = None)
     data = loading.load(name, data_dir, splits=tuple(facts["counts"]))
     exact = duplicates.exact_groups(data.splits)
     pairs = duplicates.near_pairs(data.splits, exact)
-    near = duplicates.join(pairs, exact)
+    near = duplicates.connected_groups(pairs, exact)
     counts = {
         "exact": duplicates.summary(exact, data.splits),
         "exact_or_near": duplicates.summary(near, data.splits),
@@ -50,8 +50,8 @@ def write_report(name: str, out: str | Path, data_dir: str | Path | None = None)
 
 
 def _text(name: str, counts: dict[str, Any]) -> str:
-    lines = [f"{name}: images that are there more than once"]
-    for kind, title in (("exact", "exact twins (the same pixels)"), ("exact_or_near", "exact or near twins")):
+    lines = [f"{name}: duplicates"]
+    for kind, title in (("exact", "exact duplicates (equal pixels)"), ("exact_or_near", "exact or near duplicates")):
         found = counts[kind]
         lines.append(
             f"  {title}: {found['groups']:,} groups, {found['across_splits']:,} across splits, "
@@ -59,9 +59,10 @@ def _text(name: str, counts: dict[str, Any]) -> str:
         )
         for key, value in found.items():
             if key.endswith("_images_with_twin_in_train"):
-                lines.append(f"    {key.split('_')[0]}: {value:,} images with a twin in training")
+                lines.append(f"    {key.split('_')[0]}: {value:,} images with a duplicate in training")
     lines.append(
-        "  near twins are told by likeness; look at leaks.png whether they are one photograph (drawn faces are not)"
+        "  near duplicates are found by correlation: check in leaks.png that they are one photograph (rendered faces "
+        "are not)"
     )
     removed = counts["training_images_that_drop_leaks_removes"]
     lines.append(f"  prepare --drop-leaks would remove {removed:,} training images")
@@ -83,7 +84,7 @@ def _write_table(path: Path, data: FaceData, exact: list[list[Member]], near: li
 
 
 def _sheet(data: FaceData, groups: list[list[Member]]) -> Image.Image:
-    def urgency(group: list[Member]) -> tuple[bool, bool, int]:
+    def priority(group: list[Member]) -> tuple[bool, bool, int]:
         return len({m.split for m in group}) == 1, not duplicates.is_conflict(group, data.splits), -len(group)
 
     def tile(member: Member) -> Tile:
@@ -91,10 +92,10 @@ def _sheet(data: FaceData, groups: list[list[Member]]) -> Image.Image:
         return Tile(split.images[member.row], data.class_names[split.labels[member.row]], COLORS[member.split])
 
     rows = []
-    for group in sorted(groups, key=urgency)[:_SHEET_ROWS]:
+    for group in sorted(groups, key=priority)[:_SHEET_ROWS]:
         parts = {s: sum(m.split == s for m in group) for s in data.splits}
         caption = ", ".join(f"{n} {s}" for s, n in parts.items() if n)
         held_out_first = sorted(group, key=lambda m: (m.split == "train", m))
-        rows.append((f"twins: {caption}", [tile(m) for m in held_out_first[:_SHEET_COLUMNS]]))
-    title = f"{data.name}: twins, first across splits and with conflicting labels (blue: train)"
+        rows.append((caption, [tile(m) for m in held_out_first[:_SHEET_COLUMNS]]))
+    title = f"{data.name}: duplicates, first across splits and with conflicting labels (blue: train)"
     return contact_sheet(title, rows)

@@ -1,4 +1,4 @@
-"""From a user's copy of a data set to prepared arrays, in one pass, or to nothing at all."""
+"""Prepares a copy of a data set: decodes, divides, removes leaks and stores it atomically."""
 
 import os
 import re
@@ -35,23 +35,23 @@ def prepare(
     array_record: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
-    """Prepares one of the field's data sets from a user's copy.
+    """Prepares one of DATASETS from a copy of it.
 
     Args:
       name: one of DATASETS.
-      source: zip file, folder or CSV file; see the parser `ferjax.data.<name>.read`.
-      data_dir: where prepared data lie; `default_data_dir()` if None.
-      skip_bad: leave out images that do not decode and say how many, instead of failing.
-      drop_leaks: remove training images that have an exact or near twin in another split.
-      holdout: part of training (0..0.5) to take as validation, for a data set that has none.
-      array_record: store the images as `ferjax.data.records` instead of one array a split.
-      **options: of the parser.
+      source: zip file, folder or CSV file; see the parser `ferjax.data.datasets.<name>.read`.
+      data_dir: folder of prepared data; `default_data_dir()` if None.
+      skip_bad: leave out images that cannot be decoded and report them, instead of raising.
+      drop_leaks: remove training images with an exact or near duplicate in another split.
+      holdout: fraction of training (0..0.5) to use as validation, for a data set without validation.
+      array_record: store the images as `ferjax.data.records` instead of one array per split.
+      **options: options of the parser.
 
     Returns:
       The manifest.
 
     Raises:
-      InputError: on a source that is not what it should be; data prepared before stay as they are.
+      InputError: if the source is invalid; data prepared before do not change.
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
@@ -81,7 +81,7 @@ def write(
 
     Args:
       name: name of the data set.
-      source: what a parser returned.
+      source: result of a parser.
       data_dir: as for `prepare`.
       skip_bad: as for `prepare`.
       drop_leaks: as for `prepare`.
@@ -92,15 +92,16 @@ def write(
       The manifest.
 
     Raises:
-      InputError: naming the images that do not decode, or the class without training images; if the folder holds
-        something else.
+      InputError: if an image cannot be decoded, a class has no training image, or data_dir/name is not a data set.
     """
     if not re.fullmatch(r"\w[\w.-]*", name) or name == "synthetic_faces":
-        raise InputError(f"{name!r} cannot name a data set: use letters, digits, - and _, and not synthetic_faces")
+        raise InputError(
+            f"invalid data set name {name!r}: use letters, digits, -, _ and .; synthetic_faces is reserved"
+        )
     if UNCERTAIN in source.class_names:
-        raise InputError(f"no class may be called {UNCERTAIN!r}, which is the answer of an unsure model: rename it")
+        raise InputError(f"the class name {UNCERTAIN!r} is reserved for abstention: rename the class")
     if source.size < 1:
-        raise InputError(f"the images' size must be 1 or more pixels, got {source.size}")
+        raise InputError(f"size must be 1 or more pixels, got {source.size}")
     if not 0 <= holdout <= 0.5:
         raise InputError(f"holdout must be in 0..0.5, got {holdout}")
     if array_record:
@@ -108,27 +109,29 @@ def write(
     with store.staging(Path(data_dir or store.default_data_dir()), name) as staged:
         remarks, bad = write_arrays(source, staged)
         if bad and not skip_bad:
-            raise InputError(f"{_list(bad)}; mend or remove them, or leave them out with --skip-bad")
+            raise InputError(f"{_list(bad)}; repair or remove them, or leave them out with --skip-bad")
         _divide(name, source, staged, holdout)
         dropped = _drop_leaks(staged) if drop_leaks else 0
         if dropped and not (staged / "train").exists():
             raise InputError(
-                f"--drop-leaks would remove all {dropped:,} training images: each has a twin in another split, see "
-                "ferjax leaks; leave it out, or take other pictures"
+                f"--drop-leaks would remove all {dropped:,} training images: each has a near duplicate in another "
+                "split. Remove --drop-leaks, or use other images; ferjax leaks shows the duplicates"
             )
         missing = {s: t for s, t in source.missing.items() if not (staged / s).exists()}
         if holdout and "validation" in missing:
-            missing["validation"] = "take other pictures: --holdout found none that is no near copy of another"
+            missing["validation"] = (
+                "use other images: all are near duplicates of each other, so --holdout cannot divide them"
+            )
         facts = {"remarks": remarks, "skipped": bad, "dropped_leaks": dropped, "missing": missing}
         result = manifest.complete(staged, name, source.class_names, **facts, notes=list(source.notes))
         if array_record:
             store.use_records(staged, source.class_names)
-    said = [f"left out: {_list(bad)}"] if bad else []
-    said += [f"{count:,} images {remark}" for remark, count in remarks.items()]
-    said += source.notes
-    said += [f"{dropped:,} training images with a twin in another split removed"] if drop_leaks else []
-    said += [f"there is no {split} split in the source; to get it, {text}" for split, text in missing.items()]
-    for line in said:
+    messages = [f"left out: {_list(bad)}"] if bad else []
+    messages += [f"{count:,} images {remark}" for remark, count in remarks.items()]
+    messages += source.notes
+    messages += [f"{dropped:,} training images removed: near duplicates in another split"] if drop_leaks else []
+    messages += [f"the source has no {split} split; to get it, {text}" for split, text in missing.items()]
+    for line in messages:
         note(f"{name}: {line}")
     return result
 
@@ -137,7 +140,7 @@ def write_arrays(source: Source, staged: Path) -> tuple[dict[str, int], list[str
     """Decodes every example into staged/<split>/.
 
     Returns:
-      How many images each remark applies to, and what is wrong with each image that is left out.
+      Conversion -> number of images, and one error message per unusable image.
     """
     writers: dict[str, store.SplitWriter] = {}
     remarks: Counter[str] = Counter()
@@ -156,10 +159,10 @@ def write_arrays(source: Source, staged: Path) -> tuple[dict[str, int], list[str
 
 
 def decoded_examples(source: Source) -> Iterator[tuple[Example, decoding.Decoded | str]]:
-    """Decodes in threads (Pillow lets go of the interpreter lock), in order, a block at a time.
+    """Decodes the examples in threads (Pillow releases the GIL), in order, block by block.
 
     Yields:
-      Each example with its image, or with one line that says what is wrong with it.
+      Each example and its image, or an error message of one line.
     """
 
     def decode(example: Example) -> decoding.Decoded | str:
@@ -170,8 +173,8 @@ def decoded_examples(source: Source) -> Iterator[tuple[Example, decoding.Decoded
             return str(error) if example.name in str(error) else f"{example.name}: {error}"
         except InputError:
             raise
-        except Exception:  # a broken file makes Pillow raise nearly anything
-            return f"{example.name} does not decode"
+        except Exception:  # Pillow raises many types for damaged files
+            return f"{example.name} cannot be decoded"
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(source.examples), 1024):
@@ -185,43 +188,43 @@ def _list(lines: list[str]) -> str:
 
 
 def _divide(name: str, source: Source, staged: Path, holdout: float) -> None:
-    """Divides the training split by fractions, near twins on one side."""
+    """Divides the training split by fractions; near duplicates stay in one split."""
     fractions = source.fractions
     if holdout:
         if (staged / "validation").exists() or fractions:
-            raise InputError(f"{name} has a validation split already: --holdout would make a second one")
+            raise InputError(f"{name} already has a validation split: remove --holdout")
         fractions = (1 - holdout, holdout, 0.0)
     if fractions is None or not (staged / "train").exists():
         return
     train = {"train": store.read_split(staged / "train")}
     exact = duplicates.exact_groups(train)
-    groups = duplicates.join(duplicates.near_pairs(train, exact), exact)
+    groups = duplicates.connected_groups(duplicates.near_pairs(train, exact), exact)
     parts = divide(train["train"].labels, [[m.row for m in g] for g in groups], fractions)
     for i, split in enumerate(store.SPLITS):
         if fractions[i] > 0 and not (parts == i).any():
             together = max(map(len, groups), default=0)
             note(
-                f"no image is left for {split}: {together} of {len(parts)} are near copies of each other, as frames of "
-                "one film are, and stay on one side. Divide the pictures yourself, into folders train, val and test"
+                f"the {split} split is empty: {together} of {len(parts)} images are near duplicates, as frames of one "
+                "video are, and stay in one split. Divide the images into folders train, val and test"
             )
     store.resplit(staged, {s: np.flatnonzero(parts == i) for i, s in enumerate(store.SPLITS)})
 
 
 def divide(labels: np.ndarray, groups: list[list[int]], fractions: tuple[float, float, float]) -> np.ndarray:
-    """Divides images so that each class has the fractions and each group stays on one side.
+    """Divides images by fractions within each class; a group stays in one split.
 
     Args:
       labels: int (N,).
-      groups: indices of images that belong together.
-      fractions: parts of train, validation and test.
+      groups: indices of the images of each group.
+      fractions: fractions of train, validation and test.
 
     Returns:
-      int (N,): 0, 1 or 2. Train comes first where a class is too small for all three.
+      int (N,): 0, 1 or 2 for train, validation or test. A class with too few images for all three fills train first.
     """
     rng = np.random.default_rng(_SEED)
     alone = np.setdiff1d(np.arange(len(labels)), [i for g in groups for i in g])
     units = [*groups, *([int(i)] for i in rng.permutation(alone))]
-    units.sort(key=len, reverse=True)  # large groups go to train, which wants the most
+    units.sort(key=len, reverse=True)  # large groups first: they go to train, the largest split
     counts = np.bincount(labels)
     wanted = np.outer(counts, fractions)
     wanted = np.where(np.array(fractions) > 0, np.maximum(wanted, 1), 0)
@@ -236,7 +239,7 @@ def divide(labels: np.ndarray, groups: list[list[int]], fractions: tuple[float, 
 
 
 def _drop_leaks(staged: Path) -> int:
-    """Removes training images with an exact or near twin in another split; returns how many."""
+    """Removes training images with an exact or near duplicate in another split; returns their number."""
     splits = {s: store.read_split(staged / s) for s in store.SPLITS if (staged / s).is_dir()}
     exact = duplicates.exact_groups(splits)
     leaks = duplicates.leaks(duplicates.near_pairs(splits, exact), exact)

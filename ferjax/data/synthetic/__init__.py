@@ -1,1 +1,1 @@
-"""The embedded faces and films, which ferjax renders itself."""
+"""Renders synthetic faces, scenes and video clips."""

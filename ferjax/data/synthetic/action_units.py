@@ -1,20 +1,20 @@
-"""What a rendered face is made of: who it is, what its muscles do, and which muscles an expression moves.
+"""Defines the parameters of a rendered face: action units of an expression, and features of a person.
 
 Expressions are combinations of facial action units (AU; Ekman & Friesen 1978, *Facial Action Coding
-System*). The seven prototypes follow the emotion predictions of EMFACS (Friesen & Ekman 1983).
+System*). The seven prototypes follow the predictions of EMFACS (Friesen & Ekman 1983).
 """
 
 import dataclasses
 
 import numpy as np
 
-from ferjax.data.datasets.sources import EMOTIONS as EXPRESSIONS
+from ferjax.data.datasets.sources import EXPRESSIONS
 from ferjax.errors import unknown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ActionUnits:
-    """Contraction of each facial muscle group, 0 (at rest) to 1 (strongest).
+    """Intensity of each action unit, 0 (rest) to 1 (maximum).
 
     Attributes:
       au1: inner brow raiser.
@@ -51,12 +51,12 @@ class ActionUnits:
     au26: float = 0.0
 
     def blend(self, other: "ActionUnits", weight: float) -> "ActionUnits":
-        """Returns the face between this one (weight 0) and another (weight 1), for moving pictures."""
+        """Interpolates between these units (weight 0) and others (weight 1)."""
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
         return ActionUnits(**{name: (1 - weight) * mine[name] + weight * theirs[name] for name in mine})
 
 
-# Always-present units first, then units that only some variants show (EMFACS lists several variants each).
+# Expression -> (units always present, optional units); EMFACS lists several variants of each expression.
 PROTOTYPES: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "angry": ({"au4": 1.0, "au7": 0.6, "au24": 1.0}, {"au5": 0.4, "au17": 0.5}),
     "disgust": ({"au9": 1.0, "au10": 1.0, "au25": 0.4}, {"au4": 0.3, "au25": 0.3, "au15": 0.3}),
@@ -69,15 +69,15 @@ PROTOTYPES: dict[str, tuple[dict[str, float], dict[str, float]]] = {
 
 
 def sample_action_units(rng: np.random.Generator, expression: str, intensity: float | None = None) -> ActionUnits:
-    """Draws one way of showing an expression.
+    """Samples the action units of an expression.
 
     Args:
-      rng: source of randomness; always the same number of draws is taken from it.
+      rng: random generator; the number of draws is constant.
       expression: one of EXPRESSIONS.
-      intensity: strength of the whole expression in 0..1; drawn from 0.6..1 if not given.
+      intensity: intensity of the expression in 0..1; sampled from 0.6..1 if None.
 
     Returns:
-      The prototype scaled by the intensity, each unit jittered, optional units present half of the time.
+      The prototype scaled by the intensity, with jitter per unit; each optional unit is present with probability 1/2.
 
     Raises:
       InputError: if the expression is unknown.
@@ -98,30 +98,30 @@ def sample_action_units(rng: np.random.Generator, expression: str, intensity: fl
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Identity:
-    """The lasting features of one person. Lengths are in half face widths.
+    """Features of one person. Lengths are in half face widths.
 
     Attributes:
       width: half width of the head at the cheekbones.
       chin: distance from the middle of the face down to the chin.
       jaw: squareness of the jaw, about 2 (oval) to 3 (square).
-      eye_distance: from the nose bridge to a pupil.
+      eye_distance: distance from the nose bridge to a pupil.
       eye_size: half width of an eye.
-      eye_tilt: how much higher the outer eye corner is.
-      brow_height: from the pupil up to the brow.
+      eye_tilt: height of the outer eye corner above the inner one.
+      brow_height: distance from the pupil to the brow.
       brow_thickness: half thickness of the brow.
-      brow_arch: how far the middle of the brow stands above its ends.
-      nose_length: from the eye line to the nose base.
+      brow_arch: height of the middle of the brow above its ends.
+      nose_length: distance from the eye line to the nose base.
       nose_width: half width of the nose wings.
       mouth_width: half width of the resting mouth.
-      mouth_curve: resting height of the mouth corners, positive is up.
+      mouth_curve: resting height of the mouth corners, positive is upward.
       lips: thickness of one lip.
-      skin: RGB in 0..255 under full light.
+      skin: RGB in 0..255 at full illumination.
       hair: RGB in 0..255.
       iris: RGB in 0..255.
-      hair_style: 0 bald, 1 short, 2 side parting, 3 fringe, 4 long.
+      hair_style: 0 bald, 1 short, 2 side parting, 3 bangs, 4 long.
       hairline: height of the hairline above the middle of the face.
       beard: density of the beard in 0..1, 0 is none.
-      moustache: density of the moustache in 0..1, 0 is none.
+      mustache: density of the mustache in 0..1, 0 is none.
       glasses: darkness of the frames in 0..1, 0 is no glasses.
       age: depth of resting wrinkles in 0..1.
     """
@@ -146,7 +146,7 @@ class Identity:
     hair_style: int
     hairline: float
     beard: float
-    moustache: float
+    mustache: float
     glasses: float
     age: float
 
@@ -159,7 +159,7 @@ _IRIS = np.array([(60, 38, 24), (90, 60, 35), (80, 90, 60), (80, 110, 140)])
 
 
 def sample_identity(rng: np.random.Generator) -> Identity:
-    """Draws a person."""
+    """Samples a person."""
     u, normal = rng.uniform, rng.normal
     tone = rng.beta(1.2, 1.6) * (len(_SKIN) - 1)
     low = min(int(tone), len(_SKIN) - 2)
@@ -167,9 +167,9 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     dark = tone > 3
     hair = _HAIR[rng.integers(2) if dark else rng.integers(len(_HAIR))] * u(0.8, 1.2)
     iris = _IRIS[rng.integers(2) if dark else rng.integers(len(_IRIS))] * u(0.8, 1.2)
-    bearded, moustached, spectacled = rng.random(3) < (0.15, 0.12, 0.15)
+    bearded, mustached, spectacled = rng.random(3) < (0.15, 0.12, 0.15)
     hair_style = int(rng.choice(5, p=(0.08, 0.27, 0.22, 0.18, 0.25)))
-    bearded, moustached = bearded and hair_style != 4, moustached and hair_style != 4
+    bearded, mustached = bearded and hair_style != 4, mustached and hair_style != 4
     return Identity(
         width=u(0.92, 1.06),
         chin=u(1.25, 1.42),
@@ -191,7 +191,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         hair_style=hair_style,
         hairline=u(0.85, 1.05),
         beard=float(bearded) * u(0.3, 0.9),
-        moustache=float(moustached) * u(0.5, 0.9),
+        mustache=float(mustached) * u(0.5, 0.9),
         glasses=float(spectacled) * u(0.5, 1.0),
         age=u(0.0, 0.5),
     )

@@ -1,4 +1,4 @@
-"""Draws one face with Pillow: flat colours first, then light and wrinkles multiplied onto them."""
+"""Draws a face with Pillow: flat colors, multiplied by shading and wrinkles."""
 
 import math
 
@@ -18,48 +18,48 @@ def draw_face(canvas: Image.Image, identity: Identity, units: ActionUnits, pose:
     """Draws a head on a canvas, in place.
 
     Args:
-      canvas: RGB image; parts of the head outside it are cut off.
-      identity: whose head it is.
-      units: what its muscles do.
-      pose: where it is and how it is turned.
-      light: how it is lit.
+      canvas: RGB image; the head is clipped to it.
+      identity: features of the person.
+      units: action units.
+      pose: position and rotation.
+      light: illumination.
     """
     reach = REACH * pose.scale
     left, top = max(0, math.floor(pose.x - reach)), max(0, math.floor(pose.y - reach))
     right, bottom = min(canvas.width, math.ceil(pose.x + reach)), min(canvas.height, math.ceil(pose.y + reach))
     if left >= right or top >= bottom:
         return
-    fine = max(2, min(4, round(60 / pose.scale)))  # polygons have hard edges: draw larger, then shrink
+    fine = max(2, min(4, round(60 / pose.scale)))  # supersampling: Pillow draws polygons without antialiasing
     origin = ((pose.x - left) * fine, (pose.y - top) * fine)
     size = ((right - left) * fine, (bottom - top) * fine)
-    sheet = _Sheet(Shape(identity, units, pose, pose.scale * fine, origin, size))
+    drawing = _Drawing(Shape(identity, units, pose, pose.scale * fine, origin, size))
     for draw in (_hair_behind, _skin, _beard, _mouth, _eyes, _nose, _brows, _hair, _glasses):
-        draw(sheet)
+        draw(drawing)
     patch = canvas.crop((left, top, right, bottom)).resize(size, Image.Resampling.NEAREST)
-    patch.paste(ImageChops.multiply(sheet.colors, sheet.lighting(light)), mask=sheet.mask)
+    patch.paste(ImageChops.multiply(drawing.colors, drawing.lighting(light)), mask=drawing.mask)
     canvas.paste(patch.reduce(fine), (left, top))
 
 
 def draw_shoulders(canvas: Image.Image, pose: Pose, color: Color) -> None:
-    """Draws the clothed body under a head, down to the edge of the canvas. Draw it before the head."""
+    """Draws the shoulders below a head, down to the edge of the canvas; call it before `draw_face`."""
     k, x, y = pose.scale, pose.x, pose.y
     ink = ImageDraw.Draw(canvas)
     ink.ellipse((x - 2.1 * k, y + 1.45 * k, x + 2.1 * k, y + 4.5 * k), fill=color)
     ink.rectangle((x - 2.1 * k, y + 3.0 * k, x + 2.1 * k, max(y + 3.0 * k, canvas.height)), fill=color)
 
 
-class _Sheet:
-    """The drawing of one head: its colours, what it covers, and its wrinkles, which belong to the light."""
+class _Drawing:
+    """Layers of one head: colors, mask, and wrinkles, which are part of the shading."""
 
     def __init__(self, shape: Shape):
-        self.shape, self.who, self.au = shape, shape.who, shape.au
+        self.shape, self.identity, self.au = shape, shape.identity, shape.au
         self.colors = Image.new("RGB", shape.size)
         self.mask = Image.new("L", shape.size)
         self.ink, self._cut = ImageDraw.Draw(self.colors), ImageDraw.Draw(self.mask)
         self._creases: list[tuple[np.ndarray, np.ndarray, float, float]] = []
 
     def solid(self, points: Points, color: Color) -> None:
-        """Fills an area that hides what is behind the head."""
+        """Fills an opaque area of the head."""
         self.ink.polygon(points, fill=color)
         self._cut.polygon(points, fill=255)
 
@@ -71,13 +71,13 @@ class _Sheet:
         ink.ellipse((x - r, y - r, x + r, y + r), fill=color)
 
     def crease(self, x, y, strength: float, width: float = 0.03) -> None:
-        """Notes a wrinkle, to be blurred into the light."""
+        """Adds a wrinkle to the shading."""
         if strength > 0.02:
             x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
             self._creases.append((x, y, min(strength, 0.75), width))
 
     def lighting(self, light: Light) -> Image.Image:
-        """Returns the RGB factor of every pixel."""
+        """Returns the RGB factor of each pixel."""
         coarse = Image.fromarray(self.shape.shading(light))
         shade = coarse.resize(self.shape.size, Image.Resampling.BICUBIC)
         lines = Image.new("L", self.shape.size, 255)
@@ -92,61 +92,61 @@ class _Sheet:
         return Image.merge("RGB", [shade.point((_LEVELS * f).astype(int).tolist()) for f in light.color])
 
 
-def _hair_behind(sheet: _Sheet) -> None:
-    if sheet.who.hair_style == 4:
+def _hair_behind(drawing: _Drawing) -> None:
+    if drawing.identity.hair_style == 4:
         a = np.linspace(np.pi, 2 * np.pi, 20)
-        x = np.concatenate([[-1.22], 1.2 * np.cos(a), [1.22, 1.0, -1.0]]) * sheet.who.width
+        x = np.concatenate([[-1.22], 1.2 * np.cos(a), [1.22, 1.0, -1.0]]) * drawing.identity.width
         y = np.concatenate([[1.3], 1.62 * np.sin(a), [1.3, 1.5, 1.5]])
-        sheet.solid(sheet.shape.px(x, y, z=-0.2), _tint(sheet.who.hair, 0.8))
+        drawing.solid(drawing.shape.px(x, y, z=-0.2), _tint(drawing.identity.hair, 0.8))
 
 
-def _skin(sheet: _Sheet) -> None:
-    shape, skin, w = sheet.shape, sheet.who.skin, sheet.who.width
+def _skin(drawing: _Drawing) -> None:
+    shape, skin, w = drawing.shape, drawing.identity.skin, drawing.identity.width
     half = np.sin(_CIRCLE[:9]), np.cos(_CIRCLE[:9])
     neck_x = w * np.concatenate([[-0.62, 0.62], 0.68 * half[1]])
-    sheet.solid(shape.px(neck_x, np.concatenate([[0.7, 0.7], 1.78 + 0.22 * half[0]]), z=-0.25), _tint(skin, 0.9))
+    drawing.solid(shape.px(neck_x, np.concatenate([[0.7, 0.7], 1.78 + 0.22 * half[0]]), z=-0.25), _tint(skin, 0.9))
     for side in (-1, 1):
         ear = shape.px(side * w + 0.13 * np.cos(_CIRCLE), 0.02 + 0.26 * np.sin(_CIRCLE), z=-0.05)
-        sheet.solid(ear, _tint(skin, 0.92))
+        drawing.solid(ear, _tint(skin, 0.92))
     x, y = shape.outline()
-    sheet.solid(shape.px(x, y, z=0.5 * np.clip(y / shape.chin, 0, 1) ** 2), _tint(skin))
+    drawing.solid(shape.px(x, y, z=0.5 * np.clip(y / shape.chin, 0, 1) ** 2), _tint(skin))
 
 
-def _beard(sheet: _Sheet) -> None:
-    shape, who = sheet.shape, sheet.who
-    if who.beard + who.moustache <= 0:
+def _beard(drawing: _Drawing) -> None:
+    shape, identity = drawing.shape, drawing.identity
+    if identity.beard + identity.mustache <= 0:
         return
     layer = Image.new("L", shape.size)
     ink = ImageDraw.Draw(layer)
-    if who.beard > 0:
+    if identity.beard > 0:
         x, y = shape.outline(0.98)
         x, y = x[y > 0.15], y[y > 0.15]
         cheeks = shape.px([-0.75, -0.45, 0.0, 0.45, 0.75], [0.45, 0.72, 0.66, 0.72, 0.45])
-        ink.polygon([*shape.px(x, y, z=0.5 * (y / shape.chin) ** 2), *cheeks], fill=round(235 * who.beard))
-    if who.moustache > 0:
+        ink.polygon([*shape.px(x, y, z=0.5 * (y / shape.chin) ** 2), *cheeks], fill=round(235 * identity.beard))
+    if identity.mustache > 0:
         x = 0.9 * shape.lips[0][-1] * np.array([-1, -0.5, 0, 0.5, 1, 0.5, 0, -0.5])
         y = shape.lips[1].min() + np.array([0.1, -0.08, -0.1, -0.08, 0.1, 0.03, 0.01, 0.03])
-        ink.polygon(shape.px(x, y, 0.03), fill=round(235 * who.moustache))
+        ink.polygon(shape.px(x, y, 0.03), fill=round(235 * identity.mustache))
     soft = layer.filter(ImageFilter.GaussianBlur(0.04 * shape.scale))
-    sheet.colors.paste(_tint(who.hair), mask=soft)
+    drawing.colors.paste(_tint(identity.hair), mask=soft)
 
 
-def _mouth(sheet: _Sheet) -> None:
-    shape, (r, g, b) = sheet.shape, sheet.who.skin
+def _mouth(drawing: _Drawing) -> None:
+    shape, (r, g, b) = drawing.shape, drawing.identity.skin
     x, upper_outer, upper_inner, lower_inner, lower_outer = shape.lips
     lip = (0.82 * r, 0.58 * g, 0.58 * b)
     top, bottom = shape.px(x, upper_inner, 0.02), shape.px(x, lower_inner, 0.02)
-    sheet.ink.polygon([*shape.px(x, upper_outer, 0.04), *top[::-1]], fill=_tint(lip, 0.88))
-    sheet.ink.polygon([*bottom, *shape.px(x, lower_outer, 0.04)[::-1]], fill=_tint(lip))
+    drawing.ink.polygon([*shape.px(x, upper_outer, 0.04), *top[::-1]], fill=_tint(lip, 0.88))
+    drawing.ink.polygon([*bottom, *shape.px(x, lower_outer, 0.04)[::-1]], fill=_tint(lip))
     if float((lower_inner - upper_inner).max()) > 0.015:
-        _mouth_inside(sheet, top, bottom)
+        _mouth_inside(drawing, top, bottom)
     else:
-        sheet.ink.line(top, fill=_tint(lip, 0.4), width=sheet.width(0.03))
-    _mouth_folds(sheet, float(x[-1]), float(upper_inner[0]), float(lower_outer.max()))
+        drawing.ink.line(top, fill=_tint(lip, 0.4), width=drawing.width(0.03))
+    _mouth_folds(drawing, float(x[-1]), float(upper_inner[0]), float(lower_outer.max()))
 
 
-def _mouth_inside(sheet: _Sheet, top: Points, bottom: Points) -> None:
-    shape, au = sheet.shape, sheet.au
+def _mouth_inside(drawing: _Drawing, top: Points, bottom: Points) -> None:
+    shape, au = drawing.shape, drawing.au
     x, _, upper_inner, lower_inner, _ = shape.lips
     gap = float((lower_inner - upper_inner).max())
     opening = Image.new("L", shape.size)
@@ -154,26 +154,26 @@ def _mouth_inside(sheet: _Sheet, top: Points, bottom: Points) -> None:
     inside = Image.new("RGB", shape.size, (58, 18, 20))
     ink = ImageDraw.Draw(inside)
     if gap > 0.2:
-        sheet.disc(ink, shape.px(0, lower_inner.max() + 0.02, -0.1)[0], 0.17, (165, 75, 78))  # tongue
+        drawing.disc(ink, shape.px(0, lower_inner.max() + 0.02, -0.1)[0], 0.17, (165, 75, 78))  # tongue
     teeth = min(0.7 * gap, 0.11 * min(1.0, 0.25 + au.au12 + 0.7 * au.au10 + 0.8 * au.au20))
     ink.polygon([*top, *shape.px(x, upper_inner + teeth, 0.02)[::-1]], fill=(248, 244, 236))
-    sheet.colors.paste(inside, mask=opening)
+    drawing.colors.paste(inside, mask=opening)
 
 
-def _mouth_folds(sheet: _Sheet, half: float, corner: float, bottom: float) -> None:
-    au, chin, y = sheet.au, sheet.shape.chin, sheet.shape.nose_y - 0.06
-    wing, smile = sheet.who.nose_width + 0.03, au.au12
-    depth = 0.08 + 0.2 * sheet.who.age + 0.5 * smile + 0.45 * au.au10 + 0.35 * au.au9
+def _mouth_folds(drawing: _Drawing, half: float, corner: float, bottom: float) -> None:
+    au, chin, y = drawing.au, drawing.shape.chin, drawing.shape.nose_y - 0.06
+    wing, smile = drawing.identity.nose_width + 0.03, au.au12
+    depth = 0.08 + 0.2 * drawing.identity.age + 0.5 * smile + 0.45 * au.au10 + 0.35 * au.au9
     for side in (-1, 1):
         fold = side * np.array([wing, 0.5 * (wing + half) + 0.10 + 0.05 * smile, half + 0.10])
-        sheet.crease(fold, [y, 0.5 * (y + corner) - 0.04 * smile, corner - 0.02], depth, 0.04)
-        sheet.crease([side * half, side * (half + 0.05)], [corner, corner + 0.07], 0.6 * au.au15, 0.04)
-        sheet.crease([side * 0.06, side * 0.1], [chin - 0.3, chin - 0.2], 0.5 * au.au17, 0.06)
-    sheet.crease([-0.16, 0, 0.16], [bottom + 0.10, bottom + 0.07, bottom + 0.10], 0.2 + 0.4 * au.au17, 0.06)
+        drawing.crease(fold, [y, 0.5 * (y + corner) - 0.04 * smile, corner - 0.02], depth, 0.04)
+        drawing.crease([side * half, side * (half + 0.05)], [corner, corner + 0.07], 0.6 * au.au15, 0.04)
+        drawing.crease([side * 0.06, side * 0.1], [chin - 0.3, chin - 0.2], 0.5 * au.au17, 0.06)
+    drawing.crease([-0.16, 0, 0.16], [bottom + 0.10, bottom + 0.07, bottom + 0.10], 0.2 + 0.4 * au.au17, 0.06)
 
 
-def _eyes(sheet: _Sheet) -> None:
-    shape, who, au = sheet.shape, sheet.who, sheet.au
+def _eyes(drawing: _Drawing) -> None:
+    shape, identity, au = drawing.shape, drawing.identity, drawing.au
     openings = Image.new("L", shape.size)
     cut = ImageDraw.Draw(openings)
     inside = Image.new("RGB", shape.size, (240, 236, 232))
@@ -183,53 +183,58 @@ def _eyes(sheet: _Sheet) -> None:
         x, upper, lower = shape.eye(side)
         lids.append(shape.px(x, upper))
         cut.polygon([*lids[-1], *shape.px(x, lower)[::-1]], fill=255)
-        u, v = shape.px(side * who.eye_distance, EYE_Y - 0.01)[0]
-        sheet.disc(ink, (u, v), 0.108, _tint(who.iris))
-        sheet.disc(ink, (u, v), 0.055, (12, 10, 10))
-        sheet.disc(ink, (u - 0.03 * shape.scale, v - 0.03 * shape.scale), 0.022, (255, 255, 255))
-        sheet.crease(x, upper - 0.055, 0.3)
-        sheet.crease(x, lower + 0.06 - 0.02 * au.au6, 0.15 + 0.25 * who.age + 0.4 * au.au6 + 0.3 * au.au7)
-        corner = side * (who.eye_distance + who.eye_size + 0.04)
+        u, v = shape.px(side * identity.eye_distance, EYE_Y - 0.01)[0]
+        drawing.disc(ink, (u, v), 0.108, _tint(identity.iris))
+        drawing.disc(ink, (u, v), 0.055, (12, 10, 10))
+        drawing.disc(ink, (u - 0.03 * shape.scale, v - 0.03 * shape.scale), 0.022, (255, 255, 255))
+        drawing.crease(x, upper - 0.055, 0.3)
+        drawing.crease(x, lower + 0.06 - 0.02 * au.au6, 0.15 + 0.25 * identity.age + 0.4 * au.au6 + 0.3 * au.au7)
+        corner = side * (identity.eye_distance + identity.eye_size + 0.04)
         for rise in (-0.08, 0.0, 0.08):  # crow's feet
             y = [EYE_Y + 0.4 * rise, EYE_Y + 1.3 * rise]
-            sheet.crease([corner, corner + side * 0.14], y, 0.45 * au.au6, 0.02)
-    sheet.colors.paste(inside, mask=openings)
+            drawing.crease([corner, corner + side * 0.14], y, 0.45 * au.au6, 0.02)
+    drawing.colors.paste(inside, mask=openings)
     for lid in lids:
-        sheet.ink.line(lid, fill=_tint(who.skin, 0.22), width=sheet.width(0.04))
+        drawing.ink.line(lid, fill=_tint(identity.skin, 0.22), width=drawing.width(0.04))
 
 
-def _nose(sheet: _Sheet) -> None:
-    shape, au, y = sheet.shape, sheet.au, sheet.shape.nose_y
-    w = sheet.who.nose_width * (1 + 0.15 * au.au9)
+def _nose(drawing: _Drawing) -> None:
+    shape, au, y = drawing.shape, drawing.au, drawing.shape.nose_y
+    w = drawing.identity.nose_width * (1 + 0.15 * au.au9)
     for side in (-1, 1):
         nostril = shape.px(side * 0.5 * w + 0.065 * np.cos(_CIRCLE), y + 0.035 * np.sin(_CIRCLE), 0.18)
-        sheet.ink.polygon(nostril, fill=_tint(sheet.who.skin, 0.35))
-        sheet.crease(side * w * np.array([0.85, 1.12, 1.0]), [y - 0.13, y - 0.05, y + 0.02], 0.35, 0.035)
+        drawing.ink.polygon(nostril, fill=_tint(drawing.identity.skin, 0.35))
+        drawing.crease(side * w * np.array([0.85, 1.12, 1.0]), [y - 0.13, y - 0.05, y + 0.02], 0.35, 0.035)
         flank = [EYE_Y + 0.12, EYE_Y + 0.34]
-        sheet.crease([side * 0.16, side * 0.26], flank, 0.45 * au.au9 + 0.15 * au.au10, 0.035)
+        drawing.crease([side * 0.16, side * 0.26], flank, 0.45 * au.au9 + 0.15 * au.au10, 0.035)
     for k, level in enumerate((0.01, 0.10, 0.19)):  # across the bridge
         half = 0.15 - 0.02 * k
-        sheet.crease([-half, 0, half], [EYE_Y + level, EYE_Y + level - 0.05, EYE_Y + level], 0.6 * au.au9)
+        drawing.crease([-half, 0, half], [EYE_Y + level, EYE_Y + level - 0.05, EYE_Y + level], 0.6 * au.au9)
 
 
-def _brows(sheet: _Sheet) -> None:
-    shape, au, who = sheet.shape, sheet.au, sheet.who
+def _brows(drawing: _Drawing) -> None:
+    shape, au, identity = drawing.shape, drawing.au, drawing.identity
     x, y, half = shape.brow()
-    color = _tint(who.hair, 0.75 if sum(who.hair) < 450 else 0.55)
-    base = EYE_Y - who.brow_height
+    color = _tint(identity.hair, 0.75 if sum(identity.hair) < 450 else 0.55)
+    base = EYE_Y - identity.brow_height
     for side in (-1, 1):
-        sheet.ink.polygon([*shape.px(side * x, y - half), *shape.px(side * x, y + half)[::-1]], fill=color)
-        sheet.crease([side * 0.05, side * 0.06], [base - 0.08, base + 0.14], 0.6 * au.au4, 0.035)
-    forehead = {0: 2.0, 3: 0.62}.get(who.hair_style, who.hairline - 0.1)
+        drawing.ink.polygon([*shape.px(side * x, y - half), *shape.px(side * x, y + half)[::-1]], fill=color)
+        drawing.crease([side * 0.05, side * 0.06], [base - 0.08, base + 0.14], 0.6 * au.au4, 0.035)
+    forehead = {0: 2.0, 3: 0.62}.get(identity.hair_style, identity.hairline - 0.1)
     for level in (0.74, 0.88):
         if level < forehead:  # else the hair hides them
             arch = 0.03 * ACROSS**2 - 0.06 * au.au4 * (1 - np.abs(ACROSS)) - 0.04 * (au.au1 + au.au2)
-            depth = 0.08 * who.age + 0.4 * max(au.au1, au.au2)
-            sheet.crease((0.3 + 0.3 * au.au2) * ACROSS, arch - level, depth)
+            depth = 0.08 * identity.age + 0.4 * max(au.au1, au.au2)
+            drawing.crease((0.3 + 0.3 * au.au2) * ACROSS, arch - level, depth)
 
 
-def _hair(sheet: _Sheet) -> None:
-    shape, style, w, line = sheet.shape, sheet.who.hair_style, sheet.who.width, sheet.who.hairline
+def _hair(drawing: _Drawing) -> None:
+    shape, style, w, line = (
+        drawing.shape,
+        drawing.identity.hair_style,
+        drawing.identity.width,
+        drawing.identity.hairline,
+    )
     if style == 0:
         return
     low = {1: -0.35, 2: -0.30, 3: -0.15, 4: 0.55}[style]
@@ -243,26 +248,26 @@ def _hair(sheet: _Sheet) -> None:
     if style == 3:
         y = np.where(np.abs(t) < 0.8, np.maximum(y, -0.72 - 0.05 * np.cos(9 * t)), y)
     line_x, line_y = shape.turn(0.93 * w * t, y)
-    # The hairline of a turned head ends at the silhouette: beyond it the polygon would cross itself.
+    # Clipped to the silhouette: the polygon of a turned head would otherwise intersect itself.
     line_x = np.clip(line_x, outer_x.min() + 0.09 * w, outer_x.max() - 0.09 * w)
     points = shape.place(np.concatenate([outer_x, line_x]), np.concatenate([outer_y, line_y]))
-    sheet.solid(points, _tint(sheet.who.hair))
-    for shift in (-0.5, -0.1, 0.35):  # strands, so that hair is not one flat patch
+    drawing.solid(points, _tint(drawing.identity.hair))
+    for shift in (-0.5, -0.1, 0.35):  # strands add texture to the hair
         strand = shape.px(np.linspace(shift, 1.7 * shift, 6), np.linspace(-1.42, -line - 0.12, 6), 0.08)
-        sheet.ink.line(strand, fill=_tint(sheet.who.hair, 1.15), width=sheet.width(0.05))
+        drawing.ink.line(strand, fill=_tint(drawing.identity.hair, 1.15), width=drawing.width(0.05))
 
 
-def _glasses(sheet: _Sheet) -> None:
-    shape, who = sheet.shape, sheet.who
-    if who.glasses <= 0:
+def _glasses(drawing: _Drawing) -> None:
+    shape, identity = drawing.shape, drawing.identity
+    if identity.glasses <= 0:
         return
-    color, width = _tint((60, 50, 50), 1.1 - who.glasses), sheet.width(0.045)
+    color, width = _tint((60, 50, 50), 1.1 - identity.glasses), drawing.width(0.045)
     c, s = np.cos(_CIRCLE), np.sin(_CIRCLE)
     x, y = 0.31 * np.sign(c) * np.abs(c) ** 0.7, EYE_Y + 0.02 + 0.23 * np.sign(s) * np.abs(s) ** 0.7
     for side in (-1, 1):
-        sheet.ink.line(shape.px(side * (who.eye_distance + 0.01) + x, y, 0.1), fill=color, width=width)
-        sheet.ink.line(shape.px([side * 0.78, side * 1.0], [EYE_Y, EYE_Y - 0.03], 0.02), fill=color, width=width)
-    sheet.ink.line(shape.px([-0.13, 0.13], [EYE_Y, EYE_Y], 0.15), fill=color, width=width)
+        drawing.ink.line(shape.px(side * (identity.eye_distance + 0.01) + x, y, 0.1), fill=color, width=width)
+        drawing.ink.line(shape.px([side * 0.78, side * 1.0], [EYE_Y, EYE_Y - 0.03], 0.02), fill=color, width=width)
+    drawing.ink.line(shape.px([-0.13, 0.13], [EYE_Y, EYE_Y], 0.15), fill=color, width=width)
 
 
 def _tint(color: tuple[float, float, float], factor: float = 1.0) -> Color:

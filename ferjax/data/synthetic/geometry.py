@@ -1,7 +1,7 @@
-"""The shape of a face: where its points lie when it turns and its muscles move, and how light falls on it.
+"""Computes the geometry and the shading of a face from pose and action units.
 
 Lengths are in half face widths. The origin is the middle of the face, between the eyes and the mouth;
-x points to the viewer's right, y down, z towards the viewer. The head is an ellipsoid.
+x points to the viewer's right, y down, z toward the viewer. The head is an ellipsoid.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import numpy as np
 from ferjax.data.synthetic.action_units import ActionUnits, Identity
 
 EYE_Y, MOUTH_Y = -0.22, 0.80
-REACH = 2.1  # everything that belongs to a head lies within this distance of its middle
+REACH = 2.1  # maximum distance of any point of a head from its middle
 ACROSS = np.linspace(-1.0, 1.0, 15)  # parameter along brows, lids and lips
 _ARC = np.linspace(0.0, np.pi, 25)
 _SHADE_GRID = 32
@@ -23,15 +23,15 @@ Points = list[tuple[float, float]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pose:
-    """Where a head is and how it is turned.
+    """Position and rotation of a head.
 
     Attributes:
       x: column of the middle of the face, in pixels.
       y: row of the middle of the face, in pixels.
-      scale: pixels for half a face width.
-      roll: rotation in the picture, in radians, clockwise.
-      yaw: turn to the viewer's right, in radians.
-      pitch: nod upwards, in radians.
+      scale: half a face width, in pixels.
+      roll: clockwise rotation in the image plane, in radians.
+      yaw: rotation to the viewer's right, in radians.
+      pitch: upward rotation, in radians.
     """
 
     x: float
@@ -56,7 +56,7 @@ class Light:
 
     Attributes:
       direction: unit vector from the head to the light.
-      ambient: light from everywhere, in 0..1.
+      ambient: ambient light, in 0..1.
       diffuse: light from `direction`, in 0..1.
       color: RGB factors in 0..1.
     """
@@ -68,25 +68,25 @@ class Light:
 
 
 class Shape:
-    """One face in one pose with one set of contracted muscles, on a drawing of `scale` pixels a unit."""
+    """A face with given pose and action units, at `scale` pixels per unit of length."""
 
     def __init__(
         self,
-        who: Identity,
+        identity: Identity,
         au: ActionUnits,
         pose: Pose,
         scale: float,
         origin: tuple[float, float],
         size: tuple[int, int],
     ):
-        self.who, self.au, self.scale, self.origin, self.size = who, au, scale, origin, size
+        self.identity, self.au, self.scale, self.origin, self.size = identity, au, scale, origin, size
         self._roll, self._yaw, self._pitch = ((math.cos(a), math.sin(a)) for a in (pose.roll, pose.yaw, pose.pitch))
-        self.chin = who.chin + 0.30 * au.au26 - 0.03 * au.au17
-        self.nose_y = EYE_Y + who.nose_length - 0.06 * au.au9
-        self.lips = _lips(who, au)
+        self.chin = identity.chin + 0.30 * au.au26 - 0.03 * au.au17
+        self.nose_y = EYE_Y + identity.nose_length - 0.06 * au.au9
+        self.lips = _lips(identity, au)
 
     def turn(self, x, y, lift=0.0, z=None) -> Curve:
-        """Turns points by yaw and pitch; without z they lie `lift` above the ellipsoid."""
+        """Rotates points by yaw and pitch; without z they are `lift` above the ellipsoid."""
         x, y = np.asarray(x, float), np.asarray(y, float)
         if z is None:
             z = 0.95 * np.sqrt(np.maximum(1 - (x / 1.15) ** 2 - (y / 1.75) ** 2, 0.0)) + lift
@@ -94,49 +94,49 @@ class Shape:
         return x * cy + z * sy, y * cp - (z * cy - x * sy) * sp
 
     def place(self, x: np.ndarray, y: np.ndarray) -> Points:
-        """Returns pixel positions of points that are turned already."""
+        """Returns the pixel positions of rotated points."""
         c, s = self._roll
         u, v = self.origin[0] + self.scale * (c * x - s * y), self.origin[1] + self.scale * (s * x + c * y)
         return list(zip(np.atleast_1d(u).tolist(), np.atleast_1d(v).tolist(), strict=True))
 
     def px(self, x, y, lift=0.0, z=None) -> Points:
-        """Returns pixel positions of points of the face."""
+        """Returns the pixel positions of points of the face."""
         return self.place(*self.turn(x, y, lift, z))
 
     def outline(self, grow: float = 1.0) -> Curve:
         """Returns the silhouette: a superellipse below (the jaw), half an ellipse above."""
-        w, c, s = self.who.width * grow, np.cos(_ARC), np.sin(_ARC)
-        jaw_x = w * np.sign(c) * np.abs(c) ** (2 / self.who.jaw)
+        w, c, s = self.identity.width * grow, np.cos(_ARC), np.sin(_ARC)
+        jaw_x = w * np.sign(c) * np.abs(c) ** (2 / self.identity.jaw)
         return np.concatenate([jaw_x, -w * c]), np.concatenate(
             [self.chin * grow * s ** (2 / 2.15), -1.42 * grow * s**0.85]
         )
 
     def eye(self, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns x, the upper lid's y and the lower lid's y of the eye at side -1 or 1."""
-        au, who = self.au, self.who
-        up = 0.50 * who.eye_size * max(0.15, 1 + 0.65 * au.au5 - 0.42 * au.au7 - 0.25 * au.au6 - 0.25 * au.au9)
-        low = 0.36 * who.eye_size * max(0.05, 1 + 0.15 * au.au5 - 0.55 * au.au7 - 0.80 * au.au6 - 0.4 * au.au9)
-        middle = EYE_Y + (0.05 * au.au1 * au.au15 - who.eye_tilt) * side * ACROSS
-        x = side * who.eye_distance + who.eye_size * ACROSS
+        au, identity = self.au, self.identity
+        up = 0.50 * identity.eye_size * max(0.15, 1 + 0.65 * au.au5 - 0.42 * au.au7 - 0.25 * au.au6 - 0.25 * au.au9)
+        low = 0.36 * identity.eye_size * max(0.05, 1 + 0.15 * au.au5 - 0.55 * au.au7 - 0.80 * au.au6 - 0.4 * au.au9)
+        middle = EYE_Y + (0.05 * au.au1 * au.au15 - identity.eye_tilt) * side * ACROSS
+        x = side * identity.eye_distance + identity.eye_size * ACROSS
         return x, middle - up * (1 - np.abs(ACROSS) ** 2.3) ** 0.85, middle + low * (1 - ACROSS**2)
 
     def brow(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns x, y and half thickness along the right-hand brow, from its inner end."""
-        au, who, t = self.au, self.who, ACROSS
-        base = EYE_Y - who.brow_height
+        au, identity, t = self.au, self.identity, ACROSS
+        base = EYE_Y - identity.brow_height
         inner = base + 0.02 - 0.19 * au.au1 + 0.16 * au.au4 + 0.08 * au.au9
-        middle = base - who.brow_arch - 0.06 * au.au1 - 0.13 * au.au2 + 0.09 * au.au4 + 0.06 * au.au9
+        middle = base - identity.brow_arch - 0.06 * au.au1 - 0.13 * au.au2 + 0.09 * au.au4 + 0.06 * au.au9
         outer = base + 0.03 + 0.03 * au.au1 - 0.14 * au.au2 + 0.05 * au.au9
         y = middle + (outer - inner) / 2 * t + ((inner + outer) / 2 - middle) * t**2
-        start, end = 0.15 - 0.06 * au.au4, who.eye_distance + 0.30
-        half = who.brow_thickness * (0.75 + 0.25 * np.cos(2.2 * (t + 0.45))) * np.linspace(1.15, 0.55, len(t))
+        start, end = 0.15 - 0.06 * au.au4, identity.eye_distance + 0.30
+        half = identity.brow_thickness * (0.75 + 0.25 * np.cos(2.2 * (t + 0.45))) * np.linspace(1.15, 0.55, len(t))
         return start + (end - start) * (t + 1) / 2, np.minimum(y, EYE_Y - 0.11), half
 
     def shading(self, light: Light) -> np.ndarray:
-        """Returns the light on a coarse grid over the drawing: Lambert's law on the ellipsoid, times the relief.
+        """Computes the shading on a coarse grid: Lambert's law on the ellipsoid, times the relief.
 
         Args:
-          light: how the head is lit.
+          light: illumination.
 
         Returns:
           uint8 (32, 32); 255 is full light.
@@ -166,12 +166,12 @@ class Shape:
             (0.0, self.chin - 0.22, 0.20, 0.13, 0.08, 0.0),  # chin
             (0.0, -0.80, 0.50, 0.25, 0.08, 0.0),  # forehead
             (0.0, EYE_Y - 0.18, 0.09, 0.10, -0.16 * au.au4 - 0.14 * au.au9, 0.0),  # frown
-            (0.0, self.chin + 0.32, 0.80, 0.20, -0.20, 0.0),  # neck in the chin's shadow
+            (0.0, self.chin + 0.32, 0.80, 0.20, -0.20, 0.0),  # shadow of the chin on the neck
         ]
         for s in (-1, 1):
             cheek = 0.10 + 0.10 * au.au12 + 0.08 * au.au6
             rows += [
-                (s * self.who.eye_distance, EYE_Y - 0.03, 0.25, 0.17, -0.24, 0.0),  # eye socket
+                (s * self.identity.eye_distance, EYE_Y - 0.03, 0.25, 0.17, -0.24, 0.0),  # eye socket
                 (s * 0.18, EYE_Y + 0.02, 0.08, 0.15, -0.14 + 0.08 * s * lx, 0.0),  # root of the nose
                 (s * 0.19, ny - 0.16, 0.07, 0.13, -0.08 + 0.14 * s * lx, 0.05),  # flank of the nose
                 (s * 0.54, 0.24 - 0.06 * au.au6, 0.20, 0.17, cheek, 0.0),
@@ -180,19 +180,21 @@ class Shape:
         return np.array(rows)
 
 
-def _lips(who: Identity, au: ActionUnits) -> tuple[np.ndarray, ...]:
-    """Returns x, and y of the upper lip's outer and inner and the lower lip's inner and outer edge."""
+def _lips(identity: Identity, au: ActionUnits) -> tuple[np.ndarray, ...]:
+    """Returns x, and y of the outer and inner edge of the upper lip and the inner and outer edge of the lower lip."""
     t = ACROSS
     stretch = 0.30 * au.au12 + 0.42 * au.au20 - 0.15 * au.au24 - 0.20 * au.au26 - 0.08 * au.au17
     y = MOUTH_Y - 0.07 * au.au17
-    corner = y - who.mouth_curve - 0.19 * au.au12 + 0.20 * au.au15 + 0.05 * au.au20 + 0.12 * au.au26 + 0.06 * au.au17
+    corner = (
+        y - identity.mouth_curve - 0.19 * au.au12 + 0.20 * au.au15 + 0.05 * au.au20 + 0.12 * au.au26 + 0.06 * au.au17
+    )
     upper = y - 0.11 * au.au10 - 0.05 * au.au9 - 0.02 * au.au25 + 0.02 * au.au12
     gap = 0.10 * au.au25 + 0.40 * au.au26 + 0.06 * au.au12 * au.au25 - 0.1 * au.au24
     lower = upper + max(0.0, gap - 0.02) + 0.05 * au.au10 * au.au25
     upper_inner = upper + (corner - upper) * np.abs(t) ** (1.7 + 0.8 * au.au26)
     lower_inner = np.maximum(lower + (corner - lower) * np.abs(t) ** (2 + au.au26), upper_inner)
-    body = who.lips * (1 - 0.65 * au.au24) * np.maximum(1 - t**2, 0) ** 0.7
+    body = identity.lips * (1 - 0.65 * au.au24) * np.maximum(1 - t**2, 0) ** 0.7
     upper_lip = body * (1 - 0.3 * au.au12 - 0.2 * au.au20 + 0.25 * au.au10) * (1 - 0.22 * np.exp(-((t / 0.16) ** 2)))
     lower_lip = 1.3 * body * (1 - 0.2 * au.au12 + 0.3 * au.au17)
-    x = who.mouth_width * (1 + stretch) * t
+    x = identity.mouth_width * (1 + stretch) * t
     return x, upper_inner - upper_lip, upper_inner, lower_inner, lower_inner + lower_lip

@@ -1,7 +1,6 @@
-"""synthetic_faces: labelled faces and whole scenes that ferjax renders itself.
+"""Renders the data set synthetic_faces, labeled faces and scenes for demos, tests and benchmarks.
 
-The data set is for demos, tests and benchmarks. Every picture is a function of its key alone: image i
-does not depend on how many others are rendered with it.
+Each image depends on its own key only, not on the number of images rendered with it.
 """
 
 import math
@@ -16,8 +15,8 @@ from ferjax.data.synthetic.geometry import Light, Pose
 from ferjax.errors import InputError, unknown
 
 SPLITS = ("train", "validation", "test")
-SIZES = (24, 256)  # pixels that a face can be drawn in
-_SMALLEST = 14.0  # half a face width in a scene: a box of 33 pixels, which detectors still find
+SIZES = (24, 256)  # smallest and largest face image, in pixels
+_SMALLEST = 14.0  # minimum half face width in a scene: a box of 33 pixels, which Haar cascades detect
 
 
 def render_faces(
@@ -25,15 +24,15 @@ def render_faces(
 ) -> np.ndarray:
     """Renders one face per label.
 
-    Image i depends on (seed, split, i, labels[i], size, channels) only. The same key at another size or
-    number of channels is the same person in the same pose.
+    Image i depends on (seed, split, i, labels[i], size, channels) only. Another size or number of channels shows the
+    same person in the same pose.
 
     Args:
       labels: (N,) indices into EXPRESSIONS.
       seed: at least 0.
-      split: "train", "validation" or "test"; different splits show different faces.
+      split: "train", "validation" or "test"; the faces of different splits differ.
       size: height and width in pixels, 24..256.
-      channels: 1 (grey) or 3 (RGB).
+      channels: 1 (gray) or 3 (RGB).
 
     Returns:
       uint8 (N, size, size, channels).
@@ -67,7 +66,7 @@ def _render_crop(rng: np.random.Generator, label: int, size: int, channels: int)
 
 
 def sample_light(rng: np.random.Generator) -> Light:
-    """Draws a light: mostly from above and the front, often from a side."""
+    """Samples an illumination, mostly from above and the front, often from a side."""
     azimuth, height = rng.normal(0, 0.6), rng.uniform(-0.2, 0.9)
     direction = np.array([math.sin(azimuth), -math.sin(height), math.cos(azimuth) * math.cos(height) + 0.3])
     direction /= np.linalg.norm(direction)
@@ -94,7 +93,7 @@ def _muted(rng: np.random.Generator) -> tuple[int, int, int]:
 
 
 def _occlude(rng: np.random.Generator, canvas: Image.Image) -> None:
-    """Covers a corner of some faces with a plain shape: a hand, a shoulder, an edge."""
+    """Occludes the border of 12 % of the faces with a disc."""
     covered = rng.random() < 0.12
     angle, radius, color = rng.uniform(0, 2 * math.pi), rng.uniform(0.12, 0.2), _muted(rng)
     if covered:
@@ -104,7 +103,7 @@ def _occlude(rng: np.random.Generator, canvas: Image.Image) -> None:
 
 
 def _photograph(rng: np.random.Generator, canvas: Image.Image, channels: int) -> np.ndarray:
-    """Adds what a camera does: focus, exposure, contrast, sensor noise. Returns uint8 (H, W, channels)."""
+    """Applies blur, exposure, contrast and sensor noise; returns uint8 (H, W, channels)."""
     focus = max(0.0, rng.normal(0.1, 0.25)) * canvas.width / 48
     gain, offset, noise = rng.uniform(0.7, 1.15), rng.uniform(-15, 25), rng.uniform(1, 6)
     if focus > 0.15:
@@ -118,27 +117,27 @@ def _photograph(rng: np.random.Generator, canvas: Image.Image, channels: int) ->
 def render_scene(
     *, seed: int, faces: int, size: tuple[int, int] = (480, 640), channels: int = 3
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Renders a picture of a room with people who do not overlap.
+    """Renders an image of a room with people that do not overlap.
 
     Args:
-      seed: at least 0; with the other arguments it fixes the picture.
+      seed: at least 0.
       faces: number of faces, at least 0.
       size: (height, width) in pixels.
-      channels: 1 (grey) or 3 (RGB).
+      channels: 1 (gray) or 3 (RGB).
 
     Returns:
-      The picture, uint8 (H, W, channels); face boxes (x, y, width, height), int32 (faces, 4), as a
-      frontal face detector marks them; indices into EXPRESSIONS, int32 (faces,).
+      Image, uint8 (H, W, channels); face boxes (x, y, width, height) as of a frontal face detector, int32 (faces, 4);
+      indices into EXPRESSIONS, int32 (faces,).
 
     Raises:
-      InputError: if an argument is outside its range or so many faces do not fit.
+      InputError: if an argument is outside its range, or the faces do not fit.
     """
     _check_common(seed, channels)
     height, width = size
     if faces < 0:
         raise InputError(f"faces must be at least 0, got {faces}")
     if min(height, width) < 64:
-        raise InputError(f"size {height}x{width} is too small for a scene: at least 64x64")
+        raise InputError(f"a scene needs at least 64x64 pixels, got {height}x{width}")
     rng = _generator(len(SPLITS), seed, faces, height * 100_000 + width)
     canvas, light = draw_room(rng, (width, height)), sample_light(rng)
     poses = _places(rng, faces, (height, width))
@@ -154,7 +153,7 @@ def render_scene(
 
 
 def draw_room(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """Returns a blurred wall of (width, height) pixels with a few rectangles: pictures, shelves, windows."""
+    """Returns a blurred wall of (width, height) pixels with a few rectangles."""
     canvas = _backdrop(rng, size)
     ink = ImageDraw.Draw(canvas)
     for _ in range(int(rng.integers(0, 4))):
@@ -164,7 +163,7 @@ def draw_room(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
 
 
 def _places(rng: np.random.Generator, faces: int, size: tuple[int, int]) -> list[Pose]:
-    """Draws head poses inside the picture and apart from each other, the farthest first."""
+    """Samples non-overlapping head poses inside the image, farthest first."""
     height, width = size
     largest = max(0.14 * min(height, width), _SMALLEST)
     while largest >= _SMALLEST:
@@ -179,18 +178,18 @@ def _places(rng: np.random.Generator, faces: int, size: tuple[int, int]) -> list
             if all(math.hypot(x - other.x, y - other.y) > 1.9 * (scale + other.scale) for other in poses):
                 poses.append(Pose(x=x, y=y, scale=scale, roll=roll, yaw=yaw, pitch=pitch))
         largest *= 0.8
-    raise InputError(f"{faces} faces do not fit into {height}x{width} pixels: ask for fewer or a larger picture")
+    raise InputError(f"{faces} faces do not fit into {height}x{width} pixels: use fewer faces or a larger image")
 
 
 def _generator(stream: int, *key: int) -> np.random.Generator:
-    """Returns the random stream of one picture."""
+    """Returns the random generator of one image."""
     return np.random.default_rng(np.random.SeedSequence([stream, *key]))
 
 
 def _check_labels(labels: Sequence[int] | np.ndarray) -> np.ndarray:
     array = np.asarray(labels)
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        raise InputError(f"labels must be one row of whole numbers, got shape {array.shape} of {array.dtype}")
+        raise InputError(f"labels must be integers of shape (N,), got {array.dtype} {array.shape}")
     array = array.astype(np.int64)
     if wrong := sorted(set(array[(array < 0) | (array >= len(EXPRESSIONS))].tolist())):
         raise InputError(f"label {wrong[0]} is outside 0..{len(EXPRESSIONS) - 1} ({', '.join(EXPRESSIONS)})")
@@ -201,4 +200,4 @@ def _check_common(seed: int, channels: int) -> None:
     if seed < 0:
         raise InputError(f"seed must be at least 0, got {seed}")
     if channels not in (1, 3):
-        raise InputError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
+        raise InputError(f"channels must be 1 (gray) or 3 (RGB), got {channels}")

@@ -1,11 +1,11 @@
-"""Forms of the layers' operations that XLA's CPU backend runs fast; same values, same gradients.
+"""Implements the operations of the layers in forms that XLA's CPU backend runs fast.
 
-`ferjax.models.operations` chooses between them and XLA's own.
+Values and gradients are those of XLA's own forms; `ferjax.models.operations` selects between them.
 """
 
 import jax
 
 
 def wanted() -> bool:
-    """Returns whether the default device is a CPU. Asked while a program is traced, and only here."""
+    """Returns whether the default device is a CPU."""
     return jax.default_backend() == "cpu"

@@ -1,10 +1,10 @@
-"""Convolutions whose gradients XLA runs slowly on CPUs; without a gradient each is XLA's own, in exported files too.
+"""Implements convolutions with fast gradients on CPUs. Without a gradient, and in exported files, they are XLA's own.
 
-Pointwise (1x1): a matrix product and, as gradients, two more.
+Pointwise (1x1): the convolution and its two gradients are matrix products.
 
-Windowed (3x3 and larger): the gradient of the kernel is a matrix product, which XLA's convolution with a window as
-large as the map only imitates (two to six times slower). Where the output is smaller than the window, all three are
-products of unfolded windows (ten to eighty times faster there).
+Windowed (3x3 and larger): the gradient of the kernel is a matrix product. XLA computes it as a convolution with a
+window as large as the map, two to six times slower. Where the output is smaller than the window, the convolution and
+both gradients are matrix products of unfolded windows, ten to eighty times faster than XLA's.
 """
 
 import math
@@ -17,17 +17,26 @@ import jax.numpy as jnp
 from jax import lax
 
 from ferjax.models import xla
-from ferjax.models.cpu.primitives import as_rows, computed_once, matrix_product, padded, seen_by_tap, wide
+from ferjax.models.cpu.primitives import (
+    as_rows,
+    computed_once,
+    matrix_product,
+    padded,
+    pairs,
+    places,
+    seen_by_tap,
+    wide,
+)
+from ferjax.models.xla import Padding
 
 _PARTS = 2
+_NO_PADDING = ((0, 0), (0, 0))
 
 
-def convolve(
-    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **_: Any
-) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_: Any) -> jax.Array:
     """Returns the convolution of x (N, H, W, I) with kernel (k, k, I, O), see `ferjax.models.operations.convolve`."""
-    stride, pad = strides[0], padding[0][0]
-    if kernel.shape[0] == 1 and pad == 0:
+    stride, pad = strides[0], pairs(x, kernel, strides, padding)
+    if kernel.shape[0] == 1 and pad == _NO_PADDING:
         return pointwise(x, kernel, stride)
     return windowed(x, kernel, stride, pad)
 
@@ -35,7 +44,7 @@ def convolve(
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def pointwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Returns the unpadded convolution of x (N, H, W, I) with kernel (1, 1, I, O)."""
-    return xla.convolve(x, kernel, stride, 0)
+    return xla.convolve(x, kernel, stride, _NO_PADDING)
 
 
 def _pointwise_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Any]:
@@ -45,7 +54,7 @@ def _pointwise_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[ja
 
 
 def _pointwise_backward(stride: int, saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Both gradients read the same rows of dy: for a convolution and a product XLA computes dy twice."""
+    """Computes both gradients from the same rows of dy; XLA would compute dy twice otherwise."""
     x, kernel = saved
     seen, rows = x[:, ::stride, ::stride], as_rows(dy)
     dk = matrix_product(as_rows(seen), rows, 0, 0).reshape(kernel.shape).astype(kernel.dtype)
@@ -58,18 +67,18 @@ pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def windowed(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
-    """Returns the convolution of x (N, H, W, I) with kernel (k, k, I, O), pad zeros on every side."""
+def windowed(x: jax.Array, kernel: jax.Array, stride: int, pad: Padding) -> jax.Array:
+    """Returns the convolution of x (N, H, W, I) with kernel (k, k, I, O)."""
     return xla.convolve(x, kernel, stride, pad)
 
 
-def _windowed_forward(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> tuple[jax.Array, Any]:
+def _windowed_forward(x: jax.Array, kernel: jax.Array, stride: int, pad: Padding) -> tuple[jax.Array, Any]:
     x = computed_once(x)
     run = _unfolded if _tiny(x, kernel, stride, pad) else xla.convolve
     return run(x, kernel, stride, pad), (x, kernel)
 
 
-def _windowed_backward(stride: int, pad: int, saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _windowed_backward(stride: int, pad: Padding, saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     if _tiny(x, kernel, stride, pad):
         return jax.vjp(partial(_unfolded, stride=stride, pad=pad), x, kernel)[1](dy)
@@ -82,50 +91,45 @@ def _windowed_backward(stride: int, pad: int, saved: Any, dy: jax.Array) -> tupl
     return dx, dk
 
 
-def _tiny(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> bool:
-    """Whether XLA takes its slowest way: the output is smaller than the window (2x2 of 512: 580 ms, or 7)."""
-    rows, columns = _places(x, kernel, stride, pad)
+def _tiny(x: jax.Array, kernel: jax.Array, stride: int, pad: Padding) -> bool:
+    """Returns whether the output has 4 pixels or fewer: XLA needs 580 ms for 2x2x512, matrix products 7 ms."""
+    rows, columns = places(x, kernel, stride, pad)
     return rows * columns <= 4
 
 
-def _places(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> tuple[int, ...]:
-    """The rows and columns of the output."""
-    sizes = zip(x.shape[1:3], kernel.shape[:2], strict=True)
-    return tuple((length + 2 * pad - side) // stride + 1 for length, side in sizes)
-
-
-def _unfolded(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
-    """The convolution as one matrix product of windows, k² times as large as x."""
-    places, (kh, kw, _, outputs) = _places(x, kernel, stride, pad), kernel.shape
-    around = padded(x, pad, pad)
-    taps = [seen_by_tap(around, i, j, places, stride) for i in range(kh) for j in range(kw)]
+def _unfolded(x: jax.Array, kernel: jax.Array, stride: int, pad: Padding) -> jax.Array:
+    """Returns the convolution as one matrix product of unfolded windows (im2col), k² times as large as x."""
+    size, (kh, kw, _, outputs) = places(x, kernel, stride, pad), kernel.shape
+    around = padded(x, pad)
+    taps = [seen_by_tap(around, i, j, size, stride) for i in range(kh) for j in range(kw)]
     y = matrix_product(as_rows(jnp.concatenate(taps, -1)), kernel.reshape(-1, outputs), 1, 0)
-    return y.reshape(-1, *places, outputs).astype(x.dtype)
+    return y.reshape(-1, *size, outputs).astype(x.dtype)
 
 
 windowed.defvjp(_windowed_forward, _windowed_backward)
 
 
-def _kernel_product(x: jax.Array, dy: jax.Array, side: int, stride: int, pad: int) -> jax.Array:
-    """The kernel's gradient of a convolution as one matrix product, (k, k, I, O).
+def _kernel_product(x: jax.Array, dy: jax.Array, side: int, stride: int, pad: Padding) -> jax.Array:
+    """Returns the gradient of a convolution's kernel, (k, k, I, O), as one matrix product.
 
-    At each place (row of the padded x, column of dy) stand, side by side, what the k columns of the window see of x and
-    what the k rows of the window give of dy. The product over all places holds every tap's product, and copies x and
-    dy k times each where unfolded windows copy x k² times.
+    For each pair (row of the padded x, column of dy), the operands hold the k values of x that the columns of the
+    kernel multiply and the k values of dy that the rows of the kernel contribute to. The product over all pairs gives
+    the gradient of every tap. It copies x and dy k times each; unfolded windows copy x k² times.
     """
     (n, height, width, inputs), (_, rows, columns, outputs) = x.shape, dy.shape
-    zero, total = jnp.zeros((), x.dtype), height + 2 * pad
+    (top, bottom), (left, _) = pad
+    zero, total = jnp.zeros((), x.dtype), height + top + bottom
     last = stride * (columns - 1) + 1
 
     def seen(j: int) -> jax.Array:
-        across = (pad - j, last + j - pad - width, 0)
-        return lax.pad(x, zero, ((0, 0, 0), (pad, pad, 0), across, (inputs * j, inputs * (side - 1 - j), 0)))
+        across = (left - j, last + j - left - width, 0)
+        return lax.pad(x, zero, ((0, 0, 0), (top, bottom, 0), across, (inputs * j, inputs * (side - 1 - j), 0)))
 
     def given(i: int) -> jax.Array:
         down = (i, total - i - stride * (rows - 1) - 1, stride - 1)
         return lax.pad(dy, zero, ((0, 0, 0), down, (0, 0, 0), (outputs * i, outputs * (side - 1 - i), 0)))
 
-    # sums of padded arrays: XLA fuses them into one pass, a concatenation costs twice as much
+    # XLA fuses sums of padded arrays into one pass; a concatenation takes twice as long.
     across = reduce(jnp.add, map(seen, range(side)))[:, :, ::stride]
     down = reduce(jnp.add, map(given, range(side)))
     parts = math.gcd(n, _PARTS)

@@ -1,7 +1,7 @@
-"""Structured pruning that makes networks smaller: channels and hidden units are removed, not zeroed."""
+"""Removes channels and hidden units, so that the network itself becomes smaller (structured pruning)."""
 
 from ferjax.prune.slim.choosing import CostFn, channel_scores, choose, keep_alive, macs, parameters
-from ferjax.prune.slim.cutting import cut, silence
+from ferjax.prune.slim.cutting import cut
 from ferjax.prune.slim.rules import Group, find_groups
 
 __all__ = [
@@ -14,5 +14,4 @@ __all__ = [
     "keep_alive",
     "macs",
     "parameters",
-    "silence",
 ]

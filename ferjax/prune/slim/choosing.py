@@ -1,4 +1,4 @@
-"""Which channels stay: those that are not dead, or the best ones that a budget allows."""
+"""Selects the channels to keep: those that are not dead, or the best that a budget allows."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,26 +15,26 @@ CostFn = Callable[[Any], float]
 
 
 def parameters(image_shape: tuple[int, int, int]) -> CostFn:
-    """Returns the cost of a module in trainable parameters, for `choose`."""
+    """Returns the function that counts the parameters of a module, for `choose`."""
     return lambda module: cost(module, image_shape).parameters
 
 
 def macs(image_shape: tuple[int, int, int]) -> CostFn:
-    """Returns the cost of a module in multiply-accumulate operations for one image, for `choose`."""
+    """Returns the function that counts the multiply-accumulate operations of a module per image, for `choose`."""
     return lambda module: cost(models.for_export(module), image_shape).macs
 
 
 def keep_alive(groups: Sequence[Group], variables: Mapping[str, Any], *, multiple: int = 8) -> dict[str, np.ndarray]:
-    """Returns the channels that give anything but zero, and as many dead ones as make each width a multiple.
+    """Returns the channels that are not dead, and enough dead ones to make each width a multiple.
 
-    A maker with a normalisation gives zero if that scales and shifts by zero, one without if kernel and bias are zero:
-    what `ferjax.prune` with structure "filter" and `silence` leave behind.
+    A channel is dead if its normalization has scale and shift zero or, without normalization, if kernel and bias are
+    zero, as after `ferjax.prune` with structure "filter".
 
     Args:
       groups: from `find_groups`.
       variables: {"params": …, "batch_stats": …}.
-      multiple: of which the new widths are, where the old width allows; twice as much in groups of at least
-        four times as many channels.
+      multiple: new widths are multiples of it, or of twice this number in groups of at least four times as many
+        channels.
 
     Returns:
       Ascending indices for each group that can shrink.
@@ -52,16 +52,16 @@ def keep_alive(groups: Sequence[Group], variables: Mapping[str, Any], *, multipl
 def channel_scores(
     groups: Sequence[Group], variables: Mapping[str, Any], gradients: Any = None
 ) -> dict[str, np.ndarray]:
-    """Returns how much each channel matters, not negative, comparable between groups.
+    """Returns the importance of each channel, non-negative and comparable between groups.
 
-    Without gradients: the root mean square of the filters that make it, multiplied by what their normalisations
-    multiply it with, relative to the group's mean. With gradients: |Σ w · g| over the weights that make it, the
-    first-order change of the loss if the channel went (Molchanov et al. 2019, eq. 8).
+    Without gradients: the root mean square of the channel's filters with their normalizations folded in, relative to
+    the group's mean. With gradients: |Σ w · g| over the weights of its filters and normalizations, the first-order
+    change of the loss when the channel is removed (Molchanov et al. 2019, eq. 8).
 
     Args:
       groups: from `find_groups`.
       variables: {"params": …, "batch_stats": …}.
-      gradients: of a loss with respect to the parameters, best summed over many images.
+      gradients: gradient of the loss with respect to the parameters, summed over many images.
 
     Returns:
       float64 (channels,) for each group, by name.
@@ -87,26 +87,24 @@ def choose(
     multiple: int = 8,
     num_classes: int = 7,
 ) -> dict[str, np.ndarray]:
-    """Returns the channels to keep so that the network costs no more than a target.
+    """Returns the channels to keep so that the cost of the network is at most a target.
 
-    One threshold on the scores holds for all groups: the highest-scored channels stay wherever they are, and no layer
-    needs a setting of its own.
+    One threshold on the scores applies to all groups.
 
     Args:
-      name: of the network.
-      arguments: keyword arguments of `ferjax.models.create` for it.
+      name: name of the network.
+      arguments: keyword arguments of `ferjax.models.create`.
       scores: from `channel_scores`; groups without scores keep their width.
       cost_of: module -> cost: `parameters(…)`, `macs(…)`, or a measurement such as a latency.
       target: largest cost allowed, in units of `cost_of`.
-      multiple: of which the new widths are, where the old width allows; twice as much in groups of at least
-        four times as many channels.
+      multiple: see `keep_alive`.
       num_classes: number of logits.
 
     Returns:
       Ascending indices for each group that shrinks.
 
     Raises:
-      InputError: for a network without rules, or a target that cannot be met: the nearest possible is named.
+      InputError: for a network without rules, or a target that cannot be met.
     """
     rules = find_rules(name, arguments)
     groups = [group for group in rules.groups if group.name in scores]
@@ -128,9 +126,7 @@ def choose(
 
     low, high = 0, len(thresholds)
     if (smallest := price(high)) > target:
-        raise errors.InputError(
-            f"{name} cannot be slimmed to {target:g}: with every group at its least it is {smallest:g}"
-        )
+        raise errors.InputError(f"{name} cannot be slimmed to {target:g}: its minimum is {smallest:g}")
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if price(middle) <= target else (middle + 1, high)
@@ -138,7 +134,7 @@ def choose(
 
 
 def _width(count: int, full: int, group: Group, multiple: int, rounding: Callable[[Any], Any]) -> int:
-    """Rounds a width; wide groups to twice the multiple: processors of 16 lanes take 24 channels as long as 32."""
+    """Rounds a width; wide groups to twice the multiple, because 16-lane processors compute 24 channels as 32."""
     multiple *= 2 if full >= 4 * multiple else 1
     rounded = int(rounding(count / multiple)) * multiple
     return min(full, max(rounded, group.least))
@@ -151,7 +147,7 @@ def _alive(flat: Mapping[tuple[str, ...], np.ndarray], module: str) -> np.ndarra
 
 
 def _strength(flat: Mapping[tuple[str, ...], np.ndarray], module: str) -> np.ndarray:
-    """Root mean square of each filter as if the normalisation were folded into it."""
+    """Returns the root mean square of each filter with its normalization folded in."""
     paths = {p[-2:] if len(p) > 2 else p: p for p in members(flat, module)}
     kernel = next(flat[p] for p in paths.values() if p[-1] == "kernel")
     strength = np.sqrt(np.mean(_columns(kernel).astype(np.float64) ** 2, axis=0))

@@ -1,4 +1,4 @@
-"""Channels removed: from variables, and from the arguments that build the network."""
+"""Removes channels from the variables and the arguments of a network."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -24,23 +24,23 @@ def cut(
     image_shape: tuple[int, int, int],
     num_classes: int = 7,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the smaller network and its variables.
+    """Returns the arguments and variables of the network without the other channels.
 
-    Where the removed channels are zero for every image (see `silence`), the logits do not change.
+    The logits do not change if the removed channels are zero for every image.
 
     Args:
-      name: of the network.
-      arguments: keyword arguments of `ferjax.models.create` for it.
-      variables: {"params": …, "batch_stats": …}; other collections, such as ranges, are left as they are.
-      keep: for each group that shrinks, by name, the indices of the channels that stay, ascending.
+      name: name of the network.
+      arguments: keyword arguments of `ferjax.models.create`.
+      variables: {"params": …, "batch_stats": …}; other collections are kept.
+      keep: ascending indices of the channels to keep, by name of the group; other groups keep their width.
       image_shape: (height, width, channels).
       num_classes: number of logits.
 
     Returns:
-      (arguments, variables) of the new network; the arguments state every width.
+      (arguments, variables) of the new network; the arguments include every width.
 
     Raises:
-      InputError: for a network without rules, an unknown group, or variables that are another network's.
+      InputError: for a network without rules, an unknown group, or variables of another network.
     """
     rules = find_rules(name, arguments)
     flat = _flatten(variables)
@@ -49,46 +49,15 @@ def cut(
         def take(x: jax.Array, axis: int, stay: np.ndarray = keep[group.name]) -> jax.Array:
             return jnp.take(x, jnp.asarray(stay), axis=axis)
 
-        flat = _change(flat, group, take, readers=True)
+        flat = _change(flat, group, take)
     changed = resized(rules, arguments, {group: len(stay) for group, stay in keep.items()})
     module = models.create(name, num_classes=num_classes, **changed)
     _check(name, module, image_shape, flat)
     return changed, {**variables, **traverse_util.unflatten_dict(flat)}
 
 
-def silence(groups: Sequence[Group], variables: Mapping[str, Any], keep: Keep) -> dict[str, Any]:
-    """Zeroes what gives channels a value: kernel, bias and normalisation of their makers and carriers.
-
-    Args:
-      groups: from `find_groups`.
-      variables: {"params": …, "batch_stats": …}; statistics stay.
-      keep: as for `cut`.
-
-    Returns:
-      Variables of the same shapes.
-
-    Raises:
-      InputError: for an unknown group.
-    """
-    flat = _flatten({"params": variables["params"]})
-    for group in _selected(groups, keep):
-
-        def zero(x: jax.Array, axis: int, stay: np.ndarray = keep[group.name]) -> jax.Array:
-            mask = np.isin(np.arange(x.shape[axis]), stay)
-            return jnp.where(mask.reshape((1,) * (x.ndim - 1) + (-1,)), x, 0)
-
-        flat = _change(flat, group, zero, readers=False)
-    return {**variables, **traverse_util.unflatten_dict(flat)}
-
-
 def resized(rules: Rules, arguments: Mapping[str, Any], widths: Mapping[str, int]) -> dict[str, Any]:
-    """Returns the arguments of the network with other widths.
-
-    Args:
-      rules: of the network.
-      arguments: its arguments so far.
-      widths: new ones, by the name of the group.
-    """
+    """Returns the arguments of the network with new widths, given by name of the group."""
     stated = copy.deepcopy(rules.arguments)
     for group in rules.groups:
         for place in group.places if group.name in widths else ():
@@ -100,22 +69,21 @@ def resized(rules: Rules, arguments: Mapping[str, Any], widths: Mapping[str, int
 
 
 def members(flat: Mapping[tuple[str, ...], Any], module: str) -> list[tuple[str, ...]]:
-    """Returns the paths of a module's arrays, in all collections."""
+    """Returns the paths of the arrays of a module in all collections."""
     prefix = tuple(module.split("/"))
     return [path for path in flat if path[1 : 1 + len(prefix)] == prefix]
 
 
-def _change(flat: dict[tuple[str, ...], Any], group: Group, act: Callable[[Any, int], Any], *, readers: bool) -> dict:
-    """Applies act(array, axis) to everything that holds the group's channels."""
+def _change(flat: dict[tuple[str, ...], Any], group: Group, act: Callable[[Any, int], Any]) -> dict:
+    """Applies act(array, axis) to every array with an axis of the group's channels."""
     result = dict(flat)
     for module in (*group.makers, *group.carriers):
         for path in members(flat, module):
             result[path] = act(result[path], -1)
-    if readers:
-        for module in group.readers:
-            for path in members(flat, module):
-                if flat[path].ndim > 1:
-                    result[path] = act(result[path], -2)
+    for module in group.readers:
+        for path in members(flat, module):
+            if flat[path].ndim > 1:
+                result[path] = act(result[path], -2)
     return result
 
 
@@ -136,12 +104,12 @@ def _check(name: str, module: Any, image_shape: tuple[int, int, int], flat: Mapp
         here = flat[path].shape if path in flat else None
         if here != wanted.get(path):
             raise errors.InputError(
-                f"{'/'.join(path)} has shape {here} and the slimmed {name} needs {wanted.get(path)}: "
-                "these are not the variables of this network with these arguments"
+                f"{'/'.join(path)} has shape {here}, the slimmed {name} needs {wanted.get(path)}: "
+                "the variables do not belong to this network with these arguments"
             )
 
 
 def _flatten(variables: Mapping[str, Any]) -> dict[tuple[str, ...], jax.Array]:
-    """Returns the arrays that have channels, by path; the first part is the collection."""
+    """Returns the parameters and statistics by path; the first part is the collection."""
     held = {k: v for k, v in variables.items() if k in ("params", "batch_stats")}
     return {path: jnp.asarray(x) for path, x in traverse_util.flatten_dict(held).items()}

@@ -1,12 +1,12 @@
-"""Which channels of a network can be removed, and what has to be cut together: the rules, one function per family.
+"""Defines which channels of a network can be removed and which arrays change with them, one function per family.
 
-A channel begins in one or more makers (several where a residual sum needs them to agree), may pass through carriers,
-which treat each channel on its own, and ends in readers. Every array of a maker and a carrier is cut along its last
-axis, the kernel of a reader along the axis of its inputs.
+A group of channels is the output of one or more makers (several if a residual sum adds their outputs), may pass through
+carriers, which process each channel separately, and is the input of readers. The arrays of makers and carriers are cut
+along their last axis, the kernels of readers along the input axis.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ferjax import errors, models
@@ -18,11 +18,11 @@ class Group(NamedTuple):
     """Channels that are removed together.
 
     Attributes:
-      name: what the error messages and reports call it.
-      places: where the width stands in the arguments of `ferjax.models.create`, such as ("hidden", 3, 0).
-      makers: paths of modules; a channel is dead where all of them give zero for every image.
-      readers: paths of modules whose kernels take the channels in.
-      carriers: paths of modules that scale or filter each channel on its own.
+      name: name in messages and reports.
+      places: keys of the width in the arguments of `ferjax.models.create`, such as ("hidden", 3, 0).
+      makers: paths of the modules that output the channels.
+      readers: paths of the modules that take the channels as input.
+      carriers: paths of the modules that scale or filter each channel separately.
       least: smallest width.
     """
 
@@ -35,11 +35,11 @@ class Group(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What slimming knows about one network.
+    """Rules for slimming a network.
 
     Attributes:
-      groups: its channels.
-      arguments: every width of the network as plain lists, under the names of the arguments that state them.
+      groups: the groups of channels.
+      arguments: all widths of the network as lists, by name of the argument.
     """
 
     groups: tuple[Group, ...]
@@ -47,27 +47,23 @@ class Rules(NamedTuple):
 
 
 def find_groups(name: str, arguments: Mapping[str, Any]) -> tuple[Group, ...]:
-    """Returns the channels of a network that can be removed.
-
-    Args:
-      name: of the network, one of `ferjax.models.list_models()`.
-      arguments: keyword arguments of `ferjax.models.create` for it.
-
-    Raises:
-      InputError: if there are no rules for the network.
-    """
+    """Returns the groups of channels of a network; see `find_rules`."""
     return find_rules(name, arguments).groups
 
 
 def find_rules(name: str, arguments: Mapping[str, Any]) -> Rules:
-    """Returns the channels of a network and all its widths.
+    """Returns the rules for slimming a network.
+
+    Args:
+      name: one of `ferjax.models.list_models()`.
+      arguments: keyword arguments of `ferjax.models.create`.
 
     Raises:
-      InputError: if there are no rules for the network.
+      InputError: for a network without rules.
     """
     module = models.create(name, **arguments)
     if name not in _RULES:
-        raise errors.InputError(f"slimming has no rules for {name}; it has for {', '.join(_RULES)}")
+        raise errors.InputError(f"{name} cannot be slimmed. Accepted: {', '.join(_RULES)}.")
     return Rules(tuple(_RULES[name](module)), _lists(_WIDTHS[_RULES[name]](module)))
 
 
@@ -88,27 +84,44 @@ def _resnet(net: Any) -> Iterator[Group]:
         makers = [f"{block}/{inner[-1]}" for block in own]
         places: tuple[Place, ...] = (("widths", stage - 1),)
         least = 8
-        if stage == 1 and not net.bottleneck:  # the stem is added to the first block's output
+        if stage == 1 and not net.bottleneck:  # the first block adds the stem to its output
             makers, readers, places = ["stem", *makers], [f"{own[0]}/conv1", *readers], (("stem_width",), *places)
         else:
             makers.append(f"{own[0]}/shortcut")
-            if stage == 1:  # at the stem's width the first shortcut would vanish; so the stem stays and this is wider
+            if stage == 1:  # at the stem's width, the first block would have no shortcut convolution
                 least = net.stem_width + 8
         yield Group(f"stage{stage}", places, tuple(makers), tuple(readers), least=least)
     yield from _head(net)
 
 
 def _mobilenet(net: Any) -> Iterator[Group]:
-    rows, widths = models.mobilenet.ROWS, net.all_widths()
+    yield from _inverted_residuals(models.mobilenet.ROWS, net.all_widths().squeezed)
+    attention = ("attention_se/fc1",), ("attention_se/fc2",)
+    readers = (*(attention[0] if net.attention else ()), _first_of_head(net))
+    yield Group("last", (("widths", 4),), ("last",), readers, attention[1] if net.attention else ())
+    if net.attention:
+        yield Group("attention_se", (("attention",),), *attention)
+    yield from _head(net)
+
+
+def _efficientnet(net: Any) -> Iterator[Group]:
+    rows = models.efficientnet.ROWS
+    yield from _inverted_residuals(rows, (0,) * len(rows))
+    yield Group("last", (("widths", 3),), ("last",), (_first_of_head(net),))
+    yield from _head(net)
+
+
+def _inverted_residuals(rows: Sequence[Any], squeezed: Sequence[int]) -> Iterator[Group]:
+    """Yields the groups of the stem and the blocks; their widths are the first entries of `widths`."""
     stream: list[str] = ["stem"]
     for i, row in enumerate(rows):
-        block, squeeze = f"block{i}", widths.squeezed[i] > 0
+        block, squeeze = f"block{i}", squeezed[i] > 0
         gate = ((f"block{i}/se/fc1",), (f"block{i}/se/fc2",)) if squeeze else ((), ())
         readers = (*gate[0], f"{block}/project")
         if i:
             carriers = (f"{block}/expand", *gate[1])
             yield Group(f"{block}.expand", (("widths", 1, i),), (f"{block}/depthwise",), readers, carriers)
-        else:  # no expansion: the depthwise convolution works on the stem's channels
+        else:  # no expansion: the depthwise convolution has the stem's channels
             places: tuple[Place, ...] = (("widths", 0), ("widths", 1, 0))
             yield Group("stem", places, (f"{block}/depthwise",), readers, ("stem", *gate[1]))
         if squeeze:
@@ -125,12 +138,6 @@ def _mobilenet(net: Any) -> Iterator[Group]:
                 tuple(f"block{m}/project" for m in members),
                 (*inside, after),
             )
-    attention = ("attention_se/fc1",), ("attention_se/fc2",)
-    readers = (*(attention[0] if net.attention else ()), _first_of_head(net))
-    yield Group("last", (("widths", 4),), ("last",), readers, attention[1] if net.attention else ())
-    if net.attention:
-        yield Group("attention_se", (("attention",),), *attention)
-    yield from _head(net)
 
 
 def _mini_xception(net: Any) -> Iterator[Group]:
@@ -188,6 +195,7 @@ def _head(net: Any) -> Iterator[Group]:
 _RULES: dict[str, Callable[[Any], Iterator[Group]]] = {
     **dict.fromkeys(("resnet18", "resnet18_imagenet", "resnet20", "resnet50", "resnet50_caffe"), _resnet),
     **dict.fromkeys(("mobilenetv3_small", "microexpnet"), _mobilenet),
+    "efficientnet_lite0": _efficientnet,
     "mini_xception": _mini_xception,
     **dict.fromkeys(("deit_tiny", "deit_tiny_distilled"), _deit),
     "resemotenet": _resemotenet,
@@ -206,6 +214,7 @@ _WIDTHS: dict[Callable[[Any], Iterator[Group]], Callable[[Any], dict[str, Any]]]
         "attention": net.attention,
         "head_hidden": net.head_hidden,
     },
+    _efficientnet: lambda net: {"widths": net.all_widths(), "head_hidden": net.head_hidden},
     _mini_xception: lambda net: {
         "stem_widths": net.stem_widths,
         "widths": net.widths,
@@ -224,7 +233,7 @@ _WIDTHS: dict[Callable[[Any], Iterator[Group]], Callable[[Any], dict[str, Any]]]
 
 
 def _lists(value: Any) -> Any:
-    """Copies tuples as lists, which can be changed and are what JSON gives back."""
+    """Converts tuples to lists, as in JSON."""
     if isinstance(value, Mapping):
         return {k: _lists(v) for k, v in value.items()}
     return [_lists(v) for v in value] if isinstance(value, list | tuple) else value

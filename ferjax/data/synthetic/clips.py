@@ -1,6 +1,6 @@
-"""Rendered video clips in which it is known who is where and what they show: for the live loop's tests and figures.
+"""Renders video clips with known identities, face boxes and expressions, for tests of the live loop.
 
-Every clip is a function of its kind, seed and size alone; its frames do not depend on how many are asked for.
+A clip depends on kind, seed and size only; its frames do not depend on their number.
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ from ferjax.data.synthetic.rendering import draw_room, sample_light
 from ferjax.errors import InputError, unknown
 
 _HEIGHT = 480.0  # pixels; speeds and sizes below are for frames of this height
-_FADE = 0.1  # seconds in which an expression gives way to the next
+_FADE = 0.1  # seconds of transition between two expressions
 
 
 class Person(NamedTuple):
     """One person in one frame.
 
     Attributes:
-      id: the same in every frame of the clip.
-      box: (x, y, width, height) as a frontal face detector marks it, in pixels.
+      id: identity, constant over the clip.
+      box: (x, y, width, height) in pixels, as of a frontal face detector.
       label: index into EXPRESSIONS.
     """
 
@@ -39,9 +39,9 @@ class Person(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Actor:
-    """A person and what they do: functions of the time in seconds."""
+    """A person, with pose, label and action units as functions of the time in seconds."""
 
-    who: Identity
+    identity: Identity
     clothes: tuple[int, int, int]
     pose: Callable[[float], Pose]
     label: Callable[[float], int]
@@ -51,20 +51,20 @@ class _Actor:
 def render_clip(
     kind: str, *, seed: int, frames: int, size: tuple[int, int] = (480, 640), fps: float = 30.0
 ) -> Iterator[tuple[np.ndarray, list[Person]]]:
-    """Renders a clip, frame by frame. At 480 rows and 30 frames a second faces move by two pixels a frame or more.
+    """Renders a clip frame by frame. At 480 rows and 30 fps, faces move by at least two pixels per frame.
 
     Args:
-      kind: "moving", one person; "crossing", two who pass in front of each other; "returning", one who stays
-        and one who leaves for two seconds and comes back; "four"; "none", nobody; "changing", one person with a new
-        expression every two seconds; "flicker", one who shows little under lamps that flicker.
-      seed: at least 0; decides people, room, light and paths.
-      frames: how many, at least 1.
+      kind: "moving": one person; "crossing": two people, one passes in front of the other; "returning": two people,
+        one leaves for two seconds and returns; "four": four people; "none": an empty room; "changing": one person with
+        a new expression every two seconds; "flicker": one person with a weak expression under flickering light.
+      seed: at least 0; random seed of people, room, light and paths.
+      frames: number of frames, at least 1.
       size: (height, width) in pixels, at least 120 x 160.
-      fps: frames a second.
+      fps: frames per second.
 
     Yields:
-      The frame, uint8 (H, W, 3) in BGR order, and the people of whom more than half of the face is inside it, even
-      where somebody stands before them.
+      The frame, uint8 (H, W, 3) in BGR order, and the people with more than half of the face box inside the frame,
+      occluded people included.
 
     Raises:
       InputError: if an argument is outside its range.
@@ -74,7 +74,7 @@ def render_clip(
     height, width = size
     if seed < 0 or frames < 1 or fps <= 0 or height < 120 or width < 160:
         raise InputError(
-            "a clip needs a seed of at least 0, a frame or more, a positive fps and 120x160 pixels or more, got "
+            "a clip requires seed >= 0, frames >= 1, fps > 0 and at least 120x160 pixels, got "
             f"seed {seed}, {frames} frames, {fps} fps, {height}x{width} pixels"
         )
     return _frames(kind, np.random.default_rng([len(KINDS), KINDS.index(kind), seed, height, width]), frames, size, fps)
@@ -85,10 +85,10 @@ def write_clip(kind: str, path: str | Path, *, seed: int = 0, seconds: float = 1
 
     Args:
       kind: see `render_clip`.
-      path: the file; its folder must exist.
+      path: .mp4 file in an existing folder.
       seed: see `render_clip`.
-      seconds: how long, greater than 0.
-      fps: frames a second.
+      seconds: duration, greater than 0.
+      fps: frames per second.
 
     Returns:
       The number of frames.
@@ -99,10 +99,10 @@ def write_clip(kind: str, path: str | Path, *, seed: int = 0, seconds: float = 1
     import cv2
 
     if not 0 < seconds < float("inf"):
-        raise InputError(f"a clip lasts a number of seconds greater than 0, got {seconds}")
+        raise InputError(f"seconds must be greater than 0, got {seconds}")
     path, count = Path(path), round(seconds * fps)
     if path.suffix.lower() != ".mp4" or not path.parent.is_dir():
-        raise InputError(f"a clip is written to an .mp4 file in an existing folder, got {path}")
+        raise InputError(f"the output must be an .mp4 file in an existing folder, got {path}")
     part = path.with_name(f".{path.stem}.part.mp4")
     writer = None
     try:
@@ -110,7 +110,9 @@ def write_clip(kind: str, path: str | Path, *, seed: int = 0, seconds: float = 1
             if writer is None:
                 writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), fps, image.shape[1::-1])
                 if not writer.isOpened():
-                    raise InputError(f"OpenCV cannot write {path}: its codec mp4v is missing, or the folder is closed")
+                    raise InputError(
+                        f"OpenCV cannot write {path}: the codec mp4v is missing, or the folder is not writable"
+                    )
             writer.write(image)
         if writer is not None:
             writer.release()
@@ -131,25 +133,25 @@ def _frames(
     for index in range(frames):
         time = index / fps
         canvas, present = room.copy(), []
-        for who, actor in enumerate(actors):  # the farthest first
+        for number, actor in enumerate(actors):  # farthest first
             pose = actor.pose(time)
             if -2.2 * pose.scale < pose.x < width + 2.2 * pose.scale:
                 draw_shoulders(canvas, pose, actor.clothes)
-                draw_face(canvas, actor.who, actor.face(time), pose, light)
+                draw_face(canvas, actor.identity, actor.face(time), pose, light)
                 if _inside(pose.box(), width, height) > 0.5:
-                    present.append(Person(who, pose.box(), actor.label(time)))
+                    present.append(Person(number, pose.box(), actor.label(time)))
         pixels = np.asarray(canvas, np.float32)[..., ::-1] * np.float32(lamps(time)) + grain[index % len(grain)]
         yield np.clip(pixels + 0.5, 0, 255).astype(np.uint8), present
 
 
 def _inside(box: tuple[int, int, int, int], width: int, height: int) -> float:
-    """The part of a box that lies in the frame, 0..1."""
+    """Returns the fraction of a box inside the frame, 0..1."""
     x, y, w, h = box
     return max(0, min(x + w, width) - max(x, 0)) * max(0, min(y + h, height) - max(y, 0)) / (w * h)
 
 
 def _actor(rng: np.random.Generator, pose: Callable[[float], Pose], hold: float = math.inf) -> _Actor:
-    """Draws a person who follows a path and shows another expression every `hold` seconds."""
+    """Samples a person on a given path, with a new expression every `hold` seconds."""
     red, green, blue = rng.integers(40, 200, 3).tolist()
     count = 1 if math.isinf(hold) else 64
     labels = [int(rng.integers(len(EXPRESSIONS)))]
@@ -170,9 +172,9 @@ def _actor(rng: np.random.Generator, pose: Callable[[float], Pose], hold: float 
 def _path(
     rng: np.random.Generator, scale: float, x: tuple[float, float], y: float, speed: float, start: float
 ) -> Callable[[float], Pose]:
-    """Walks to and fro between two columns at `speed` pixels a second, swaying a little.
+    """Returns a path back and forth between two columns at `speed` pixels per second, with small sway.
 
-    `start` is where the walk begins: 0 at the first column, 1 at the other one, 1.5 half of the way back.
+    `start` is the initial position: 0 the first column, 1 the second, 1.5 halfway back.
     """
     (left, right), phase = x, rng.uniform(0, 2 * math.pi, 4)
     reach = max(abs(right - left), 1.0)
@@ -213,7 +215,7 @@ def _crossing(rng: np.random.Generator, width: int, height: int) -> list[_Actor]
 def _returning(rng: np.random.Generator, width: int, height: int) -> list[_Actor]:
     k = height / _HEIGHT
     scale, speed = k * rng.uniform(38, 50), k * rng.uniform(150, 200)
-    away = 2 * (2.2 * scale / speed) + 2.0  # from the frame's edge to out of sight and back, and two seconds
+    away = 2 * (2.2 * scale / speed) + 2.0  # out of the frame and back, plus two seconds
     leaver = _path(rng, scale, (0.7 * width, width + speed * away / 2), 0.45 * height, speed, 0.0)
     stayer = _path(rng, scale, (0.2 * width, 0.35 * width), 0.5 * height, k * 70, rng.uniform(0, 2))
     return [_actor(rng, leaver), _actor(rng, stayer)]
@@ -233,20 +235,20 @@ def _four(rng: np.random.Generator, width: int, height: int) -> list[_Actor]:
 
 
 def _flicker(rng: np.random.Generator) -> Callable[[float], float]:
-    """Brightness over time: lamps of about 7 and 3 Hz."""
+    """Returns the brightness over time: flicker of about 7 and 3 Hz."""
     a, b = rng.uniform(0, 2 * math.pi, 2)
     return lambda time: 0.8 + 0.14 * math.sin(44 * time + a) + 0.06 * math.sin(19 * time + b)
 
 
-def _undecided(rng: np.random.Generator, width: int, height: int) -> list[_Actor]:
+def _weak_expression(rng: np.random.Generator, width: int, height: int) -> list[_Actor]:
     (actor,) = _walker(rng, width, height)
     label = actor.label(0.0)
     other = EXPRESSIONS[(label + 1 + int(rng.integers(len(EXPRESSIONS) - 1))) % len(EXPRESSIONS)]
-    weak = sample_action_units(rng, EXPRESSIONS[label], intensity=0.6)
-    stray, (a, b) = sample_action_units(rng, other, intensity=0.6), rng.uniform(0, 2 * math.pi, 2)
+    main = sample_action_units(rng, EXPRESSIONS[label], intensity=0.6)
+    mixed, (a, b) = sample_action_units(rng, other, intensity=0.6), rng.uniform(0, 2 * math.pi, 2)
 
     def face(time: float) -> ActionUnits:
-        return weak.blend(stray, 0.35 + 0.2 * math.sin(17 * time + a) + 0.1 * math.sin(7 * time + b))
+        return main.blend(mixed, 0.35 + 0.2 * math.sin(17 * time + a) + 0.1 * math.sin(7 * time + b))
 
     return [dataclasses.replace(actor, face=face)]
 
@@ -258,6 +260,6 @@ _CASTS: dict[str, Callable[[np.random.Generator, int, int], list[_Actor]]] = {
     "four": _four,
     "none": lambda rng, width, height: [],
     "changing": lambda rng, width, height: _walker(rng, width, height, hold=2.0),
-    "flicker": _undecided,
+    "flicker": _weak_expression,
 }
 KINDS = tuple(_CASTS)

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ferjax.data.synthetic import films
-from ferjax.data.synthetic.films import EXPRESSIONS, KINDS, render_clip
+from ferjax.data.synthetic import clips
+from ferjax.data.synthetic.clips import EXPRESSIONS, KINDS, render_clip
 from ferjax.errors import InputError
 
 SMALL = (120, 160)
@@ -35,7 +35,7 @@ def test_a_clip_is_a_function_of_its_kind_and_seed(kind):
 
 
 @pytest.mark.parametrize("kind, people", [("moving", 1), ("four", 4), ("none", 0), ("changing", 1), ("flicker", 1)])
-def test_everybody_is_there_all_the_time(kind, people):
+def test_all_people_are_in_all_frames(kind, people):
     for present in truth(kind, seconds=1):
         assert [p.id for p in present] == list(range(people))
         for x, y, w, h in (p.box for p in present):
@@ -58,7 +58,7 @@ def test_two_people_pass_in_front_of_each_other(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_one_leaves_for_two_seconds_and_comes_back(seed):
+def test_one_person_leaves_for_two_seconds_and_returns(seed):
     people = truth("returning", seed=seed, seconds=8)
     there = np.array([any(p.id == 0 for p in present) for present in people])
     assert all(any(p.id == 1 for p in present) for present in people)
@@ -74,15 +74,15 @@ def test_expressions_change_every_two_seconds():
     assert set(labels) <= set(range(len(EXPRESSIONS)))
 
 
-def test_a_change_of_expression_is_seen():
-    (actor,) = films._CASTS["changing"](np.random.default_rng(0), 640, 480)
+def test_a_change_of_expression_is_visible():
+    (actor,) = clips._CASTS["changing"](np.random.default_rng(0), 640, 480)
     before, during, after = (actor.face(time) for time in (1.9, 2.05, 2.2))
     assert before != after and actor.face(0.0) == actor.face(1.99) == before and actor.face(3.9) == after
     assert during not in (before, after)
     assert actor.label(1.9) != actor.label(2.0) == actor.label(3.9)
 
 
-def test_lamps_flicker_only_where_they_should():
+def test_only_the_flicker_clip_flickers():
     for kind, low, high in (("flicker", 0.05, 0.3), ("moving", 0.0, 0.02)):
         light = [frame[:20].mean() for frame, _ in render_clip(kind, seed=0, frames=30, size=SMALL)]
         assert low <= np.std(light) / np.mean(light) <= high
@@ -98,31 +98,31 @@ def test_lamps_flicker_only_where_they_should():
         ({"fps": 0}, "0 fps"),
     ],
 )
-def test_a_wrong_clip_is_said_at_once(change, message):
+def test_an_invalid_argument_is_named_before_rendering(change, message):
     arguments = {"kind": "moving", "seed": 0, "frames": 1, "size": SMALL} | change
     with pytest.raises(InputError, match=message):
         render_clip(arguments.pop("kind"), **arguments)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
-def test_a_film_of_no_length_is_refused(tmp_path, seconds):
-    with pytest.raises(InputError, match="seconds greater than 0"):
-        films.write_clip("moving", tmp_path / "film.mp4", seconds=seconds)
+def test_an_invalid_duration_is_refused(tmp_path, seconds):
+    with pytest.raises(InputError, match=f"seconds must be greater than 0, got {seconds}"):
+        clips.write_clip("moving", tmp_path / "film.mp4", seconds=seconds)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_frame_rate_changes_how_often_not_what_is_seen():
+def test_content_does_not_depend_on_the_frame_rate():
     assert truth("moving", seconds=1, fps=5) == truth("moving", seconds=1, fps=10)[::2]
 
 
-def test_a_film_is_the_clip(tmp_path):
+def test_the_file_contains_the_rendered_frames(tmp_path):
     path = tmp_path / "film.mp4"
-    assert films.write_clip("moving", path, seed=3, seconds=0.3) == 9
+    assert clips.write_clip("moving", path, seed=3, seconds=0.3) == 9
     film = cv2.VideoCapture(str(path))
     frames = [film.read()[1] for _ in range(9)]
     assert not film.read()[0] and film.get(cv2.CAP_PROP_FPS) == 30
     rendered = [image for image, _ in render_clip("moving", seed=3, frames=9)]
     assert all(np.abs(a.astype(int) - b).mean() < 8 for a, b in zip(frames, rendered, strict=True))
     with pytest.raises(InputError, match=r"\.mp4 file in an existing folder"):
-        films.write_clip("moving", tmp_path / "nowhere" / "film.mp4")
+        clips.write_clip("moving", tmp_path / "nowhere" / "film.mp4")
     assert [p.name for p in tmp_path.iterdir()] == ["film.mp4"]
