@@ -17,7 +17,7 @@ class Decoded(NamedTuple):
 
     Attributes:
       image: uint8 (size, size, channels).
-      remarks: applied conversions, such as "resized to 48x48"; keys of `remarks` in manifest.json, so do not reword them.
+      remarks: applied conversions, such as "resized to 48x48"; they are keys in manifest.json, so their text is fixed.
     """
 
     image: np.ndarray
