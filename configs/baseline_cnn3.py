@@ -1,7 +1,7 @@
 """Three convolutions, Paraschiv's baseline (94 thousand parameters), on FER2013.
 
-python train.py --config configs/baseline_cnn3.py
-python train.py --config configs/baseline_cnn3.py:demo     embedded data, about a minute on two cores
+ferjax train --config baseline_cnn3
+ferjax train --config baseline_cnn3:demo     embedded data, about 1 minute on 2 cores
 """
 
 from configs import common

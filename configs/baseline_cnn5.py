@@ -1,7 +1,7 @@
-"""Five convolutions with max-pool, Qin's baseline, on FER2013.
+"""Five convolutions with max-pooling, Qin's baseline, on FER2013.
 
-python train.py --config configs/baseline_cnn5.py
-python train.py --config configs/baseline_cnn5.py:demo     embedded data, about a minute on two cores
+ferjax train --config baseline_cnn5
+ferjax train --config baseline_cnn5:demo     embedded data, about 1 minute on 2 cores
 """
 
 from configs import common

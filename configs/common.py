@@ -1,4 +1,4 @@
-"""What configurations share: the groups with their defaults, and the arguments after the colon."""
+"""Provides the default groups of configurations and their arguments, such as `demo`."""
 
 from collections.abc import Callable
 
@@ -10,16 +10,13 @@ from ferjax.train import config as train_config
 
 
 def base() -> ConfigDict:
-    """Returns every group with all keys that a command line may set; plain training on FER2013.
-
-    A key is at the default of its function, but for those that are set here.
-    """
+    """Returns every group with all its keys: the defaults of its function, and training on FER2013."""
     config = ConfigDict(train_config.defaults(), allow_dotted_keys=False)
     config.data.name = "fer2013"
     config.model.update(name="", dtype="float32")
     config.teacher.workdirs = ()
     config.augment.flip = 0.5
-    config.loss.alpha = placeholder(float)  # None, and later a number only
+    config.loss.alpha = placeholder(float)  # None, or a float
     config.optim.update(name="sgd", learning_rate=0.1)
     config.fit.update(epochs=1, batch_size=64)
     return config
@@ -28,10 +25,10 @@ def base() -> ConfigDict:
 def arguments(config: ConfigDict, text: str | None, **known: Callable[[ConfigDict], None]) -> ConfigDict:
     """Applies the comma-separated arguments of `configs/name.py:a,b`, in order.
 
-    From then on the groups take no new keys, but for `data` and `model`: data sets and networks have their own options.
+    Then locks the groups except `data` and `model`, because data sets and networks have options of their own.
 
     Raises:
-      InputError: for an argument that is none of the known ones.
+      InputError: for an unknown argument.
     """
     for name in (text or "").split(","):
         if name and name not in known:
@@ -45,22 +42,19 @@ def arguments(config: ConfigDict, text: str | None, **known: Callable[[ConfigDic
 
 
 def reset(config: ConfigDict, name: str) -> None:
-    """Starts over from `base`, with the network of a name: what an experiment of a paper does first."""
+    """Resets a configuration to `base` with the named network."""
     for group, values in base().items():
         config[group] = values
     config.model.name = name
 
 
 def scratch(config: ConfigDict) -> None:
-    """Leaves out another framework's weights, for who does not have them."""
+    """Removes pretrained weights from a configuration."""
     config.init.pretrained = ""
 
 
 def embedded(config: ConfigDict, **options: int) -> None:
-    """Switches a configuration to the embedded data set, which needs no download, with the images' size and colour.
-
-    Another framework's weights are left out: training starts afresh.
-    """
+    """Switches a configuration to the embedded data set of the same image shape, without pretrained weights."""
     scratch(config)
     shape = {"size": config.data.get("size", 48), "channels": config.data.get("channels", 1)}
     reading = {key: config.data.get(key, value) for key, value in base().data.items() if key != "name"}
@@ -76,17 +70,10 @@ def demo(
     learning_rate: float = 0.003,
     warmup_epochs: float = 0.2,
 ) -> Callable[[ConfigDict], None]:
-    """Returns the argument `demo` of a network's configuration, which takes about a minute on the embedded faces.
+    """Returns the argument `demo`: about 1 minute of training on the embedded faces.
 
-    No augmentation but flips, and AdamW: SGD is not there yet after 250 steps.
-
-    Args:
-      epochs: of training.
-      train: training faces.
-      held: faces of validation, and as many of test.
-      batch_size: of training.
-      learning_rate: the highest.
-      warmup_epochs: until it is reached.
+    Augments by flips only and uses AdamW, because SGD does not converge within 250 steps. `held` is the number of
+    validation faces, and of test faces.
     """
 
     def demo(config: ConfigDict) -> None:
@@ -98,10 +85,10 @@ def demo(
     return demo
 
 
-def train_on(config: ConfigDict) -> None:
-    """Trains the network of --config.init.workdir on, gently: what every recipe of configs/compress does.
+def finetune(config: ConfigDict) -> None:
+    """Fine-tunes the network of --config.init.workdir, the basis of all recipes in configs/compress.
 
-    The group model says nothing but the dtype then; its name is for who sets init.network to False.
+    `model.name` is used only if init.network is False.
     """
     config.model.name = "resnet20"
     config.init.network = True
@@ -111,8 +98,8 @@ def train_on(config: ConfigDict) -> None:
     config.fit.update(epochs=15, batch_size=64)
 
 
-def train_on_demo(config: ConfigDict) -> None:
-    """The demo of `train_on`: two epochs on the embedded faces, afresh unless init.network and init.workdir are set."""
+def finetune_demo(config: ConfigDict) -> None:
+    """Trains for two epochs on the embedded faces; from random weights unless init.network and init.workdir are set."""
     embedded(config, train=2000, validation=500, test=500)
     config.init.network = False
     config.augment.update(rotate=0.0, translate=0.0, crop=(1.0, 1.0))
@@ -121,16 +108,16 @@ def train_on_demo(config: ConfigDict) -> None:
 
 
 def quick(config: ConfigDict) -> None:
-    """The demo of a paper's experiment: two epochs on a few small embedded faces, to see it run from end to end.
+    """Shortens a paper's experiment to two epochs on a few small embedded faces.
 
-    Frozen epochs become one, schedules are shortened in proportion, ResNet-18 and ResNet-50 have a quarter of their
-    channels; what the experiment changes stays.
+    Frozen stages take one epoch, schedules shrink in proportion, ResNet-18 and ResNet-50 have a quarter of their
+    channels.
     """
     stages, epochs = config.optim.stages, config.fit.epochs
     config.data.size = 24
     if config.model.name.startswith("deit"):
         config.data.size = 48
-    elif config.model.name == "baseline_cnn5":  # it halves them five times
+    elif config.model.name == "baseline_cnn5":  # it halves the size five times
         config.data.size = 32
     embedded(config, train=280, validation=140, test=140)
     for name, width in (("resnet18", 16), ("resnet50", 64)):

@@ -1,7 +1,7 @@
-"""Qin's small DeiT without attention, four layers, 8-pixel patches of 48x48 faces, on FER2013.
+"""Qin's small DeiT without attention: four layers, 8-pixel patches of 48×48 faces, on FER2013.
 
-python train.py --config configs/deit_attention_free.py
-python train.py --config configs/deit_attention_free.py:demo     embedded data, about a minute on two cores
+ferjax train --config deit_attention_free
+ferjax train --config deit_attention_free:demo     embedded data, about 1 minute on 2 cores
 """
 
 from configs import common

@@ -1,10 +1,11 @@
-"""DeiT-Tiny with its distillation token (5.5 million parameters), 8-pixel patches of 48x48 faces, on FER2013.
+"""DeiT-Tiny with a distillation token (5.5 million parameters), 8-pixel patches of 48×48 faces, on FER2013.
 
-python train.py --config configs/deit_tiny.py
-python train.py --config configs/deit_tiny.py:demo     embedded data, about a minute on two cores
-python distill.py --config configs/deit_tiny.py --teacher runs/resnet18   the token learns from the teacher
+ferjax train --config deit_tiny
+ferjax train --config deit_tiny:demo     embedded data, about 1 minute on 2 cores
+ferjax distill --config deit_tiny --teacher runs/resnet18
 
-Without a teacher the token learns nothing of its own: its head and the other answer together, and share the labels.
+With a teacher, the head of the distillation token learns the teacher's class. Without one, the mean of both heads
+learns the labels.
 """
 
 from configs import common
@@ -14,7 +15,7 @@ def get_config(arg=None):
     config = common.base()
     config.model.name = "deit_tiny_distilled"
     config.model.update(patch=8, grid=(6, 6))
-    config.loss.method = "hard"  # with distill.py: Touvron et al. 2021, eq. 3
+    config.loss.method = "hard"  # used with a teacher: Touvron et al. 2021, eq. 3
     config.augment.update(rotate=10.0, translate=0.1, crop=(0.85, 1.15), erase=0.3)
     config.loss.label_smoothing = 0.1
     config.optim.update(

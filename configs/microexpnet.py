@@ -1,23 +1,22 @@
-"""MicroExpNet (Rejina 2026): MobileNetV3-Small's features, attention over the last map, a small head (1.24 M).
+"""MicroExpNet (Rejina 2026): MobileNetV3-Small's features, attention over the last map, a small head (1.24 million).
 
-python train.py --config configs/microexpnet.py                 our recipe, stem at stride 1, on FER2013
-python train.py --config configs/microexpnet.py:demo            embedded data, about a minute on two cores
-python train.py --config configs/microexpnet.py:teacher         the paper's teacher: ResNet-50 from VGGFace2
-python train.py --config configs/microexpnet.py:baseline        the paper's ablation, its recipe and its stem …
-python train.py --config configs/microexpnet.py:se
-python distill.py --config configs/microexpnet.py:full --teacher runs/microexpnet-teacher
-python train.py --config configs/microexpnet.py:baseline,demo   … and quickly, on embedded data
+ferjax train --config microexpnet                 our recipe on FER2013
+ferjax train --config microexpnet:demo            embedded data, about 1 minute on 2 cores
+ferjax train --config microexpnet:teacher         the paper's teacher: ResNet-50 from VGGFace2
+ferjax train --config microexpnet:baseline        the paper's ablation, with its recipe and its stem
+ferjax train --config microexpnet:se
+ferjax distill --config microexpnet:full --teacher runs/microexpnet-teacher
+ferjax train --config microexpnet:baseline,demo   the ablation on embedded data
 
-Our recipe has stride 1 in the stem: the published stride of 2 five times leaves a 48-pixel face a map of 2x2.
+Our recipe sets the stem's stride to 1. With five strides of 2, as published, a 48-pixel face becomes a map of 2×2.
 
-The paper's figures, FER2013, called validation in one table and test in another: baseline (plain MobileNetV3-Small)
-67.0, se (attention after the last map, r = 4) 68.4, kd and full 71.2; kd is without mixup ("disabling it drops accuracy
-by 0.6": 70.6); the teacher 74.8. Its baseline has MobileNetV3-Small's 0.93 M parameters, so no head of 256: the head
-comes with "full", and baseline, se and kd have one linear layer.
+The paper's accuracy on FER2013, called validation in one table and test in another: baseline (MobileNetV3-Small) 67.0,
+se (attention after the last map, r = 4) 68.4, kd and full 71.2; teacher 74.8. kd has no mixup ("disabling it drops
+accuracy by 0.6": 70.6). The paper's baseline has MobileNetV3-Small's 0.93 million parameters, so it cannot have the
+head of 256. Here only "full" has that head; baseline, se and kd have one linear layer.
 
-Left open by the paper, our choice: the ImageNet or random start of the student (random); the teacher's 48-pixel grey
-faces copied to three colours, so that the student's --config.teacher.resize=True is set here; its weights are
-VGGFace2's resnet50_ft_weight.pkl in weights/ (or :teacher,scratch).
+Not given in the paper, chosen here: a randomly initialized student; gray 48-pixel faces copied to three colors for the
+teacher (teacher.resize). The teacher's weights are VGGFace2's weights/resnet50_ft_weight.pkl (or use :teacher,scratch).
 """
 
 from configs import common

@@ -1,7 +1,7 @@
-"""mini-Xception (56 thousand parameters, 58,423 with its BatchNorm statistics), on FER2013.
+"""mini-Xception (56 thousand parameters; 58,423 with BatchNorm statistics), on FER2013.
 
-python train.py --config configs/mini_xception.py
-python train.py --config configs/mini_xception.py:demo     embedded data, about a minute on two cores
+ferjax train --config mini_xception
+ferjax train --config mini_xception:demo     embedded data, about 1 minute on 2 cores
 """
 
 from configs import common

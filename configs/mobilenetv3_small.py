@@ -1,7 +1,7 @@
-"""MobileNetV3-Small (stem at stride 1, its own head), on FER2013.
+"""MobileNetV3-Small with its own head and a stem of stride 1, on FER2013.
 
-python train.py --config configs/mobilenetv3_small.py
-python train.py --config configs/mobilenetv3_small.py:demo     embedded data, about a minute on two cores
+ferjax train --config mobilenetv3_small
+ferjax train --config mobilenetv3_small:demo     embedded data, about 1 minute on 2 cores
 """
 
 from configs import common

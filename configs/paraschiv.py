@@ -1,22 +1,22 @@
 """Paraschiv 2026, "Real-Time Facial Emotion Recognition via Transfer Learning on FER2013": all trained experiments.
 
-python train.py --config configs/paraschiv.py:exp09             with torchvision's weights in weights/, see below
-python train.py --config configs/paraschiv.py:exp09,scratch     without them
-python train.py --config configs/paraschiv.py:exp09,demo        embedded data, no weights, under a minute
-ferjax sweep 'configs/paraschiv.py:exp*' --seeds 3    all of them, one table
-ferjax sweep 'configs/paraschiv.py:exp*,demo'         the same at a reduced budget, on the embedded data
+ferjax train --config paraschiv:exp09             requires torchvision's weights in weights/, see below
+ferjax train --config paraschiv:exp09,scratch     without pretrained weights
+ferjax train --config paraschiv:exp09,demo        embedded data, no weights, less than 1 minute
+ferjax sweep 'paraschiv:exp*' --seeds 3           all experiments in one table
+ferjax sweep 'paraschiv:exp*,demo'                the same on embedded data
 
-Without an argument: exp09, the recipe of its final table. Test accuracy in the paper (PublicTest and PrivateTest
-together, 7,178 images): see PAPER below. Score yours the same way:
+The default is exp09, the recipe of the paper's final table. The accuracies are on PublicTest and PrivateTest together
+(7,178 images). To score a run on the same images:
 ferjax evaluate --model runs/paraschiv-exp09 --split test_all
 
 experiment  what changes                                                           parent   paper %
 exp01       three convolutions from scratch, Adam 1e-3, 30 epochs                  -        48.3
-exp02       ResNet-18 with an ImageNet start, grey copied to three channels        exp01    57.1
+exp02       ResNet-18 with an ImageNet start, gray copied to three channels        exp01    57.1
 exp03       learning rate 2e-4                                                     exp02    62.8
-exp04       backbone frozen for 5 epochs; its head and its 50 epochs (see below)   exp03    64.7
+exp04       backbone frozen for 5 epochs; head and 50 epochs (see below)           exp03    64.7
 exp05       ResNet-50                                                              exp04    63.9
-exp06       grey 3x3 stem without max-pool, kernel averaged over the colours       exp04    66.4
+exp06       gray 3x3 stem without max-pool, kernel averaged over the colors        exp04    66.4
 exp07       class-weighted cross-entropy                                           exp06    67.1
 exp08       label smoothing 0.1 (exp08_02: 0.2)                                    exp07    68.2 (66.8)
 exp09       random erasing 0.3                                                     exp08    69.5
@@ -28,14 +28,16 @@ exp14_…     batch 32, 64, 128, 256                                            
 
 Experiment 15 varies the live loop's smoothing window (1, 5, 10, 20), not the training.
 
-What the paper leaves open, and our choice: flip, rotation and shift of its final table in every experiment; batch 64,
-weight decay 1e-4, gradient norm 1 and cosine to 1e-6 in every experiment that does not say otherwise; the head of 256
-from exp04 on, as the text of exp05 speaks of "the same head design", and likewise the 50 epochs with early stopping
-after 10; the training images' own mean and deviation (its 0.507 and 0.255) with every start, colour or grey; the 7x7
-kernel shrunk to 3x3 by area, because averaging over the colours alone cannot do it; dropout 0.5, 0.25, 0.25 of the head
-with two hidden layers, 0.5 of the one without. Its table of class weights is about 1.7 times its equation 1: the
-equation is used. The ImageNet weights are torchvision's resnet18-f37072fd.pth, for exp05 resnet50-0676ba61.pth, in the
-folder weights/ (or --config.init.pretrained=PATH).
+Not given in the paper, chosen here:
+- in every experiment, flip, rotation and shift of the final table
+- batch 64, weight decay 1e-4, gradient norm 1 and cosine to 1e-6, unless the paper gives a value
+- from exp04 on, the head of 256 ("the same head design" in the text of exp05), 50 epochs, early stopping after 10
+- mean and standard deviation of the training images (the paper: 0.507 and 0.255) with all initial weights
+- the 7×7 kernel resized to 3×3 by area; averaging over the colors alone does not give a 3×3 kernel
+- dropout 0.5, 0.25, 0.25 in the head with two hidden layers, 0.5 in the one without
+
+The paper's table of class weights is about 1.7 times its equation 1; the equation is used. The ImageNet weights are
+torchvision's resnet18-f37072fd.pth (exp05: resnet50-0676ba61.pth) in weights/, or set --config.init.pretrained=PATH.
 """
 
 from configs import common

@@ -1,23 +1,24 @@
 """Qin 2025, "Lightweight Deep Learning Models for Real-Time Facial Emotion Recognition", on RAF-DB.
 
-python train.py --config configs/qin.py:baseline                  five convolutions
-python train.py --config configs/qin.py:resnet18                  from scratch
-python train.py --config configs/qin.py:resnet18_pretrained       from ImageNet; the teacher of the small ResNet
-python train.py --config configs/qin.py:deit_pretrained           from ImageNet; the teacher of the small DeiT
-python train.py --config configs/qin.py:resemotenet
-python distill.py --config configs/qin.py:small_resnet --teacher runs/qin-resnet18_pretrained
-python distill.py --config configs/qin.py:small_deit --teacher runs/qin-deit_pretrained
-python train.py --config configs/qin.py:baseline,demo             embedded data, under a minute
+ferjax train --config qin:baseline                  five convolutions
+ferjax train --config qin:resnet18                  from scratch
+ferjax train --config qin:resnet18_pretrained       from ImageNet; teacher of the small ResNet
+ferjax train --config qin:deit_pretrained           from ImageNet; teacher of the small DeiT
+ferjax train --config qin:resemotenet
+ferjax distill --config qin:small_resnet --teacher runs/qin-resnet18_pretrained
+ferjax distill --config qin:small_deit --teacher runs/qin-deit_pretrained
+ferjax train --config qin:baseline,demo             embedded data, less than 1 minute
 
-Validation accuracy on its perturbed RAF-DB: see PAPER. The small ones are quantised there too; the small DeiT's 84.55
-belongs to a full DeiT-Tiny (a counting error) and is no target. Clean accuracy of our runs is not the same figure:
-score them with the perturbed test of ferjax.evaluate.scoring --split test --robustness --full.
+PAPER holds the paper's validation accuracies on perturbed RAF-DB, where the small networks are also quantized. The
+small DeiT's 84.55 is that of a full DeiT-Tiny (the paper miscounts its parameters) and is not a target. To score on
+perturbed images:
+ferjax evaluate --model runs/qin-small_resnet-distilled --split test --robustness --full
 
-Left open by the paper, our choice: α = 0.5 and τ = 4 ("default values"), Adam at 1e-3 (1e-4 from pretrained weights),
-StepLR halving every 20 of 90 epochs (it says 80 to 100), batch 64, no augmentation of the training set (it perturbs the
-test set only), 96-pixel colour images for the convolutional networks and their student, 224 for DeiT and its student,
-the five convolutions' widths. Weights, in weights/ (or add scratch): torchvision's resnet18-f37072fd.pth and timm's
-deit_tiny_patch16_224-a1311bcf.pth. RAF-DB's 100 pixels are resized as they are loaded.
+Not given in the paper, chosen here: α = 0.5 and τ = 4 ("default values"); Adam at 1e-3 (1e-4 from pretrained weights);
+StepLR, halved every 20 of 90 epochs (the paper: 80 to 100); batch 64; no augmentation (the paper perturbs the test set
+only); 96-pixel color images, 224 for DeiT and its student; the widths of the five convolutions. Weights in weights/ (or
+add scratch): torchvision's resnet18-f37072fd.pth and timm's deit_tiny_patch16_224-a1311bcf.pth. The 100-pixel images of
+RAF-DB are resized while they are loaded.
 """
 
 from configs import common

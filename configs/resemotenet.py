@@ -1,7 +1,7 @@
-"""ResEmoteNet (80 million parameters), on FER2013. For a GPU.
+"""ResEmoteNet (80 million parameters), on FER2013. Requires a GPU.
 
-python train.py --config configs/resemotenet.py
-python train.py --config configs/resemotenet.py:demo     embedded data, about a minute on two cores
+ferjax train --config resemotenet
+ferjax train --config resemotenet:demo     embedded data, about 1 minute on 2 cores
 """
 
 from configs import common

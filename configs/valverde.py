@@ -1,12 +1,12 @@
 """Valverde et al., "A Lightweight Facial Emotion Recognition System Using Network Optimization Methods": mini-Xception.
 
-python train.py --config configs/valverde.py
-python train.py --config configs/valverde.py:demo     embedded data, under a minute
+ferjax train --config valverde
+ferjax train --config valverde:demo     embedded data, less than 1 minute
 
-250 epochs; FER2013 train 71.0, test 67.0; 58,423 parameters, which are mini-Xception's with its BatchNorm statistics.
-Its pruning and quantisation while training belong to the compression recipes; this is the network they start from.
+The paper: 250 epochs, FER2013 train 71.0, test 67.0; 58,423 parameters, BatchNorm statistics included. Its pruning and
+quantization-aware training are in configs/compress/joint.py, which starts from this network.
 
-The paper gives nothing else. Our choice: 48x48 grey images, cross-entropy, Adam 1e-3 by cosine to 1e-5, batch 64, and
+Not given in the paper, chosen here: 48×48 gray images, cross-entropy, Adam 1e-3 by cosine to 1e-5, batch 64, and
 the augmentation of the network's authors (Arriaga et al. 2017): rotation of 10 degrees, shifts of a tenth, crops of 0.9
 to 1.1, flips.
 """

@@ -102,8 +102,8 @@ def row(
 def kind(config: Mapping[str, Any], spec: ModelSpec) -> str:
     """Returns how a model was trained, in words, such as "distilled, int8 trained"."""
     loss, taught = config.get("loss", {}), config.get("teacher", {}).get("workdirs")
-    listens = objective.listens(loss.get("method", "soft"), loss.get("alpha"))
-    parts = ["distilled" if taught and listens else "plain"]
+    uses_teacher = objective.uses_teacher(loss.get("method", "soft"), loss.get("alpha"))
+    parts = ["distilled" if taught and uses_teacher else "plain"]
     names = {"qat": "int8 trained", "int8": "int8 after training", "none": ""}
     return ", ".join(filter(None, [*parts, names.get(spec.quantization, spec.quantization)]))
 

@@ -91,7 +91,7 @@ def train(row: Row, seed: int, workdir: pathlib.Path, study: Study) -> None:
     if row.macs < 1:
         start = study.runs / f"slim-{row.macs:g}"
         if not (start / "compress.json").exists():
-            compress.compress(study.model, start, compress.Wish(macs=row.macs), data_dir=study.data_dir)
+            compress.compress(study.model, start, compress.Steps(macs=row.macs), data_dir=study.data_dir)
     if row.macs < 1 and row.bits:
         if study.epochs < 2:
             raise errors.InputError("it needs 2 epochs: one in floats, one in integers")

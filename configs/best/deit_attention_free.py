@@ -1,13 +1,13 @@
-"""Qin's small DeiT, four layers, 8-pixel patches: the recipe that the field's strong plain networks share.
+"""Qin's small DeiT, four layers, 8-pixel patches, trained with a strong recipe: long, with heavy augmentation.
 
-python train.py --config configs/best/deit_attention_free.py
-python distill.py --config configs/best/deit_attention_free.py --teacher runs/best-resnet18      with a teacher
-python train.py --config configs/best/deit_attention_free.py:demo     embedded data, about a minute on two cores
+ferjax train --config best/deit_attention_free
+ferjax distill --config best/deit_attention_free --teacher runs/best-resnet18      with a teacher
+ferjax train --config best/deit_attention_free:demo     embedded data, about 1 minute on 2 cores
 
-AdamW, as transformers need it (Touvron et al. 2021, table 9), cosine, 300 epochs; flip, rotation ±10°, shift 10 %,
-crop 0.8 to 1.2, erasing 0.25, mixup 0.2, label smoothing 0.1, a running average of the weights.
+AdamW (Touvron et al. 2021, table 9), cosine, 300 epochs; flip, rotation ±10°, shift 10 %,
+crop 0.8 to 1.2, erasing 0.25, mixup 0.2, label smoothing 0.1, moving average of the weights.
 
-Select on validation; report test-time augmentation beside the single crop, never in its place.
+Select epochs on the validation split. Report test-time augmentation in addition to the single crop.
 """
 
 from configs import common

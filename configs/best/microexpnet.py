@@ -1,13 +1,13 @@
-"""MicroExpNet, stem at stride 1: the recipe that the field's strong plain networks share.
+"""MicroExpNet, stem at stride 1, trained with a strong recipe: long, with heavy augmentation.
 
-python train.py --config configs/best/microexpnet.py
-python distill.py --config configs/best/microexpnet.py --teacher runs/best-resnet18      with a teacher
-python train.py --config configs/best/microexpnet.py:demo     embedded data, about a minute on two cores
+ferjax train --config best/microexpnet
+ferjax distill --config best/microexpnet --teacher runs/best-resnet18      with a teacher
+ferjax train --config best/microexpnet:demo     embedded data, about 1 minute on 2 cores
 
 SGD with Nesterov momentum, cosine, 200 epochs; flip, rotation ±10°, shift 10 %, crop 0.8 to 1.2, erasing 0.5,
-mixup 0.2, label smoothing 0.1, a running average of the weights.
+mixup 0.2, label smoothing 0.1, moving average of the weights.
 
-Select on validation; report test-time augmentation beside the single crop, never in its place.
+Select epochs on the validation split. Report test-time augmentation in addition to the single crop.
 """
 
 from configs import common

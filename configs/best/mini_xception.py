@@ -1,14 +1,14 @@
-"""mini-Xception: the recipe that the field's strong plain networks share.
+"""mini-Xception, trained with a strong recipe: long, with heavy augmentation.
 
-python train.py --config configs/best/mini_xception.py
-python distill.py --config configs/best/mini_xception.py --teacher runs/best-resnet18      with a teacher
-python train.py --config configs/best/mini_xception.py:demo     embedded data, about a minute on two cores
+ferjax train --config best/mini_xception
+ferjax distill --config best/mini_xception --teacher runs/best-resnet18      with a teacher
+ferjax train --config best/mini_xception:demo     embedded data, about 1 minute on 2 cores
 
 AdamW with clipped gradients, cosine, 250 epochs; flip, rotation ±10°, shift 10 %, crop 0.85 to 1.15, erasing 0.25,
-label smoothing 0.1, a running average of the weights. Not the others' SGD: at 0.1 a trial stood at a loss of 15 after
-20 steps, AdamW at 2.8 after 40.
+label smoothing 0.1, moving average of the weights. SGD at 0.1, as in the other recipes, had a loss of 15 after 20 steps
+of a trial; AdamW had 2.8 after 40.
 
-Select on validation; report test-time augmentation beside the single crop, never in its place.
+Select epochs on the validation split. Report test-time augmentation in addition to the single crop.
 """
 
 from configs import common

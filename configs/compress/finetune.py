@@ -1,14 +1,14 @@
-"""Trains a compressed network on: whatever network a run holds, slimmed, pruned, folded or quantised.
+"""Fine-tunes a compressed network: slimmed, pruned, folded or quantized.
 
 ferjax compress --model runs/resnet20 --macs 0.5 --out runs/slim
-python train.py --config configs/compress/finetune.py --config.init.workdir=runs/slim
-python distill.py --config configs/compress/finetune.py --config.init.workdir=runs/slim --teacher runs/resnet20
-python train.py --config configs/compress/finetune.py:demo     embedded data, about a minute: ResNet-20 afresh
-python train.py --config configs/compress/finetune.py:demo --config.init.network=True --config.init.workdir=runs/slim
+ferjax train --config compress/finetune --config.init.workdir=runs/slim
+ferjax distill --config compress/finetune --config.init.workdir=runs/slim --teacher runs/resnet20
+ferjax train --config compress/finetune:demo     embedded data, about 1 minute: ResNet-20 afresh
+ferjax train --config compress/finetune:demo --config.init.network=True --config.init.workdir=runs/slim
 
-The network is the run's, widths included, and what is zero stays zero. A run that is quantised goes on so with
-`--config.quant.bits=8` (or 4). SGD with Nesterov momentum from a tenth of the usual rate, by cosine, and the mild
-augmentation of configs/resnet20.py. Any other recipe does the same with `--config.init.network=True`.
+The network is that of the run, widths included. Weights that are zero stay zero. For a quantized run, set
+`--config.quant.bits=8` (or 4). SGD with Nesterov momentum from a tenth of the usual learning rate, cosine, and the mild
+augmentation of configs/resnet20.py. `--config.init.network=True` fine-tunes with any other recipe.
 """
 
 from configs import common
@@ -16,6 +16,6 @@ from configs import common
 
 def get_config(arg=None):
     config = common.base()
-    common.train_on(config)
+    common.finetune(config)
     config.prune.keep_zeros = True
-    return common.arguments(config, arg, demo=common.train_on_demo)
+    return common.arguments(config, arg, demo=common.finetune_demo)

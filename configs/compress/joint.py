@@ -1,12 +1,11 @@
-"""Prunes and quantises in one training, as Valverde et al. do, and distils: mini-Xception, half its weights, in 8 bits.
+"""Prunes, quantizes and distills in one training (Valverde et al.): mini-Xception, 50 % sparse, 8 bits.
 
-python distill.py --config configs/compress/joint.py --config.init.workdir=runs/valverde --teacher runs/best-resnet18
-python export.py --model runs/compress-joint-distilled --out exports/joint --quantization qat
-python distill.py --config configs/compress/joint.py:demo --teacher runs/resnet20-demo     embedded data, about a minute
+ferjax distill --config compress/joint --config.init.workdir=runs/valverde --teacher runs/best-resnet18
+ferjax export --model runs/compress-joint-distilled --out exports/joint --quantization qat
+ferjax distill --config compress/joint:demo --teacher runs/resnet20-demo     embedded data, about 1 minute
 
-One compiled step does all three: the teacher's answers beside the labels, weights and activations rounded, pruned
-weights at zero. Their paper prunes and quantises from the start of 250 epochs; here a trained network goes on, because
-integers need its normalisations folded.
+One compiled step does all three. The paper prunes and quantizes from the first of its 250 epochs. This recipe starts
+from a trained network, because quantization requires folded normalizations.
 """
 
 from configs import common
@@ -14,7 +13,7 @@ from configs import common
 
 def get_config(arg=None):
     config = common.base()
-    common.train_on(config)
+    common.finetune(config)
     config.model.name = "mini_xception"
     config.optim.update(name="adam", learning_rate=1e-4, weight_decay=0.0, clip_norm=1.0)
     config.loss.update(label_smoothing=0.0, alpha=0.7, temperature=4.0)
@@ -24,6 +23,6 @@ def get_config(arg=None):
 
 
 def demo(config):
-    common.train_on_demo(config)
+    common.finetune_demo(config)
     config.quant.freeze_epochs = 1.0
     config.prune.ramp_epochs = 1.0

@@ -1,13 +1,14 @@
-"""Prunes a network while it trains on: 80 % of all weights at zero, wherever they matter least.
+"""Prunes a network during fine-tuning: 80 % of its weights, by global magnitude.
 
-python train.py --config configs/compress/prune.py --config.init.workdir=runs/resnet20
-python train.py --config configs/compress/prune.py:s90 --config.init.workdir=runs/resnet20     also s50
-python train.py --config configs/compress/prune.py:filter --config.init.workdir=runs/resnet20     whole channels, half
-ferjax compress --model runs/compress-prune-filter --dead --out runs/slim     which are then removed
-python train.py --config configs/compress/prune.py:demo     embedded data, about a minute: ResNet-20 afresh
+ferjax train --config compress/prune --config.init.workdir=runs/resnet20
+ferjax train --config compress/prune:s90 --config.init.workdir=runs/resnet20     also s50
+ferjax train --config compress/prune:filter --config.init.workdir=runs/resnet20     half of the channels
+ferjax compress --model runs/compress-prune-filter --dead --out runs/slim     removes them
+ferjax train --config compress/prune:demo     embedded data, about 1 minute: ResNet-20 afresh
 
-Sparsity rises over the first half (Zhu & Gupta 2017), one threshold on the magnitudes for all layers; the best epoch is
-chosen among those that have it all. Zeros make a file no smaller by themselves and no runtime here faster: channels do.
+Sparsity rises over the first half of training (Zhu & Gupta 2017), with one threshold for all layers. The best epoch is
+selected among those of full sparsity. Zeros alone make neither the file smaller nor inference faster; removed channels
+do both.
 """
 
 from configs import common
@@ -15,7 +16,7 @@ from configs import common
 
 def get_config(arg=None):
     config = common.base()
-    common.train_on(config)
+    common.finetune(config)
     config.prune.update(sparsity=0.8, ramp_epochs=7.5)
     shares = {"s50": 0.5, "s80": 0.8, "s90": 0.9}
     known = {name: lambda config, share=share: config.prune.update(sparsity=share) for name, share in shares.items()}
@@ -27,5 +28,5 @@ def filters(config):
 
 
 def demo(config):
-    common.train_on_demo(config)
+    common.finetune_demo(config)
     config.prune.ramp_epochs = 1.0

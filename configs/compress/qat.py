@@ -1,13 +1,13 @@
-"""Trains a network on with quantisation: every weight and activation rounded as the integer file will round it.
+"""Fine-tunes a network with quantization-aware training, with the rounding of the exported integer file.
 
-python train.py --config configs/compress/qat.py --config.init.workdir=runs/resnet20
-python train.py --config configs/compress/qat.py:int4 --config.init.workdir=runs/resnet20     weights of 4 bits
-python export.py --model runs/compress-qat --out exports/qat --quantization qat
-python train.py --config configs/compress/qat.py:demo     embedded data, about a minute: ResNet-20 afresh
+ferjax train --config compress/qat --config.init.workdir=runs/resnet20
+ferjax train --config compress/qat:int4 --config.init.workdir=runs/resnet20     4-bit weights
+ferjax export --model runs/compress-qat --out exports/qat --quantization qat
+ferjax train --config compress/qat:demo     embedded data, about 1 minute: ResNet-20 afresh
 
-Normalisations are folded into the layers before them first (Jacob et al. 2018, section 3.2), ranges start from 256
-training images, move with the batches and stay for the last third, so that the weights settle in the grid that is
-shipped. Without normalisations the rate is a tenth of fine-tuning's.
+Normalizations are folded first (Jacob et al. 2018, section 3.2). Ranges are calibrated on 256 training images, follow
+the batches as a moving average, and stay fixed for the last third, so that the weights converge on the final grid.
+Without normalizations, the learning rate is a tenth of that of fine-tuning.
 """
 
 from configs import common
@@ -15,7 +15,7 @@ from configs import common
 
 def get_config(arg=None):
     config = common.base()
-    common.train_on(config)
+    common.finetune(config)
     config.optim.update(learning_rate=0.001, clip_norm=1.0)
     config.quant.update(bits=8, freeze_epochs=10.0)
     config.prune.keep_zeros = True
@@ -27,5 +27,5 @@ def int4(config):
 
 
 def demo(config):
-    common.train_on_demo(config)
+    common.finetune_demo(config)
     config.quant.freeze_epochs = 1.0

@@ -1,6 +1,6 @@
-"""Compression after training: pruned, slimmed, folded, rounded, or to the size that a file may have."""
+"""Compresses trained networks: pruning, channel removal, folding, quantization, or a target file size."""
 
 from ferjax.compress.budget import fit
-from ferjax.compress.pipeline import Wish, apply, compress, report
+from ferjax.compress.pipeline import Steps, apply, compress, report
 
-__all__ = ["Wish", "apply", "compress", "fit", "report"]
+__all__ = ["Steps", "apply", "compress", "fit", "report"]

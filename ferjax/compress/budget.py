@@ -1,4 +1,4 @@
-"""What a network costs as a file: its bytes and its milliseconds, and the best network that a size allows."""
+"""Measures the size and latency of a network as a file, and finds the best network within a file size."""
 
 import pathlib
 import tempfile
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from ferjax import cli, errors, export, models, runtime
-from ferjax import spec as contract
+from ferjax import spec as specs
 from ferjax.compress.channels import cut, groups, loss, refreshed, scores, slimmed
 from ferjax.export.conversion import Conversion
 from ferjax.prune import slim
@@ -27,25 +27,27 @@ _TRIES = 6
 def fit(
     network: Trained, target: int, *, slopes: Callable[[Trained], Any], images: np.ndarray, labels: np.ndarray
 ) -> Trained:
-    """Returns the best network whose exported TFLite file takes no more than a number of bytes.
+    """Returns the best network whose exported TFLite file has at most `target` bytes.
 
-    A network that fits as it is stays so. Else, for each width of the weights, one threshold on the channels' scores
-    gives the largest network that fits; of these the one with the smallest loss is taken. So no layer needs a setting
-    of its own (Valverde's claim), and what a width costs is measured, not assumed.
+    A network that fits is returned unchanged. Otherwise, for each bit width of the weights, one threshold on the
+    channel scores of all layers gives the largest network that fits; the one with the smallest loss is returned.
 
     Args:
-      network: to begin with, in floats.
-      target: the file's bytes, spec included.
-      slopes: network -> gradients of its parameters for the channels' scores, or None for their magnitude.
+      network: the network, in float32.
+      target: size of the file in bytes, with the spec.
+      slopes: network -> gradients of its parameters for the channel scores, or None for magnitudes.
       images: uint8 (N, H, W, C) training images, for ranges and losses.
-      labels: int (N,) of them.
+      labels: int (N,) labels of the images.
 
     Raises:
-      InputError: if the network rounds already, or no width fits: the smallest file is named.
+      InputError: if the network is quantized, or no bit width fits.
     """
     if trained.weight_bits(network.spec):
-        raise errors.InputError("--target-bytes chooses the bits: start from a run in floats")
-    channels = _slimmable(network)
+        raise errors.InputError(f"--target-bytes requires a float network, got {network.spec.quantization}")
+    try:
+        channels = bool(groups(network))
+    except errors.InputError:  # no rules for this architecture
+        channels = False
     scored = scores(network, slopes(network)) if channels else {}
     candidates, smallest = [], {}
     for bits in WIDTHS:
@@ -59,7 +61,7 @@ def fit(
             cli.note(f"{_named(bits)}: {file_bytes(candidate):,} bytes, {candidate.spec.parameters:,} parameters")
     if not candidates:
         bits = min(smallest, key=lambda b: smallest[b])
-        how = "every group of channels at its least" if channels else "it has no rules for removing channels"
+        how = "minimum channels" if channels else "its channels cannot be removed"
         raise errors.InputError(
             f"{network.spec.architecture} does not fit into {target:,} bytes: the smallest file has "
             f"{smallest[bits]:,} ({_named(bits)}, {how})"
@@ -68,21 +70,29 @@ def fit(
 
 
 def file_bytes(network: Trained) -> int:
-    """Returns the size of the TFLite file that export.py makes of a network, spec included."""
+    """Returns the size in bytes of the TFLite file that `ferjax export` makes of a network, with the spec."""
+    spec = network.spec
+    quantization = spec.quantization if trained.weight_bits(spec) else "none"
+    row = export.choose(spec, ["tflite"], [quantization])[0]
+    third = 1 / 3  # the longest decimal form, so that the spec is at least as long as the exported one
+    known = {"temperature": third, "abstention_threshold": third, "accuracy": {"validation": third}}
     with tempfile.TemporaryDirectory() as folder:
-        return _written(network, pathlib.Path(folder)).stat().st_size
+        path = pathlib.Path(folder) / "model.tflite"
+        path.write_bytes(row.make(Conversion(network, np.zeros(0))))
+        specs.embed(path, spec.replace(quantization=quantization, params_sha256="0" * 64, macs=10**9, **known))
+        return path.stat().st_size
 
 
 def latency(spec: ModelSpec) -> slim.CostFn:
-    """Returns the cost of a module in milliseconds for one image: its float32 TFLite file on this machine, one thread.
+    """Returns a cost function for `ferjax.prune.slim.choose`: module -> milliseconds for one image.
 
-    The median of a hundred passes, for `ferjax.prune.slim.choose`; a machine that does other things measures them too.
+    It is the median of 100 passes of the float32 TFLite file on this machine, with one thread.
 
     Args:
-      spec: of the network, for its input.
+      spec: the spec of the network.
     """
     image = np.zeros((1, *spec.input_shape), np.uint8)
-    plain = spec.replace(quantization="none")  # what a network that rounds costs in floats
+    plain = spec.replace(quantization="none")
 
     def milliseconds(module: Any) -> float:
         shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), np.zeros(image.shape, np.float32), train=False))
@@ -92,7 +102,7 @@ def latency(spec: ModelSpec) -> slim.CostFn:
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "model.tflite"
             path.write_bytes(source.float32)
-            contract.embed(path, plain)
+            specs.embed(path, plain)
             loaded, times = runtime.load(path, threads=1), []
             for _ in range(120):
                 started = time.perf_counter()
@@ -106,14 +116,14 @@ def latency(spec: ModelSpec) -> slim.CostFn:
 def _largest(
     network: Trained, scored: dict[str, np.ndarray], bits: int, target: int, images: np.ndarray
 ) -> Trained | int:
-    """Returns the largest network of a width that fits, or the size of the smallest there is."""
+    """Returns the largest network that fits with a bit width, or the size of the smallest one if none fits."""
     shape = network.spec.input_shape
 
     def price(module: Any) -> float:
         return _payload(module, shape, bits)
 
     def made(plain: Trained) -> tuple[Trained, float, int]:
-        rounded = _rounded(plain, bits, images)
+        rounded = plain if bits == 32 else train_quantization.quantize(plain, images, bits=bits)
         return rounded, price(plain.module), file_bytes(rounded)
 
     whole, payload, size = made(network)
@@ -124,7 +134,7 @@ def _largest(
     best, floor, held = made(refreshed(cut(network, least), images))
     if held > target:
         return held
-    for _ in range(_TRIES):  # what a file holds beside its numbers hardly depends on the widths
+    for _ in range(_TRIES):  # the overhead of the file hardly depends on the widths, so this converges
         plain = slimmed(network, scored, price, max(floor, payload + target - size))
         if price(plain.module) == payload:
             break
@@ -134,12 +144,8 @@ def _largest(
     return best
 
 
-def _rounded(network: Trained, bits: int, images: np.ndarray) -> Trained:
-    return network if bits == 32 else train_quantization.quantize(network, images, bits=bits)
-
-
 def _payload(module: Any, shape: tuple[int, int, int], bits: int) -> float:
-    """Returns the bytes of a network's numbers in a file; integer kernels have a scale and a zero point a channel."""
+    """Returns the bytes of the parameters in a file, with a scale and a zero point per channel of integer kernels."""
     image = jax.ShapeDtypeStruct((1, *shape), np.float32)
     params = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)["params"]
     total = 0.0
@@ -148,25 +154,6 @@ def _payload(module: Any, shape: tuple[int, int, int], bits: int) -> float:
         total += leaf.size * (bits / 8 if kernel else 4)
         total += 12 * leaf.shape[-1] if kernel and bits < 32 else 0
     return total
-
-
-def _written(network: Trained, folder: pathlib.Path) -> pathlib.Path:
-    spec = network.spec
-    quantization = spec.quantization if trained.weight_bits(spec) else "none"
-    row = export.choose(spec, ["tflite"], [quantization])[0]
-    path = folder / "model.tflite"
-    path.write_bytes(row.make(Conversion(network, np.zeros(0))))
-    third = 1 / 3  # all its digits: the spec is priced as long as what is measured later can make it
-    known = {"temperature": third, "abstention_threshold": third, "accuracy": {"validation": third}}
-    contract.embed(path, spec.replace(quantization=quantization, params_sha256="0" * 64, macs=10**9, **known))
-    return path
-
-
-def _slimmable(network: Trained) -> bool:
-    try:
-        return bool(groups(network))
-    except errors.InputError:
-        return False
 
 
 def _named(bits: int) -> str:

@@ -1,4 +1,4 @@
-"""Channels of a network: scored, removed, and the statistics of what is left taken anew."""
+"""Scores and removes the channels of a trained network, and recomputes its running statistics."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,25 +12,25 @@ from ferjax.prune import slim
 from ferjax.weights import Trained
 
 _BATCH = 64
-_LOOKS = 50  # of the running averages; each keeps nine tenths of what was there, so that 0.5 % of it is left
+_UPDATES = 50  # of the running statistics; with a momentum of 0.9, 0.5 % of the old values remain
 
 
 def groups(network: Trained) -> tuple[slim.Group, ...]:
-    """Returns the channels that can be removed.
+    """Returns the groups of removable channels.
 
     Raises:
-      InputError: for a network without rules.
+      InputError: if there are no rules for the architecture.
     """
     return slim.find_groups(network.spec.architecture, network.spec.architecture_args)
 
 
 def scores(network: Trained, slopes: Any = None) -> dict[str, np.ndarray]:
-    """Returns how much each channel matters, see `ferjax.prune.slim.channel_scores`."""
+    """Returns the scores of the channels, see `ferjax.prune.slim.channel_scores`."""
     return slim.channel_scores(groups(network), network.variables, slopes)
 
 
 def slimmed(network: Trained, scores: Mapping[str, np.ndarray], price: slim.CostFn, target: float) -> Trained:
-    """Returns the network with the best channels that a target allows, see `ferjax.prune.slim.choose`."""
+    """Returns the network with the best channels within a target cost, see `ferjax.prune.slim.choose`."""
     spec, classes = network.spec, len(network.spec.class_names)
     keep = slim.choose(
         spec.architecture, spec.architecture_args, scores, cost_of=price, target=target, num_classes=classes
@@ -39,7 +39,7 @@ def slimmed(network: Trained, scores: Mapping[str, np.ndarray], price: slim.Cost
 
 
 def cut(network: Trained, keep: Mapping[str, np.ndarray]) -> Trained:
-    """Returns the network with these channels of each group alone, see `ferjax.prune.slim.cut`."""
+    """Returns the network with only these channels of each group, see `ferjax.prune.slim.cut`."""
     spec = network.spec
     arguments, variables = slim.cut(
         spec.architecture,
@@ -54,10 +54,9 @@ def cut(network: Trained, keep: Mapping[str, np.ndarray]) -> Trained:
 
 
 def refreshed(network: Trained, images: np.ndarray) -> Trained:
-    """Returns the network with the statistics of its normalisations taken anew; as it is where it has none.
+    """Returns the network with recomputed running statistics of its batch normalizations, if it has any.
 
-    What a removed channel or weight gave is missing from every sum behind it: with the statistics of before, a network
-    that is cut hard answers by chance.
+    With the old statistics, a network that lost many channels predicts at chance level.
 
     Args:
       network: the network.
@@ -68,43 +67,29 @@ def refreshed(network: Trained, images: np.ndarray) -> Trained:
     spec, apply_fn = network.spec, network.apply
 
     @jax.jit
-    def look(variables: Any, pixels: jax.Array, key: jax.Array) -> Any:
+    def update(variables: Any, pixels: jax.Array, key: jax.Array) -> Any:
         inputs = augment.normalize(augment.to_float(pixels), mean=spec.mean, std=spec.std)
         return apply_fn(variables, inputs, train=True, mutable=["batch_stats"], rngs={"dropout": key})[1]["batch_stats"]
 
     variables, rng = dict(network.variables), np.random.default_rng(0)
-    for step in range(_LOOKS):
+    for step in range(_UPDATES):
         chosen = rng.permutation(len(images))[:_BATCH]
-        statistics = look(variables, jnp.asarray(images[chosen]), jax.random.key(step))
-        variables["batch_stats"] = statistics
+        variables["batch_stats"] = update(variables, jnp.asarray(images[chosen]), jax.random.key(step))
     return Trained(spec, variables)
 
 
 def loss(network: Trained, images: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean cross-entropy of a network in evaluation mode.
-
-    Args:
-      network: the network.
-      images: uint8 (N, H, W, C).
-      labels: int (N,).
-    """
-    total = _sums(network, images, labels, lambda f: f)
-    return float(total) / len(labels)
+    """Returns the mean cross-entropy on uint8 images (N, H, W, C) and int labels (N,) in evaluation mode."""
+    return float(_sums(network, images, labels, lambda f: f)) / len(labels)
 
 
 def gradients(network: Trained, images: np.ndarray, labels: np.ndarray) -> Any:
-    """Returns the gradient of the summed cross-entropy with respect to the parameters, in evaluation mode.
-
-    Args:
-      network: the network.
-      images: uint8 (N, H, W, C).
-      labels: int (N,).
-    """
+    """Returns the gradient of the summed cross-entropy with respect to the parameters; arguments as in `loss`."""
     return _sums(network, images, labels, jax.grad)
 
 
 def _sums(network: Trained, images: np.ndarray, labels: np.ndarray, transform: Any) -> Any:
-    """Returns the summed loss, or what `transform` makes of that function of the parameters, over all images."""
+    """Returns the sum over all batches of `transform` of the summed loss, a function of the parameters."""
     spec, apply_fn = network.spec, network.apply
     rest = {k: v for k, v in network.variables.items() if k != "params"}
 

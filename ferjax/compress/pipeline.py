@@ -1,4 +1,4 @@
-"""What is asked for, done in order: pruned, slimmed, folded, rounded; the result a workdir with a record of it."""
+"""Compresses a trained network by steps in a fixed order and writes a workdir with a report."""
 
 import json
 import pathlib
@@ -24,22 +24,22 @@ RECORD = "compress.json"
 _IMAGES = 512
 
 
-class Wish(NamedTuple):
-    """What is to be done with a network; 0 and False leave a step out.
+class Steps(NamedTuple):
+    """The steps of a compression; 0 or False skips a step.
 
     Attributes:
       sparsity: share of units to prune.
       structure: see `ferjax.prune.prune`.
       distribution: see `ferjax.prune.prune`.
-      score: "magnitude" or "gradient_weight", of weights, filters and channels alike.
-      keep: regular expressions over parameter paths that are not pruned; of whole filters, neither are the classes.
-      dead: whether channels that give nothing but zero are removed.
-      macs: largest number of multiply-accumulate operations; up to 1, as a share of the network's.
-      parameters: the same of its parameters.
-      latency: largest milliseconds for one image, see `budget.latency`.
-      fold: whether normalisations are folded.
-      bits: of the weights, 8 or 4, with 8-bit activations.
-      target_bytes: largest size of the exported TFLite file; bits and widths are chosen.
+      score: "magnitude" or "gradient_weight", for weights, filters and channels.
+      keep: regular expressions of parameter paths to leave unpruned; pruning of filters never removes classes.
+      dead: whether to remove channels whose output is always zero.
+      macs: maximum multiply-accumulate operations; up to 1, a share of the network's.
+      parameters: maximum parameters; up to 1, a share of the network's.
+      latency: maximum milliseconds for one image, see `budget.latency`.
+      fold: whether to fold batch normalizations.
+      bits: bits of the weights, 8 or 4; activations have 8.
+      target_bytes: maximum size of the exported TFLite file; sets bits and widths.
     """
 
     sparsity: float = 0.0
@@ -57,95 +57,92 @@ class Wish(NamedTuple):
 
 
 _PRUNING = ("structure", "distribution", "keep")
-_HOW = (*_PRUNING, "score")
+_OPTIONS = (*_PRUNING, "score")
 
 
 def compress(
-    model: pathlib.Path | str, out: pathlib.Path | str, wish: Wish, *, data_dir: pathlib.Path | str | None = None
+    model: pathlib.Path | str, out: pathlib.Path | str, steps: Steps, *, data_dir: pathlib.Path | str | None = None
 ) -> dict[str, Any]:
-    """Writes a smaller network into a folder of its own.
+    """Writes a compressed network to a new workdir.
 
     Args:
-      model: the --workdir of a training run, or its weights as .safetensors.
-      out: a folder that is not there, or empty.
-      wish: what is to be done.
-      data_dir: where the data set lies that the network was trained on.
+      model: a workdir or a .safetensors file.
+      out: a folder that does not exist or is empty.
+      steps: what to do.
+      data_dir: folder of prepared data.
 
     Returns:
-      What was changed, as `report` says, and the accuracy on validation before and after; also in compress.json.
+      The result of `report`, with the validation accuracy before and after, as stored in compress.json.
 
     Raises:
-      InputError: if nothing is asked for, the folders cannot be used, or a wish cannot be met.
+      InputError: if no step is given, a step is impossible, or a folder cannot be used.
     """
     out = pathlib.Path(out)
-    _check(wish)
+    _check(steps)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise errors.InputError(f"{out} is there: choose another --out")
+        raise errors.InputError(f"{out} exists: choose another --out")
     folders.check_replaceable(out)
     checkpoint.check_path(out)
-    of_file: dict[str, Any] = {"config": {}, "history": [], "step": 0}
-    whole, meta = checkpoint.read(model) if pathlib.Path(model).is_dir() else (weights.load(model), of_file)
+    no_run: dict[str, Any] = {"config": {}, "history": [], "step": 0}
+    whole, meta = checkpoint.read(model) if pathlib.Path(model).is_dir() else (weights.load(model), no_run)
     spec = whole.spec
     faces = data.load(spec.dataset, data_dir=data_dir, **spec.dataset_args)
     places = predictor.check_fit(spec, faces)
-    # How confidences are to be read was fitted to the network as it was.
+    # The calibration does not hold for the compressed network.
     dense = whole._replace(spec=spec.replace(temperature=1.0, abstention_threshold=0.0))
     train = faces.splits["train"]
-    smaller = apply(dense, wish, train._replace(labels=places[train.labels]))
-    result = {"model": str(model), "wish": wish._asdict(), **report(dense, smaller)}
+    smaller = apply(dense, steps, train._replace(labels=places[train.labels]))
+    result = {"model": str(model), "wish": steps._asdict(), **report(dense, smaller)}
     for name, each in (("before", dense), ("after", smaller)):
         result[name]["accuracy"] = _accuracy(each, faces.splits["validation"], places)
     _write(out, smaller, meta, result)
     return result
 
 
-def apply(network: Trained, wish: Wish, train: data.Split) -> Trained:
-    """Returns the smaller network.
+def apply(network: Trained, steps: Steps, train: data.Split) -> Trained:
+    """Returns the compressed network.
 
     Args:
-      network: to begin with.
-      wish: what is to be done.
-      train: the training split, of which 512 images show gradients, ranges and losses; labels are the network's.
+      network: the network.
+      steps: what to do.
+      train: the training split, with the labels of the network; 512 of its images are used.
 
     Raises:
-      InputError: for a network without rules, one that rounds already where bits are asked for, or a wish that cannot
-        be met.
+      InputError: if a step is impossible for the network.
     """
-    if wish.score not in prune.SCORES:
-        raise errors.unknown("score", wish.score, prune.SCORES)
-    if wish.bits and trained.weight_bits(network.spec):
-        raise errors.InputError(
-            f"the run is quantised to {trained.weight_bits(network.spec)}-bit weights: leave out --bits"
-        )
+    if steps.score not in prune.SCORES:
+        raise errors.unknown("score", steps.score, prune.SCORES)
+    if steps.bits and trained.weight_bits(network.spec):
+        raise errors.InputError(f"--bits requires a float network, got {network.spec.quantization}")
     chosen = np.sort(np.random.default_rng(0).permutation(len(train.labels))[:_IMAGES])
     images, labels = np.asarray(train.images[chosen]), np.asarray(train.labels)[chosen]
 
     def slopes(network: Trained) -> Any:
-        return gradients(network, images, labels) if wish.score == "gradient_weight" else None
+        return gradients(network, images, labels) if steps.score == "gradient_weight" else None
 
-    if wish.sparsity:
-        network = _pruned(network, wish, slopes(network))
-    if wish.dead:
+    if steps.sparsity:
+        network = _pruned(network, steps, slopes(network))
+    if steps.dead:
         network = cut(network, slim.keep_alive(groups(network), network.variables))
-    for price, target in _limits(network, wish):
+    for price, target in _limits(network, steps):
         network = slimmed(network, scores(network, slopes(network)), price, target)
-    if wish.sparsity or wish.macs or wish.parameters or wish.latency:
+    if steps.sparsity or steps.macs or steps.parameters or steps.latency:
         network = refreshed(network, images)
-    if wish.target_bytes:
-        network = budget.fit(network, wish.target_bytes, slopes=slopes, images=images, labels=labels)
-    if wish.fold or wish.bits:
+    if steps.target_bytes:
+        network = budget.fit(network, steps.target_bytes, slopes=slopes, images=images, labels=labels)
+    if steps.fold or steps.bits:
         network = quantization.fold(network)
-    if wish.bits:
-        network = quantization.quantize(network, images, bits=wish.bits)
+    if steps.bits:
+        network = quantization.quantize(network, images, bits=steps.bits)
     return network
 
 
 def report(before: Trained, after: Trained) -> dict[str, Any]:
-    """Returns what compression changed.
+    """Compares a network before and after compression.
 
     Returns:
       `before` and `after`: each `parameters`, `nonzeros`, `macs`, `quantization`; `ratio`, Valverde's R (eq. 1);
-      `layers`: for each kernel its shape before and after and its share of zeros now, 0 … 1.
+      `layers`: for each kernel, its shape before and after and its share of zeros after, in 0..1.
     """
     shapes = [_shapes(m.variables["params"]) for m in (before, after)]
     zeros = prune.layer_sparsity(after.variables["params"])
@@ -158,7 +155,7 @@ def report(before: Trained, after: Trained) -> dict[str, Any]:
 
 
 def text(result: Mapping[str, Any]) -> str:
-    """Renders a report for a terminal."""
+    """Returns a report as text."""
     width = max(map(len, result["layers"]))
     lines = [f"{'layer':{width}}  {'before':>16}  {'after':>16}  zeros %"]
     for name, layer in result["layers"].items():
@@ -168,47 +165,47 @@ def text(result: Mapping[str, Any]) -> str:
     for key, form in (("parameters", ","), ("nonzeros", ","), ("macs", ","), ("accuracy", ".4f"), ("quantization", "")):
         if key in result["after"]:
             lines.append(f"{key:12} {result['before'][key]:>15{form}} -> {result['after'][key]:{form}}")
-    lines.append(f"R = {result['ratio']:.2f}, what there was over what is not zero")
+    lines.append(f"R = {result['ratio']:.2f} (parameters before / nonzeros after)")
     return "\n".join(lines)
 
 
-def _pruned(network: Trained, wish: Wish, slopes: Any) -> Trained:
-    """Returns the network with its least important units at zero, all at once."""
+def _pruned(network: Trained, steps: Steps, slopes: Any) -> Trained:
+    """Returns the network with its least important units set to zero."""
     params = network.variables["params"]
-    how = {key: getattr(wish, key) for key in _HOW}
-    if wish.structure == "filter":
-        how["keep"] += (models.OUTPUTS,)
-    tx = prune.prune(wish.sparsity, keep_zeros=True, **how)
-    still = jax.tree.map(jnp.zeros_like, params)
-    steps, _ = tx.update(still, tx.init(params), params, gradients=slopes)
-    return network._replace(variables={**network.variables, "params": optax.apply_updates(params, steps)})
+    options = {key: getattr(steps, key) for key in _OPTIONS}
+    if steps.structure == "filter":
+        options["keep"] += (models.OUTPUTS,)
+    tx = prune.prune(steps.sparsity, keep_zeros=True, **options)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = tx.update(zeros, tx.init(params), params, gradients=slopes)
+    return network._replace(variables={**network.variables, "params": optax.apply_updates(params, updates)})
 
 
-def _limits(network: Trained, wish: Wish) -> list[tuple[slim.CostFn, float]]:
-    """Returns what a network costs, and the most it may, for each limit that is set."""
+def _limits(network: Trained, steps: Steps) -> list[tuple[slim.CostFn, float]]:
+    """Returns the cost function and the maximum cost of each limit."""
     shape, module = network.spec.input_shape, network.module
     prices: list[tuple[Callable[..., slim.CostFn], float]] = [
-        (slim.macs, wish.macs),
-        (slim.parameters, wish.parameters),
+        (slim.macs, steps.macs),
+        (slim.parameters, steps.parameters),
     ]
     found = [(price(shape), limit * price(shape)(module) if limit <= 1 else limit) for price, limit in prices if limit]
-    return [*found, *([(budget.latency(network.spec), wish.latency)] if wish.latency else [])]
+    return [*found, *([(budget.latency(network.spec), steps.latency)] if steps.latency else [])]
 
 
-def _check(wish: Wish) -> None:
-    asked = {key: value for key, value in wish._asdict().items() if key not in _HOW}
-    if not any(asked.values()):
-        options = ", ".join(f"--{key.replace('_', '-')}" for key in asked)
-        raise errors.InputError(f"nothing is asked for: give one or more of {options}")
+def _check(steps: Steps) -> None:
+    given = {key: value for key, value in steps._asdict().items() if key not in _OPTIONS}
+    if not any(given.values()):
+        flags = ", ".join(f"--{key.replace('_', '-')}" for key in given)
+        raise errors.InputError(f"no step is given: use one or more of {flags}")
     for key in ("macs", "parameters", "latency", "target_bytes"):
-        if not asked[key] >= 0:
-            raise errors.InputError(f"--{key.replace('_', '-')} must be positive, got {asked[key]}")
-    if idle := [key for key in _PRUNING if not wish.sparsity and getattr(wish, key) != Wish._field_defaults[key]]:
-        raise errors.InputError(f"--{idle[0]} says how weights are pruned: give --sparsity too, or leave it out")
-    if wish.bits not in (0, *trained.TRAINED.values()):
-        raise errors.InputError(f"--bits must be 8 or 4, the width of the weights; got {wish.bits}")
-    if wish.target_bytes and wish.bits:
-        raise errors.InputError("--target-bytes chooses the bits: leave out --bits")
+        if not given[key] >= 0:
+            raise errors.InputError(f"--{key.replace('_', '-')} must be positive, got {given[key]}")
+    if unused := [key for key in _PRUNING if not steps.sparsity and getattr(steps, key) != Steps._field_defaults[key]]:
+        raise errors.InputError(f"--{unused[0]} requires --sparsity")
+    if steps.bits not in (0, *trained.TRAINED.values()):
+        raise errors.InputError(f"--bits must be 8 or 4, got {steps.bits}")
+    if steps.target_bytes and steps.bits:
+        raise errors.InputError("--target-bytes chooses the bits: remove --bits")
 
 
 def _accuracy(network: Trained, split: data.Split, places: np.ndarray) -> float:
@@ -218,7 +215,7 @@ def _accuracy(network: Trained, split: data.Split, places: np.ndarray) -> float:
 
 
 def _write(out: pathlib.Path, network: Trained, meta: dict[str, Any], result: dict[str, Any]) -> None:
-    """Writes what training leaves: the best variables, a state to be read as the last one, and the record."""
+    """Writes a workdir with a best and a last checkpoint, and compress.json."""
     arrays, step = jax.device_get(dict(network.variables)), int(meta["step"])
     spec = network.spec.replace(
         accuracy={"validation": result["after"]["accuracy"]}, params_sha256=checkpoint.fingerprint(arrays)

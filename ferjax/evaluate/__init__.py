@@ -1,1 +1,1 @@
-"""Evaluation of checkpoints and exported files by one path: scores, intervals, calibration, robustness."""
+"""Evaluates checkpoints and exported files with the same code: metrics, intervals, calibration, robustness."""

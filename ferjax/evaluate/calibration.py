@@ -1,4 +1,7 @@
-"""What a confidence is worth: calibration error, temperature scaling, abstention. numpy only."""
+"""Measures and corrects the calibration of confidences: calibration error, temperature scaling, abstention.
+
+numpy only.
+"""
 
 from typing import NamedTuple
 
@@ -9,13 +12,13 @@ from ferjax.errors import InputError
 
 
 class Bins(NamedTuple):
-    """A reliability diagram: confidences in bins, empty bins left out.
+    """A reliability diagram of B bins, without the empty ones.
 
     Attributes:
-      edges: (B, 2) lower and upper confidence of each bin.
-      confidence: (B,) mean confidence in the bin.
-      accuracy: (B,) share of right answers in the bin.
-      counts: (B,) examples in the bin.
+      edges: (B, 2) lower and upper confidence.
+      confidence: (B,) mean confidence.
+      accuracy: (B,) share of correct predictions.
+      counts: (B,) number of examples.
     """
 
     edges: np.ndarray
@@ -37,21 +40,21 @@ def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> np.ndarray:
 
 
 def reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: int = 15, adaptive: bool = False) -> Bins:
-    """Sorts examples by the probability of their predicted class.
+    """Returns the reliability diagram of the predicted classes.
 
     Args:
       probabilities: (N, C), N at least 1.
       labels: (N,) true classes.
-      bins: their number.
+      bins: number of bins, at least 1.
       adaptive: bins of equal count (Nguyen & O'Connor 2015) instead of equal width.
 
     Raises:
-      InputError: if the shapes do not fit, there is no example, or bins is below 1.
+      InputError: if an argument is out of range or the shapes do not fit.
     """
     values, truth = _checked(probabilities, labels)
     if bins < 1:
         raise InputError(f"the number of bins must be at least 1, got {bins}")
-    confidence, right = values.max(axis=1), values.argmax(axis=1) == truth
+    confidence, correct = values.max(axis=1), values.argmax(axis=1) == truth
     if adaptive:
         order = np.argsort(confidence, kind="stable")
         place = np.empty(len(order), np.int64)
@@ -61,7 +64,7 @@ def reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: in
     kept = np.unique(place)
     count = np.array([(place == b).sum() for b in kept])
     mean = np.array([confidence[place == b].mean() for b in kept])
-    share = np.array([right[place == b].mean() for b in kept])
+    share = np.array([correct[place == b].mean() for b in kept])
     if adaptive:
         edges = np.array([(confidence[place == b].min(), confidence[place == b].max()) for b in kept])
     else:
@@ -70,7 +73,7 @@ def reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: in
 
 
 def brier(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Returns the mean over examples of Σ_c (p_c − 1[c = y])² (Brier 1950), 0..2."""
+    """Returns the Brier score, the mean over examples of Σ_c (p_c − 1[c = y])² (Brier 1950), in 0..2."""
     values, truth = _checked(probabilities, labels)
     return float(((values - np.eye(values.shape[1])[truth]) ** 2).sum(axis=1).mean())
 
@@ -82,10 +85,20 @@ def negative_log_likelihood(probabilities: npt.ArrayLike, labels: npt.ArrayLike)
     return float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean())
 
 
-def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Returns the temperature in [0.05, 20] whose softmax has the least negative log-likelihood (Guo et al. 2017).
+def scores(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, float]:
+    """Returns `ece` and `ece_adaptive` (calibration error), `brier` and `nll` of probabilities (N, C)."""
+    return {
+        "ece": reliability(probabilities, labels).error(),
+        "ece_adaptive": reliability(probabilities, labels, adaptive=True).error(),
+        "brier": brier(probabilities, labels),
+        "nll": negative_log_likelihood(probabilities, labels),
+    }
 
-    The likelihood is concave in β = 1 / T; its slope Σ (E_p[z] − z_y) is bisected.
+
+def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Returns the temperature in [0.05, 20] with the smallest negative log-likelihood (Guo et al. 2017).
+
+    The log-likelihood is concave in β = 1 / T; bisection finds the root of its derivative Σ (z_y − E_p[z]).
 
     Args:
       logits: (N, C).
@@ -94,12 +107,12 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     Raises:
       InputError: if the shapes do not fit or there is no example.
     """
-    scores, truth = _checked(logits, labels)
-    scores = scores - scores.max(axis=1, keepdims=True)
-    own = np.take_along_axis(scores, truth[:, None], axis=1)[:, 0]
+    values, truth = _checked(logits, labels)
+    values = values - values.max(axis=1, keepdims=True)
+    own = np.take_along_axis(values, truth[:, None], axis=1)[:, 0]
 
     def slope(beta: float) -> float:
-        return float(((softmax(scores * beta) * scores).sum(axis=1) - own).sum())
+        return float(((softmax(values * beta) * values).sum(axis=1) - own).sum())
 
     low, high = np.log(1 / 20), np.log(20)
     for _ in range(60):
@@ -109,12 +122,12 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 
 
 class Coverage(NamedTuple):
-    """What answering only above a threshold gives, from the most cautious to answering always.
+    """Coverage and accuracy at K thresholds of the confidence.
 
     Attributes:
-      threshold: (K,) confidences, falling.
-      coverage: (K,) share of examples whose confidence is at least the threshold, rising to 1.
-      accuracy: (K,) share of right answers among them.
+      threshold: (K,) confidences, descending.
+      coverage: (K,) share of examples with at least this confidence, ascending to 1.
+      accuracy: (K,) share of correct predictions among them.
     """
 
     threshold: np.ndarray
@@ -122,7 +135,7 @@ class Coverage(NamedTuple):
     accuracy: np.ndarray
 
     def abstention(self, accuracy: float) -> tuple[float, float, float] | None:
-        """Returns (threshold, coverage, accuracy) of the largest coverage that reaches an accuracy, or None."""
+        """Returns (threshold, coverage, accuracy) at the largest coverage that reaches an accuracy, or None."""
         reached = np.flatnonzero(self.accuracy >= accuracy)
         if not len(reached):
             return None
@@ -131,26 +144,26 @@ class Coverage(NamedTuple):
 
 
 def coverage(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> Coverage:
-    """Returns accuracy against coverage (El-Yaniv & Wiener 2010); equal confidences enter together."""
+    """Returns accuracy against coverage (El-Yaniv & Wiener 2010); equal confidences share a threshold."""
     values, truth = _checked(probabilities, labels)
-    confidence, right = values.max(axis=1), values.argmax(axis=1) == truth
+    confidence, correct = values.max(axis=1), values.argmax(axis=1) == truth
     order = np.argsort(-confidence, kind="stable")
     sorted_confidence = confidence[order]
     last = np.append(sorted_confidence[1:] != sorted_confidence[:-1], True)
     answered = np.arange(1, len(order) + 1)
-    share = np.cumsum(right[order]) / answered
+    share = np.cumsum(correct[order]) / answered
     return Coverage(sorted_confidence[last], (answered / len(order))[last], share[last])
 
 
 def auroc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> float:
-    """Returns the probability that a positive scores higher than a negative, ties counting half.
+    """Returns the probability that a positive has a higher score than a negative; ties count half.
 
     Raises:
       InputError: if one of the two is empty.
     """
     high, low = np.ravel(positives), np.sort(np.ravel(negatives))
     if not len(high) or not len(low):
-        raise InputError(f"AUROC needs scores of both kinds, got {len(high)} and {len(low)}")
+        raise InputError(f"AUROC requires positive and negative scores, got {len(high)} and {len(low)}")
     below, up_to = np.searchsorted(low, high, "left"), np.searchsorted(low, high, "right")
     return float((below + up_to).sum() / (2 * len(high) * len(low)))
 
@@ -158,9 +171,7 @@ def auroc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> float:
 def _checked(values: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     table, truth = np.asarray(values, np.float64), np.asarray(labels)
     if table.ndim != 2 or truth.shape != table.shape[:1] or not len(table):
-        raise InputError(
-            f"needed are values (N, C) and labels (N,) of at least one example, got {table.shape} and {truth.shape}"
-        )
+        raise InputError(f"expected values (N, C) and labels (N,), N at least 1, got {table.shape} and {truth.shape}")
     if truth.dtype.kind not in "iu" or truth.min() < 0 or truth.max() >= table.shape[1]:
         raise InputError(f"labels must be integers in 0..{table.shape[1] - 1}, got {truth.min()} to {truth.max()}")
     return table, truth.astype(np.int64)

@@ -1,9 +1,7 @@
-"""What a network looks at: Grad-CAM from a checkpoint, for every network with a map of features.
+"""Draws Grad-CAM heat maps of a checkpoint: `ferjax explain --model MODEL --out DIR`.
 
-ferjax explain --model WORKDIR --out DIR
-
-Writes a sheet per class (faces with their heat maps), the same faces before and after Qin's perturbation, and
-regions.json: which share of the heat falls on each part of the face, averaged per class.
+Writes a contact sheet per class (faces with their heat maps), faces before and after Qin's perturbation, and
+regions.json: the share of the heat in each region of the face, averaged per class.
 """
 
 import functools
@@ -23,7 +21,7 @@ from ferjax.data.prepare.contact_sheets import Tile, contact_sheet, file_names, 
 from ferjax.evaluate import corruptions, inference, predictor
 from ferjax.weights import Trained
 
-# Rows and columns of a cropped face, from 0 to 1, as the papers' data sets crop it. They cover the face once.
+# (top, bottom, left, right) in 0..1 of a cropped face. The regions partition the image.
 REGIONS: dict[str, tuple[float, float, float, float]] = {
     "forehead": (0.0, 0.2, 0.0, 1.0),
     "brows": (0.2, 0.35, 0.0, 1.0),
@@ -44,18 +42,18 @@ def make_grad_cam(
 ) -> GradCam:
     """Builds Grad-CAM (Selvaraju et al. 2017; Paraschiv 2026, eq. 24 and 25) for a network of the registry.
 
-    The maps are those of the intermediate `features`: the last feature map, or for a network of tokens, the tokens
-    of the patches before the last block, laid out as the image is.
+    The features A are the intermediate `features`: the last feature map or, in a transformer, the patch tokens before
+    the last block.
 
     Args:
       module: from `models.create`.
       input_shape: (H, W, C) of its images.
-      apply: what is called in the place of the module's own `apply`, see `ferjax.weights.Trained.apply`.
+      apply: replaces `module.apply`, see `ferjax.weights.Trained.apply`.
 
     Returns:
       A jitted function (variables, inputs float (N, H, W, C), classes int (N,)) -> (maps (N, H, W), logits (N, K)).
-      A map is ReLU(Σ_k α_k A^k), α_k the mean over the map of ∂ logit / ∂ A^k, resized bilinearly to the image; it
-      is not negative and not normalised.
+      A map is ReLU(Σ_k α_k A^k), α_k the mean over the map of ∂ logit / ∂ A^k, resized bilinearly to the image. It is
+      non-negative and not normalized.
     """
     apply = apply or module.apply
     layout = functools.partial(models.feature_map, module, image_shape=input_shape)
@@ -68,7 +66,7 @@ def make_grad_cam(
             probed = {**variables, "perturbations": {"features": perturbation}}
             logits = apply(probed, inputs, train=False)
             chosen = jnp.take_along_axis(logits, classes[:, None], axis=1)
-            return chosen.sum(), logits  # no image's logit depends on another image
+            return chosen.sum(), logits  # the gradient of the sum is that of each image: images are independent
 
         gradient, logits = jax.grad(scores, has_aux=True)(jnp.zeros_like(features))
         gradient, maps = layout(gradient).astype(jnp.float32), layout(features).astype(jnp.float32)
@@ -80,36 +78,27 @@ def make_grad_cam(
 
 
 def explain(
-    network: Trained,
-    images: np.ndarray,
-    classes: np.ndarray | None = None,
-    *,
-    batch_size: int = 64,
+    network: Trained, images: np.ndarray, classes: np.ndarray | None = None, *, batch_size: int = 64
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns Grad-CAM maps of a trained model.
 
     Args:
       network: the model.
       images: uint8 (N, H, W, C), N at least 1.
-      classes: (N,) the class whose evidence is asked for; the predicted one if not given.
+      classes: (N,) classes to explain (default: the predicted ones).
       batch_size: images per pass.
 
     Returns:
-      maps float32 (N, H, W), not negative; logits float32 (N, K).
-
-    Raises:
-      InputError: if the images do not fit the spec.
+      Non-negative maps float32 (N, H, W) and logits float32 (N, K).
     """
     spec = network.spec
-    if images.shape[1:] != spec.input_shape or not len(images):
-        raise errors.InputError(f"the model takes images of shape (N, {spec.input_shape}), got {images.shape}")
     if classes is None:
         classes = inference.logits(network, images, batch_size=batch_size).argmax(1)
     grad_cam = make_grad_cam(network.module, spec.input_shape, apply=network.apply)
     maps, logits = [], []
     size = min(batch_size, len(images))
     for start in range(0, len(images), size):
-        chosen = np.arange(start, start + size) % len(images)  # the last batch is filled with the first images
+        chosen = np.arange(start, start + size) % len(images)  # the first images pad the last batch
         inputs = augment.normalize(augment.to_float(jnp.asarray(images[chosen])), mean=spec.mean, std=spec.std)
         heat, scores = grad_cam(network.variables, inputs, jnp.asarray(classes[chosen], jnp.int32))
         maps.append(np.asarray(heat))
@@ -118,49 +107,43 @@ def explain(
 
 
 def write_sheets(
-    network: Trained,
-    faces: data.Split,
-    predictions: np.ndarray,
-    out: pathlib.Path,
-    *,
-    samples: int,
-    seed: int,
+    network: Trained, faces: data.Split, predictions: np.ndarray, out: pathlib.Path, *, samples: int, seed: int
 ) -> dict[str, Any]:
-    """Draws a sheet per class, the faces before and after Qin's perturbation, and writes regions.json.
+    """Writes a contact sheet per class, perturbed.png and regions.json.
 
     Args:
       network: the model.
       faces: the split.
-      predictions: (N,) what the model answers.
-      out: the folder, made if missing.
-      samples: recognised faces per class.
-      seed: of their choice and of the perturbation.
+      predictions: (N,) predicted classes.
+      out: the folder, created if missing.
+      samples: correctly classified faces per class.
+      seed: seed of the choice of faces and of the perturbation.
 
     Returns:
-      `sheets`, the pictures' paths, perturbed.png last; `samples` and `shares` (by region) for each class.
+      `sheets` (paths, perturbed.png last), `samples` and `shares` (by region) of each class.
 
     Raises:
-      InputError: if no face is recognised.
+      InputError: if no face is classified correctly.
     """
     names = network.spec.class_names
     picked = _sample(faces.labels, predictions, len(names), samples, seed)
     if not sum(map(len, picked)):
-        raise errors.InputError("the model recognises no face of the split: there is nothing to explain")
+        raise errors.InputError("the model classifies no face of the split correctly: there is nothing to explain")
     out.mkdir(parents=True, exist_ok=True)
     every = np.concatenate(picked)
-    heat, _ = explain(network, faces.images[every], predictions[every])  # in one go: it is compiled once
+    heat, _ = explain(network, faces.images[every], predictions[every])  # one call, so it compiles once
     shares: dict[str, dict[str, float]] = {}
     sheets, before = [], []
     parts = np.split(heat, np.cumsum([len(numbers) for numbers in picked[:-1]]))
     files = file_names(names)
     for name, file, numbers, maps in zip(names, files, picked, parts, strict=True):
         if not len(numbers):
-            cli.note(f"no {name} face is recognised: it has no sheet")
+            cli.note(f"no sheet for {name}: no face of this class is classified correctly")
             continue
         tiles = [Tile(picture) for picture in overlay(faces.images[numbers], maps)]
         rows = [("", tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
         sheets.append(out / f"gradcam_{file}.png")
-        save(contact_sheet(f"Grad-CAM: {name}, {len(tiles)} recognised faces", rows), sheets[-1])
+        save(contact_sheet(f"Grad-CAM: {name}, {len(tiles)} correctly classified faces", rows), sheets[-1])
         shares[name] = dict(zip(REGIONS, region_shares(maps).mean(0).tolist(), strict=True))
         before.append(numbers[:2])
     sheets.append(_before_and_after(network, faces, np.concatenate(before), seed, out))
@@ -171,7 +154,7 @@ def write_sheets(
 
 
 def region_shares(maps: np.ndarray) -> np.ndarray:
-    """Returns the share of each map's heat in each of REGIONS, (N, R); a map without heat has equal density."""
+    """Returns the share of each map's heat in each of REGIONS, (N, R); an all-zero map counts as uniform."""
     height, width = maps.shape[1:]
     heat = maps.astype(np.float64) + 1e-12
     rows, columns = (np.arange(n + 1) / n for n in (height, width))
@@ -186,17 +169,13 @@ def region_shares(maps: np.ndarray) -> np.ndarray:
 
 
 def overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Returns uint8 RGB pictures (N, H, W, 3): each image in grey under its map, the map's maximum at full colour."""
+    """Returns uint8 RGB (N, H, W, 3): each image in gray under its map, scaled to the map's maximum."""
     peak = np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
     heat = maps / peak
     colors = 255 * colormaps["inferno"](heat)[..., :3]
-    grey = images.mean(axis=-1, keepdims=True)
+    gray = images.mean(axis=-1, keepdims=True)
     opacity = 0.65 * heat[..., None]
-    return np.rint((1 - opacity) * grey + opacity * colors).astype(np.uint8)
-
-
-def _colored(images: np.ndarray) -> np.ndarray:
-    return images if images.shape[-1] == 3 else np.repeat(images, 3, axis=-1)
+    return np.rint((1 - opacity) * gray + opacity * colors).astype(np.uint8)
 
 
 def _features(apply: Callable[..., Any], variables: Any, inputs: jax.Array) -> jax.Array:
@@ -205,21 +184,21 @@ def _features(apply: Callable[..., Any], variables: Any, inputs: jax.Array) -> j
 
 
 def _sample(labels: np.ndarray, predictions: np.ndarray, num_classes: int, count: int, seed: int) -> list[np.ndarray]:
-    """Returns for each class up to `count` numbers of images that are recognised, drawn by seed."""
-    right = np.flatnonzero(labels == predictions)
-    chosen = right[subsets.by_class(labels[right], np.full(num_classes, count), subsets.drawn(seed))]
+    """Returns, for each class, the indices of up to `count` correctly classified images, drawn by seed."""
+    correct = np.flatnonzero(labels == predictions)
+    chosen = correct[subsets.by_class(labels[correct], np.full(num_classes, count), subsets.drawn(seed))]
     return [chosen[labels[chosen] == c] for c in range(num_classes)]
 
 
 def main(argv: Sequence[str]) -> None:
-    """Draws the sheets and measures the regions."""
+    """Runs `ferjax explain`."""
     parser = cli.parser("explain", __doc__)
     cli.add_model(parser, files=False)
     cli.add_out(parser, "folder for the sheets and regions.json")
     cli.add_data(parser)
     cli.add_split(parser)
-    parser.add_argument("--samples", type=int, default=50, help="recognised faces per class (Paraschiv: 50)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of faces and of the perturbation")
+    parser.add_argument("--samples", type=int, default=50, help="correctly classified faces per class (default: 50)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the faces and of the perturbation (default: 0)")
     options = parser.parse_args(argv)
     if options.samples < 1:
         raise errors.InputError(f"--samples must be at least 1, got {options.samples}")
@@ -237,20 +216,17 @@ def main(argv: Sequence[str]) -> None:
 def _before_and_after(
     network: Trained, faces: data.Split, numbers: np.ndarray, seed: int, out: pathlib.Path
 ) -> pathlib.Path:
-    """Draws some faces as they are and after Qin's perturbation, each with its answer and its map."""
+    """Draws faces before and after Qin's perturbation, each with its prediction and its map."""
     images = faces.images[numbers]
     both = np.concatenate([images, corruptions.qin(images, seed=seed, indices=numbers.tolist())])
     maps, logits = explain(network, both)
     names = [network.spec.class_names[i] for i in logits.argmax(1)]
     tiles = [Tile(picture, name) for picture, name in zip(overlay(both, maps), names, strict=True)]
+    originals = [Tile(image) for image in both]
     rows = []
-    for caption, half in (
-        ("as they are", slice(len(images))),
-        ("after Qin's perturbation", slice(len(images), None)),
-    ):
-        rows.append((caption, [Tile(picture) for picture in _colored(both[half])]))
-        rows.append(("", tiles[half]))
-    save(contact_sheet("What is seen, before and after a perturbation", rows), out / "perturbed.png")
+    for caption, half in (("original", slice(len(images))), ("with Qin's perturbation", slice(len(images), None))):
+        rows += [(caption, originals[half]), ("", tiles[half])]
+    save(contact_sheet("Grad-CAM before and after a perturbation", rows), out / "perturbed.png")
     return out / "perturbed.png"
 
 
@@ -258,4 +234,4 @@ def _table(shares: dict[str, dict[str, float]]) -> str:
     width = max(map(len, shares))
     lines = [" " * width + "".join(f"{name:>13}" for name in REGIONS)]
     lines += [f"{name:<{width}}" + "".join(f"{share:13.1%}" for share in row.values()) for name, row in shares.items()]
-    return "share of the heat by region of the face\n" + "\n".join(lines)
+    return "share of the heat in each region of the face\n" + "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A network in evaluation: one jitted step, and the loop that runs each image through it exactly once."""
+"""Runs a network in evaluation mode: a jitted step, and a loop that evaluates each image exactly once."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,13 +19,13 @@ EvalStep = Callable[[Any, jax.Array], jax.Array]
 def make_eval_step(
     apply_fn: ApplyFn, *, mean: Sequence[float], std: Sequence[float], mesh: Mesh | None = None
 ) -> EvalStep:
-    """Builds (variables, images uint8 (N, H, W, C)) -> logits float32 (N, classes), jitted.
+    """Returns the jitted function (variables, images uint8 (N, H, W, C)) -> logits float32 (N, classes).
 
     Args:
       apply_fn: the network, see `ferjax.train.step.Task`.
-      mean: per channel, 0..1 scale.
-      std: per channel, 0..1 scale.
-      mesh: devices that share a batch; each of them, and each process, then gets the logits of all.
+      mean: per channel, on the 0..1 scale.
+      std: per channel, on the 0..1 scale.
+      mesh: devices that share each batch; the logits are replicated over them.
     """
 
     def step(variables: Any, images: jax.Array) -> jax.Array:
@@ -38,13 +38,13 @@ def make_eval_step(
 def predict(
     eval_step: EvalStep, variables: Any, images: Any, *, batch_size: int = 256, mesh: Mesh | None = None
 ) -> np.ndarray:
-    """Runs each image exactly once; the last batch is padded to full size and its padding dropped.
+    """Returns the logits of all images; the last batch is padded to full size.
 
     Args:
       eval_step: from `make_eval_step`.
       variables: the model's variables.
-      images: uint8 (N, H, W, C), N at least 1; every process has all of them.
-      batch_size: images per call, rounded up to a multiple of the devices.
+      images: uint8 (N, H, W, C), N at least 1; the same in every process.
+      batch_size: images per call, rounded up to a multiple of the number of devices.
       mesh: devices that share each batch.
 
     Returns:
@@ -55,7 +55,7 @@ def predict(
     """
     count = len(images)
     if not count:
-        raise errors.InputError("there is no image to evaluate: the split is empty")
+        raise errors.InputError("cannot evaluate an empty split")
     parts = 1 if mesh is None else mesh.size
     size = -(-min(batch_size, count) // parts) * parts
     logits = []
@@ -69,15 +69,13 @@ def predict(
 
 
 def make_predict(network: Trained, *, batch_size: int = 256) -> Callable[[Any], np.ndarray]:
-    """Returns a trained network as a function, in float32, traced once for all calls of one size.
+    """Returns a trained network as a function of uint8 images (N, H, W, C) to float32 logits (N, classes).
+
+    The function is traced once per batch size. It raises InputError for an empty split and for non-finite logits.
 
     Args:
       network: the network.
       batch_size: images per forward pass.
-
-    Returns:
-      uint8 images (N, H, W, C) -> float32 logits (N, classes), each image once. It raises InputError for an empty
-      split, or logits that are not finite.
     """
     step = make_eval_step(network.apply, mean=network.spec.mean, std=network.spec.std)
 
@@ -85,21 +83,12 @@ def make_predict(network: Trained, *, batch_size: int = 256) -> Callable[[Any], 
         found = predict(step, network.variables, images, batch_size=batch_size)
         if not np.isfinite(found).all():
             bad = int((~np.isfinite(found)).any(1).sum())
-            raise errors.InputError(
-                f"the model gives non-finite logits for {bad} of {len(found)} images: its file is broken"
-            )
+            raise errors.InputError(f"the model returns non-finite logits for {bad} of {len(found)} images")
         return found
 
     return logits
 
 
 def logits(network: Trained, images: Any, *, batch_size: int = 256) -> np.ndarray:
-    """Runs a trained network over uint8 images (N, H, W, C) once, see `make_predict`.
-
-    Returns:
-      float32 logits (N, classes).
-
-    Raises:
-      InputError: for an empty split, or logits that are not finite.
-    """
+    """Returns the float32 logits (N, classes) of uint8 images (N, H, W, C), see `make_predict`."""
     return make_predict(network, batch_size=batch_size)(images)

@@ -1,7 +1,7 @@
-"""How far a score can be believed: intervals for one model, and for the difference between two on the same images.
+"""Estimates confidence intervals of metrics, and of the difference of two models on the same images.
 
-numpy only. Resampling N examples with replacement draws the counts of their kinds (true class, prediction) from a
-multinomial distribution, so a thousand resamples of any number of images cost a thousand small tables.
+numpy only. Resampling N examples with replacement is drawing the cells of their confusion matrix from a multinomial
+distribution, so the cost of a resample does not depend on N.
 """
 
 import math
@@ -16,7 +16,7 @@ from ferjax.evaluate import metrics
 
 
 class Interval(NamedTuple):
-    """A value and the percentile interval around it."""
+    """A value and its interval."""
 
     value: float
     low: float
@@ -24,17 +24,17 @@ class Interval(NamedTuple):
 
 
 def wilson(correct: int, count: int, z: float = 1.959964) -> Interval:
-    """Returns a share and its Wilson (1927) score interval, 95 % unless `z` says otherwise.
+    """Returns a share and its Wilson (1927) score interval.
 
     Args:
       correct: number of successes, 0..count.
       count: number of trials, at least 1.
-      z: quantile of the normal distribution.
+      z: quantile of the normal distribution; the default gives 95 %.
     """
     share, spread = correct / count, z * z / count
     middle = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    # between 0, the share and 1 whatever the rounding: of n successes in n, the sum may end just below 1
+    # Clipped, because rounding can put the upper bound of n successes in n trials below 1.
     return Interval(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)))
 
 
@@ -45,12 +45,12 @@ def bootstrap(
 
     Args:
       confusion: (C, C) counts from `metrics.confusion`.
-      resamples: number of drawn tables.
+      resamples: number of resamples.
       level: share of the resamples inside the interval, in (0, 1).
-      seed: of the draws.
+      seed: seed of the draws.
 
-    A class of one or two examples is missing from many resamples and counts as 0 there, as `metrics.macro_f1` counts
-    it: the interval of macro-F1 then reaches too low.
+    A class with one or two examples is absent from many resamples and has F1 = 0 there, so the lower bound of macro-F1
+    is then too low.
 
     Raises:
       InputError: if there is no example, or the level is outside (0, 1).
@@ -70,44 +70,41 @@ def paired_bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Returns how much better the second model is than the first, both scored on the same resampled images.
+    """Returns the differences second minus first of accuracy, macro-F1 and weighted-F1, on the same resamples.
 
     Args:
       labels: (N,) true classes.
-      first: (N,) predictions of the one model.
-      second: (N,) predictions of the other.
+      first: (N,) predictions of the first model.
+      second: (N,) predictions of the second model.
       num_classes: C.
-      resamples: number of draws.
+      resamples: see `bootstrap`.
       level: see `bootstrap`.
-      seed: of the draws.
-
-    Returns:
-      Second minus first for accuracy, macro-F1 and weighted-F1.
+      seed: see `bootstrap`.
 
     Raises:
       InputError: if the lengths differ or there is no example.
     """
     side = (num_classes,) * 3
     for predictions in (first, second):
-        metrics.confusion(labels, predictions, num_classes)  # checks both
+        metrics.confusion(labels, predictions, num_classes)  # validates the arguments
     cells = np.ravel_multi_index([np.asarray(v, np.int64) for v in (labels, first, second)], side)
     counts = np.bincount(cells, minlength=num_classes**3)
     drawn = _draw(counts, resamples, level, seed).reshape(-1, *side)
 
     def difference(tables: np.ndarray, score: Score) -> np.ndarray:
-        return score(tables.sum(axis=2)) - score(tables.sum(axis=3))  # summed over the first: counts of the second
+        return score(tables.sum(axis=2)) - score(tables.sum(axis=3))  # the sum over `first` is the table of `second`
 
     whole = counts.reshape(1, *side)
     return {name: _interval(difference(whole, f)[0], difference(drawn, f), level) for name, f in _SCORES.items()}
 
 
 class McNemar(NamedTuple):
-    """The images on which exactly one of two models is right.
+    """McNemar's test.
 
     Attributes:
-      first_only: number that only the first gets right.
-      second_only: number that only the second gets right.
-      p_value: probability of a split at least as uneven if both were equally good (exact, two-sided).
+      first_only: number of images that only the first model classifies correctly.
+      second_only: number of images that only the second model classifies correctly.
+      p_value: exact, two-sided.
     """
 
     first_only: int
@@ -118,8 +115,8 @@ class McNemar(NamedTuple):
 def mcnemar(labels: npt.ArrayLike, first: npt.ArrayLike, second: npt.ArrayLike) -> McNemar:
     """Returns McNemar's (1947) exact test for two models scored on the same N images."""
     truth = np.asarray(labels)
-    right = [np.asarray(predictions) == truth for predictions in (first, second)]
-    b, c = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    one, other = (np.asarray(predictions) == truth for predictions in (first, second))
+    b, c = int((one & ~other).sum()), int((other & ~one).sum())
     n, few = b + c, min(b, c)
     choose = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(few + 1)]
     tail = math.fsum(math.exp(log - n * math.log(2)) for log in choose)
@@ -132,7 +129,7 @@ def _accuracy(tables: np.ndarray) -> np.ndarray:
 
 def _f1(tables: np.ndarray) -> np.ndarray:
     hits = np.diagonal(tables, axis1=1, axis2=2)
-    # F1 = 2 TP / (2 TP + FP + FN): true and predicted examples of a class added up; an absent class has 0.
+    # F1 = 2 TP / (2 TP + FP + FN); an absent class has 0.
     return 2 * hits / np.maximum(tables.sum(axis=1) + tables.sum(axis=2), 1)
 
 
@@ -152,9 +149,9 @@ _SCORES: dict[str, Score] = {
 def _draw(counts: np.ndarray, resamples: int, level: float, seed: int) -> np.ndarray:
     total = int(counts.sum())
     if not total or resamples < 1:
-        raise InputError(f"an interval needs examples and resamples, got {total} and {resamples}")
+        raise InputError(f"an interval requires examples and resamples, got {total} and {resamples}")
     if not 0 < level < 1:
-        raise InputError(f"the level of an interval must be between 0 and 1, got {level}")
+        raise InputError(f"level must be between 0 and 1, got {level}")
     return np.random.default_rng(seed).multinomial(total, counts / total, size=resamples)
 
 

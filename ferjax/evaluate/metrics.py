@@ -1,9 +1,7 @@
-"""Classification metrics from one table of counts: row = true class, column = predicted class.
+"""Computes classification metrics from a confusion matrix: row = true class, column = predicted class.
 
-numpy only, so that a checkpoint on an accelerator and an exported file on a small board are scored by the same
-code. A ratio with an empty denominator is 0, and every class of the data set counts: a class that was neither
-seen nor predicted has F1 = 0 and pulls macro-F1 down. scikit-learn does the same when it is given
-`labels=range(C), zero_division=0`.
+numpy only. 0/0 is 0, and all classes count: a class that is absent and never predicted has F1 = 0 and lowers macro-F1,
+as in scikit-learn with `labels=range(C), zero_division=0`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,18 +14,15 @@ from ferjax.errors import InputError
 
 
 def confusion(labels: npt.ArrayLike, predictions: npt.ArrayLike, num_classes: int) -> np.ndarray:
-    """Counts how often each class was predicted as which.
+    """Returns the confusion matrix, (C, C) int64 counts.
 
     Args:
       labels: (N,) true classes, integers in [0, num_classes).
-      predictions: (N,) predicted classes, likewise.
+      predictions: (N,) predicted classes, integers in [0, num_classes).
       num_classes: C.
 
-    Returns:
-      (C, C) int64 counts; row = true class, column = predicted class.
-
     Raises:
-      InputError: if the lengths differ or a value is no class.
+      InputError: if the lengths differ or a value is out of range.
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.ndim != 1 or labels.shape != predictions.shape:
@@ -41,31 +36,24 @@ def confusion(labels: npt.ArrayLike, predictions: npt.ArrayLike, num_classes: in
 
 
 def accuracy(confusion: np.ndarray) -> float:
-    """Returns the share of examples on the diagonal, in 0..1."""
+    """Returns the accuracy, in 0..1."""
     counts = _checked(confusion)
     return float(np.trace(counts) / counts.sum())
 
 
 def macro_f1(confusion: np.ndarray) -> float:
-    """Returns the plain mean of F1 over all C classes, in 0..1; absent classes count as 0."""
+    """Returns the unweighted mean of F1 over all C classes, in 0..1."""
     return float(per_class(confusion)["f1"].mean())
 
 
 def weighted_f1(confusion: np.ndarray) -> float:
-    """Returns the mean of F1 weighted by the number of true examples of each class, in 0..1."""
+    """Returns the mean of F1 weighted by the support of each class, in 0..1."""
     scores = per_class(confusion)
     return float(np.average(scores["f1"], weights=scores["support"]))
 
 
 def per_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores each class on its own.
-
-    Args:
-      confusion: (C, C) counts.
-
-    Returns:
-      (C,) arrays `precision` (of those predicted as c, how many are), `recall` (of the true c, how many were
-      found), `f1` (their harmonic mean), all in 0..1 with 0 for 0/0, and `support` (number of true c).
+    """Returns (C,) arrays `precision`, `recall`, `f1`, in 0..1, and `support`, the number of true examples.
 
     Raises:
       InputError: if the counts are not a square table with at least one example.
@@ -81,7 +69,7 @@ def per_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def summary(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-    """Collects every figure of one evaluation as plain JSON values.
+    """Returns all metrics of a confusion matrix as plain JSON values.
 
     Args:
       confusion: (C, C) counts.
@@ -92,13 +80,11 @@ def summary(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]
       `confusion` as a list of rows; `n`, the number of examples.
 
     Raises:
-      InputError: if the counts are malformed or the names do not fit them.
+      InputError: if the counts are malformed or the number of names differs.
     """
     counts = _checked(confusion)
     if len(class_names) != len(counts):
-        raise InputError(
-            f"{len(counts)} classes were counted but {len(class_names)} names given: {', '.join(class_names)}"
-        )
+        raise InputError(f"expected {len(counts)} class names, got {len(class_names)}: {', '.join(class_names)}")
     scores = per_class(counts)
     return {
         "accuracy": accuracy(counts),
@@ -111,7 +97,7 @@ def summary(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]
 
 
 def classification_report(summary: Mapping[str, Any]) -> str:
-    """Renders a `summary` as a text table for a terminal: one line a class, then the totals."""
+    """Returns a `summary` as a text table: one line per class, then the totals."""
     width = max(12, *map(len, summary["per_class"]))
     lines = [f"{'':{width}}  precision  recall      f1  support"]
     lines += [
@@ -133,10 +119,10 @@ def _checked(confusion: np.ndarray) -> np.ndarray:
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.dtype.kind not in "iu" or counts.min() < 0:
         raise InputError(f"confusion must be (C, C) counts, got {counts.dtype} of shape {counts.shape}")
     if not counts.any():
-        raise InputError("there is no example to score: every count of the confusion matrix is 0")
+        raise InputError("cannot score without examples: all counts of the confusion matrix are 0")
     return counts
 
 
 def best_row(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the epoch with the highest validation accuracy, of those that pruned most; the earliest of equals."""
+    """Returns the row of the best epoch: highest sparsity, then highest validation accuracy, then earliest."""
     return max(history, key=lambda row: (row.get("sparsity", 0.0), row["validation_accuracy"], -row["epoch"]))

@@ -1,7 +1,7 @@
-"""Model cards: what a file is, how it did and what it is for, in Markdown: ferjax card FILE --out CARD.md.
+"""Writes model cards in Markdown: `ferjax card FILE --out CARD.md`.
 
-After Mitchell et al., "Model Cards for Model Reporting" (2019). Every figure is one that was measured; what was not
-measured is said to be so.
+After Mitchell et al., "Model Cards for Model Reporting" (2019). All figures are measured; a missing measurement is
+marked "Not measured".
 """
 
 import json
@@ -12,21 +12,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ferjax import cli, errors, folders
-from ferjax import spec as contract
+from ferjax import spec as specs
 from ferjax.evaluate.benchmark import tables
 from ferjax.spec import ModelSpec
 
-_TIES = 5  # images whose answer may be another one on another machine
-INTENDED = """Research and teaching on facial expression recognition, and applications in which people know of the
-camera and have agreed to it. The model names the expression that a face shows in one picture. What a person feels does
-not follow from that: people smile without joy and are sad without showing it.
+_TIES = 5  # images whose prediction may differ between machines
+INTENDED = """Research and teaching on facial expression recognition, and applications whose users know of the camera
+and consent to it. The model classifies the expression of a face in one image. An expression does not show what a person
+feels.
 
-Do not use it to decide about people: not for hiring, marks, credit, insurance, policing or lie detection."""
+Do not use it for decisions about people, such as hiring, grading, credit, insurance, policing or lie detection."""
 
 LAW = """**European Union:** inferring people's emotions at workplaces and in education is prohibited, except for
 medical or safety reasons (Regulation (EU) 2024/1689, the AI Act, Article 5(1)(f), which applies since 2 February 2025).
-Elsewhere emotion recognition is a high-risk use (Annex III), and the people in front of the camera must be told of it
-(Article 50(3)). Pictures of faces are personal data. This note is no legal advice."""
+Elsewhere, emotion recognition is a high-risk use (Annex III), and the people in front of the camera must be informed
+(Article 50(3)). Images of faces are personal data. This note is not legal advice."""
 
 USE = """```python
 import cv2, ferjax.runtime
@@ -40,19 +40,17 @@ def write(spec: ModelSpec, out_path: str | os.PathLike[str], measured: Mapping[s
     """Writes the card of an exported file.
 
     Args:
-      spec: the file's contract.
-      out_path: the Markdown file to write, in one step.
-      measured: any of `file` (its name), `bytes`; `model` (what `ferjax.runtime.load` takes, if not the file),
-        `weights` (the name of a file to train on from), `training` (how long, in words), `commands` (lines that make it
-        again); `evaluation` (metrics.json of `ferjax.evaluate.scoring`: accuracy, macro_f1, per_class, n, split,
-        dataset, robustness where it was measured); `benchmark` (rows as in benchmark.csv).
-        Further names with a number, a text or a flat mapping, such as those of the parity check, are listed as they
-        are; two numbers as an interval.
+      spec: the spec of the file.
+      out_path: the Markdown file.
+      measured: any of `file` (its name), `bytes`; `model` (argument of `ferjax.runtime.load`, if not the file),
+        `weights` (name of the .safetensors file), `training` (its length), `commands` (lines that rebuild the file);
+        `evaluation` (metrics.json of `ferjax evaluate`); `benchmark` (rows of benchmark.csv). Other numbers, texts,
+        pairs of numbers and mappings of these are listed under "Checks at export".
     """
     sections = [
         _head(spec, measured),
         ("Intended use", f"{INTENDED}\n\n{LAW}"),
-        ("Data and licence", _data(spec)),
+        ("Data and license", _data(spec)),
         ("Accuracy", _accuracy(spec, measured)),
         ("Robustness", _robustness(measured)),
         ("Speed and memory", _speed(measured)),
@@ -73,25 +71,25 @@ def _head(spec: ModelSpec, measured: Mapping[str, Any]) -> tuple[str, str]:
     height, width, _ = spec.input_shape
     facts = {
         "network": spec.architecture + "".join(f", {k} {v}" for k, v in spec.architecture_args.items()),
-        "answers": ", ".join(spec.class_names),
+        "classes": ", ".join(spec.class_names),
         "input": f"one cropped face, {width}×{height} pixels, {spec.color_order}; (p / 255 − mean) / std with mean "
         f"{_numbers(spec.mean)}, std {_numbers(spec.std)}",
-        "quantisation": spec.quantization,
+        "quantization": spec.quantization,
         "parameters": f"{spec.parameters:,}" if spec.parameters else None,
-        "multiply-accumulates": f"{spec.macs:,} an image" if spec.macs else None,
+        "multiply-accumulates": f"{spec.macs:,} per image" if spec.macs else None,
         "size": f"{measured['bytes']:,} bytes" if "bytes" in measured else None,
     }
     lines = [f"- **{name}:** {value}" for name, value in facts.items() if value]
-    return f"Model card: {title}", "Facial expression recognition from a picture of a face.\n\n" + "\n".join(lines)
+    return f"Model card: {title}", "Facial expression recognition from one image of a face.\n\n" + "\n".join(lines)
 
 
 def _data(spec: ModelSpec) -> str:
     if not spec.dataset:
-        return f"The contract does not say what data the model was trained on. {spec.license}".rstrip()
+        return f"The spec names no training data. {spec.license}".rstrip()
     options = "".join(f", {k} {v}" for k, v in spec.dataset_args.items())
     parts = [f"Trained on `{spec.dataset}`{options}. {spec.license}".rstrip()]
     if spec.dataset == "synthetic_faces":
-        parts.append("**These faces are drawn by a program: the figures say nothing about people.**")
+        parts.append("**These faces are rendered: the figures do not apply to photographs.**")
     hashes = {"all arrays": spec.dataset_sha256, **spec.split_sha256}
     parts.append("\n".join(f"- SHA-256 of {name}: `{value}`" for name, value in hashes.items() if value))
     return "\n\n".join(filter(None, parts))
@@ -104,8 +102,8 @@ def _accuracy(spec: ModelSpec, measured: Mapping[str, Any]) -> str:
     evaluation = measured.get("evaluation")
     if evaluation:
         parts.append(
-            f"On the {evaluation['n']:,} images of {evaluation.get('dataset', spec.dataset)}, split "
-            f"{evaluation.get('split', 'not named')}: accuracy {evaluation['accuracy']:.1%}, macro-F1 "
+            f"On {evaluation['n']:,} images of {evaluation.get('dataset', spec.dataset)}, split "
+            f"{evaluation.get('split', 'unknown')}: accuracy {evaluation['accuracy']:.1%}, macro-F1 "
             f"{evaluation['macro_f1']:.3f}, weighted F1 {evaluation['weighted_f1']:.3f}.{_more(evaluation)}"
         )
         keys = ("precision", "recall", "f1")
@@ -115,19 +113,19 @@ def _accuracy(spec: ModelSpec, measured: Mapping[str, Any]) -> str:
 
 
 def _more(evaluation: Mapping[str, Any]) -> str:
-    """Returns what else an evaluation says of its accuracy, as sentences."""
-    said = []
+    """Returns sentences on the interval, near duplicates, calibration and split of an evaluation."""
+    sentences = []
     if "intervals" in evaluation:
         _, low, high = evaluation["intervals"]["accuracy"]
-        said.append(f"The accuracy's 95 % interval is {low:.1%} to {high:.1%}.")
+        sentences.append(f"The 95 % interval of the accuracy is {low:.1%} to {high:.1%}.")
     if "without_twins" in evaluation:
         own = evaluation["without_twins"]
-        said.append(f"Without exact copies of training images ({own['n']:,} are left) it is {own['accuracy']:.1%}.")
+        sentences.append(f"On the {own['n']:,} images without an exact copy in training: {own['accuracy']:.1%}.")
     if "calibration" in evaluation:
-        said.append(f"Expected calibration error: {evaluation['calibration']['ece']:.3f}.")
+        sentences.append(f"Expected calibration error: {evaluation['calibration']['ece']:.3f}.")
     if evaluation.get("split") == "validation":
-        said.append("**The epoch was selected on this split: these are no test figures.**")
-    return "".join(f" {sentence}" for sentence in said)
+        sentences.append("**The epoch was selected on this split: these are not test results.**")
+    return "".join(f" {sentence}" for sentence in sentences)
 
 
 def _robustness(measured: Mapping[str, Any]) -> str:
@@ -139,11 +137,11 @@ def _robustness(measured: Mapping[str, Any]) -> str:
         [kind, *(f"{value:.1%}" for value in values), f"{statistics.mean(values):.1%}"]
         for kind, values in found["accuracy"].items()
     ]
-    said = (
-        f"Accuracy on {found['n']:,} images, disturbed by severity: {found['mean']:.1%} over all, {found['clean']:.1%} "
-        f"undisturbed, {found['qin']:.1%} under the perturbation of Qin (2025)."
+    text = (
+        f"Accuracy on {found['n']:,} images: {found['clean']:.1%} clean, {found['mean']:.1%} corrupted (mean), "
+        f"{found['qin']:.1%} with the perturbation of Qin (2025). By corruption and severity:"
     )
-    return f"{said}\n\n{_table(['disturbance', *map(str, severities), 'mean'], rows)}"
+    return f"{text}\n\n{_table(['corruption', *map(str, severities), 'mean'], rows)}"
 
 
 def _speed(measured: Mapping[str, Any]) -> str:
@@ -151,18 +149,14 @@ def _speed(measured: Mapping[str, Any]) -> str:
     keys = ("runtime", "provider", "threads", "load_ms", "p50_ms", "p95_ms", "p99_ms", "memory_opencv")
     headings = ["runtime", "provider", "threads", "load ms", "p50 ms", "p95 ms", "p99 ms", "memory MB, with OpenCV"]
     if not rows:
-        return "Not measured; `ferjax benchmark FILE` does."
+        return "Not measured; run `ferjax benchmark FILE`."
 
     def cell(key: str, value: Any) -> str:
         if value in (None, ""):
             return "–"
-        return (
-            f"{float(value):.2f}"
-            if key.endswith("_ms")
-            else f"{float(value) / 1e6:.0f}"
-            if "memory" in key
-            else str(value)
-        )
+        if key.endswith("_ms"):
+            return f"{float(value):.2f}"
+        return f"{float(value) / 1e6:.0f}" if "memory" in key else str(value)
 
     return _table(headings, [[cell(key, row.get(key)) for key in keys] for row in rows])
 
@@ -188,24 +182,24 @@ def _listed(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _limits(spec: ModelSpec, measured: Mapping[str, Any]) -> str:
     lines = [
-        "One picture at a time: no context, no voice, no course over time.",
-        "Only the expressions listed above exist for it: every face gets one of them"
+        "It sees one image at a time: no context, voice or motion.",
+        "It knows the classes above only and assigns one of them to any image"
         + ("." if not spec.abstention_threshold else ', or "uncertain".'),
-        "How well it does for people of one age, skin colour or sex, with glasses or a beard, is not shown here.",
-        "Its confidence is calibrated: the logits are divided by a temperature fitted on validation data."
+        "Accuracy by age, skin color or sex, and with glasses or a beard, was not measured.",
+        "Its confidence is calibrated: a temperature was fitted on validation data."
         if spec.temperature != 1
         else "Its confidence is not calibrated.",
     ]
     if spec.abstention_threshold:
-        lines.append(f'It answers "uncertain" where the confidence is below {spec.abstention_threshold:g}.')
+        lines.append(f'It returns "uncertain" below a confidence of {spec.abstention_threshold:g}.')
     scores = measured.get("evaluation", {}).get("per_class", {})
     if scores:
         worst = min(scores, key=lambda name: scores[name]["f1"])
         lines.append(f"Weakest class: {worst}, recall {scores[worst]['recall']:.1%}, F1 {scores[worst]['f1']:.3f}.")
     if not measured.get("evaluation", {}).get("robustness"):
-        lines.append("Noise, blur, darkness, masks and turned heads were not tested.")
+        lines.append("Noise, blur, darkness, masks and head poses were not tested.")
     else:
-        lines.append("Noise, blur and darkness were made by a program, not by a camera; turned heads were not tested.")
+        lines.append("Noise, blur and darkness were simulated; head poses were not tested.")
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -213,7 +207,7 @@ def _use(measured: Mapping[str, Any]) -> str:
     use = USE.format(model=measured.get("model") or measured.get("file", "FILE"))
     if "weights" not in measured:
         return use
-    return f"{use}\n\nTo train on from its weights in floats: `--config.init.pretrained={measured['weights']}`."
+    return f"{use}\n\nTo fine-tune its float weights: `--config.init.pretrained={measured['weights']}`."
 
 
 def _origin(spec: ModelSpec, measured: Mapping[str, Any]) -> str:
@@ -237,16 +231,16 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Writes the card of a file from what lies beside it and what is given."""
-    parser = cli.parser("card", "Writes the model card of a file.")
-    parser.add_argument("file", metavar="FILE", type=pathlib.Path, help="a .tflite or .onnx file written by export.py")
-    cli.add_out(parser, "the Markdown file (default: FILE.md)", required=False)
+    """Runs `ferjax card`."""
+    parser = cli.parser("card", "Writes the model card of an exported file.")
+    parser.add_argument("file", metavar="FILE", type=pathlib.Path, help=".tflite or .onnx file of `ferjax export`")
+    cli.add_out(parser, "Markdown file (default: FILE.md)", required=False)
     parser.add_argument("--evaluation", type=pathlib.Path, help="metrics.json of `ferjax evaluate`")
     parser.add_argument("--benchmark", type=pathlib.Path, help="benchmark.csv of `ferjax benchmark`")
     options = parser.parse_args(argv)
     if options.out is not None and options.out.suffix.lower() != ".md":
         raise errors.InputError(f"--out must be a .md file, got {options.out}")
-    spec, name = contract.read(options.file), options.file.name
+    spec, name = specs.read(options.file), options.file.name
     measured: dict[str, Any] = {**read_export(options.file), "file": name, "bytes": options.file.stat().st_size}
     if options.evaluation is not None:
         measured["evaluation"] = _read_evaluation(options.evaluation, spec)
@@ -258,22 +252,22 @@ def main(argv: Sequence[str]) -> None:
 
 
 def read_benchmark(path: pathlib.Path, name: str) -> list[dict[str, Any]]:
-    """Returns the rows of a benchmark.csv that are of the file of this name.
+    """Returns the rows of a benchmark.csv for the file of this name.
 
     Raises:
-      InputError: if there is no such table, or it holds several files of that name.
+      InputError: if there is no such table, or it contains several files of this name.
     """
     rows = [row for row in tables.read_csv(path) if pathlib.Path(row["file"]).name == name]
     if len(found := sorted({row["file"] for row in rows})) > 1:
-        raise errors.InputError(f"{path} holds several files of that name, {', '.join(found)}: measure {name} alone")
+        raise errors.InputError(f"{path} has several files named {name}: {', '.join(found)}; benchmark one of them")
     return rows
 
 
 def read_export(path: pathlib.Path) -> Mapping[str, Any]:
-    """Returns what export.py measured of a file, from the export.json beside it; nothing if there is none.
+    """Returns the entry of a file in the export.json beside it; empty if there is none.
 
     Raises:
-      InputError: if that is no record of an export.
+      InputError: if export.json is malformed.
     """
     record = path.with_name("export.json")
     if not record.is_file():
@@ -282,24 +276,20 @@ def read_export(path: pathlib.Path) -> Mapping[str, Any]:
         entries = json.loads(record.read_text(encoding="utf-8"))["files"]
         return next((entry for entry in entries if entry["file"] == path.name), {})
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise errors.InputError(f"{record} is no record of an export: {error}") from error
+        raise errors.InputError(f"{record} was not written by ferjax export: {error}") from error
 
 
 def _read_evaluation(path: pathlib.Path, spec: ModelSpec) -> Any:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no text at all
+    except ValueError as error:  # not JSON, or not text
         raise errors.InputError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict) or tuple(values.get("per_class", ())) != spec.class_names:
-        raise errors.InputError(
-            f"{path} is no evaluation of this model: its classes are not {', '.join(spec.class_names)}"
-        )
+        raise errors.InputError(f"{path} must have the classes of the model: {', '.join(spec.class_names)}")
     scored, known = values.get("accuracy"), spec.accuracy.get(str(values.get("split")))
     same_data = values.get("dataset", spec.dataset) == spec.dataset
     if not isinstance(scored, float):
-        raise errors.InputError(f"{path} is no evaluation: it has no accuracy")
+        raise errors.InputError(f"{path} has no accuracy: give the metrics.json of ferjax evaluate")
     if same_data and known is not None and abs(scored - known) > _TIES / max(values.get("n", 1), 1):
-        raise errors.InputError(
-            f"{path} is no evaluation of this model: accuracy {scored:.4f} in it, {known:.4f} in the file"
-        )
+        raise errors.InputError(f"{path} belongs to another model: accuracy {scored:.4f}, the spec has {known:.4f}")
     return values

@@ -1,4 +1,4 @@
-"""Does the confidence know what it has not learned? Pictures that are no answer to the question, told by confidence."""
+"""Measures out-of-distribution detection by confidence: faces against textures and images of unknown classes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,12 +13,12 @@ COUNT = 500
 
 
 def non_faces(count: int, shape: tuple[int, int, int], *, seed: int = 0) -> np.ndarray:
-    """Returns textures without a face, uint8 (count, H, W, C): clouds, stripes, checks, gradients and edges.
+    """Returns random textures, uint8 (count, H, W, C): clouds, stripes, checks, gradients and edges.
 
     Args:
-      count: number of pictures.
+      count: number of images.
       shape: (H, W, C).
-      seed: of everything that is drawn.
+      seed: seed of the random numbers.
     """
     height, width, channels = shape
     y, x = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
@@ -45,11 +45,6 @@ def non_faces(count: int, shape: tuple[int, int, int], *, seed: int = 0) -> np.n
     return np.stack(pictures).astype(np.uint8)
 
 
-def drawn_faces(count: int, shape: tuple[int, int, int], *, seed: int = 0) -> np.ndarray:
-    """Returns drawn faces, uint8 (count, H, W, C), H = W: the embedded data, which no photograph resembles."""
-    return rendering.render_faces(np.arange(count) % 7, seed=seed, split="test", size=shape[0], channels=shape[2])
-
-
 def measure(
     logits: Callable[[Images], np.ndarray],
     images: Images,
@@ -58,19 +53,19 @@ def measure(
     unknown: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Tells faces of a split from what is none by the confidence of the answer.
+    """Measures how well the confidence separates the faces of a split from other images.
 
     Args:
       logits: uint8 images (N, H, W, C) -> logits (N, classes).
       images: faces of the split, uint8 (N, H, W, C).
-      temperature: of the softmax.
-      unknown: other pictures by what they are, such as faces of a class that was left out of training.
-      seed: of the other pictures.
+      temperature: temperature of the softmax.
+      unknown: further images by name, such as faces of a class that was left out of training.
+      seed: seed of the textures and of the rendered faces.
 
     Returns:
-      For `non_faces`, those of `unknown` and, if faces can be drawn in that size, `drawn_faces`: `n`, `auroc` (1:
-      every face is answered with more confidence, 0.5: confidence says nothing) and `confidence`, the mean over those
-      pictures; and `faces`, the mean confidence over the split.
+      `n`, `auroc` (1: all faces have a higher confidence; 0.5: chance) and the mean `confidence` for `non_faces`
+      (textures), each of `unknown` and, if the size permits, `drawn_faces` (rendered); `faces`: the mean confidence
+      over the split.
     """
 
     def confidence(pictures: Images) -> np.ndarray:
@@ -81,7 +76,9 @@ def measure(
     others = {"non_faces": non_faces(COUNT, shape, seed=seed), **(unknown or {})}
     smallest, largest = rendering.SIZES
     if smallest <= shape[0] == shape[1] <= largest:
-        others["drawn_faces"] = drawn_faces(COUNT, shape, seed=seed)
+        others["drawn_faces"] = rendering.render_faces(
+            np.arange(COUNT) % 7, seed=seed, split="test", size=shape[0], channels=shape[2]
+        )
     result: dict[str, Any] = {"faces": float(known.mean()), "seed": seed}
     for name, pictures in others.items():
         found = confidence(pictures)

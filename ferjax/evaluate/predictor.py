@@ -1,4 +1,4 @@
-"""A trained model ready to be scored, be it a checkpoint or an exported file, and the images to score it on."""
+"""Opens a checkpoint or an exported file as a function of images, and loads the split to evaluate it on."""
 
 import functools
 import os
@@ -19,13 +19,13 @@ _BLOCK = 256
 
 
 class Scorer(NamedTuple):
-    """A trained model, ready to be scored.
+    """A trained model as a function.
 
     Attributes:
-      name: what was given as --model.
-      spec: its contract.
-      logits: uint8 images (N, H, W, C) -> float32 logits (N, classes), each image once.
-      step: optimiser steps of a checkpoint, None for a file.
+      name: the argument of --model.
+      spec: the spec of the model.
+      logits: uint8 images (N, H, W, C) -> float32 logits (N, classes).
+      step: optimizer steps of a checkpoint, None for a file.
     """
 
     name: str
@@ -35,15 +35,15 @@ class Scorer(NamedTuple):
 
 
 def open_model(model: pathlib.Path | str, *, kind: str = "best", batch_size: int = 256) -> Scorer:
-    """Opens the --workdir of a training run, trained weights or an exported file.
+    """Opens a workdir, a .safetensors file or an exported file.
 
     Args:
-      model: the folder, or a .safetensors, .tflite or .onnx file.
+      model: the workdir, or a .safetensors, .tflite or .onnx file.
       kind: "best" or "last" checkpoint of a run.
       batch_size: images per forward pass of a checkpoint.
 
     Raises:
-      InputError: if there is no such model or it cannot be read.
+      InputError: if the model does not exist or cannot be read.
     """
     path = pathlib.Path(model)
     if path.suffix.lower() in FILES:
@@ -55,7 +55,7 @@ def open_model(model: pathlib.Path | str, *, kind: str = "best", batch_size: int
 
 
 def _file_logits(model: runtime.Model, images: data.Images) -> np.ndarray:
-    """Returns the logits (N, classes) of a file for uint8 images (N, H, W, C), gray or RGB."""
+    """Returns the logits (N, classes) of an exported file for uint8 images (N, H, W, C), gray or RGB."""
     blocks = cli.progress(range(0, max(len(images), 1), _BLOCK), what="scoring")
     parts = [model.logits(model.spec.from_rgb(np.asarray(images[i : i + _BLOCK]))) for i in blocks]
     return np.concatenate(parts)
@@ -64,13 +64,13 @@ def _file_logits(model: runtime.Model, images: data.Images) -> np.ndarray:
 def load_split(
     spec: ModelSpec, split: str, *, dataset: str | None = None, data_dir: pathlib.Path | str | None = None
 ) -> data.Split:
-    """Reads one split of the data that a model is scored on; its labels are the model's.
+    """Loads one split of a data set, its labels mapped to the classes of the model.
 
     Args:
-      spec: the model's contract.
-      split: see `evaluate`.
-      dataset: see `evaluate`.
-      data_dir: see `evaluate`.
+      spec: the spec of the model.
+      split: one of SPLITS.
+      dataset: a prepared data set (default: the training data of the model).
+      data_dir: folder of prepared data.
 
     Raises:
       InputError: if the split or the data set is unknown, or does not fit the model.
@@ -83,8 +83,8 @@ def load_split(
     places = check_fit(spec, faces)
     if same and spec.dataset_sha256 and faces.sha256 != spec.dataset_sha256:
         cli.note(
-            f"{faces.name} has been prepared anew since the model was trained: if it was divided anew too, these "
-            f"{split} images may be ones that the model was trained on"
+            f"{faces.name} has changed since the model was trained; if its splits changed too, the {split} split may "
+            "contain training images"
         )
     chosen = faces.splits[split]
     return chosen._replace(labels=places[chosen.labels])
@@ -93,7 +93,7 @@ def load_split(
 def left_out(
     spec: ModelSpec, split: str, *, dataset: str | None = None, data_dir: pathlib.Path | str | None = None
 ) -> dict[str, np.ndarray]:
-    """Returns the split's images of the class that the model's training left out, by its name; {} if there are none."""
+    """Returns {class name: images} of the class that `data.without` left out of training; {} if there is none."""
     absent = spec.dataset_args.get("without", "")
     if not absent or dataset not in (None, spec.dataset):
         return {}
@@ -105,24 +105,23 @@ def left_out(
 
 
 def check_fit(spec: ModelSpec, faces: data.FaceData) -> np.ndarray:
-    """Checks that a model can be scored on a data set.
+    """Checks that a model can be evaluated on a data set.
 
     Returns:
-      int32 (C,): the model's class for each class of the data, by name.
+      int32 (C,): the class index of the model for each class of the data, matched by name.
 
     Raises:
-      InputError: if the data has a class that the model does not know, or images of another shape.
+      InputError: if the model lacks a class of the data, or takes images of another shape.
     """
     if missing := [name for name in faces.class_names if name not in spec.class_names]:
         raise errors.InputError(
-            f"the model knows {', '.join(spec.class_names)}, but {faces.name} also has {', '.join(missing)}: "
-            "evaluate on data whose classes the model knows"
+            f"{faces.name} has {', '.join(missing)}, which the model lacks; its classes: {', '.join(spec.class_names)}"
         )
     if extra := [name for name in spec.class_names if name not in faces.class_names]:
-        cli.note(f"{faces.name} has no {', '.join(extra)}: an answer {extra[0]!r} counts as wrong")
+        cli.note(f"{faces.name} lacks {', '.join(extra)}: these predictions count as wrong")
     if faces.image_shape != spec.input_shape:
         raise errors.InputError(
-            f"the model takes images of shape {spec.input_shape}, {faces.name} holds {faces.image_shape}: "
-            "prepare the data at that size and colour"
+            f"the model takes images of shape {spec.input_shape}, {faces.name} has {faces.image_shape}: "
+            "prepare the data with this --size and --channels"
         )
     return np.array([spec.class_names.index(name) for name in faces.class_names], np.int32)

@@ -1,4 +1,4 @@
-"""Accuracy under corruption: the same perturbed images for every model, checkpoint or exported file."""
+"""Measures the accuracy of a model on corrupted images."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,17 +15,17 @@ SUBSET = 1000
 def measure(
     logits: Callable[[data.Images], np.ndarray], faces: data.Split, *, full: bool = False, seed: int = 0
 ) -> dict[str, Any]:
-    """Scores a model on corrupted copies of a split.
+    """Measures accuracy on corrupted copies of a split.
 
     Args:
       logits: uint8 images (N, H, W, C) -> logits (N, classes).
       faces: the split.
-      full: take all images; else a fixed choice of 1,000, stratified by class.
-      seed: of the corruptions; the choice does not depend on it.
+      full: whether to use all images, or a fixed subset of 1,000, stratified by class.
+      seed: seed of the corruptions; the subset does not depend on it.
 
     Returns:
-      `n`; `clean`, accuracy without corruption; `qin`, accuracy on Qin's perturbed images; `accuracy`, a list by
-      severity for each kind; `mean`, over kinds and severities.
+      `n`; `clean`, the accuracy without corruption; `qin`, with Qin's perturbation; `accuracy`, by kind a list by
+      severity; `mean`, over kinds and severities.
     """
     chosen = np.arange(len(faces.labels)) if full else subsets.stratified(faces.labels, SUBSET)
     images, labels, numbers = faces.images[chosen], faces.labels[chosen], chosen.tolist()
@@ -51,7 +51,7 @@ def measure(
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Renders a result as text: a line a kind, a column a severity."""
+    """Returns a result as text: one line per kind, one column per severity."""
     lines = [f"robustness on {result['n']} images: clean {result['clean']:.3f}, Qin's perturbation {result['qin']:.3f}"]
     lines.append(f"{'corruption':<12}" + "".join(f"{s:>8}" for s in corruptions.SEVERITIES) + f"{'mean':>8}")
     for kind, values in result["accuracy"].items():
@@ -59,5 +59,5 @@ def table(result: Mapping[str, Any]) -> str:
     lines.append(f"{'all':<12}{'':40}{result['mean']:8.3f}")
     if "mean_corruption_error" in result:
         error = result["mean_corruption_error"]
-        lines.append(f"mean corruption error {error:.3f}, where {result['relative_to']} has 1")
+        lines.append(f"mean corruption error {error:.3f} relative to {result['relative_to']}")
     return "\n".join(lines)

@@ -1,9 +1,10 @@
-"""Evaluation of trained models: ferjax evaluate --model WORKDIR_OR_FILE… --split validation --out DIR.
+"""Evaluates trained models: `ferjax evaluate --model MODEL… --split validation --out DIR`.
 
-A checkpoint and an exported file are scored by the same code on the same pixels. Every image of the split counts
-exactly once. The test split is read only when it is asked for by name.
+Checkpoints and exported files run the same code on the same pixels. Each image of the split counts once. The test
+split is read by `--split test` only.
 """
 
+import argparse
 import hashlib
 import itertools
 import json
@@ -19,6 +20,8 @@ from ferjax.evaluate import calibration, corruptions, intervals, metrics, open_s
 from ferjax.evaluate.predictor import Scorer, left_out, load_split, open_model
 from ferjax.weights import checkpoint
 
+Result = dict[str, Any]
+
 
 def evaluate(
     model: pathlib.Path | str | Scorer,
@@ -28,46 +31,43 @@ def evaluate(
     data_dir: pathlib.Path | str | None = None,
     kind: str = "best",
     batch_size: int = 256,
-) -> dict[str, Any]:
-    """Scores a model on one split.
+) -> Result:
+    """Evaluates a model on one split.
 
     Args:
-      model: the --workdir of a training run, an exported file, or an opened model.
-      split: "train", "validation", "test" or "test_all".
-      dataset: a prepared data set; the one that the model was trained on if not given.
-      data_dir: where prepared data sets lie.
+      model: a workdir, a .safetensors file, an exported file, or an opened model.
+      split: see `load_split`.
+      dataset: see `load_split`.
+      data_dir: see `load_split`.
       kind: "best" or "last" checkpoint.
       batch_size: images per forward pass.
 
     Returns:
-      What `metrics.summary` returns, and `model`, `dataset`, `split`, `step`, `intervals` (95 %, bootstrap),
-      `calibration`; where the data marks exact copies of training images, also `without_twins`: accuracy, its
-      interval and n over the other images.
+      `metrics.summary`, and `model`, `dataset`, `split`, `step`, `intervals` (95 %, bootstrap) and `calibration`;
+      if the data marks exact copies of training images, `without_twins`: accuracy, interval and n without them; if
+      the data names groups of people, `groups`.
 
     Raises:
-      InputError: if model, data and split do not fit together.
+      InputError: if the model, the data and the split do not fit together.
     """
     scorer = model if isinstance(model, Scorer) else open_model(model, kind=kind, batch_size=batch_size)
     chosen = load_split(scorer.spec, split, dataset=dataset, data_dir=data_dir)
     return score(scorer, chosen, scorer.logits(chosen.images), dataset=dataset or scorer.spec.dataset, split=split)
 
 
-def score(scorer: Scorer, faces: data.Split, logits: np.ndarray, *, dataset: str, split: str) -> dict[str, Any]:
-    """Returns what `evaluate` returns, from logits (N, classes) for the images of a split."""
+def score(scorer: Scorer, faces: data.Split, logits: np.ndarray, *, dataset: str, split: str) -> Result:
+    """Returns the result of `evaluate` from the logits (N, classes) of a split."""
     names, predictions = scorer.spec.class_names, logits.argmax(1)
     counts = metrics.confusion(faces.labels, predictions, len(names))
     summary = {**metrics.summary(counts, names), "intervals": _shown(intervals.bootstrap(counts))}
     probabilities = calibration.softmax(logits, scorer.spec.temperature)
     summary["calibration"] = {
         "temperature": scorer.spec.temperature,
-        "ece": calibration.reliability(probabilities, faces.labels).error(),
-        "ece_adaptive": calibration.reliability(probabilities, faces.labels, adaptive=True).error(),
-        "brier": calibration.brier(probabilities, faces.labels),
-        "nll": calibration.negative_log_likelihood(probabilities, faces.labels),
+        **calibration.scores(probabilities, faces.labels),
     }
-    twins = faces.columns.get("twin_in_train")
-    if twins is not None and twins.any() and not twins.all():
-        own = ~twins.astype(bool)
+    copies = faces.columns.get("twin_in_train")
+    if copies is not None and copies.any() and not copies.all():
+        own = ~copies.astype(bool)
         apart = metrics.confusion(faces.labels[own], predictions[own], len(names))
         found = intervals.bootstrap(apart)["accuracy"]
         summary["without_twins"] = {"accuracy": found.value, "interval": [found.low, found.high], "n": int(own.sum())}
@@ -79,14 +79,14 @@ def score(scorer: Scorer, faces: data.Split, logits: np.ndarray, *, dataset: str
 def _groups(
     faces: data.Split, predictions: np.ndarray, groups: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, Any]]:
-    """Returns accuracy with its 95 % interval (Wilson) for each group of people that the data names."""
+    """Returns the accuracy with its 95 % interval (Wilson) for each group of people."""
     found: dict[str, dict[str, Any]] = {}
     for column, names in groups.items():
         if column in faces.columns:
-            right, member = predictions == faces.labels, faces.columns[column]
+            correct, member = predictions == faces.labels, faces.columns[column]
             found[column] = {
                 name: {
-                    **intervals.wilson(int(right[member == i].sum()), int((member == i).sum()))._asdict(),
+                    **intervals.wilson(int(correct[member == i].sum()), int((member == i).sum()))._asdict(),
                     "n": int((member == i).sum()),
                 }
                 for i, name in enumerate(names)
@@ -96,10 +96,7 @@ def _groups(
 
 
 def test_time_average(scorer: Scorer, images: data.Images, kind: str) -> np.ndarray:
-    """Returns probabilities (N, classes) averaged over views of each image, "flip" or "ten" (`augment.views`).
-
-    The views are rounded to uint8, so that checkpoints and files take them alike.
-    """
+    """Returns probabilities (N, classes) averaged over the views "flip" or "ten" (`augment.views`), as uint8 images."""
     total = np.zeros((len(images), len(scorer.spec.class_names)))
     count = 0
     for start in range(0, len(images), 512):
@@ -113,7 +110,7 @@ def test_time_average(scorer: Scorer, images: data.Images, kind: str) -> np.ndar
 
 
 def compare(labels: np.ndarray, answers: Mapping[str, np.ndarray], num_classes: int) -> list[dict[str, Any]]:
-    """Compares models two by two on the same images.
+    """Compares all pairs of models on the same images.
 
     Args:
       labels: (N,) true classes.
@@ -121,8 +118,8 @@ def compare(labels: np.ndarray, answers: Mapping[str, np.ndarray], num_classes: 
       num_classes: C.
 
     Returns:
-      One mapping a pair: `first`, `second`, `difference` (second minus first, with 95 % intervals of the paired
-      bootstrap), `first_only`, `second_only` (images that one alone gets right) and McNemar's exact `p_value`.
+      For each pair, `first`, `second`, `difference` (second minus first, with 95 % intervals of the paired bootstrap)
+      and the fields of `intervals.McNemar`.
     """
     rows = []
     for (one, first), (other, second) in itertools.combinations(answers.items(), 2):
@@ -132,15 +129,15 @@ def compare(labels: np.ndarray, answers: Mapping[str, np.ndarray], num_classes: 
     return rows
 
 
-def save(result: dict[str, Any], out: pathlib.Path) -> None:
-    """Writes metrics.json, confusion.png and, if measured, robustness.png into a folder, made if missing."""
+def save(result: Result, out: pathlib.Path) -> None:
+    """Writes metrics.json, confusion.png and, if measured, robustness.png to a folder, created if missing."""
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "metrics.json", result)
     report.plot_confusion(np.array(result["confusion"]), list(result["per_class"]), out / "confusion.png")
     if "robustness" in result:
         report.plot_robustness(result["robustness"], out / "robustness.png")
     else:
-        (out / "robustness.png").unlink(missing_ok=True)  # of another evaluation
+        (out / "robustness.png").unlink(missing_ok=True)  # from an earlier evaluation
 
 
 def _write(path: pathlib.Path, value: Any) -> None:
@@ -153,13 +150,13 @@ def _shown(found: Mapping[str, intervals.Interval]) -> dict[str, list[float]]:
 
 
 def _text(result: Mapping[str, Any]) -> str:
-    """Returns what is printed of one model."""
+    """Returns the results of one model as text."""
     lines = [metrics.classification_report(result)]
     for name, (_, low, high) in result["intervals"].items():
         lines.append(f"{name.replace('_', ' ')} 95 % interval {low:.3f} to {high:.3f}")
     if "without_twins" in result:
-        twins = result["without_twins"]
-        lines.append(f"accuracy without exact copies of training images: {twins['accuracy']:.3f} ({twins['n']})")
+        own = result["without_twins"]
+        lines.append(f"accuracy without exact copies of training images: {own['accuracy']:.3f} ({own['n']})")
     lines.append(
         f"calibration error {result['calibration']['ece']:.3f} at T = {result['calibration']['temperature']:g}"
     )
@@ -175,7 +172,7 @@ def _text(result: Mapping[str, Any]) -> str:
     for kind, found in result.get("open_set", {}).items():
         if isinstance(found, dict):
             lines.append(
-                f"faces told from {kind.replace('_', ' ')} by confidence: AUROC {found['auroc']:.3f} "
+                f"faces against {kind.replace('_', ' ')}: AUROC {found['auroc']:.3f} "
                 f"(mean confidence {result['open_set']['faces']:.2f} and {found['confidence']:.2f})"
             )
     if "robustness" in result:
@@ -184,57 +181,27 @@ def _text(result: Mapping[str, Any]) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Scores models, prints and saves the results."""
-    parser = cli.parser("evaluate", __doc__)
-    cli.add_model(parser, several=True)
-    cli.add_data(parser)
-    cli.add_split(parser)
-    cli.add_out(parser, "folder for metrics.json and the figures", required=False)
-    parser.add_argument("--checkpoint", default="best", choices=checkpoint.KINDS)
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--tta", choices=["flip", "ten"], help="also report a test-time average over views, apart")
-    parser.add_argument("--robustness", action="store_true", help="also score corrupted images")
-    parser.add_argument("--open-set", action="store_true", help="also answer for textures and for drawn faces")
-    parser.add_argument("--full", action="store_true", help="corrupt all images, not a stratified 1,000")
-    options = parser.parse_args(argv)
-    if options.out is not None:
-        folders.check_out(options.out)
-    if options.batch_size < 1:
-        raise errors.InputError(f"--batch-size must be at least 1, got {options.batch_size}")
-    if options.full and not options.robustness:
-        raise errors.InputError("--full requires --robustness: it says how many corrupted images are scored")
-    if len(set(options.model)) != len(options.model):
-        raise errors.InputError("a model is named twice in --model")
-    scorers = [open_model(m, kind=options.checkpoint, batch_size=options.batch_size) for m in options.model]
-    where = {"dataset": options.data, "data_dir": options.data_dir}
-    results: list[dict[str, Any]] = []
+    """Runs `ferjax evaluate`."""
+    options = _options(argv)
+    results: list[Result] = []
     answers: dict[str, np.ndarray] = {}
     seen: list[tuple[Any, ...]] = []
-    for scorer in scorers:
-        faces = load_split(scorer.spec, options.split, **where)
-        seen.append((scorer.spec.class_names, *_digests(faces)))
+    for scorer in [open_model(m, kind=options.checkpoint, batch_size=options.batch_size) for m in options.model]:
+        faces = load_split(scorer.spec, options.split, dataset=options.data, data_dir=options.data_dir)
         logits = scorer.logits(faces.images)
         result = score(scorer, faces, logits, dataset=options.data or scorer.spec.dataset, split=options.split)
-        if options.tta:
-            averaged = test_time_average(scorer, faces.images, options.tta).argmax(1)
-            counts = metrics.confusion(faces.labels, averaged, len(scorer.spec.class_names))
-            result["test_time_average"] = {"views": options.tta, **_shown(intervals.bootstrap(counts))}
-        if options.open_set:
-            temperature = scorer.spec.temperature
-            unknown = left_out(scorer.spec, options.split, **where)
-            result["open_set"] = open_set.measure(scorer.logits, faces.images, temperature=temperature, unknown=unknown)
-        if options.robustness:
-            result["robustness"] = robustness.measure(scorer.logits, faces, full=options.full)
+        result |= _optional(scorer, faces, options)
+        seen.append((scorer.spec.class_names, *_digests(faces)))
         if options.robustness and results and seen[-1] == seen[0]:
             result["robustness"] |= _relative(result["robustness"]["accuracy"], results[0])
-        print(f"{scorer.name}\n{_text(result)}\n" if len(scorers) > 1 else _text(result))
+        print(f"{scorer.name}\n{_text(result)}\n" if len(options.model) > 1 else _text(result))
         results.append(result)
         answers[scorer.name] = logits.argmax(1)
     pairs: list[dict[str, Any]] = []
     if len(set(seen)) > 1:
-        cli.note("the models are not compared: they were scored on other images, or know other classes")
+        cli.note("the models are not compared: they have different images or classes")
     elif len(seen) > 1:
-        pairs = compare(faces.labels, answers, len(scorers[0].spec.class_names))
+        pairs = compare(faces.labels, answers, len(seen[0][0]))
     for pair in pairs:
         gain, low, high = pair["difference"]["accuracy"]
         print(
@@ -243,30 +210,69 @@ def main(argv: Sequence[str]) -> None:
         )
     if options.out is not None:
         for number, result in enumerate(results):
-            save(
-                result,
-                options.out if len(results) == 1 else options.out / f"{number}_{pathlib.Path(result['model']).stem}",
-            )
+            name = f"{number}_{pathlib.Path(result['model']).stem}"
+            save(result, options.out if len(results) == 1 else options.out / name)
         if pairs:
             _write(options.out / "comparison.json", pairs)
         print(f"saved {options.out}")
 
 
+def _options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = cli.parser("evaluate", __doc__)
+    cli.add_model(parser, several=True)
+    cli.add_data(parser)
+    cli.add_split(parser)
+    cli.add_out(parser, "folder for metrics.json and the figures", required=False)
+    parser.add_argument("--checkpoint", default="best", choices=checkpoint.KINDS, help="(default: best)")
+    parser.add_argument("--batch-size", type=int, default=256, help="images per forward pass (default: 256)")
+    parser.add_argument("--tta", choices=["flip", "ten"], help="test-time average over views, reported separately")
+    parser.add_argument("--robustness", action="store_true", help="accuracy on corrupted images")
+    parser.add_argument("--open-set", action="store_true", help="out-of-distribution detection by confidence")
+    parser.add_argument("--full", action="store_true", help="corrupt all images (default: a stratified 1,000)")
+    options = parser.parse_args(argv)
+    if options.out is not None:
+        folders.check_out(options.out)
+    if options.batch_size < 1:
+        raise errors.InputError(f"--batch-size must be at least 1, got {options.batch_size}")
+    if options.full and not options.robustness:
+        raise errors.InputError("--full requires --robustness")
+    if repeated := [model for model in options.model if options.model.count(model) > 1]:
+        raise errors.InputError(f"--model names {repeated[0]} twice")
+    return options
+
+
+def _optional(scorer: Scorer, faces: data.Split, options: argparse.Namespace) -> Result:
+    """Returns the results of --tta, --open-set and --robustness."""
+    result: Result = {}
+    if options.tta:
+        averaged = test_time_average(scorer, faces.images, options.tta).argmax(1)
+        counts = metrics.confusion(faces.labels, averaged, len(scorer.spec.class_names))
+        result["test_time_average"] = {"views": options.tta, **_shown(intervals.bootstrap(counts))}
+    if options.open_set:
+        unknown = left_out(scorer.spec, options.split, dataset=options.data, data_dir=options.data_dir)
+        result["open_set"] = open_set.measure(
+            scorer.logits, faces.images, temperature=scorer.spec.temperature, unknown=unknown
+        )
+    if options.robustness:
+        result["robustness"] = robustness.measure(scorer.logits, faces, full=options.full)
+    return result
+
+
 def _relative(accuracy: Mapping[str, Sequence[float]], first: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the mean corruption error relative to the first model; nothing, with a note, if that makes no error."""
+    """Returns the mean corruption error relative to the first model; {} with a note if that makes no error."""
+    wrong, reference = (
+        {kind: [1 - value for value in values] for kind, values in each.items()}
+        for each in (accuracy, first["robustness"]["accuracy"])
+    )
     try:
-        mean, _ = corruptions.mean_corruption_error(_errors(accuracy), _errors(first["robustness"]["accuracy"]))
+        mean = corruptions.mean_corruption_error(wrong, reference)
     except errors.InputError as error:
         cli.note(f"no mean corruption error relative to {first['model']}: {error}")
         return {}
     return {"relative_to": first["model"], "mean_corruption_error": mean}
 
 
-def _errors(accuracy: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    return {kind: [1 - value for value in values] for kind, values in accuracy.items()}
-
-
 def _digests(faces: data.Split) -> tuple[str, str]:
-    """Tells images apart by their labels and the first of them."""
+    """Returns the hashes of the labels and of the first 64 images, to tell splits apart."""
     labels, first = (hashlib.sha256(np.asarray(part).tobytes()) for part in (faces.labels, faces.images[:64]))
     return labels.hexdigest(), first.hexdigest()

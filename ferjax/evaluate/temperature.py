@@ -1,7 +1,7 @@
 """Calibrates confidences: `ferjax calibrate --model MODEL… [--accuracy 0.8] [--out DIR]`.
 
-Temperature and abstention threshold are fitted on one half of the validation split, reported on the other, and stored
-into the model's contract: beside the checkpoints of a run, inside an exported file. The temperature changes no answer.
+Fits a temperature and an abstention threshold on one half of the validation split, reports them on the other half, and
+stores them in the spec of the model. The temperature changes no prediction.
 """
 
 import json
@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ferjax import cli, errors, folders, spec
+from ferjax import cli, errors, folders
+from ferjax import spec as specs
 from ferjax.data import subsets
 from ferjax.evaluate import calibration, report
 from ferjax.evaluate.predictor import FILES, load_split, open_model
@@ -20,7 +21,7 @@ from ferjax.weights import checkpoint, single_file
 
 
 def halves(labels: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the numbers of two halves of a split, drawn by seed, each class divided evenly between them."""
+    """Returns the indices of two halves of a split, drawn by seed and stratified by class."""
     chosen = subsets.by_class(labels, np.bincount(labels) // 2, subsets.drawn(seed))
     return chosen, np.setdiff1d(np.arange(len(labels)), chosen)
 
@@ -28,74 +29,62 @@ def halves(labels: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 def calibrate(
     logits: np.ndarray, labels: np.ndarray, *, accuracy: float = 0.0, threshold: float = 0.0, seed: int = 0
 ) -> dict[str, Any]:
-    """Fits a temperature and an abstention threshold on one half of a split and reports both on the other half.
+    """Fits a temperature and an abstention threshold on one half of a split and measures both on the other half.
 
     Args:
       logits: (N, C).
       labels: (N,) true classes.
-      accuracy: wanted among the answers that are given; 0 fits no threshold, but keeps the one given.
-      threshold: confidence below which the model abstains so far.
-      seed: of the division.
+      accuracy: target accuracy of the answered images; 0 keeps `threshold`.
+      threshold: current abstention threshold.
+      seed: seed of the halves.
 
     Returns:
-      `temperature`, `threshold`, `fitted_on` and `reported_on` (numbers of images),
-      `before` and `after` (each `ece, ece_adaptive, brier, nll` on the reporting half) and `abstention`: `coverage`
-      and `accuracy` of the answers given there.
+      `temperature`, `threshold`, `fitted_on` and `reported_on` (numbers of images), `before` and `after`
+      (`calibration.scores` on the second half) and `abstention`: `coverage` and `accuracy` there.
 
     Raises:
-      InputError: if a half is empty, or no threshold reaches the wanted accuracy.
+      InputError: if a half is empty, or no threshold reaches the accuracy.
     """
     if not 0 <= accuracy < 1:
-        raise errors.InputError(f"the wanted accuracy must be in [0, 1), got {accuracy}")
+        raise errors.InputError(f"--accuracy must be in [0, 1), got {accuracy}")
     fit, rest = halves(labels, seed=seed)
     if not len(fit) or not len(rest):
-        raise errors.InputError(f"{len(labels)} images are too few: a class needs two to be divided")
+        raise errors.InputError(f"calibration requires two images of a class, got {len(labels)} images")
     temperature = calibration.fit_temperature(logits[fit], labels[fit])
     if accuracy:
         curve = calibration.coverage(calibration.softmax(logits[fit], temperature), labels[fit])
         if (found := curve.abstention(accuracy)) is None:
             raise errors.InputError(
-                f"no threshold reaches an accuracy of {accuracy:g}: the most certain answers are right in "
-                f"{curve.accuracy.max():.3f} of the cases; ask for less"
+                f"no threshold reaches --accuracy {accuracy:g}: the maximum is {curve.accuracy.max():.3f}"
             )
         threshold = found[0]
     before, after = (calibration.softmax(logits[rest], t) for t in (1.0, temperature))
     answered = after.max(axis=1) >= threshold
-    right = after.argmax(axis=1) == labels[rest]
+    correct = after.argmax(axis=1) == labels[rest]
     return {
         "temperature": temperature,
         "threshold": threshold,
         "fitted_on": len(fit),
         "reported_on": len(rest),
         "seed": seed,
-        "before": _scores(before, labels[rest]),
-        "after": _scores(after, labels[rest]),
+        "before": calibration.scores(before, labels[rest]),
+        "after": calibration.scores(after, labels[rest]),
         "abstention": {
             "coverage": float(answered.mean()),
-            "accuracy": float(right[answered].mean()) if answered.any() else None,
+            "accuracy": float(correct[answered].mean()) if answered.any() else None,
         },
     }
 
 
-def _scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    return {
-        "ece": calibration.reliability(probabilities, labels).error(),
-        "ece_adaptive": calibration.reliability(probabilities, labels, adaptive=True).error(),
-        "brier": calibration.brier(probabilities, labels),
-        "nll": calibration.negative_log_likelihood(probabilities, labels),
-    }
-
-
 def store(model: pathlib.Path | str, *, temperature: float, threshold: float) -> None:
-    """Writes temperature and abstention threshold into the contract of a run or an exported file, in one step."""
+    """Stores temperature and abstention threshold in the spec of a run, a .safetensors or an exported file."""
     path = pathlib.Path(model)
     if path.suffix.lower() in FILES:
-        contract = spec.read(path)
-        spec.embed(path, contract.replace(temperature=temperature, abstention_threshold=threshold))
-        beside = path.with_name(f"{path.name}.md")
-        if beside.exists():
-            command = shlex.join(["ferjax", "card", str(path), "--out", str(beside)])
-            cli.note(f"{beside} describes it as it was; next: {command}")
+        specs.embed(path, specs.read(path).replace(temperature=temperature, abstention_threshold=threshold))
+        card = path.with_name(f"{path.name}.md")
+        if card.exists():
+            command = shlex.join(["ferjax", "card", str(path), "--out", str(card)])
+            cli.note(f"{card} is outdated; next: {command}")
     elif path.suffix == single_file.SUFFIX:
         network = single_file.load(path)
         calibrated = network.spec.replace(temperature=temperature, abstention_threshold=threshold)
@@ -105,16 +94,17 @@ def store(model: pathlib.Path | str, *, temperature: float, threshold: float) ->
 
 
 def main(argv: Sequence[str]) -> None:
-    """Calibrates models, prints what it changed, and draws the reliability diagram."""
+    """Runs `ferjax calibrate`."""
     parser = cli.parser("calibrate", __doc__)
     cli.add_model(parser, several=True)
     cli.add_data(parser)
     parser.add_argument(
         "--accuracy",
         type=float,
-        help="wanted among the answers given; others become 'uncertain'. 0 answers always; kept as it is if not given",
+        help="target accuracy; images of lower confidence become 'uncertain'; 0 never abstains "
+        "(default: keep the threshold)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the division into halves")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the halves (default: 0)")
     cli.add_out(parser, "folder for calibration.json and reliability.png", required=False)
     options = parser.parse_args(argv)
     if options.seed < 0:
@@ -135,20 +125,24 @@ def main(argv: Sequence[str]) -> None:
         print(_text(name, result))
         if options.out is not None:
             rest = halves(faces.labels, seed=options.seed)[1]
-            after = calibration.softmax(logits[rest], result["temperature"])
-            diagrams = {
-                "as trained": calibration.reliability(calibration.softmax(logits[rest]), faces.labels[rest]),
-                f"T = {result['temperature']:.2f}": calibration.reliability(after, faces.labels[rest]),
-            }
             suffix = f"_{len(results) - 1}" if len(options.model) > 1 else ""
-            curve = calibration.coverage(after, faces.labels[rest])
-            report.plot_reliability(diagrams, curve, options.out / f"reliability{suffix}.png")
-    for name, result in results.items():  # when all of them could be done
+            path = options.out / f"reliability{suffix}.png"
+            _plot(logits[rest], faces.labels[rest], result["temperature"], path)
+    for name, result in results.items():  # after all models were calibrated without an error
         store(name, temperature=result["temperature"], threshold=result["threshold"])
     if options.out is not None:
         with folders.atomic_file(options.out / "calibration.json") as part:
             part.write_text(json.dumps(results, indent=1))
         print(f"saved {options.out}")
+
+
+def _plot(logits: np.ndarray, labels: np.ndarray, temperature: float, path: pathlib.Path) -> None:
+    before, after = (calibration.softmax(logits, t) for t in (1.0, temperature))
+    diagrams = {
+        "T = 1": calibration.reliability(before, labels),
+        f"T = {temperature:.2f}": calibration.reliability(after, labels),
+    }
+    report.plot_reliability(diagrams, calibration.coverage(after, labels), path)
 
 
 def _text(name: str, result: dict[str, Any]) -> str:
@@ -161,7 +155,7 @@ def _text(name: str, result: dict[str, Any]) -> str:
     ]
     if result["threshold"]:
         lines.append(
-            f"  answers only from a confidence of {result['threshold']:.3f}: {given['coverage']:.1%} of the images, "
-            f"{given['accuracy'] or 0.0:.1%} of them right"
+            f"  abstention threshold {result['threshold']:.3f}: coverage {given['coverage']:.1%}, "
+            f"accuracy {given['accuracy'] or 0.0:.1%}"
         )
     return "\n".join(lines)

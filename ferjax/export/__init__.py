@@ -1,4 +1,4 @@
-"""From a checkpoint to files that run anywhere, each held to what was trained before it is left on disk."""
+"""Exports a trained network to TFLite and ONNX files and verifies each file against the network."""
 
 from ferjax.export.formats import FORMATS, Format, choose, family, list_formats, list_quantizations
 from ferjax.export.pipeline import Exported, best, export, table

@@ -1,9 +1,9 @@
-"""Turns a trained network into TFLite and ONNX files, proves that they compute what was trained, says which to ship.
+"""Exports a trained network to TFLite and ONNX files, compares each with the network, and recommends one.
 
     ferjax export --model runs/resnet20 --out exports/resnet20
     ferjax export --model runs/resnet20 --out exports/small --format tflite --quantization int8 weight-only
 
-A file that departs from the checkpoint by more than its kind may is removed, and the report says where it departs.
+A file outside the tolerance of its quantization is removed; the report names the first layer that deviates.
 """
 
 import pathlib
@@ -23,10 +23,10 @@ def main(argv: Sequence[str]) -> None:
     )
     quantizations = ", ".join(export.list_quantizations())
     parser.add_argument(
-        "--quantization", nargs="+", metavar="NAME", help=f"{quantizations} (default: all that suit the network)"
+        "--quantization", nargs="+", metavar="NAME", help=f"{quantizations} (default: all for this network)"
     )
     cli.add_data_dir(parser)
-    parser.add_argument("--images", type=int, default=0, help="validation images to compare on (default: all)")
+    parser.add_argument("--images", type=int, default=0, help="validation images for the comparison (default: all)")
     cli.add_overwrite(parser)
     options = parser.parse_args(argv)
     results = export.export(

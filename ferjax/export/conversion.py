@@ -1,4 +1,4 @@
-"""What is converted: a trained network as one TensorFlow function of one image, and the images that show its ranges."""
+"""Converts a trained network to a TensorFlow function of one image, and selects the calibration images."""
 
 import contextlib
 import dataclasses
@@ -22,52 +22,47 @@ from ferjax.weights import Trained
 
 Apply = Callable[..., Any]
 IMAGES = 256
-_FAR, _FEW, _BATCH = 6.0, 0.05, 32
+_OUTLIER, _REMOVED, _BATCH = 6.0, 0.05, 32
 
 
 def as_trained(network: Trained) -> Apply:
-    """Returns apply(image, mutable=…) of a network in evaluation mode, as training and scoring compute it."""
+    """Returns apply(image, mutable=…) of a network in evaluation mode."""
     module = models.for_export(network.module)
     return partial(network.apply_of(module), network.variables, train=False)
 
 
-def logits(apply: Apply, image: jax.Array) -> jax.Array:
-    """Returns a network's answer."""
-    return apply(image)
-
-
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """A trained network on its way into files, with what several files share.
+    """A trained network to convert, with the intermediate results that several files share.
 
     Attributes:
-      network: in float32.
-      examples: float32 (N, height, width, channels), normalised training images.
-      function: (apply, image (1, height, width, channels)) -> logits (1, classes); a tuple of arrays that begins with
-        the logits where layers are compared.
-      bind: network -> apply(image, mutable=…), the variables inside.
+      network: the network, in float32.
+      examples: normalized training images, float32 (N, height, width, channels).
+      function: (apply, image (1, height, width, channels)) -> logits (1, classes), or a tuple of arrays that starts
+        with the logits.
+      bind: network -> apply(image, mutable=…), with the variables bound.
     """
 
     network: Trained
     examples: np.ndarray
-    function: Callable[[Apply, jax.Array], Any] = logits
+    function: Callable[[Apply, jax.Array], Any] = lambda apply, image: apply(image)
     bind: Callable[[Trained], Apply] = as_trained
 
     @property
     def apply(self) -> Apply:
-        """The network as a function of images, what `bind` makes."""
+        """The network as a function of images."""
         return self.bind(self.network)
 
     @cached_property
     def calibration(self) -> np.ndarray:
-        """Those examples that show integers the ranges of activations, see `typical`."""
-        return typical(self.apply, self.examples)
+        """The calibration images: the examples without activation outliers."""
+        return without_outliers(self.apply, self.examples)
 
     @cached_property
     def traced(self) -> tuple[Any, Any]:
-        """TensorFlow's concrete function of one image called "image", and the object that keeps it alive.
+        """The concrete TensorFlow function of one image named "image", and the object that keeps it alive.
 
-        The batch is exactly one: with a free batch the graph computes shapes at run time, and is 3 to 50 times slower.
+        The batch size is 1: with a dynamic batch the graph computes shapes at run time and is 3 to 50 times slower.
         """
         tensorflow, shape = import_tensorflow(), (1, *self.network.spec.input_shape)
         with quiet():
@@ -85,11 +80,11 @@ class Conversion:
 
     @cached_property
     def float32(self) -> bytes:
-        """The float32 TFLite file, from which every ONNX file is made."""
+        """The float32 TFLite file, the source of all ONNX files."""
         return self.convert(lambda converter: converter.convert())
 
     def convert(self, run: Callable[[Any], bytes]) -> bytes:
-        """Calls `run` with a fresh TFLiteConverter of this network and returns the file that it makes."""
+        """Returns the file that `run` makes with a new TFLiteConverter of this network."""
         tensorflow = import_tensorflow()
         concrete, holder = self.traced
         with quiet():
@@ -97,43 +92,31 @@ class Conversion:
 
 
 def calibration_images(spec: ModelSpec, train: Split, *, count: int = IMAGES, seed: int = 0) -> np.ndarray:
-    """Draws images and normalises them as the network's input.
+    """Returns class-balanced training images as network inputs, float32 (count, H, W, C).
 
     Args:
-      spec: of the network.
+      spec: the spec of the network.
       train: the split that it was trained on.
       count: number of images; all if there are fewer.
-      seed: of the draw.
-
-    Returns:
-      float32 (count, H, W, C).
-
-    Raises:
-      InputError: if the images are not of the spec's shape.
+      seed: seed of the draw.
     """
-    if train.images.shape[1:] != spec.input_shape:
-        raise errors.InputError(
-            f"calibration images are of shape {train.images.shape[1:]}, the network takes {spec.input_shape}: "
-            "prepare the data at the size and colour that it was trained on"
-        )
     return normalize(spec, train.images[subsets.balanced(train.labels, count, seed=seed)])
 
 
-def typical(apply: Callable[..., Any], images: np.ndarray) -> np.ndarray:
-    """Leaves out images at which a network runs away: one of them widens the ranges of integers for all others.
+def without_outliers(apply: Callable[..., Any], images: np.ndarray) -> np.ndarray:
+    """Returns the images without activation outliers, which would widen the integer ranges for all other images.
 
-    A batch normalisation holds an image back by the batch's own variance while it trains, not afterwards; through many
-    blocks what stands out grows. Of a MobileNetV3-Small, five of 256 images reached 17 to 390 times the maximum of the
-    others: its int8 file gave 32 % of the network's answers with them, 95 % without. Where nothing runs away (maxima
-    stay below 6 times their median), all images are kept.
+    Batch normalization bounds an outlier during training, by the variance of its batch, but not in evaluation, where it
+    grows from block to block. In a MobileNetV3-Small, five of 256 images reached 17 to 390 times the maximum of the
+    others; with them its int8 file agreed with 32 % of the network's predictions, without them with 95 %.
 
     Args:
       apply: (images, mutable=["intermediates"]) -> (logits, {"intermediates": …}) in evaluation mode.
-      images: float32 (N, H, W, C), normalised.
+      images: float32 (N, H, W, C), normalized.
 
     Returns:
-      Those that stay below 6 times the median of the images' largest activations at every named intermediate; of those
-      that do not, the least far ones are kept, too, until 95 % are.
+      The images whose largest activation is at most 6 times its median over the images, at every intermediate. At least
+      95 % of the images are kept, those with the smallest ratios.
     """
 
     @jax.jit
@@ -143,19 +126,19 @@ def typical(apply: Callable[..., Any], images: np.ndarray) -> np.ndarray:
 
     parts = [maxima(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
     largest = np.stack([np.concatenate([part[name] for part in parts]) for name in parts[0]]).astype(np.float32)
-    usual = np.maximum(np.median(largest, 1, keepdims=True), np.finfo(np.float32).tiny)
-    ratio = (largest / usual).max(0)
-    return images[ratio <= max(_FAR, np.sort(ratio)[-1 - int(_FEW * len(ratio))])]
+    median = np.maximum(np.median(largest, 1, keepdims=True), np.finfo(np.float32).tiny)
+    ratio = (largest / median).max(0)
+    return images[ratio <= max(_OUTLIER, np.sort(ratio)[-1 - int(_REMOVED * len(ratio))])]
 
 
 def normalize(spec: ModelSpec, images: np.ndarray) -> np.ndarray:
-    """Turns uint8 images (N, H, W, C) into a network's float32 input."""
+    """Returns uint8 images (N, H, W, C) as float32 network inputs."""
     mean, std = (np.array(values, np.float32) for values in (spec.mean, spec.std))
     return (images.astype(np.float32) / np.float32(255) - mean) / std
 
 
 def import_tensorflow() -> Any:
-    """Returns the tensorflow module, loaded without its greetings.
+    """Imports tensorflow without its log messages.
 
     Raises:
       InputError: if it is not installed.
@@ -165,20 +148,20 @@ def import_tensorflow() -> Any:
         with quiet():
             import tensorflow
     except ModuleNotFoundError as error:
-        raise errors.InputError(f'export needs {error.name}: pip install "ferjax[export]"') from error
+        raise errors.InputError(f'export requires {error.name}: pip install "ferjax[export]"') from error
     return tensorflow
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the converters' chatter, which C++ writes past Python, off the terminal; an error shows it after all."""
+    """Hides the output of the converters, which C++ writes to the file descriptors; shows it after an error."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = [os.dup(descriptor) for descriptor in (1, 2)]
-    with tempfile.TemporaryFile() as chatter, warnings.catch_warnings():
+    with tempfile.TemporaryFile() as output, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for descriptor in (1, 2):
-            os.dup2(chatter.fileno(), descriptor)
+            os.dup2(output.fileno(), descriptor)
         failed = True
         try:
             yield
@@ -188,5 +171,5 @@ def quiet() -> Iterator[None]:
                 os.dup2(kept, descriptor)
                 os.close(kept)
             if failed:
-                chatter.seek(0)
-                sys.stderr.write(chatter.read()[-4000:].decode(errors="replace"))
+                output.seek(0)
+                sys.stderr.write(output.read()[-4000:].decode(errors="replace"))

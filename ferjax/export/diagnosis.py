@@ -1,4 +1,4 @@
-"""What a file computes in floating point, and where one that fails the gate first departs from its network."""
+"""Finds the floating-point operations of a file, and the first layer where it deviates from its network."""
 
 import collections
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ferjax import spec as contract
+from ferjax import spec as specs
 from ferjax.export import flatbuffer, onnx_graph
 from ferjax.export.conversion import Apply, Conversion, normalize
 from ferjax.export.onnx_graph import number
@@ -19,26 +19,26 @@ from ferjax.models.layers import tapped
 
 _FIELDS = ("input_size", "color_order", "mean", "std", "class_names", "temperature")
 _IMAGES = 4
-# What turns floats into integers and back, at the edge of an integer network.
+# Conversions between floats and integers.
 _EDGES = ("QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
-# What passes numbers on, or clips them: fused into the integer operation beside it.
+# Operations that the runtime fuses into the adjacent integer operation.
 _TRANSPARENT = ("Relu", "Clip", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Pad", "Identity")
 
 
 def float_operations(path: pathlib.Path) -> dict[str, int]:
-    """Returns how often each operation of a .tflite or .onnx file computes in floating point; {} for integers only.
+    """Counts the floating-point operations of a .tflite or .onnx file by name.
 
-    An ONNX operation between DequantizeLinear and QuantizeLinear, its weights dequantised too, is one of integers.
+    An ONNX operation with dequantized inputs and weights and quantized outputs counts as an integer operation.
     """
     blob = path.read_bytes()
     return flatbuffer.float_operations(blob, but=_EDGES) if path.suffix == ".tflite" else _onnx_floats(blob)
 
 
 class Layer(NamedTuple):
-    """How far one named intermediate of a file is from the network's.
+    """The relative error of one intermediate value of a file.
 
     Attributes:
-      name: as the network names it, see `ferjax.models.layers.tap`; "logits" for the last.
+      name: name in the network, see `ferjax.models.layers.tap`; "logits" for the last.
       error: norm of the difference over norm of the value.
     """
 
@@ -47,49 +47,49 @@ class Layer(NamedTuple):
 
 
 def explain(path: pathlib.Path, convert: Callable[[Conversion], bytes], source: Conversion, truth: Reference) -> str:
-    """Returns one sentence on where a file first departs from its network.
+    """Returns a phrase on where a file first deviates from its network.
 
     Args:
-      path: the file, spec inside.
-      convert: what made it.
-      source: from what.
-      truth: what it was compared with.
+      path: the file, with its spec.
+      convert: the function that made it.
+      source: the network that was converted.
+      truth: the reference of the comparison.
     """
-    file_spec = contract.read(path)
+    file_spec = specs.read(path)
     for field in _FIELDS:
         written, wanted = getattr(file_spec, field), getattr(truth.spec, field)
         if written != wanted:
-            return f"it departs before the network: {field} is {written} in the file, {wanted} in the checkpoint"
+            return f"{field} is {written} in the file, {wanted} in the checkpoint"
     errors = layers(convert, source, truth.images[:_IMAGES])
     listed = ", ".join(f"{layer.name} {layer.error:.2g}" for layer in errors)
-    return f"it departs first at {first(errors).name} (relative error by layer: {listed})"
+    return f"first deviating layer: {first(errors).name} (relative errors: {listed})"
 
 
 def first(errors: list[Layer]) -> Layer:
-    """Returns the first layer with a tenth of the largest error: before it, there is little to be seen."""
+    """Returns the first layer with at least a tenth of the largest error."""
     largest = max(layer.error for layer in errors)
     return next(layer for layer in errors if not layer.error < largest / 10)
 
 
 def layers(convert: Callable[[Conversion], bytes], source: Conversion, images: np.ndarray) -> list[Layer]:
-    """Converts the network once more, its named intermediates beside its logits, and compares each.
+    """Converts the network again with its intermediates as outputs and compares them.
 
     Args:
-      convert: what makes the file.
-      source: from what.
+      convert: the function that makes the file.
+      source: the network.
       images: uint8 (N, H, W, C).
 
     Returns:
       The layers in the order of computation, the logits last.
     """
-    names = intermediates(source)
-    open_ended = dataclasses.replace(source, function=partial(_with_intermediates, names=names))
+    names = _intermediates(source)
+    tapped_source = dataclasses.replace(source, function=partial(_with_intermediates, names=names))
     inputs = normalize(source.network.spec, images)
-    reference = jax.jit(partial(open_ended.function, source.apply))
+    reference = jax.jit(partial(tapped_source.function, source.apply))
     wanted = [[np.asarray(part) for part in reference(image[None])] for image in inputs]
     # TensorFlow sorts outputs by name, "output_10" before "output_2".
     places = np.argsort(sorted(range(len(names) + 1), key=str))
-    found = [[parts[place] for place in places] for parts in _run(convert(open_ended), inputs)]
+    found = [[parts[place] for place in places] for parts in _run(convert(tapped_source), inputs)]
     errors = [_error(np.stack(w), np.stack(f)) for w, f in zip(_columns(wanted), _columns(found), strict=True)]
     return [*(Layer(*pair) for pair in zip(names, errors[1:], strict=True)), Layer("logits", errors[0])]
 
@@ -141,8 +141,8 @@ def _columns(rows: list[list[np.ndarray]]) -> list[tuple[np.ndarray, ...]]:
     return list(zip(*rows, strict=True))
 
 
-def intermediates(source: Conversion) -> list[str]:
-    """Returns the names of a network's intermediates in the order of computation, one for each value."""
+def _intermediates(source: Conversion) -> list[str]:
+    """Returns the names of the intermediates in the order of computation, one for each value."""
     names: list[str] = []
 
     def run(image: jax.Array) -> jax.Array:
@@ -163,7 +163,7 @@ def _with_intermediates(apply: Apply, image: jax.Array, *, names: list[str]) -> 
 
 
 def _run(blob: bytes, inputs: np.ndarray) -> list[list[np.ndarray]]:
-    """Returns, for each image, all outputs of a file in order."""
+    """Returns all outputs of a file, in order, for each image."""
     if blob[4:8] == b"TFL3":
         return [_litert(blob)(image[None]) for image in inputs]
     import onnxruntime

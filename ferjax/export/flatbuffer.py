@@ -1,4 +1,4 @@
-"""TFLite files taken apart: their operations, and float weights replaced by integers that are unpacked when loaded."""
+"""Inspects and edits TFLite files: counts operations, stores weights as integers, changes numeric types."""
 
 import collections
 from collections.abc import Sequence
@@ -8,23 +8,18 @@ import numpy as np
 
 # Axis of the output channels in the weights of each operation, which are its second input.
 _CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
-_SMALL = 1024  # weights; below, a scale per channel outweighs what integers save
+_SMALL = 1024  # number of weights; smaller tensors would grow by their per-channel scales
 
 
 def operations(blob: bytes) -> dict[str, int]:
-    """Returns how often each operation stands in a TFLite file; one that is not built in is called CUSTOM."""
+    """Counts the operations of a TFLite file by name; CUSTOM for those that are not built in."""
     model = _unpack(blob)
     names = [_name(code) for code in model.operatorCodes]
     return dict(collections.Counter(names[op.opcodeIndex] for graph in model.subgraphs for op in graph.operators))
 
 
 def float_operations(blob: bytes, *, but: Sequence[str] = ()) -> dict[str, int]:
-    """Returns how often each operation of a TFLite file takes or gives float32 numbers.
-
-    Args:
-      blob: the file.
-      but: operations that are not counted.
-    """
+    """Counts the operations of a TFLite file with float32 inputs or outputs by name, except those in `but`."""
     model = _unpack(blob)
     names, types = [_name(code) for code in model.operatorCodes], _names_of("TensorType")
     counts = collections.Counter(
@@ -37,7 +32,7 @@ def float_operations(blob: bytes, *, but: Sequence[str] = ()) -> dict[str, int]:
 
 
 def tensor_types(blob: bytes, operation: str, position: int) -> set[str]:
-    """Returns the types, such as INT8, of one input of every operation of a kind."""
+    """Returns the types, such as INT8, of the input at a position of all operations of a name."""
     model = _unpack(blob)
     names, types = [_name(code) for code in model.operatorCodes], _names_of("TensorType")
     return {
@@ -49,13 +44,9 @@ def tensor_types(blob: bytes, operation: str, position: int) -> set[str]:
 
 
 def integer_weights(blob: bytes) -> bytes:
-    """Returns the file with int8 weights, one scale per output channel, and the float operations as they were.
+    """Returns a float32 TFLite file with its weights stored as int8, one scale per output channel.
 
-    The runtime turns the weights into floats once, when it loads the file: a quarter of the size, the speed and very
-    nearly the answers of the float file.
-
-    Args:
-      blob: a float32 TFLite file.
+    The runtime dequantizes the weights once, when it loads the file. The operations stay in float32.
     """
     model = _unpack(blob)
     graph = model.subgraphs[0]
@@ -77,11 +68,11 @@ def integer_weights(blob: bytes) -> bytes:
 
 
 def in_floats(blob: bytes, operation: str) -> bytes:
-    """Returns the file with one kind of integer operation computed in floats, integers before and after it.
+    """Returns a TFLite file with the int8 operations of one name computed in float32.
 
     Args:
       blob: a TFLite file.
-      operation: one with a single input, such as HARD_SWISH; the file is returned as it is where there is none.
+      operation: an operation with one input, such as HARD_SWISH.
     """
     model = _unpack(blob)
     graph, changed = model.subgraphs[0], []
@@ -91,7 +82,7 @@ def in_floats(blob: bytes, operation: str) -> bytes:
             changed.append(op)
             continue
         (given,), (result,) = op.inputs, op.outputs
-        inner, outer = (_float_twin(graph, index) for index in (given, result))
+        inner, outer = (_float_copy(graph, index) for index in (given, result))
         op.inputs, op.outputs = np.array([inner], np.int32), np.array([outer], np.int32)
         changed += [_operator(model, "DEQUANTIZE", given, inner), op, _operator(model, "QUANTIZE", outer, result)]
     if len(changed) == len(graph.operators):
@@ -101,27 +92,26 @@ def in_floats(blob: bytes, operation: str) -> bytes:
 
 
 def unpacked_weights(blob: bytes, operation: str) -> bytes:
-    """Returns the file with one kind of operation computed in floats where floats met int8 weights; these stay int8.
+    """Returns a TFLite file with the operations of one name computed in float32 where the input is float32.
 
-    The runtime turns the weights into floats once, when it loads the file.
+    Their int8 weights stay stored as int8; the runtime dequantizes them once, when it loads the file.
 
     Args:
       blob: a TFLite file.
-      operation: one whose weights are its second input, such as DEPTHWISE_CONV_2D; the file is returned as it is where
-        there is none.
+      operation: an operation whose second input are the weights, such as DEPTHWISE_CONV_2D.
     """
     model = _unpack(blob)
     graph = model.subgraphs[0]
     names, types = [_name(code) for code in model.operatorCodes], _names_of("TensorType")
-    unpacking: dict[int, tuple[int, Any]] = {}  # the integers' tensor -> that of the floats, and what fills it
+    unpacking: dict[int, tuple[int, Any]] = {}  # int8 tensor -> float tensor, operation that dequantizes
     for op in graph.operators:
         if names[op.opcodeIndex] != operation:
             continue
         given, weights = op.inputs[:2]
         if [types[graph.tensors[index].type] for index in (given, weights)] == ["FLOAT32", "INT8"]:
             if weights not in unpacking:
-                twin = _float_twin(graph, weights)
-                unpacking[weights] = twin, _operator(model, "DEQUANTIZE", weights, twin)
+                floats = _float_copy(graph, weights)
+                unpacking[weights] = floats, _operator(model, "DEQUANTIZE", weights, floats)
             op.inputs = np.array([given, unpacking[weights][0], *op.inputs[2:]], np.int32)
     if not unpacking:
         return blob
@@ -130,14 +120,14 @@ def unpacked_weights(blob: bytes, operation: str) -> bytes:
 
 
 def quantize_channels(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns int8 weights in -127 … 127 and their float32 scales, one for each index along `axis`."""
+    """Returns int8 weights in -127..127 and their float32 scales, one for each index along `axis`."""
     others = tuple(a for a in range(weights.ndim) if a != axis)
     scales = np.maximum(np.abs(weights).max(axis=others, keepdims=True), 1e-8) / 127
     return np.rint(weights / scales).astype(np.int8), scales.astype(np.float32).ravel()
 
 
 def _unpack_when_loaded(model: Any, index: int, integers: np.ndarray, scales: np.ndarray, axis: int) -> Any:
-    """Returns an operation that fills a tensor with what the integers stand for; its own numbers are dropped."""
+    """Stores a tensor as integers and returns the operation that dequantizes them into it."""
     from ai_edge_litert import schema_py_generated as schema
 
     tensor = model.subgraphs[0].tensors[index]
@@ -149,19 +139,19 @@ def _unpack_when_loaded(model: Any, index: int, integers: np.ndarray, scales: np
     stored.shape, stored.type, stored.quantization = tensor.shape, schema.TensorType.INT8, grid
     stored.buffer = len(model.buffers) - 1
     model.subgraphs[0].tensors.append(stored)
-    tensor.buffer = 0  # the empty one
+    tensor.buffer = 0  # buffer 0 is empty
     return _operator(model, "DEQUANTIZE", len(model.subgraphs[0].tensors) - 1, index)
 
 
-def _float_twin(graph: Any, index: int) -> int:
-    """Adds a float32 tensor of the shape of another, and returns its index."""
+def _float_copy(graph: Any, index: int) -> int:
+    """Adds a float32 tensor with the shape of tensor `index` and returns its index."""
     from ai_edge_litert import schema_py_generated as schema
 
-    like, twin = graph.tensors[index], schema.TensorT()
-    name = f"float{index}".encode()  # the converter's names are a hundred bytes long
-    twin.name, twin.shape, twin.type, twin.buffer = name, like.shape, schema.TensorType.FLOAT32, 0
-    twin.shapeSignature = like.shapeSignature
-    graph.tensors.append(twin)
+    like, added = graph.tensors[index], schema.TensorT()
+    name = f"float{index}".encode()  # short, unlike the converter's names of a hundred bytes
+    added.name, added.shape, added.type, added.buffer = name, like.shape, schema.TensorType.FLOAT32, 0
+    added.shapeSignature = like.shapeSignature
+    graph.tensors.append(added)
     return len(graph.tensors) - 1
 
 
@@ -176,7 +166,7 @@ def _operator(model: Any, name: str, given: int, result: int) -> Any:
 
 
 def _code(model: Any, name: str) -> int:
-    """Returns the index of a built-in operation in the file's list, adding it where it is missing."""
+    """Returns the index of a built-in operation in the operator codes, adding it if it is missing."""
     from ai_edge_litert import schema_py_generated as schema
 
     names = [_name(code) for code in model.operatorCodes]
@@ -190,7 +180,7 @@ def _code(model: Any, name: str) -> int:
 
 
 def _floats(model: Any, tensor: Any) -> np.ndarray | None:
-    """Returns the constant float values of a tensor, or None if it has none."""
+    """Returns the constant float32 values of a tensor, None if it is not such a constant."""
     from ai_edge_litert import schema_py_generated as schema
 
     data = model.buffers[tensor.buffer].data

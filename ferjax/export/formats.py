@@ -1,4 +1,4 @@
-"""The table of what a network can become; it drives the command's flags, the documentation and the benchmark."""
+"""Defines FORMATS, the table of file formats and quantizations, and selects its rows for a network."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -14,12 +14,12 @@ RUNTIMES = {"tflite": "LiteRT", "onnx": "ONNX Runtime"}
 
 
 class Tolerance(NamedTuple):
-    """How far a file may depart from the network it was made from.
+    """The largest deviation of a file from its network.
 
     Attributes:
-      max_difference: of any probability, in 0..1.
-      agreement: least share of images that get the same answer, in 0..1.
-      accuracy_loss: most accuracy that may be lost, in points of 100.
+      max_difference: maximum difference of any probability, in 0..1.
+      agreement: minimum share of images with the same prediction, in 0..1.
+      accuracy_loss: maximum loss of accuracy, in percentage points.
     """
 
     max_difference: float
@@ -27,25 +27,25 @@ class Tolerance(NamedTuple):
     accuracy_loss: float
 
 
-# A float32 file must also give every image the same answer unless two answers are within the difference.
+# A float32 file must also give the same prediction for every image, except for ties (`parity.faults`).
 EXACT = Tolerance(1e-4, 0.998, 1.0)
 HALF = Tolerance(1e-2, 0.998, 1.0)
 INTEGER = Tolerance(1.0, 0.97, 1.0)
-TRAINED = Tolerance(1.0, 0.995, 0.5)  # against the network that rounds as the file does
-# LiteRT hands 4-bit convolutions to kernels that rescale in fixed point, not to XNNPACK, which does it in floats: of a
-# ResNet-20's answers 98.9 % agree, of a mini-Xception's 97.9 %, as do their 8-bit files' without XNNPACK (99.1 % and
-# 98.3 %; with it 99.7 % and 99.9 %). So it keeps to what integers found after training keep to.
+TRAINED = Tolerance(1.0, 0.995, 0.5)  # against the network with fake quantization
+# LiteRT runs 4-bit convolutions in kernels with fixed-point scales, XNNPACK runs 8-bit ones with float scales. The
+# agreement of ResNet-20 and mini-Xception is 98.9 % and 97.9 % in 4 bits, 99.1 % and 98.3 % in 8 bits without XNNPACK,
+# 99.7 % and 99.9 % in 8 bits with XNNPACK.
 FIXED_POINT = Tolerance(1.0, 0.97, 0.5)
 
 
 class Format(NamedTuple):
-    """One row of the table: a file format and how its numbers are stored and computed.
+    """One row of the table: a file format and a quantization.
 
     Attributes:
       format: "tflite" or "onnx".
-      quantization: as on the command line and in `ModelSpec.quantization`.
-      convert: for each of `ferjax.models.FAMILIES` that it suits, the function that makes the file's bytes.
-      tolerance: what the file must keep to.
+      quantization: name on the command line and in `ModelSpec.quantization`.
+      convert: the function that makes the file, for each supported family of `ferjax.models.FAMILIES`.
+      tolerance: the tolerance of the comparison.
     """
 
     format: str
@@ -54,17 +54,17 @@ class Format(NamedTuple):
     tolerance: Tolerance
 
     def make(self, source: Conversion) -> bytes:
-        """Returns the file of a network that the row suits, without its spec."""
+        """Returns the file of a network, without its spec."""
         return self.convert[family(source.network.spec)](source)
 
     @property
     def suffix(self) -> str:
-        """What a file of this row adds to the name of its network, such as "_int8.tflite"."""
+        """The end of the file name, such as "_int8.tflite"."""
         return ("" if self.quantization == "none" else f"_{self.quantization}") + f".{self.format}"
 
     @property
     def runtime(self) -> str:
-        """The runtime that serves it."""
+        """The name of the runtime."""
         return RUNTIMES[self.format]
 
 
@@ -81,7 +81,7 @@ FORMATS: tuple[Format, ...] = (
         "int8",
         {
             CONVOLUTIONAL: tflite.static_int8,
-            # Static ranges of either are slower and less faithful than ranges found for each image.
+            # For both, static ranges are slower and less accurate than dynamic ranges.
             SWISH: tflite.dynamic_range,
             TRANSFORMER: tflite.dynamic_range,
         },
@@ -91,10 +91,10 @@ FORMATS: tuple[Format, ...] = (
     Format("onnx", "none", _all(onnx_file.float32), EXACT),
     Format("onnx", "float16", _all(onnx_file.float16), HALF),
     Format("onnx", "dynamic", {TRANSFORMER: onnx_file.dynamic_matmul}, INTEGER),
-    # In onnxruntime every int8 form of a hard-swish network was slower than float32: weight-only is theirs.
+    # In onnxruntime, int8 hard-swish networks are slower than float32 in every form; use weight-only.
     Format("onnx", "int8", {CONVOLUTIONAL: onnx_file.static_int8, TRANSFORMER: onnx_file.dynamic_matmul}, INTEGER),
     Format("onnx", "weight-only", _all(onnx_file.weight_only), INTEGER),
-    # Of networks that were trained with rounding, and no others; onnxruntime has no 4-bit convolution.
+    # For quantization-aware trained networks only; onnxruntime has no 4-bit convolution.
     Format("tflite", "qat", _all(tflite.qat), TRAINED),
     Format("tflite", "int4", _all(tflite.int4), FIXED_POINT),
     Format("onnx", "qat", _all(onnx_file.qat), TRAINED),
@@ -112,23 +112,22 @@ def list_formats() -> list[str]:
 
 
 def list_quantizations() -> list[str]:
-    """Returns the names of the quantisations."""
+    """Returns the names of the quantizations."""
     return list(dict.fromkeys(row.quantization for row in FORMATS))
 
 
 def choose(
     spec: ModelSpec, formats_wanted: Sequence[str] | None = None, quantizations_wanted: Sequence[str] | None = None
 ) -> list[Format]:
-    """Returns the rows of the table for a network, in its order, no two of which make the same file.
+    """Returns the rows of the table for a network, in its order, without rows that would make the same file.
 
     Args:
-      spec: of the network.
-      formats_wanted: names; all if not given.
-      quantizations_wanted: names; all that suit the network if not given.
+      spec: the spec of the network.
+      formats_wanted: names of formats (default: all).
+      quantizations_wanted: names of quantizations (default: all that the network supports).
 
     Raises:
-      InputError: for an unknown name, for integers that the network was not trained for or floats where it was, or
-        where nothing of what was asked for suits the network.
+      InputError: for an unknown name, a quantization that does not match the training, or if no row remains.
     """
     for kind, wanted, known in (
         ("format", formats_wanted, list_formats()),
@@ -137,47 +136,45 @@ def choose(
         for name in wanted or ():
             if name not in known:
                 raise errors.unknown(kind, name, known)
+    suitable = _suitable(spec)
     for name in quantizations_wanted or ():
-        _check_training(spec, name)
-    own, table = family(spec), [row for row in FORMATS if _as_trained(spec, row.quantization)]
+        if name not in suitable:
+            raise _unsuitable(spec, name)
+    own, table = family(spec), [row for row in FORMATS if row.quantization in suitable]
     rows: list[Format] = []
     for row in table:
         asked = row.format in (formats_wanted or list_formats())
         if not asked or row.quantization not in (quantizations_wanted or list_quantizations()):
             continue
-        twin = next((r for r in rows if own in row.convert and r.convert[own] is row.convert[own]), None)
+        same = next((r for r in rows if own in row.convert and r.convert[own] is row.convert[own]), None)
         if own not in row.convert:
             if quantizations_wanted:
-                cli.note(f"{row.format} {row.quantization} is left out: it does not suit {own} networks")
-        elif twin is not None:
+                cli.note(f"skipped {row.format} {row.quantization}: not supported for {own} networks")
+        elif same is not None:
             if quantizations_wanted:
-                cli.note(f"{row.format} {row.quantization} is left out: for {own} networks it is {twin.quantization}")
+                cli.note(f"skipped {row.format} {row.quantization}: same as {same.quantization} for {own} networks")
         else:
             rows.append(row)
     if not rows:
-        suitable = [f"{r.format} {r.quantization}" for r in table if own in r.convert]
-        raise errors.InputError(
-            f"nothing of what was asked for suits {spec.architecture}; these do: {', '.join(suitable)}"
-        )
+        accepted = [f"{r.format} {r.quantization}" for r in table if own in r.convert]
+        raise errors.InputError(f"{spec.architecture} supports only: {', '.join(accepted)}")
     return rows
 
 
-def _as_trained(spec: ModelSpec, quantization: str) -> bool:
-    """Returns whether a network's numbers are of the kind that a quantisation starts from."""
+def _suitable(spec: ModelSpec) -> list[str]:
+    """Returns the quantizations that a network suits: the one it was trained for, or all that start from floats."""
     if trained.weight_bits(spec):
-        return quantization == spec.quantization
-    return quantization not in trained.TRAINED
+        return [spec.quantization]
+    return [name for name in list_quantizations() if name not in trained.TRAINED]
 
 
-def _check_training(spec: ModelSpec, quantization: str) -> None:
-    if _as_trained(spec, quantization):
-        return
+def _unsuitable(spec: ModelSpec, quantization: str) -> errors.InputError:
     if bits := trained.weight_bits(spec):
-        raise errors.InputError(
-            f"this network was quantised to {bits}-bit weights: export it as {spec.quantization}, not as {quantization}"
+        return errors.InputError(
+            f"--quantization {quantization}: the network has {bits}-bit weights; accepted: {spec.quantization}"
         )
     bits = trained.TRAINED[quantization]
-    raise errors.InputError(
-        f"{quantization} needs a network that was quantised to {bits}-bit weights, and this one is in floats: train it "
-        f"with --config.quant.bits={bits}, or run ferjax compress --bits {bits}"
+    return errors.InputError(
+        f"--quantization {quantization} requires a network with {bits}-bit weights: train with "
+        f"--config.quant.bits={bits} or run ferjax compress --bits {bits}"
     )

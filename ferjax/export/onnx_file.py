@@ -1,4 +1,4 @@
-"""ONNX files, made from the float32 TFLite file; each function takes a Conversion and returns a file."""
+"""Makes ONNX files from the float32 TFLite file; each public function takes a Conversion and returns a file."""
 
 import pathlib
 import tempfile
@@ -13,14 +13,14 @@ from ferjax.export.flatbuffer import quantize_channels
 
 
 def float32(source: Conversion) -> bytes:
-    """Returns the network as it is."""
+    """Returns the network in float32."""
     return onnx_graph.from_tflite(source.float32).SerializeToString()
 
 
 def float16(source: Conversion) -> bytes:
-    """Stores weights in half precision; onnxruntime turns them into floats once, when it loads the file.
+    """Stores weights in half precision; onnxruntime converts them to float32 once, when it loads the file.
 
-    On CPUs, computing in half precision is several times slower than in float32.
+    On CPUs, half-precision arithmetic is several times slower than float32.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -32,9 +32,9 @@ def float16(source: Conversion) -> bytes:
 
 
 def weight_only(source: Conversion) -> bytes:
-    """Stores int8 weights, one scale per output channel; onnxruntime multiplies them out once, when it loads the file.
+    """Stores int8 weights with per-channel scales; onnxruntime dequantizes them once, when it loads the file.
 
-    A product and not DequantizeLinear, which onnxruntime would compute again for every image.
+    It uses Mul, because onnxruntime would evaluate DequantizeLinear for every image.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -50,9 +50,9 @@ def weight_only(source: Conversion) -> bytes:
 
 
 def dynamic_matmul(source: Conversion) -> bytes:
-    """Multiplies matrices in int8, each activation in the range found for the image; the rest stays float32.
+    """Quantizes matrix products to int8 with dynamic ranges; the rest stays in float32.
 
-    Convolutions too would be three to ten times slower than in float32.
+    Dynamic int8 convolutions are three to ten times slower than float32.
     """
 
     def quantize(plain: str, target: str) -> None:
@@ -71,18 +71,18 @@ def dynamic_matmul(source: Conversion) -> bytes:
 
 
 def static_int8(source: Conversion) -> bytes:
-    """Computes in int8, in ranges that the calibration images showed: activations unsigned, weights per channel.
+    """Computes in int8 with static ranges of the calibration images: unsigned activations, per-channel weights.
 
-    Unsigned activations (u8s8) run three times as fast on x86 processors as signed ones. Weights take 7 bits of their
-    8: without VNNI (AMD before 2022, Intel before 2019) those processors add two products in 16 bits, and saturate. Of
-    a mini-Xception's answers 91 % were the network's with 8 bits, 98 % with 7, in the same time.
+    Unsigned activations (u8s8) are three times as fast as signed ones on x86. Weights use 7 of their 8 bits: without
+    VNNI (AMD before 2022, Intel before 2019), x86 adds two products in 16 bits, which saturates. A mini-Xception agrees
+    with 91 % of the network's predictions with 8 bits and 98 % with 7, at the same speed.
     """
 
     def quantize(plain: str, target: str) -> None:
         from onnxruntime import quantization as ort
 
         class Images(ort.CalibrationDataReader):
-            """Feeds one image after the other."""
+            """Yields one calibration image at a time."""
 
             def __init__(self) -> None:
                 planes = source.calibration.transpose(0, 3, 1, 2)
@@ -106,22 +106,18 @@ def static_int8(source: Conversion) -> bytes:
 
 
 def qat(source: Conversion) -> bytes:
-    """Computes in the integers of `tflite.qat`, as QuantizeLinear and DequantizeLinear, activations unsigned (u8s8).
+    """Computes as `tflite.qat`, with QuantizeLinear and DequantizeLinear and unsigned activations (u8s8).
 
     Raises:
       InputError: if a range was never observed.
     """
     model = onnx_graph.from_tflite(tflite.qat(source))
-    make_unsigned(model)
+    _make_unsigned(model)
     return model.SerializeToString()
 
 
-def make_unsigned(model: Any) -> None:
-    """Moves the activations of a QDQ model from int8 to uint8, in place: each zero point by 128.
-
-    Args:
-      model: an ONNX model; weights, which are dequantised from constants, stay int8.
-    """
+def _make_unsigned(model: Any) -> None:
+    """Shifts the activations of a QDQ model from int8 to uint8, in place; the weights stay int8."""
     from onnx import numpy_helper
 
     graph, stored = model.graph, onnx_graph.constants(model)
@@ -156,7 +152,7 @@ def _quantized(source: Conversion, quantize: Callable[[str, str], None]) -> byte
 
         plain, prepared, target = (str(pathlib.Path(folder) / f"{name}.onnx") for name in ("a", "b", "c"))
         pathlib.Path(plain).write_bytes(float32(source))
-        # Fuses what an integer operator replaces as a whole, such as a convolution and its padding.
+        # Fuses nodes that an integer operator replaces together, such as a padding and a convolution.
         quant_pre_process(plain, prepared, skip_symbolic_shape=True)
         quantize(prepared, target)
         return pathlib.Path(target).read_bytes()

@@ -1,4 +1,4 @@
-"""From a TFLite file to an ONNX graph, channels first, of operators that onnxruntime fuses."""
+"""Converts a TFLite file to an ONNX graph, channels first, of operators that onnxruntime fuses."""
 
 import logging
 import pathlib
@@ -17,7 +17,7 @@ OPSET = 18
 def from_tflite(blob: bytes) -> Any:
     """Returns the ONNX model of a float32 TFLite file.
 
-    Its input is called "image" and is (1, channels, height, width); its outputs are called "logits", "output1", ….
+    Its input "image" has shape (1, channels, height, width); its outputs are "logits", "output1", ….
     """
     tensorflow = import_tensorflow()
     with quiet(), tempfile.TemporaryDirectory() as folder:
@@ -25,7 +25,7 @@ def from_tflite(blob: bytes) -> Any:
         from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 
         class Transposes(TransposeOptimizer):
-            """tf2onnx's own, which does not know that a transposition may pass through a hard-swish."""
+            """The optimizer of tf2onnx, extended to move transpositions through a hard-swish."""
 
             def _initialize_handlers(self) -> None:
                 super()._initialize_handlers()
@@ -49,12 +49,12 @@ def from_tflite(blob: bytes) -> Any:
 
 
 def number(name: str) -> int:
-    """Returns the number that a name ends in, by which TensorFlow's converter tells outputs apart; 0 for none."""
+    """Returns the number at the end of a name, which orders the outputs of TensorFlow's converter; 0 if none."""
     return int((re.findall(r"\d+$", name) or ["0"])[0])
 
 
 def constants(model: Any) -> dict[str, Any]:
-    """Returns the initialisers of a model by name."""
+    """Returns the initializers of a model by name."""
     return {tensor.name: tensor for tensor in model.graph.initializer}
 
 
@@ -62,9 +62,9 @@ def store_weights(model: Any, rewrite: Callable[[str, np.ndarray, int], list[Any
     """Replaces the large weights of convolutions and matrix products, in place.
 
     Args:
-      model: an ONNX model; nodes that compute its weights are put first.
-      rewrite: (name, weights, axis of the output channels) -> initialisers and nodes, the last of which makes `name`.
-      smallest: number of weights below which a tensor stays.
+      model: an ONNX model.
+      rewrite: (name, weights, axis of the output channels) -> initializers and nodes; the last node outputs `name`.
+      smallest: minimum number of weights of a tensor to replace.
     """
     import onnx
     from onnx import numpy_helper
@@ -89,7 +89,7 @@ def store_weights(model: Any, rewrite: Callable[[str, np.ndarray, int], list[Any
 
 
 def _handle_gelu() -> None:
-    """Teaches tf2onnx TFLite's GELU, written out as onnxruntime recognises it."""
+    """Adds TFLite's GELU to tf2onnx, in the form that onnxruntime fuses."""
     from tf2onnx import utils
     from tf2onnx.handler import tfl_op
 
@@ -99,7 +99,7 @@ def _handle_gelu() -> None:
 
         @classmethod
         def to_tf(cls, ctx: Any, node: Any, **_: Any) -> None:
-            """Replaces one node."""
+            """Replaces a node."""
             x, out = node.input[0], node.output[0]
             kind = {"shapes": [ctx.get_shape(out)], "dtypes": [ctx.get_dtype(x)]}
 
@@ -120,18 +120,18 @@ def _handle_gelu() -> None:
 
 
 def _handle_fully_connected() -> None:
-    """Keeps tf2onnx from dropping the bias of a fully connected layer that flattens its input (1.17.0)."""
+    """Works around tf2onnx 1.17.0, which drops the bias of a fully connected layer that flattens its input."""
     from tf2onnx import utils
     from tf2onnx.handler import tfl_op
     from tf2onnx.tflite_handlers.tfl_math import TflFullyConnectedOp
 
     @tfl_op("TFL_FULLY_CONNECTED")
     class FullyConnected:
-        """tf2onnx's own, its input flattened before it sees it."""
+        """The handler of tf2onnx, with an explicit Reshape before it."""
 
         @classmethod
         def to_tf(cls, ctx: Any, node: Any, **more: Any) -> None:
-            """Replaces one node."""
+            """Replaces a node."""
             if not node.attr["keep_num_dims"].i and ctx.get_rank(node.input[0]) != 2:
                 width = ctx.get_shape(node.input[1])[1]
                 shape = ctx.make_const(utils.make_name("flat"), np.array([-1, width], np.int64)).output[0]
@@ -142,17 +142,17 @@ def _handle_fully_connected() -> None:
 
 
 def _channels_first(model: Any) -> None:
-    """Takes apart what keeps a map in TFLite's order of axes: means over its positions, and factors per channel.
+    """Rewrites the operations that need channels last: means over positions, and per-channel factors.
 
-    Sums over a map become average pools, which onnxruntime runs in its blocked layout; the converter has divided the
-    weights that follow by the number of positions, and they are multiplied by it again.
+    Sums over positions become average pools, which onnxruntime runs in its blocked layout. The division by the number
+    of positions, which the converter has moved into the following weights, is undone.
     """
     from onnx import helper, numpy_helper, shape_inference
 
     graph, stored = model.graph, constants(model)
     values = shape_inference.infer_shapes(model).graph
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*values.value_info, *values.output)}
-    first: dict[str, str] = {}  # a map with its channels last -> the same with its channels first
+    first: dict[str, str] = {}  # channels-last value -> its channels-first value
     renamed: dict[str, str] = {}
     nodes: list[Any] = []
     for node in graph.node:
@@ -182,7 +182,7 @@ def _channels_first(model: Any) -> None:
 
 
 def _hard_sigmoids(model: Any) -> None:
-    """Turns min(max(x, 0), 6) / 6 into one operation, which onnxruntime fuses with the product before it."""
+    """Replaces min(max(x, 0), 6) / 6 by HardSigmoid, which onnxruntime fuses with the preceding product."""
     from onnx import helper, numpy_helper
 
     graph, stored = model.graph, constants(model)
@@ -205,7 +205,7 @@ def _hard_sigmoids(model: Any) -> None:
 
 
 def _multiply_weights(graph: Any, stored: dict[str, Any], value: str, by: float) -> bool:
-    """Multiplies the constants that a value is multiplied with next; False if it goes elsewhere too."""
+    """Scales the constants that multiply a value next; returns False if another operation reads the value."""
     from onnx import numpy_helper
 
     readers = [node for node in graph.node if value in node.input]
@@ -220,7 +220,7 @@ def _multiply_weights(graph: Any, stored: dict[str, Any], value: str, by: float)
 
 
 def _drop_unused(graph: Any) -> None:
-    """Removes nodes and constants that no output needs."""
+    """Removes the nodes and constants that no output depends on."""
     needed, kept = {value.name for value in graph.output}, []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
@@ -231,9 +231,9 @@ def _drop_unused(graph: Any) -> None:
 
 
 def _plain_names(model: Any) -> None:
-    """Calls the input "image", the outputs as `from_tflite` says, everything else by its operator and number.
+    """Renames the input and the outputs as in `from_tflite`, and all other values by operator and number.
 
-    The converter's names hold the whole path of each operation, several hundred characters that would be stored.
+    The names of the converter are paths of several hundred characters.
     """
     graph = model.graph
     outputs = ["logits", *(f"output{i}" for i in range(1, len(graph.output)))]
@@ -256,7 +256,7 @@ def _plain_names(model: Any) -> None:
 
 
 def _replace(field: Any, items: list[Any]) -> None:
-    """Gives a repeated protobuf field other contents."""
+    """Replaces the contents of a repeated protobuf field."""
     copies = [item if isinstance(item, str) else type(item).FromString(item.SerializeToString()) for item in items]
     del field[:]
     field.extend(copies)

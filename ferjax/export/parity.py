@@ -1,4 +1,4 @@
-"""The gate: an exported file against the Flax network, from uint8 images to probabilities, by the code that serves."""
+"""Compares an exported file with the Flax network, from uint8 images to probabilities, through `ferjax.runtime`."""
 
 import math
 import pathlib
@@ -17,17 +17,17 @@ from ferjax.spec import ModelSpec
 from ferjax.weights import Trained
 
 AT_LEAST = 512
-TIE = 1e-5  # of probabilities: on a grid of integers two logits are often the same but for the last bit of the floats
+TIE = 1e-5  # maximum difference of tied probabilities; in integer networks two logits are often equal up to rounding
 
 
 class Reference(NamedTuple):
-    """What the Flax network answers, and to what.
+    """The images of the comparison and the probabilities of the Flax network.
 
     Attributes:
-      spec: the checkpoint's.
-      images: uint8 (N + made, H, W, C): real ones, then all 0, all 255 and noise.
-      labels: int (N,) of the real ones.
-      probabilities: float32 (N + made, classes), in the order of the contract's names.
+      spec: the spec of the checkpoint.
+      images: uint8 (N + M, H, W, C): N real images, then M synthetic ones (all 0, all 255, noise).
+      labels: int (N,) of the real images.
+      probabilities: float32 (N + M, classes), in the order of the spec's class names.
     """
 
     spec: ModelSpec
@@ -37,19 +37,18 @@ class Reference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """How a file's answers differ from the network's.
+    """The differences between a file and its network.
 
     Attributes:
       images: number of real images.
-      max_difference: of any probability of any image, made ones included; NaN where there is none.
-      agreement: share of real images with the same answer, or another that the network gives the same probability
-        to within 1e-5, in 0..1.
-      flips: real images whose answer the network holds less probable than its own by more than 1e-4.
-      accuracy: of the file on the real images, in 0..1.
+      max_difference: maximum difference of any probability of all images; NaN if a logit of the file is not finite.
+      agreement: share of real images with the same prediction, up to ties of 1e-5, in 0..1.
+      flips: number of real images whose predictions differ in the network's probability by more than 1e-4.
+      accuracy: accuracy of the file on the real images, in 0..1.
       accuracy_interval: 95 % bootstrap interval.
-      accuracy_difference: the file's accuracy minus the network's, in points of 100.
-      difference_interval: 95 % paired bootstrap interval, in points.
-      confusion: (C, C) counts of the file's answers; row = true class.
+      accuracy_difference: accuracy of the file minus that of the network, in percentage points.
+      difference_interval: 95 % paired bootstrap interval, in percentage points.
+      confusion: (C, C) counts of the file's predictions; row = true class.
     """
 
     images: int
@@ -64,40 +63,40 @@ class Comparison(NamedTuple):
 
 
 def reference(network: Trained, split: Split, *, count: int = 0, seed: int = 0) -> Reference:
-    """Runs the Flax network.
+    """Runs the Flax network on real and synthetic images.
 
     Args:
-      network: the checkpoint.
+      network: the network.
       split: real images with labels.
-      count: how many of them, each class by its share; all if 0 or if there are fewer.
-      seed: of the noise.
+      count: number of real images, stratified by class; 0 for all.
+      seed: seed of the noise.
 
     Raises:
-      InputError: if fewer than 512 images are asked for of a split that has them, or the images do not fit.
+      InputError: if `count` is below 512, unless the split has fewer images.
     """
     if count and count < min(AT_LEAST, len(split.labels)):
-        raise errors.InputError(f"the comparison needs at least {AT_LEAST} images, got {count}")
+        raise errors.InputError(f"--images must be at least {AT_LEAST} or 0 for all, got {count}")
     spec, chosen = network.spec, subsets.stratified(split.labels, count or len(split.labels))
     noise = np.random.default_rng(seed).integers(0, 256, (4, *spec.input_shape), np.uint8)
-    made = np.stack([np.zeros(spec.input_shape, np.uint8), np.full(spec.input_shape, 255, np.uint8), *noise])
-    images = np.concatenate([split.images[chosen], made])
+    synthetic = np.stack([np.zeros(spec.input_shape, np.uint8), np.full(spec.input_shape, 255, np.uint8), *noise])
+    images = np.concatenate([split.images[chosen], synthetic])
     logits = inference.logits(network, images, batch_size=min(64, len(images)))
     return Reference(spec, images, split.labels[chosen], softmax(logits, spec.temperature))
 
 
 def compare(path: pathlib.Path, truth: Reference) -> Comparison:
-    """Runs a file over the reference's images and compares; answers that are not finite give a difference of NaN.
+    """Runs a file on the images of the reference and compares the probabilities.
 
-    The file is fed what its own contract asks for and its answers are read by the names in it, so that a wrong
-    contract shows as much as a wrong graph.
+    The inputs and outputs follow the spec in the file, so a wrong spec shows like a wrong graph.
 
     Raises:
-      InputError: if it cannot be loaded or takes other images, or knows other classes.
+      InputError: if the file cannot be loaded, or has other classes or another input shape.
     """
     model = runtime.load(path)
     names = model.spec.class_names
     if sorted(names) != sorted(truth.spec.class_names):
-        raise errors.InputError(f"{path.name} knows the classes {', '.join(names)}, not those of its network")
+        expected = ", ".join(truth.spec.class_names)
+        raise errors.InputError(f"{path.name} has the classes {', '.join(names)}, expected {expected}")
     places = [names.index(name) for name in truth.spec.class_names]
     images = truth.images
     if model.spec.color_order != truth.spec.color_order and model.spec.channels == 3:
@@ -110,19 +109,19 @@ def compare(path: pathlib.Path, truth: Reference) -> Comparison:
 
 
 def measure(found: np.ndarray, wanted: np.ndarray, labels: np.ndarray) -> Comparison:
-    """Compares probabilities (N + made, classes) of a file and of its network; labels are those of the first N."""
+    """Compares probabilities (N + M, classes) of a file with the wanted ones; labels are of the first N images."""
     count, classes = len(labels), wanted.shape[1]
-    ours, theirs = found[:count].argmax(1), wanted[:count].argmax(1)
-    behind = wanted[np.arange(count), theirs] - wanted[np.arange(count), ours]  # of the file's answer, for the network
-    counts = metrics.confusion(labels, ours, classes)
+    predicted, expected = found[:count].argmax(1), wanted[:count].argmax(1)
+    margin = wanted[np.arange(count), expected] - wanted[np.arange(count), predicted]
+    counts = metrics.confusion(labels, predicted, classes)
     accuracy = intervals.bootstrap(counts)["accuracy"]
-    change = intervals.paired_bootstrap(labels, theirs, ours, classes)["accuracy"]
+    change = intervals.paired_bootstrap(labels, expected, predicted, classes)["accuracy"]
     difference = np.abs(found - wanted)
     return Comparison(
         images=count,
         max_difference=float(difference.max()) if np.isfinite(difference).all() else math.nan,
-        agreement=float((behind <= TIE).mean()),
-        flips=int((behind > 1e-4).sum()),
+        agreement=float((margin <= TIE).mean()),
+        flips=int((margin > 1e-4).sum()),
         accuracy=float(accuracy.value),
         accuracy_interval=(float(accuracy.low), float(accuracy.high)),
         accuracy_difference=100 * float(change.value),
@@ -132,20 +131,20 @@ def measure(found: np.ndarray, wanted: np.ndarray, labels: np.ndarray) -> Compar
 
 
 def faults(found: Comparison, tolerance: Tolerance) -> list[str]:
-    """Returns what a comparison shows beyond a tolerance, in words; empty for a file that passes."""
-    said = []
+    """Returns one phrase for each violation of a tolerance."""
+    phrases = []
     if math.isnan(found.max_difference):
-        return ["its answers are not finite"]
+        return ["the logits are not finite"]
     if found.max_difference > tolerance.max_difference:
-        said.append(f"probabilities differ by {found.max_difference:.2g}, allowed are {tolerance.max_difference:g}")
+        phrases.append(f"probabilities differ by {found.max_difference:.2g} (maximum {tolerance.max_difference:g})")
     if found.agreement < tolerance.agreement:
-        said.append(f"{found.agreement:.2%} of answers agree, at least {tolerance.agreement:.1%} must")
+        phrases.append(f"{found.agreement:.2%} of predictions agree (minimum {tolerance.agreement:.1%})")
     if tolerance.max_difference <= 1e-4 and found.flips:
-        said.append(f"{found.flips} of {found.images} answers changed that were no tie")
+        phrases.append(f"{found.flips} of {found.images} predictions changed without a tie")
     if found.accuracy_difference < -tolerance.accuracy_loss - 1e-9:
         low, high = found.difference_interval
-        said.append(
-            f"accuracy changes by {found.accuracy_difference:+.2f} points (95 % interval {low:+.2f} … {high:+.2f}), "
-            f"at most -{tolerance.accuracy_loss:g} is allowed"
+        phrases.append(
+            f"accuracy changes by {found.accuracy_difference:+.2f} points (95 % interval {low:+.2f} … {high:+.2f}; "
+            f"minimum -{tolerance.accuracy_loss:g})"
         )
-    return said
+    return phrases

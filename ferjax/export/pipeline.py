@@ -1,4 +1,4 @@
-"""Export of a run: convert, write the contract into the file, compare with the checkpoint, keep what passes."""
+"""Exports a network: converts, embeds the spec, compares with the network, and removes files that deviate."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ferjax import cli, data, errors, folders, models, runtime, weights
-from ferjax import spec as contract
+from ferjax import spec as specs
 from ferjax.data import FaceData
 from ferjax.evaluate import metrics, model_card, predictor
 from ferjax.export import diagnosis, formats, parity
@@ -23,21 +23,21 @@ from ferjax.spec import ModelSpec
 from ferjax.weights import Trained
 
 RECORD = "export.json"
-_EQUAL = 1.05  # files whose times differ by less are equally fast: the smaller one is better
+_EQUAL = 1.05  # files within this factor of the fastest count as equally fast
 
 
 class Exported(NamedTuple):
-    """One file, or why there is none.
+    """The result for one file.
 
     Attributes:
-      file: its name.
-      row: how it was made.
-      bytes: its size, contract included.
-      comparison: how it compares with the checkpoint.
-      faults: what is wrong with it, in words; empty for a file that was kept.
-      departure: where a faulty file first departs from the network.
-      milliseconds: median time of one image, from uint8 pixels to logits, two threads; None for a faulty file.
-      float_operations: how often each operation of the file computes in floating point.
+      file: file name.
+      row: format and quantization.
+      bytes: file size, with the spec.
+      comparison: comparison with the network.
+      faults: violations of the tolerance; empty for a file that was kept.
+      departure: where a removed file first deviates from the network.
+      milliseconds: median time of one image, from uint8 pixels to logits, two threads; None for a removed file.
+      float_operations: number of floating-point operations by name.
     """
 
     file: str
@@ -60,39 +60,39 @@ def export(
     images: int = 0,
     overwrite: bool = False,
 ) -> list[Exported]:
-    """Exports a trained network and compares every file with it; files that fail are removed.
+    """Exports a trained network, compares every file with it, and removes those that fail.
 
     Args:
-      model: the --workdir of a training run, or its weights as .safetensors.
-      out: folder of the files; made whole or not at all.
-      wanted_formats: of `formats.list_formats()`; all if not given.
-      wanted_quantizations: of `formats.list_quantizations()`; all that suit the network if not given.
-      data_dir: where the data set lies that the network was trained on.
-      images: validation images to compare on, at least 512; all if 0.
-      overwrite: replace an export that is there.
+      model: a workdir or a .safetensors file.
+      out: folder of the files, written atomically.
+      wanted_formats: see `formats.choose`.
+      wanted_quantizations: see `formats.choose`.
+      data_dir: folder of prepared data.
+      images: number of validation images, at least 512; 0 for all.
+      overwrite: whether to replace an existing export.
 
     Returns:
-      One entry per file, also of those that were removed.
+      One entry per file, including the removed ones.
 
     Raises:
-      InputError: if the checkpoint, its data or the folder cannot be used, or no file passes.
+      InputError: if the model, its data or the folder cannot be used, or no file passes.
     """
     network = weights.load(model)
     spec, rows = network.spec, formats.choose(network.spec, wanted_formats, wanted_quantizations)
     with _whole_folder(pathlib.Path(out), overwrite) as folder:
         faces = data.load(spec.dataset, data_dir=data_dir, **spec.dataset_args)
         if faces.sha256 != spec.dataset_sha256:
-            cli.note(f"{faces.name} is not the data that {model} was trained on: it has been prepared anew")
+            cli.note(f"{faces.name} has changed since {model} was trained")
         results = export_network(network, faces, rows, folder, images=images)
         _record(folder, model, spec, faces, results)
         for result in results:
             if not result.faults:
                 _card(folder / result.file, result)
         if all(result.faults for result in results):
-            raise errors.InputError(f"no file passes: {'; '.join(_refusal(result) for result in results)}")
+            raise errors.InputError(f"no file passes: {'; '.join(_failure(result) for result in results)}")
     for result in results:
         if result.faults:
-            cli.note(f"refused and removed: {_refusal(result)}")
+            cli.note(f"removed {_failure(result)}")
     return results
 
 
@@ -102,10 +102,10 @@ def export_network(
     """Writes the files of a network into a folder, compares each and removes those that fail.
 
     Args:
-      network: the checkpoint.
-      faces: the data with the splits train, for calibration, and validation, to compare on.
-      rows: what to make.
-      folder: an existing one.
+      network: the network.
+      faces: the data, with the splits train (calibration) and validation (comparison).
+      rows: formats and quantizations.
+      folder: an existing folder.
       images: see `export`.
     """
     places, validation = predictor.check_fit(network.spec, faces), faces.splits["validation"]
@@ -120,21 +120,21 @@ def export_network(
 
 
 def best(results: Sequence[Exported]) -> Exported:
-    """Returns the file to ship: the fastest, and of equally fast ones the smallest."""
+    """Returns the smallest of the fastest files."""
     timed = [(result.milliseconds, result) for result in results if result.milliseconds is not None]
     fastest = min(time for time, _ in timed)
     return min((result for time, result in timed if time <= _EQUAL * fastest), key=lambda result: result.bytes)
 
 
 def table(results: Sequence[Exported]) -> str:
-    """Renders results for a terminal, one line per file."""
+    """Returns results as text, one line per file."""
     width = max(len(result.file) for result in results)
     lines = [f"{'file':{width}}       bytes   max |Δp|  agreement         accuracy %  ms/image  float ops  verdict"]
     for result in results:
         found = result.comparison
         spread = 50 * (found.accuracy_interval[1] - found.accuracy_interval[0])
         time = "–" if result.milliseconds is None else f"{result.milliseconds:.2f}"
-        verdict = "refused" if result.faults else "passes"
+        verdict = "removed" if result.faults else "passes"
         lines.append(
             f"{result.file:{width}}  {result.bytes:>10,}  {found.max_difference:>9.2g}  {found.agreement:>9.2%}"
             f"  {100 * found.accuracy:>8.2f} ± {spread:>6.2f}  {time:>8}"
@@ -148,20 +148,20 @@ def _one(row: Format, source: Conversion, truth: parity.Reference, folder: pathl
     path = folder / (spec.architecture + row.suffix)
     path.write_bytes(row.make(source))
     written = spec.replace(quantization=row.quantization, accuracy={}, macs=cost(module, spec.input_shape).macs)
-    contract.embed(path, written)
+    specs.embed(path, written)
     found, floats = parity.compare(path, truth), diagnosis.float_operations(path)
     faults = parity.faults(found, row.tolerance)
     if faults:
         size, where = path.stat().st_size, diagnosis.explain(path, row.make, source, truth)
         path.unlink()
         return Exported(path.name, row, size, found, faults, where, float_operations=floats)
-    if whole:  # a figure for some of the split would not be the split's
-        contract.embed(path, written.replace(accuracy={"validation": found.accuracy}))
+    if whole:  # the spec stores accuracies of whole splits only
+        specs.embed(path, written.replace(accuracy={"validation": found.accuracy}))
     return Exported(path.name, row, path.stat().st_size, found, faults, float_operations=floats)
 
 
 def _milliseconds(paths: Sequence[pathlib.Path], image: np.ndarray, rounds: int = 5) -> dict[str, float]:
-    """Times files in turn, so that what else the machine does meets them alike."""
+    """Times files in alternation, so that other load on the machine affects all of them."""
     loaded = {path.name: runtime.load(path) for path in paths}
     times: dict[str, list[float]] = {name: [] for name in loaded}
     for turn in range(rounds + 1):
@@ -170,7 +170,7 @@ def _milliseconds(paths: Sequence[pathlib.Path], image: np.ndarray, rounds: int 
             while time.perf_counter() < end or len(times[name]) < turn:
                 start = time.perf_counter()
                 model.logits(image)
-                if turn:  # the first round warms up
+                if turn:  # round 0 is the warm-up
                     times[name].append(1e3 * (time.perf_counter() - start))
     return {name: float(np.median(measured)) for name, measured in times.items()}
 
@@ -178,21 +178,22 @@ def _milliseconds(paths: Sequence[pathlib.Path], image: np.ndarray, rounds: int 
 def _record(
     folder: pathlib.Path, model: pathlib.Path | str, spec: ModelSpec, faces: FaceData, results: Sequence[Exported]
 ) -> None:
-    """Writes everything measured, for the model card and the documentation."""
+    """Writes export.json."""
     files = [record(result) for result in results]
     content = {"model": str(model), "dataset": faces.name, "split": "validation", "spec": json.loads(spec.to_json())}
     (folder / RECORD).write_text(json.dumps({**content, "files": files}, indent=1) + "\n")
 
 
 def record(result: Exported) -> dict[str, Any]:
-    """Returns everything measured of one file as plain JSON values."""
+    """Returns the entry of a file in export.json, as plain JSON values."""
+    comparison = result.comparison._asdict()
     return {
         "file": result.file,
         "format": result.row.format,
         "quantization": result.row.quantization,
         "runtime": result.row.runtime,
         "bytes": result.bytes,
-        **_finite(result.comparison._asdict()),
+        **{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in comparison.items()},
         "milliseconds": result.milliseconds,
         "float_operations": dict(result.float_operations),
         "faults": result.faults,
@@ -200,42 +201,37 @@ def record(result: Exported) -> dict[str, Any]:
     }
 
 
-def _finite(found: dict[str, Any]) -> dict[str, Any]:
-    """What JSON has no number for, it has null for."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
-
-
 def _card(path: pathlib.Path, result: Exported) -> None:
-    """Writes the model card beside a file, from its contract and from what was measured of it."""
-    spec, measured = contract.read(path), record(result)
+    """Writes the model card beside a file."""
+    spec, measured = specs.read(path), record(result)
     scored = metrics.summary(np.array(measured.pop("confusion")), spec.class_names)
     evaluation = {**scored, "split": "validation", "dataset": spec.dataset}
     model_card.write(spec, path.with_name(f"{path.name}.md"), {**measured, "evaluation": evaluation})
 
 
-def _refusal(result: Exported) -> str:
+def _failure(result: Exported) -> str:
     return f"{result.file}: {', '.join(result.faults)}; {result.departure}"
 
 
 def _not_of_an_export(out: pathlib.Path) -> list[str]:
-    """The names in a folder of an export that are not of its files and their cards."""
+    """Returns the names in the folder of an export that do not belong to it."""
     names = {path.name for path in out.iterdir()} - {RECORD}
     return sorted(name for name in names if not model_card.read_export(out / name.removesuffix(".md")))
 
 
 @contextlib.contextmanager
 def _whole_folder(out: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
-    """Yields a folder that becomes `out` when all went well and vanishes otherwise.
+    """Yields a temporary folder that becomes `out` on success.
 
     Raises:
-      InputError: if `out` is there and may not be replaced.
+      InputError: if `out` exists and may not be replaced.
     """
     filled = out.is_dir() and any(out.iterdir())
     if (out.exists() and not out.is_dir()) or (filled and not (out / RECORD).is_file()):
-        raise errors.InputError(f"{out} is there and is no export: choose another --out")
+        raise errors.InputError(f"{out} exists and is not an export: choose another --out")
     if filled and not overwrite:
-        raise errors.InputError(f"{out} holds an export: choose another --out, or give --overwrite to replace it")
+        raise errors.InputError(f"{out} contains an export: choose another --out, or replace it with --overwrite")
     if filled and (others := _not_of_an_export(out)):
-        raise errors.InputError(f"{out} holds more than an export, {others[0]} first: move it, or choose another --out")
+        raise errors.InputError(f"{out} also contains {others[0]}: move it, or choose another --out")
     with folders.atomic_folder(out, replace=overwrite) as part:
         yield part

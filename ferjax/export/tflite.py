@@ -1,9 +1,7 @@
-"""TFLite files: jax2tf, then TensorFlow's converter; each function takes a Conversion and returns a file."""
+"""Makes TFLite files by jax2tf and TensorFlow's converter; each function takes a Conversion and returns a file."""
 
 import dataclasses
 from typing import Any
-
-import numpy as np
 
 from ferjax import models
 from ferjax.export import flatbuffer
@@ -13,12 +11,12 @@ from ferjax.weights import Trained
 
 
 def float32(source: Conversion) -> bytes:
-    """Returns the network as it is."""
+    """Returns the network in float32."""
     return source.float32
 
 
 def float16(source: Conversion) -> bytes:
-    """Stores weights in half precision; the runtime turns them into floats once, when it loads the file."""
+    """Stores weights in half precision; the runtime converts them to float32 once, when it loads the file."""
 
     def convert(converter: Any) -> bytes:
         tensorflow = import_tensorflow()
@@ -30,11 +28,11 @@ def float16(source: Conversion) -> bytes:
 
 
 def dynamic_range(source: Conversion) -> bytes:
-    """Stores int8 weights; activations are rounded to int8 as they come, with a range found for each image.
+    """Stores int8 weights and quantizes activations to int8 with a range computed for each image.
 
-    Depthwise convolutions compute in floats: XNNPACK has none of this kind, and LiteRT's own end its run of operations
-    each time and wait for each other's threads. A MicroExpNet takes 0.13 ms for 0.22 on one thread, and on two, where
-    other processes keep the cores busy, 0.16 for 24.
+    Depthwise convolutions stay in float32: XNNPACK has no dynamic-range kernel for them, and LiteRT's own splits the
+    delegated graph and synchronizes threads each time. A MicroExpNet takes 0.13 ms instead of 0.22 ms on one thread,
+    and 0.16 ms instead of 24 ms on two threads when other processes use the cores.
     """
 
     def convert(converter: Any) -> bytes:
@@ -45,16 +43,17 @@ def dynamic_range(source: Conversion) -> bytes:
 
 
 def weight_only(source: Conversion) -> bytes:
-    """Stores int8 weights that are turned into floats when the file is loaded; computes in float32."""
+    """Stores int8 weights, which the runtime dequantizes when it loads the file; computes in float32."""
     return flatbuffer.integer_weights(source.float32)
 
 
 def static_int8(source: Conversion) -> bytes:
-    """Computes in int8 throughout, in ranges that the calibration images showed; its edge stays float32."""
+    """Computes in int8 with static ranges of the calibration images; input and output stay float32."""
 
     def convert(converter: Any) -> bytes:
-        tensorflow = import_tensorflow()
-        _calibrate(converter, source.calibration)
+        tensorflow, images = import_tensorflow(), source.calibration
+        converter.optimizations = [tensorflow.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([images[i : i + 1]] for i in range(len(images)))
         converter.target_spec.supported_ops = [tensorflow.lite.OpsSet.TFLITE_BUILTINS_INT8]
         return converter.convert()
 
@@ -62,10 +61,10 @@ def static_int8(source: Conversion) -> bytes:
 
 
 def qat(source: Conversion) -> bytes:
-    """Computes in the integers that training saw, weights and activations of 8 bits; nothing is calibrated here.
+    """Computes with 8-bit weights and activations, in the ranges of quantization-aware training.
 
     Args:
-      source: its network has its normalisations folded and its ranges observed, see `ferjax.quant.rounding`.
+      source: a network with folded normalizations and observed ranges, see `ferjax.quant.rounding`.
 
     Raises:
       InputError: if a range was never observed.
@@ -74,7 +73,7 @@ def qat(source: Conversion) -> bytes:
 
 
 def int4(source: Conversion) -> bytes:
-    """Computes as `qat` does, weights of 4 bits; the network was trained with 4-bit weights.
+    """Computes as `qat`, with 4-bit weights.
 
     Raises:
       InputError: if a range was never observed.
@@ -82,15 +81,10 @@ def int4(source: Conversion) -> bytes:
     return _strict(source, weight_bits=4)
 
 
-def _calibrate(converter: Any, images: np.ndarray) -> None:
-    converter.optimizations = [import_tensorflow().lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([images[i : i + 1]] for i in range(len(images)))
-
-
 def _strict(source: Conversion, *, weight_bits: int) -> bytes:
-    """Converts marked roundings to integers: the one place that uses the converter's private switch for it.
+    """Converts fake quantization to integers, by a private switch of the converter.
 
-    Without the switch the converter keeps the marks as floating-point operations, and says nothing.
+    Without the switch, the converter silently keeps fake quantization as floating-point operations.
     """
 
     def marked(network: Trained) -> Apply:
@@ -101,6 +95,6 @@ def _strict(source: Conversion, *, weight_bits: int) -> bytes:
         converter._experimental_strict_qdq = True
         return converter.convert()
 
-    # Hard-swish stays in floats, rounded before and after as in training: LiteRT's in integers is coarse and slow.
-    # Of a MicroExpNet, 97.3 % of training's answers and 0.42 ms became 99.9 % and 0.24 ms.
+    # Hard-swish stays in float32, because LiteRT's int8 kernel is inaccurate and slow: a MicroExpNet goes from 97.3 %
+    # agreement and 0.42 ms to 99.9 % and 0.24 ms.
     return flatbuffer.in_floats(dataclasses.replace(source, bind=marked).convert(convert), "HARD_SWISH")

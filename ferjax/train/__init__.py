@@ -1,1 +1,1 @@
-"""Training: the step, the loop, the feed, and the run from a configuration to its best checkpoint."""
+"""Trains networks: the step, the loop, the batches, and runs from a configuration to the best checkpoint."""

@@ -1,4 +1,4 @@
-"""The commands `ferjax train` and `ferjax distill`: their flags, and one call."""
+"""Implements the commands `ferjax train` and `ferjax distill`."""
 
 import contextlib
 import pathlib
@@ -15,28 +15,27 @@ from ferjax.train import config as train_config
 from ferjax.train import config_files, distributed, experiment, teacher
 
 TRACED = 5  # dispatches, with --profile
-_TRAIN = """Trains an emotion network and keeps its best checkpoint.
+_TRAIN = """Trains an expression classifier and keeps its best checkpoint.
 
     ferjax train --config resnet18
     ferjax train --config resnet20:demo --workdir runs/try --config.fit.epochs=3
     ferjax train --list
 
-The same command continues a run that was stopped. It uses every device that it sees; docs/scale.md says how several
-machines train together. Any value of the configuration is a flag: --config.GROUP.KEY=VALUE."""
-_DISTILL = """Trains an emotion network with trained ones as its teacher and keeps its best checkpoint.
+The same command resumes a stopped run. All visible devices are used; docs/scale.md explains training on several
+machines. Every configuration value is a flag: --config.GROUP.KEY=VALUE."""
+_DISTILL = """Distills trained models into an expression classifier and keeps its best checkpoint.
 
     ferjax distill --config resnet20:demo --teacher runs/resnet18
-    ferjax distill --config mini_xception --teacher runs/a --teacher runs/b    the mean of two
+    ferjax distill --config mini_xception --teacher runs/a --teacher runs/b    ensemble of two teachers
 
-The same command continues a run that was stopped. Any value of the configuration is a flag:
---config.GROUP.KEY=VALUE."""
+The same command resumes a stopped run. Every configuration value is a flag: --config.GROUP.KEY=VALUE."""
 
 
 def train(argv: Sequence[str]) -> None:
     """Runs `ferjax train`."""
     given = _parse(argv, _TRAIN, _flags(argv))
     config, name, workdir = _resolve(given)
-    with _together(given):
+    with _joined(given):
         experiment.train(config, workdir=workdir, name=name, **_options(given))
 
 
@@ -46,45 +45,45 @@ def distill(argv: Sequence[str]) -> None:
     flags.DEFINE_multi_string(
         "teacher",
         None,
-        "The --workdir of a trained run, or its .safetensors; repeated or a,b for an ensemble.",
+        "Teacher: a workdir or a .safetensors file; repeat the flag, or write A,B, for an ensemble.",
         flag_values=values,
     )
     given = _parse(argv, _DISTILL, values)
     config, name, workdir = _resolve(given, suffix="-distilled")
-    with _together(given):
+    with _joined(given):
         experiment.distill(
             config, workdir=workdir, teachers=teacher.paths(given.teacher or ()), name=name, **_options(given)
         )
 
 
 def _flags(argv: Sequence[str]) -> flags.FlagValues:
-    """Returns the flags that both commands take."""
+    """Defines the flags of both commands."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "NAME or FILE.py[:arguments], such as resnet18 or configs/resnet20.py:demo; --list shows the names.",
+        "NAME or FILE.py[:ARGUMENTS], such as resnet18 or configs/resnet20.py:demo; --list prints the names.",
         lock_config=False,
-        accept_new_attributes=True,  # where the configuration is not locked: data sets and networks have own options
+        accept_new_attributes=True,  # for the unlocked groups: data sets and networks have options of their own
         flag_values=values,
         sys_argv=["ferjax", *_underscored(argv)],
     )
     more: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_bool("list", False, "List the shipped configurations.", **more)
-    flags.DEFINE_string("workdir", None, "The run's folder; runs/NAME if not given.", **more)
-    flags.DEFINE_string("data_dir", None, "Where prepared data lies; $FERJAX_DATA or the cache if not given.", **more)
+    flags.DEFINE_string("workdir", None, "Workdir of the run (default: runs/NAME).", **more)
+    flags.DEFINE_string("data_dir", None, "Folder of prepared data (default: $FERJAX_DATA or the cache).", **more)
     flags.DEFINE_bool("tensorboard", False, "Also write TensorBoard events to WORKDIR/events.", **more)
-    flags.DEFINE_integer("devices", 0, "How many devices share each batch; 0 for all that are visible.", **more)
+    flags.DEFINE_integer("devices", 0, "Number of devices that share each batch; 0 uses all visible ones.", **more)
     flags.DEFINE_bool("profile", False, "Trace a few steps into WORKDIR/profile.", **more)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; not needed under Slurm and on TPU pods.", **more)
     flags.DEFINE_integer("num_processes", None, "Number of processes; 1 alone ignores Slurm.", **more)
     flags.DEFINE_integer("process_id", None, "Index of this process, from 0.", **more)
-    flags.DEFINE_float("join_seconds", 300.0, "How long a process waits for the others at the start.", **more)
+    flags.DEFINE_float("join_seconds", 300.0, "Seconds to wait for the other processes at the start.", **more)
     return values
 
 
 def _parse(argv: Sequence[str], help_text: str, values: flags.FlagValues) -> flags.FlagValues:
-    """Parses the flags; --some-name and --some_name are the same.
+    """Parses the flags; --some-name and --some_name are equivalent.
 
     Raises:
       InputError: for an unknown flag or configuration key, or a value of the wrong type.
@@ -105,12 +104,12 @@ def _parse(argv: Sequence[str], help_text: str, values: flags.FlagValues) -> fla
     except (flags.Error, AttributeError) as error:
         raise _plain(error) from error
     if rest[1:]:
-        raise errors.InputError(f"unexpected argument {rest[1]!r}: options are written --name=value, see --help")
+        raise errors.InputError(f"unexpected argument {rest[1]!r}; options have the form --name=value, see --help")
     return values
 
 
 def _with_path(argv: Sequence[str]) -> list[str]:
-    """Returns the arguments with the file in the place of a configuration's name."""
+    """Replaces the configuration's name in the arguments by the path of its file."""
     out = list(argv)
     for i, argument in enumerate(out):
         flag, equals, value = argument.partition("=")
@@ -123,28 +122,26 @@ def _with_path(argv: Sequence[str]) -> list[str]:
 
 
 def _resolve(given: flags.FlagValues, suffix: str = "") -> tuple[dict[str, Any], str, pathlib.Path]:
-    """Returns the configuration that the flags chose, its name, and the run's folder.
+    """Returns the configuration, its name and the workdir.
 
     Raises:
-      InputError: if there is no configuration.
+      InputError: if --config is missing.
     """
     if not isinstance(given.config, ConfigDict):
         raise errors.InputError(
-            "--config NAME or FILE.py is missing, such as --config resnet18; `ferjax train --list` lists the names"
+            "--config is missing: give --config NAME or --config FILE.py; `ferjax train --list` prints the names"
         )
     name = config_files.recorded_name(config_flags.get_config_filename(given["config"]))
     workdir = given.workdir or f"runs/{train_config.run_name(name)}{suffix}"
     return given.config.to_dict(), name, pathlib.Path(workdir)
 
 
-def _together(given: flags.FlagValues) -> contextlib.AbstractContextManager[None]:
-    """Returns the context in which this process trains with those that the flags or the environment name."""
-    place = given.coordinator, given.num_processes, given.process_id
-    return distributed.joined(*place, seconds=given.join_seconds)
+def _joined(given: flags.FlagValues) -> contextlib.AbstractContextManager[None]:
+    return distributed.joined(given.coordinator, given.num_processes, given.process_id, seconds=given.join_seconds)
 
 
 def _options(given: flags.FlagValues) -> Mapping[str, Any]:
-    """Returns what the flags say beside the configuration, see `ferjax.train.experiment.train`."""
+    """Returns the options of `ferjax.train.experiment.train` that the flags set."""
     return {
         "data_dir": given.data_dir,
         "tensorboard": given.tensorboard,
@@ -153,17 +150,17 @@ def _options(given: flags.FlagValues) -> Mapping[str, Any]:
     }
 
 
-def _unknown(said: str) -> errors.InputError:
-    """Returns what is wrong with --config.GROUP.KEY: ml_collections names the group, or the key and those it has."""
-    if key := re.match(r'Key "(.+?)" does not exist', said):
-        return errors.unknown("config key", key[1], re.findall(r"'(\w+)': ", said))
-    if not re.fullmatch(r"'?\w+'?", said):
-        return errors.InputError(f"--config.GROUP.KEY: {said}")
-    return errors.unknown("config group", said.strip("'"), train_config.GROUPS)
+def _unknown(message: str) -> errors.InputError:
+    """Returns the error for an unknown --config.GROUP.KEY; ml_collections' message holds the group, or key and keys."""
+    if key := re.match(r'Key "(.+?)" does not exist', message):
+        return errors.unknown("config key", key[1], re.findall(r"'(\w+)': ", message))
+    if not re.fullmatch(r"'?\w+'?", message):
+        return errors.InputError(f"--config.GROUP.KEY: {message}")
+    return errors.unknown("config group", message.strip("'"), train_config.GROUPS)
 
 
 def _plain(error: BaseException) -> errors.InputError:
-    """Returns what a configuration said was wrong: ml_collections wraps it in the text of a traceback."""
+    """Returns the InputError that a configuration raised; ml_collections wraps it in the text of a traceback."""
     link: BaseException | None = error
     innermost = errors.InputError(str(error).strip().replace("Traceback (most recent call last):", ""))
     while link is not None:
@@ -173,7 +170,7 @@ def _plain(error: BaseException) -> errors.InputError:
 
 
 def _underscored(argv: Sequence[str]) -> list[str]:
-    """Returns the arguments with underscores in the names of flags, as absl has them."""
+    """Writes the flag names with underscores, as absl expects them."""
     out = []
     for argument in argv:
         name, equals, value = argument.partition("=")

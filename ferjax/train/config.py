@@ -1,17 +1,6 @@
-"""Configurations: which function each group is for, what a run's folder remembers.
+"""Maps each group of a configuration to the function that takes it, and compares the configurations of runs.
 
-Each group of a configuration holds the keyword arguments of one function:
-
-    data     ferjax.data.load
-    model    ferjax.models.create
-    teacher  ferjax.train.teacher.load, for a run with a teacher
-    init     ferjax.train.start.start
-    augment  ferjax.augment.create
-    loss     ferjax.train.objective.make_loss
-    quant    ferjax.train.quantization.prepare
-    optim    ferjax.train.optim.create
-    prune    ferjax.train.optim.prune
-    fit      ferjax.train.options.FitOptions
+Each group holds the keyword arguments of one function, see `FUNCTIONS`.
 """
 
 import contextlib
@@ -40,7 +29,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "fit": options.FitOptions,
 }
 GROUPS = tuple(FUNCTIONS)
-_GIVEN = {  # what the program gives beside the configuration, and has a default
+_GIVEN = {  # arguments with a default that the program sets, not the configuration
     "data": ("data_dir", "splits"),
     "model": ("num_classes", "dtype"),
     "teacher": ("taps", "dtype"),
@@ -51,7 +40,7 @@ _ELEMENTS: dict[Any, tuple[type, str]] = {Sequence[str]: (str, "strings"), Seque
 
 
 def defaults() -> dict[str, dict[str, Any]]:
-    """Returns every group with the keys that a configuration may leave out, at the defaults of its function."""
+    """Returns every group with its optional keys and their defaults."""
     signatures = {group: inspect.signature(function).parameters for group, function in FUNCTIONS.items()}
     return {
         group: {n: p.default for n, p in known.items() if p.default is not p.empty and n not in _GIVEN.get(group, ())}
@@ -60,14 +49,13 @@ def defaults() -> dict[str, dict[str, Any]]:
 
 
 def call(function: Callable[..., Any], group: str, values: Mapping[str, Any], **more: Any) -> Any:
-    """Calls a function with the values of a group, and more that the configuration does not say.
+    """Calls a function with the values of a group and with further arguments that the program sets.
 
     Raises:
-      InputError: for a key that the function does not take, one that is given beside the configuration, one that is
-        lacking, or a value as `check_value` says.
+      InputError: for an unknown key, a key that the program sets, a missing key, or a value that `check_value` rejects.
     """
     if given := [k for k in values if k in more]:
-        raise errors.InputError(f"config.{group}.{given[0]} is not set by hand: the data, another key or a flag say it")
+        raise errors.InputError(f"config.{group}.{given[0]} cannot be set: it follows from the data, a key or a flag")
     parameters = inspect.signature(function).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     accepted = [p for p in parameters if p not in more]
@@ -76,35 +64,36 @@ def call(function: Callable[..., Any], group: str, values: Mapping[str, Any], **
     for name, value in values.items():
         if name in parameters:
             _check_value(parameters[name], group, value)
-    needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in (p.VAR_KEYWORD,)]
+    needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     if missing := [n for n in needed if n not in values and n not in more]:
-        raise errors.InputError(f"config.{group} lacks {', '.join(missing)}")
+        raise errors.InputError(f"config.{group}.{missing[0]} is missing")
     return function(**values, **more)
 
 
 def check_value(group: str, key: str, value: Any) -> None:
-    """Checks what a configuration's own types let pass: None for a value that must be one, and elements of sequences.
+    """Checks what ml_collections does not: None where a value is required, and the elements of sequences.
 
     Raises:
-      InputError: if the group's function does not take the value.
+      InputError: if the group's function does not accept the value.
     """
     if parameter := inspect.signature(FUNCTIONS[group]).parameters.get(key):
         _check_value(parameter, group, value)
 
 
 def _check_value(parameter: inspect.Parameter, group: str, value: Any) -> None:
-    taken = parameter.annotation
-    kind, said = _ELEMENTS.get(taken, (object, ""))
+    annotation = parameter.annotation
+    kind, elements = _ELEMENTS.get(annotation, (object, ""))
     listed = isinstance(value, Sequence) and not isinstance(value, str)
-    if said and not (listed and all(isinstance(element, kind) for element in value)):
-        raise errors.InputError(f"config.{group}.{parameter.name} must hold {said}, got {value!r}")
-    if value is None and taken not in (parameter.empty, Any) and type(None) not in typing.get_args(taken):
-        raise errors.InputError(f"config.{group}.{parameter.name} must be {inspect.formatannotation(taken)}, got None")
+    if elements and not (listed and all(isinstance(element, kind) for element in value)):
+        raise errors.InputError(f"config.{group}.{parameter.name} must be a sequence of {elements}, got {value!r}")
+    if value is None and annotation not in (parameter.empty, Any) and type(None) not in typing.get_args(annotation):
+        accepted = inspect.formatannotation(annotation)
+        raise errors.InputError(f"config.{group}.{parameter.name} must be {accepted}, got None")
 
 
 @contextlib.contextmanager
 def claimed(workdir: pathlib.Path, config: Mapping[str, Any]) -> Iterator[None]:
-    """Claims a folder, see `claim`; it is free again if what follows fails for its input before anything is saved."""
+    """Claims a workdir (see `claim`), and releases it if an InputError follows before the first checkpoint."""
     new = not (workdir / "config.json").exists()
     claim(workdir, config)
     try:
@@ -116,20 +105,20 @@ def claimed(workdir: pathlib.Path, config: Mapping[str, Any]) -> Iterator[None]:
 
 
 def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Writes the configuration into a new run's folder, or checks that the folder is this experiment's.
+    """Writes the configuration into a new workdir, or checks that an existing workdir has the same configuration.
 
-    A key that one of the two does not have counts as at its default, so that runs of an older ferjax go on. How data
-    are read (`data.resident_bytes`, `data.workers`) may change from one start to the next: the batches are the same.
+    A missing key counts as its default, so that runs of older versions resume. The keys that control how data is read
+    (`data.resident_bytes`, `data.workers`) may differ: the batches are the same.
 
     Raises:
-      InputError: if the folder holds another experiment, naming the first difference, or can hold no checkpoint.
+      InputError: if the workdir holds another experiment, or cannot hold a checkpoint.
     """
     checkpoint.check_path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     path, text = workdir / "config.json", json.dumps(config, indent=1, sort_keys=True)
     if not path.exists():
         if any((workdir / kind).exists() for kind in checkpoint.KINDS):
-            raise errors.InputError(f"{workdir} holds checkpoints without a config.json: choose another --workdir")
+            raise errors.InputError(f"{workdir} holds checkpoints but no config.json: choose another --workdir")
         with folders.atomic_file(path) as part:
             part.write_text(text)
         return
@@ -141,10 +130,10 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
 
 
 def check_same(workdir: pathlib.Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Checks that two configurations are one experiment, as `claim` says.
+    """Checks that two configurations are the same experiment, see `claim`.
 
     Raises:
-      InputError: if they are not, naming the first difference and the folder.
+      InputError: if they differ; names the workdir and the first difference.
     """
     old, new = flat(stored), flat(asked)
     both = sorted((old.keys() | new.keys()) - {f"data.{key}" for key in data.READ_OPTIONS})
@@ -165,7 +154,7 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def run_name(config: str) -> str:
-    """Returns what a run of configs/best/resnet20.py:demo is called: best-resnet20-demo."""
+    """Returns the name of a configuration's run: best-resnet20-demo for configs/best/resnet20.py:demo."""
     path, _, arguments = config.partition(":")
     parts = pathlib.PurePath(path).with_suffix("").parts
     below = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]
@@ -173,7 +162,7 @@ def run_name(config: str) -> str:
 
 
 def _default(key: str) -> Any:
-    """Returns the default of a configuration's key, as JSON has it; None if there is none."""
+    """Returns the default of "group.key" as a JSON value; None if there is none."""
     group, _, name = key.partition(".")
     known = inspect.signature(FUNCTIONS[group]).parameters if group in FUNCTIONS else {}
     value = known[name].default if name in known else None

@@ -1,4 +1,4 @@
-"""Configuration files: the ones that ferjax ships, by name, and the user's own, by path."""
+"""Finds and imports configuration files: shipped ones by name, others by path."""
 
 import ast
 import importlib.util
@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 from ferjax import errors
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
-_LIST = "`ferjax train --list` lists the shipped ones"
+_LIST = "`ferjax train --list` prints the names"
 
 
 class ConfigFile(NamedTuple):
-    """A configuration that a command line names.
+    """A configuration given on a command line.
 
     Attributes:
-      name: what a run records, such as "configs/resnet20.py:demo".
+      name: the name that a run records, such as "configs/resnet20.py:demo".
       path: the file.
-      arguments: what follows the colon; "" if nothing does.
+      arguments: the text after the colon, or "".
     """
 
     name: str
@@ -28,7 +28,7 @@ class ConfigFile(NamedTuple):
 
 
 def shipped_folder() -> pathlib.Path:
-    """Returns the folder of the shipped configurations: inside the wheel, or at the top of a checkout."""
+    """Returns the folder of the shipped configurations: in the wheel, or at the top of a checkout."""
     inside = _PACKAGE / "configs"
     return inside if inside.is_dir() else _PACKAGE.parent / "configs"
 
@@ -51,8 +51,8 @@ def find(text: str) -> ConfigFile:
     """Finds the file of a configuration.
 
     Args:
-      text: NAME or FILE.py, then perhaps a colon and arguments: "resnet20:demo", "configs/resnet20.py", "mine/a.py".
-        A file of the working directory comes before a shipped one of the same path.
+      text: NAME[:arguments] or FILE.py[:arguments], such as "resnet20:demo" or "mine/a.py". A file in the working
+        directory takes precedence over a shipped one of the same path.
 
     Raises:
       InputError: if there is no such configuration.
@@ -71,7 +71,7 @@ def find(text: str) -> ConfigFile:
 
 
 def recorded_name(text: str) -> str:
-    """Returns what a run records of a configuration: a shipped one as "configs/NAME.py:arguments", others as given."""
+    """Returns the name that a run records: "configs/NAME.py:arguments" for shipped files, others unchanged."""
     path, colon, arguments = text.partition(":")
     if pathlib.Path(path).is_relative_to(shipped_folder()):
         path = f"configs/{pathlib.Path(path).relative_to(shipped_folder()).as_posix()}"
@@ -87,19 +87,19 @@ def load(file: ConfigFile) -> types.ModuleType:
     make_importable()
     found = importlib.util.spec_from_file_location(file.path.stem, file.path)
     if found is None or found.loader is None:
-        raise errors.InputError(f"{file.path} is no Python file: a configuration is a .py file with get_config(arg)")
+        raise errors.InputError(f"{file.path} is not a Python file: a configuration is a .py file with get_config(arg)")
     module = importlib.util.module_from_spec(found)
     try:
         found.loader.exec_module(module)
     except (SyntaxError, ImportError) as error:
         raise errors.InputError(f"{file.path} cannot be imported: {error}") from error
     if not hasattr(module, "get_config"):
-        raise errors.InputError(f"{file.path} has no get_config(arg): it is no configuration")
+        raise errors.InputError(f"{file.path} is not a configuration: it defines no get_config(arg)")
     return module
 
 
 def make_importable() -> None:
-    """Makes `from configs import common` work in a configuration, wherever the command is called."""
+    """Makes `from configs import common` work in a configuration from any working directory."""
     if "configs" not in sys.modules:
         package: Any = types.ModuleType("configs")
         package.__path__ = [str(shipped_folder()), str(pathlib.Path("configs").absolute())]

@@ -1,7 +1,7 @@
-"""Training with several processes: joining, agreement, and what process 0 decides for all.
+"""Connects the processes of a run, compares their configurations, and broadcasts values of process 0.
 
 A thin layer over `jax.distributed` and `jax.experimental.multihost_utils`. Every process runs the same command on its
-own devices; process 0 alone writes files and prints.
+own devices. Only process 0 writes files and prints.
 """
 
 import concurrent.futures
@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 
 from ferjax import cli, errors
 
-HEARTBEAT = 30  # seconds of silence after which JAX gives up a process; its own default is 100
+HEARTBEAT = 30  # seconds without a heartbeat until JAX treats a process as dead; JAX's default is 100
 _GRACE = 1.0  # seconds: process 0 runs JAX's service and exits last, so that the others can print their own error
 _COUNTS = {"SLURM_STEP_NODELIST": "SLURM_NTASKS", "OMPI_MCA_orte_hnp_uri": "OMPI_COMM_WORLD_SIZE"}
 
@@ -36,14 +36,14 @@ T = TypeVar("T")
 def joined(
     coordinator: str | None = None, count: int | None = None, number: int | None = None, *, seconds: float = 300.0
 ) -> Iterator[None]:
-    """Connects this process with the others of its run; changes nothing for a process that trains alone.
+    """Connects this process with the others of its run; does nothing for a single process.
 
-    Enter it once, before anything asks JAX for devices. An error inside the context ends the program with exit code 2
-    and one line, Ctrl-C with 130: JAX's regular exit would wait for processes that are gone, and abort.
+    Enter it once, before JAX initializes its devices. An error inside the context ends the program with one line and
+    exit code 2 (Ctrl-C: 130), because JAX's regular exit waits for processes that have ended, and aborts.
 
     Args:
       coordinator: --coordinator, HOST:PORT of process 0. Without the first three arguments JAX detects the cluster.
-      count: --num_processes; 1 alone switches the detection off.
+      count: --num_processes; a value of 1 disables the detection.
       number: --process_id, from 0.
       seconds: --join_seconds, how long to wait for the other processes.
 
@@ -58,7 +58,7 @@ def joined(
     last = False
     try:
         _join(options, seconds)
-        agree("command", {"num_processes": count})  # connects the devices: from here on a death is noticed at once
+        agree("command", {"num_processes": count})  # also connects the devices, which detects dead processes early
         last = is_first()
         yield
         sys.stdout.flush()
@@ -68,7 +68,7 @@ def joined(
 
 
 def is_first() -> bool:
-    """Returns whether this is process 0, which writes the files and prints; a process that trains alone is."""
+    """Returns whether this is process 0, or the only process."""
     return jax.process_index() == 0
 
 
@@ -79,16 +79,16 @@ def say(text: str) -> None:
 
 
 def value_of_first(value: Any) -> Any:
-    """Returns process 0's value in every process; the value is plain JSON."""
+    """Returns process 0's value, a JSON value, in every process."""
     return value if jax.process_count() == 1 else json.loads(_gather(json.dumps(value))[0])
 
 
 def arrays_of_first(tree: Any) -> Any:
-    """Returns process 0's arrays in every process, bit by bit; the trees have the same structure, shapes and dtypes."""
+    """Returns process 0's arrays bit for bit in every process; the trees have equal structure, shapes and dtypes."""
     if jax.process_count() == 1:
         return tree
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
-    # As bytes: the broadcast is a sum, which turns -0.0 into 0.0 and has no float64 where JAX computes in float32.
+    # As bytes: the broadcast is a sum, which turns -0.0 into 0.0 and has no float64 unless JAX computes in it.
     whole = multihost_utils.broadcast_one_to_all(np.frombuffer(b"".join(leaf.tobytes() for leaf in leaves), np.uint8))
     parts = np.split(whole, np.cumsum([leaf.nbytes for leaf in leaves])[:-1])
     arrays = [part.copy().view(leaf.dtype).reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
@@ -110,7 +110,7 @@ def all_or_none(function: Callable[[], T]) -> T:
         problem = errors.explain(error)
     for number, found in enumerate(_gather(problem)):
         if found:
-            _refuse(f"process {number}: {found}")
+            _raise_everywhere(f"process {number}: {found}")
     return result
 
 
@@ -118,7 +118,7 @@ def agree(what: str, values: Mapping[str, Any]) -> None:
     """Compares values, such as a resolved configuration, with those of the other processes.
 
     Raises:
-      InputError: in every process, naming the first process that differs from process 0, and the first difference.
+      InputError: in every process if a process differs from process 0; names it and the first difference.
     """
     texts = _gather(json.dumps(values, sort_keys=True, default=str))
     odd = next((number for number, text in enumerate(texts) if text != texts[0]), None)
@@ -126,16 +126,16 @@ def agree(what: str, values: Mapping[str, Any]) -> None:
         return
     here, there = (traverse_util.flatten_dict(json.loads(texts[number]), sep=".") for number in (0, odd))
     key = next(k for k in sorted(here.keys() | there.keys()) if here.get(k, ()) != there.get(k, ()))
-    _refuse(
+    _raise_everywhere(
         f"process {odd} has another {what} than process 0: {key} is {there.get(key, 'not set')} in process {odd} and "
-        f"{here.get(key, 'not set')} in process 0: start all processes with the same command and the same data"
+        f"{here.get(key, 'not set')} in process 0; start all processes with the same command and the same data"
     )
 
 
 def _in_cluster() -> bool:
-    """Returns whether the environment is that of several processes; JAX then finds out which one this is."""
+    """Returns whether the environment variables describe several processes, for JAX's cluster detection."""
     several = any(name in os.environ and os.environ.get(count, "1") != "1" for name, count in _COUNTS.items())
-    # `import jax` sets this on a TPU VM; TensorFlow sets another value, everywhere.
+    # `import jax` sets this on a TPU VM; TensorFlow sets another value on every machine.
     return several or os.environ.get("TPU_ML_PLATFORM") == "JAX"
 
 
@@ -146,13 +146,13 @@ def _options(coordinator: str | None, count: int | None, number: int | None) -> 
         missing = " and ".join(name for name, value in given.items() if value is None)
         raise errors.InputError(
             f"{missing} is missing: several processes need --coordinator HOST:PORT, --num_processes and --process_id; "
-            "under Slurm and on TPU pods give none of them"
+            "under Slurm and on TPU pods, omit all three"
         )
     if not 0 <= number < count:
         raise errors.InputError(f"--process_id must be in 0..{count - 1} for --num_processes {count}, got {number}")
     host, _, port = coordinator.rpartition(":")
     if not (host and port.isdigit() and 0 < int(port) < 1 << 16):
-        raise errors.InputError(f"--coordinator is HOST:PORT of process 0, such as 10.0.0.1:12345, got {coordinator!r}")
+        raise errors.InputError(f"--coordinator must be HOST:PORT, such as 10.0.0.1:12345, got {coordinator!r}")
     bind = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or (coordinator if _is_address(host) else f"[::]:{port}")
     if number == 0:
         _check_free(bind)
@@ -166,14 +166,14 @@ def _options(coordinator: str | None, count: int | None, number: int | None) -> 
 
 
 def _is_address(host: str) -> bool:
-    """Returns whether to listen at this host only: a name may stand for another address on its own machine."""
+    """Returns whether to listen at this host only; a host name may resolve to another address on its own machine."""
     with contextlib.suppress(ValueError):
         return bool(ipaddress.ip_address(host.strip("[]")))
     return host == "localhost"
 
 
 def _check_free(bind: str) -> None:
-    """Checks that process 0 can listen; where it cannot, JAX ends with a segmentation fault (jax 0.10)."""
+    """Checks that process 0 can listen at its port; otherwise JAX ends with a segmentation fault (jax 0.10)."""
     host, _, port = bind.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -181,15 +181,15 @@ def _check_free(bind: str) -> None:
     except OSError as error:
         if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
             raise errors.InputError(
-                f"process 0 cannot listen at {bind} ({os.strerror(error.errno)}): give all processes a --coordinator "
-                "with an address of this machine and a free port"
+                f"process 0 cannot listen at {bind} ({os.strerror(error.errno)}): set --coordinator in all processes "
+                "to an address of this machine and a free port"
             ) from error
 
 
 def _join(options: Mapping[str, Any], seconds: float) -> None:
     """Connects to JAX's coordination service, which runs in process 0; without options JAX detects the cluster."""
-    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
-    # In a thread: Ctrl-C does not interrupt JAX's call, and when its own time is up it aborts with a stack trace.
+    jax.config.update("jax_enable_preemption_service", False)  # it intercepts SIGTERM
+    # In a thread: Ctrl-C does not interrupt JAX's call, and at its own timeout JAX aborts with a stack trace.
     joining = concurrent.futures.ThreadPoolExecutor(1).submit(
         jax.distributed.initialize,
         initialization_timeout=math.ceil(seconds) + 60,
@@ -200,15 +200,15 @@ def _join(options: Mapping[str, Any], seconds: float) -> None:
         joining.result(seconds)
     except TimeoutError:
         raise errors.InputError(
-            f"the processes did not meet within {seconds:g} s; {_reason(options)}: start all, each with its own "
-            "--process_id and the same --coordinator and --num_processes, or give a longer --join_seconds"
+            f"the processes did not connect within {seconds:g} s; {_reason(options)}: start all of them, each with its "
+            "own --process_id and the same --coordinator and --num_processes, or increase --join_seconds"
         ) from None
     except (RuntimeError, ValueError) as error:
         if options:
             raise
-        raise errors.InputError(f"no other process is found: {error}; --num_processes 1 trains alone") from error
-    # JAX gives each task of Slurm one GPU of its machine. A task takes all that it sees if it is alone there, or if it
-    # sees its own only (--gpus-per-task).
+        raise errors.InputError(f"no other process found: {error}; --num_processes 1 trains alone") from error
+    # JAX assigns one GPU to each Slurm task. A task uses all visible GPUs if it is the only one on its machine, or if
+    # it sees only its own (--gpus-per-task).
     alone = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0] == "1"
     if not options and (alone or os.environ.get("CUDA_VISIBLE_DEVICES", ",").count(",") == 0):
         for kind in ("cuda", "rocm"):
@@ -216,35 +216,35 @@ def _join(options: Mapping[str, Any], seconds: float) -> None:
 
 
 def _reason(options: Mapping[str, Any]) -> str:
-    """Returns what is known about processes that did not meet."""
+    """Returns why the processes did not connect, as far as known."""
     if not options:
-        return "not all that the environment names have come"
+        return "some processes of the detected cluster are missing"
     address = options["coordinator_address"]
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except OSError as error:
         return f"the coordinator {address} cannot be reached ({error.strerror or error})"
-    return f"not all {options['num_processes']} have come to {address}"
+    return f"not all {options['num_processes']} processes connected to {address}"
 
 
 def _gather(text: str) -> list[str]:
-    """Returns the text of every process, in the order of their numbers."""
+    """Returns the text of every process, ordered by process id."""
     payload = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(payload.size))
-    width = 1 << int(sizes.max()).bit_length()  # few widths: each compiles a program
+    width = 1 << int(sizes.max()).bit_length()  # a power of two: each width compiles a program
     rows = multihost_utils.process_allgather(np.pad(payload, (0, width - payload.size)))
     return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
 
 
-def _refuse(words: str) -> NoReturn:
-    """Raises in all processes, which are all here, after they have left each other."""
+def _raise_everywhere(message: str) -> NoReturn:
+    """Disconnects, then raises; all processes have to call it."""
     jax.distributed.shutdown()
-    raise errors.InputError(words)
+    raise errors.InputError(message)
 
 
 def _exit(error: BaseException, *, last: bool) -> NoReturn:
-    """Ends the program at once, with one line; an error of ours keeps its traceback."""
+    """Ends the program immediately: one line for expected errors, a traceback for bugs."""
     code = 2
     if isinstance(error, KeyboardInterrupt):
         cli.note(cli.RESUMES)
@@ -253,8 +253,8 @@ def _exit(error: BaseException, *, last: bool) -> NoReturn:
         cli.note(f"error: {errors.explain(error)}")
     elif "Gloo" in str(error):
         cli.note(
-            "error: another process has ended or cannot be reached: read its output; the same command, in all "
-            "processes, continues the run"
+            "error: another process has ended or cannot be reached: read its output; run the same command in all "
+            "processes to resume"
         )
     else:
         traceback.print_exception(error)

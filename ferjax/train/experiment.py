@@ -1,4 +1,4 @@
-"""From a resolved configuration to a trained model: what train.py and distill.py do once their flags are read."""
+"""Runs training and distillation from a resolved configuration to a trained model."""
 
 import contextlib
 import functools
@@ -30,25 +30,25 @@ LICENSE = "Weights carry the terms of the data they were trained on; the code is
 
 
 def train(config: Mapping[str, Any], *, workdir: pathlib.Path | str, **options: Any) -> loop.Result:
-    """Trains the network of a configuration, or continues where a killed run stopped.
+    """Trains the network of a configuration, or resumes its run.
 
     Args:
-      config: the groups of `ferjax.train.config`, plain values.
-      workdir: the run's folder; made if missing.
-      **options: of both `train` and `distill`:
-        data_dir, where prepared data sets lie, see `ferjax.data.default_data_dir`;
-        name, what the run is called in the model's spec, such as "configs/resnet20.py:demo";
-        tensorboard, whether to write event files too; progress, whether to show a bar on a terminal;
-        device_count, how many devices share a batch, 0 for all; profile, how many dispatches to trace, see `fit`.
+      config: values by group and key, see `ferjax.train.config.FUNCTIONS`.
+      workdir: folder of the run; created if missing.
+      **options: of `train` and `distill`:
+        data_dir, the folder of prepared data, see `ferjax.data.default_data_dir`;
+        name, recorded in the spec as `source_run`, such as "configs/resnet20.py:demo";
+        tensorboard, whether to write event files; progress, whether to show a progress bar on a terminal;
+        device_count, the number of devices that share a batch, 0 for all; profile, the number of dispatches to trace.
 
     Returns:
       The history, the best row and the best variables.
 
     Raises:
-      InputError: for whatever the user can mend.
+      InputError: for an invalid configuration, data, device count or workdir.
     """
     if config.get("teacher", {}).get("workdirs"):
-        raise errors.InputError("teacher.workdirs is set: run distill.py, which learns from a teacher")
+        raise errors.InputError("teacher.workdirs requires `ferjax distill`; `ferjax train` takes no teacher")
     return _run(config, pathlib.Path(workdir), **options)
 
 
@@ -59,24 +59,24 @@ def distill(
     teachers: Sequence[pathlib.Path | str] = (),
     **options: Any,
 ) -> loop.Result:
-    """Trains the network of a configuration with trained runs as its teacher; all else is as in `train`.
+    """Trains the network of a configuration with a teacher.
 
     Args:
       config: see `train`.
       workdir: see `train`.
-      teachers: folders of trained runs, in the place of `teacher.workdirs`; several are an ensemble.
+      teachers: workdirs or .safetensors files that replace `teacher.workdirs`; several form an ensemble.
       **options: see `train`.
 
     Returns:
-      See `train`; the history has `teacher_agreement`.
+      See `train`; the history also has `teacher_agreement`.
 
     Raises:
-      InputError: for whatever the user can mend.
+      InputError: see `train`; also if there is no teacher.
     """
     group = dict(config.get("teacher", {}))
     workdirs = [str(pathlib.Path(w)) for w in teachers or group.get("workdirs", ())]
     if not workdirs:
-        raise errors.InputError("there is no teacher: give --teacher WORKDIR, the folder of a trained run")
+        raise errors.InputError("--teacher is missing: give --teacher MODEL, a workdir or a .safetensors file")
     return _run({**config, "teacher": {**group, "workdirs": workdirs}}, pathlib.Path(workdir), taught=True, **options)
 
 
@@ -138,18 +138,18 @@ def _run(
 
 
 def _claim(held: contextlib.ExitStack, workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Takes the run's folder, in the process that writes."""
+    """Locks and claims the workdir, in process 0."""
     if distributed.is_first():
-        held.enter_context(run_folder.alone(workdir))
+        held.enter_context(run_folder.locked(workdir))
         held.enter_context(claimed(workdir, config))
 
 
 def _begin(
     groups: Mapping[str, dict[str, Any]], faces: data.FaceData, name: str, options: FitOptions, *, steps_per_epoch: int
 ) -> tuple[Trained, Callable[..., Any], Report | None]:
-    """Returns the network to train, its apply function for that, and what a start that is not fresh gave it."""
+    """Returns the network to train, its apply function in training, and the report of loaded weights, if any."""
     chosen, init = dict(groups["model"]), groups["init"]
-    dtype = chosen.pop("dtype", "float32")  # of the computation: no part of what the network is
+    dtype = chosen.pop("dtype", "float32")  # of the computation, so it is not in the spec
     if dtype not in DTYPES:
         raise errors.unknown("model.dtype", dtype, DTYPES)
     if init.get("network"):
@@ -173,27 +173,27 @@ def _begin(
 def _optimizer(
     groups: Mapping[str, dict[str, Any]], params: Any, *, epochs: int, steps_per_epoch: int
 ) -> optim.Optimizer:
-    """Returns the optimizer, pruning last; a rule that finds no parameter is said."""
+    """Returns the optimizer with pruning last in its chain."""
     length = {"steps_per_epoch": steps_per_epoch, "epochs": epochs}
     plain = call(optim.create, "optim", groups["optim"], **length)
     pruned = groups["prune"]
-    if pruned.get("structure") == "filter":  # a class is no channel to remove
+    if pruned.get("structure") == "filter":  # the channels of the last layer are the classes
         pruned = {**pruned, "keep": (*pruned.get("keep", ()), models.OUTPUTS)}
     optimizer = call(optim.prune, "prune", pruned, optimizer=plain, **length)
-    jax.eval_shape(optimizer.tx.init, params)
+    jax.eval_shape(optimizer.tx.init, params)  # raises if a rule matches no parameter
     return optimizer
 
 
 def _teacher(
     config: Mapping[str, Any], groups: Mapping[str, dict[str, Any]], spec: ModelSpec
 ) -> tuple[Teacher, dict[str, Any]]:
-    """Returns the teacher, and the configuration with its hashes: another teacher is another experiment."""
+    """Returns the teacher, and the configuration with the teacher's hashes."""
     _, theirs = objective.taps(groups["loss"].get("features", ()))
     dtype = jnp.dtype(groups["model"].get("dtype", "float32"))
     teacher = call(train_teacher.load, "teacher", groups["teacher"], spec=spec, taps=theirs, dtype=dtype)
     for path, each in zip(groups["teacher"]["workdirs"], teacher.specs, strict=True):
         scores = ", ".join(f"{100 * value:.1f} % on {split}" for split, value in each.accuracy.items())
-        distributed.say(f"teacher: {each.architecture}, {scores or 'never scored'}; {path}")
+        distributed.say(f"teacher: {each.architecture}, {scores or 'no score recorded'}; {path}")
     hashes = [each.params_sha256 for each in teacher.specs]
     return teacher, {**config, "teacher": {**groups["teacher"], "sha256": hashes}}
 
@@ -205,7 +205,7 @@ def _task(
     faces: data.FaceData,
     teacher: Teacher | None,
 ) -> Task:
-    """Returns what is learned: from labels alone, or with a teacher beside them."""
+    """Returns the task: learning from labels, or from labels and a teacher."""
     more: dict[str, Any] = {}
     taps: tuple[str, ...] = ()
     if teacher is not None:
@@ -215,7 +215,7 @@ def _task(
         taps = (*objective.taps(groups["loss"].get("features", ()))[0], *heads)
         more = {"teachers": len(teacher.specs), "heads": heads}
     elif groups["teacher"].get("stored_views"):
-        distributed.say("teacher.stored_views is for a teacher's answers: without one, views are drawn anew each epoch")
+        distributed.say("teacher.stored_views is ignored without a teacher: each epoch augments anew")
     return Task(
         apply=apply_fn,
         loss=call(objective.make_loss, "loss", groups["loss"], faces=faces, **more),
@@ -229,10 +229,10 @@ def _task(
 
 
 def init_variables(module: Any, image_shape: tuple[int, int, int], *, seed: int) -> dict[str, Any]:
-    """Returns freshly initialized variables of a network for images (height, width, channels)."""
+    """Initializes the variables of a network for images (height, width, channels)."""
     key = jax.random.fold_in(jax.random.key(seed), 0x1417)
     example = np.zeros((1, *image_shape), np.float32)
-    # It runs once, and on CPUs LLVM's passes over it take longer than all else that comes before the first step.
+    # It runs once. On CPUs, LLVM's optimization passes take longer than everything else before the first step.
     options = {"xla_backend_optimization_level": 0} if cpu.wanted() else {}
     init = jax.jit(functools.partial(module.init, train=False), compiler_options=options)
     return dict(init(key, example))
@@ -246,7 +246,7 @@ def make_spec(
     name: str,
     dataset_args: Mapping[str, Any],
 ) -> ModelSpec:
-    """Returns the spec of a network trained on a data set: how its pixels go in, what its logits mean."""
+    """Returns the spec of a network trained on a data set: preprocessing, classes, architecture and provenance."""
     height, width, channels = faces.image_shape
     return ModelSpec(
         class_names=faces.class_names,
@@ -266,7 +266,7 @@ def make_spec(
 
 
 def _reporter(workdir: pathlib.Path, *, tensorboard: bool) -> Callable[[list[dict[str, Any]]], None]:
-    """Returns what `fit` calls after an epoch: curves at most once a minute, and events if asked."""
+    """Returns the callback of `fit` after an epoch: draws curves at most once a minute, writes TensorBoard events."""
     writer = None
     if tensorboard:
         from tensorboardX import SummaryWriter
@@ -289,8 +289,8 @@ def _reporter(workdir: pathlib.Path, *, tensorboard: bool) -> Callable[[list[dic
 
 def _say_result(result: loop.Result, mesh: Mesh, *, seconds: float, workdir: pathlib.Path) -> None:
     if peak := profiling.peak_memory(mesh):
-        holder = "this process" if devices.on_cpu(mesh) else "a device"
-        distributed.say(f"peak memory of {holder}: {peak / 1e9:.2f} GB")
+        where = "this process" if devices.on_cpu(mesh) else "a device"
+        distributed.say(f"peak memory of {where}: {peak / 1e9:.2f} GB")
     best = result.best
     distributed.say(
         f"best validation accuracy {best['validation_accuracy']:.4f}, macro-F1 {best['validation_macro_f1']:.4f}, "

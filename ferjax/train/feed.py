@@ -1,8 +1,7 @@
-"""How batches reach the compiled step: from memory on the devices, or read while training, in one and the same order.
+"""Feeds batches to the compiled step: from device memory, or read from disk during training, in the same order.
 
-A batch is a function of the optimizer step alone: step s of the run holds the examples that the order of its epoch
-names at its place. So `TrainState.step` is all that a resumed run needs to see the same examples, and every process
-knows which rows of a batch are its own.
+The batch of a step is a function of seed and step. A resumed run therefore needs only `TrainState.step` to see the
+same examples, and every process knows its own rows of a batch.
 """
 
 import functools
@@ -23,49 +22,43 @@ Run = Callable[..., tuple[TrainState, Sums, jax.Array]]
 
 
 class Feed(Protocol):
-    """Gives `fit` its batches.
-
-    Attributes:
-      steps_per_epoch: batches in an epoch.
-    """
+    """Provides the batches of `fit`; `steps_per_epoch` is the number of batches in an epoch."""
 
     steps_per_epoch: int
 
     def compile(self, train_step: TrainStep, options: dict[str, Any] | None = None) -> Run:
-        """Builds the dispatch: run(state, sums, *arguments, *more, steps=K) -> (state, sums, flag), K steps.
+        """Compiles run(state, sums, *arguments, *more, steps=K) -> (state, sums, flag), which takes K steps.
 
-        State and sums are donated; `more` goes to the step (a teacher's variables); `flag` is `first_bad`, cheap to
-        wait for.
+        State and sums are donated. `more` is passed to the step (a teacher's variables). `flag` is `Sums.first_bad`.
 
         Args:
           train_step: from `make_train_step`.
-          options: XLA's, by name.
+          options: XLA's compiler options, by name.
         """
 
     def dispatches(self, first: int, last: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
-        """Yields (K, arguments of the dispatch) for the run's steps first to last - 1, which lie in one epoch."""
+        """Yields (K, arguments of `run`) for the steps first to last - 1, which lie in one epoch."""
 
     def close(self) -> None:
-        """Ends what still reads."""
+        """Ends the reader, if there is one."""
 
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Images that are read while training, in the place of an array uint8 (N, H, W, C)."""
+    """Images that are read from disk during training; replaces an array uint8 (N, H, W, C)."""
 
     def __len__(self) -> int:
         """Returns N."""
 
     def batches(self, rows: Callable[[int], np.ndarray], first: int, last: int) -> Iterator[np.ndarray]:
-        """Yields the images uint8 (n, H, W, C) of rows(first), rows(first + 1), …, rows(last - 1), reading ahead.
+        """Yields the images uint8 (n, H, W, C) of the steps first to last - 1 and reads ahead.
 
-        Closing the iterator, a generator's `close`, ends its workers.
+        Closing the generator ends its workers.
 
         Args:
-          rows: step of the run -> indices int (n,) of the images that this process brings to that step's batch; may
-            be sent to another process.
-          first: the first step to read for.
-          last: the step before which to end; it may lie many epochs on.
+          rows: picklable; step of the run -> indices int (n,) of this process's images in the batch of that step.
+          first: first step.
+          last: step after the last one; may lie many epochs later.
         """
 
 
@@ -84,12 +77,12 @@ def create(
 
     Args:
       train: {"images": uint8 (N, H, W, C) or an `ImageSource`, …}.
-      columns: what else a batch holds of each example, arrays (N, …), such as "labels" int32 (N,).
+      columns: the other arrays (N, …) of a batch, such as "labels" int32 (N,).
       order_of: epoch -> order int32 of the examples.
-      batch_size: examples per step, of all devices together.
-      steps_per_epoch: of an incomplete last batch nothing is taken.
-      epochs: of the run.
-      steps_per_dispatch: 0 chooses 1 on CPU and 32 elsewhere; images that are read while training take one each.
+      batch_size: examples per step, over all devices.
+      steps_per_epoch: number of complete batches in an epoch.
+      epochs: epochs of the run.
+      steps_per_dispatch: 0 chooses 1 on CPU and 32 elsewhere; always 1 for an `ImageSource`.
       mesh: devices.
     """
     images = train["images"]
@@ -115,7 +108,7 @@ def create(
 
 
 class Resident:
-    """Feeds from arrays of which every device holds a copy: nothing but an index comes from the host."""
+    """Feeds from arrays of which every device holds a copy; the host sends only an index."""
 
     def __init__(
         self,
@@ -149,11 +142,11 @@ class Resident:
             first += steps
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Does nothing."""
 
 
 class Streamed:
-    """Feeds images that are read while training, each process its own rows; labels and columns stay in memory."""
+    """Feeds images that each process reads from disk, its own rows only; labels and columns stay in memory."""
 
     def __init__(
         self,
@@ -185,7 +178,7 @@ class Streamed:
         return run
 
     def dispatches(self, first: int, last: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
-        """See `Feed`. The reader stays open from one epoch to the next."""
+        """See `Feed`; the reader stays open between epochs."""
         if self._reader is None or self._next != first:
             self.close()
             self._reader = self._images.batches(self._rows, first, self._steps)
@@ -205,17 +198,17 @@ def soft_targets(train: Arrays, column: str, class_names: Sequence[str]) -> dict
     """Returns {"targets": float32 (N, classes)} from a column of the training split.
 
     Raises:
-      InputError: if there is no such column, or it holds no probabilities of the classes.
+      InputError: if there is no such column, or it does not hold class probabilities.
     """
     columns = train.get("columns", {})
     if column not in columns:
-        raise errors.unknown("column in fit.targets", column, sorted(columns) or ["none: the data has no columns"])
+        raise errors.unknown("column in fit.targets", column, sorted(columns) or ["none, the data has no columns"])
     values = np.asarray(columns[column], np.float32)
     shape = (len(train["labels"]), len(class_names))
     if values.shape != shape or (values < 0).any() or not np.allclose(values.sum(-1), 1.0, atol=1e-3):
         raise errors.InputError(
-            f"fit.targets: the column {column!r} of shape {values.shape} does not hold a probability for each of the "
-            f"{shape[1]} classes that sum to 1 for each image"
+            f"fit.targets={column}: the column must have shape {shape} and rows of probabilities that sum to 1, "
+            f"got shape {values.shape}"
         )
     return {"targets": values}
 
@@ -228,18 +221,18 @@ def make_resident_steps(
     scan: Scan,
     options: dict[str, Any] | None = None,
 ) -> Run:
-    """Builds the dispatch that takes several steps over data resident on the devices.
+    """Compiles several steps over data that is resident on the devices.
 
     Args:
       train_step: from `make_train_step`.
-      batch_size: examples per step.
-      mesh: devices, with one axis "data" over which each batch is spread.
-      scan: `jax.lax.scan`, or what does the same, see `scan_for`.
-      options: XLA's, by name.
+      batch_size: examples per step, B.
+      mesh: devices, with one axis "data" that splits each batch.
+      scan: from `scan_for`.
+      options: XLA's compiler options, by name.
 
     Returns:
-      run(state, sums, data, order, position, *more, steps=K) -> (state, sums, flag), see `Feed.compile`: batch i
-      holds the examples order[position + i · B : …].
+      run(state, sums, data, order, position, *more, steps=K) -> (state, sums, flag), see `Feed.compile`. Batch i
+      holds the examples order[position + i · B : position + (i + 1) · B].
     """
     spread = devices.batch_sharding(mesh)
 
@@ -269,15 +262,12 @@ def _compiled(mesh: Mesh, options: dict[str, Any] | None) -> Callable[[Run], Run
 
 
 def scan_for(mesh: Mesh) -> Scan:
-    """Returns the loop of compiled programs on these devices: `unrolled_scan` on CPUs, else `jax.lax.scan`.
-
-    XLA's CPU backend runs a convolution inside a compiled loop far slower than one outside.
-    """
+    """Returns `unrolled_scan` on CPUs, where XLA runs convolutions inside a loop far slower; else `jax.lax.scan`."""
     return unrolled_scan if devices.on_cpu(mesh) else jax.lax.scan
 
 
 def unrolled_scan(body: Callable[[Any, Any], tuple[Any, None]], carry: Any, xs: jax.Array) -> tuple[Any, None]:
-    """Calls the body once for each row of one array, as `jax.lax.scan` does, and traces every call by itself."""
+    """Computes what `jax.lax.scan` does over the rows of one array, with every iteration traced separately."""
     for index in range(len(xs)):
         carry, _ = body(carry, xs[index])
     return carry, None

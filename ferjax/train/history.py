@@ -1,4 +1,4 @@
-"""The history of a run: what each epoch came to, which was best, and when to stop."""
+"""Computes the rows of a run's history, the validation scores, and early stopping."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from ferjax.train.state import Arrays, Sums, TrainState
 
 
 def make_row(epoch: int, state: TrainState, sums: Sums, optimizer: Optimizer, stage: Stage) -> dict[str, Any]:
-    """Returns what the sums of an epoch, counted from 0, came to; the state is the one at its end."""
+    """Returns the training columns of an epoch's row, from its sums and the state at its end; counts epochs from 0."""
     total = jax.device_get(sums)
     step = int(state.step)
     pruned = prune.prunes(state.opt_state)
@@ -35,13 +35,13 @@ def make_row(epoch: int, state: TrainState, sums: Sums, optimizer: Optimizer, st
 
 
 def validate(predict: Callable[..., np.ndarray], variables: Any, data: Arrays, spec: ModelSpec) -> dict[str, float]:
-    """Returns what the epoch's network scores on the split that selects the best.
+    """Returns loss, accuracy and macro-F1 on the validation split.
 
     Args:
       predict: (variables, images) -> logits float32 (N, classes).
-      variables: of the network in evaluation.
+      variables: for `predict`.
       data: {"images": …, "labels": int32 (N,)}.
-      spec: for the classes.
+      spec: names the classes.
     """
     logits = predict(variables, data["images"]).astype(np.float64)
     labels = np.asarray(data["labels"])
@@ -56,14 +56,14 @@ def validate(predict: Callable[..., np.ndarray], variables: Any, data: Arrays, s
 
 
 def exhausted(history: Sequence[dict[str, Any]], patience: int, stages: Sequence[Stage]) -> bool:
-    """Returns whether the last stage has gone so many epochs without a better one; with a patience of 0 never."""
+    """Returns whether the last stage has run `patience` epochs without a new best; never for a patience of 0."""
     if not (patience and history):
         return False
     return len(history) - max(metrics.best_row(history)["epoch"], stages[-1].first_epoch) >= patience
 
 
 def describe(row: Mapping[str, Any], epochs: int, speed: float) -> str:
-    """Returns an epoch's row in words; speed in images per second."""
+    """Formats an epoch's row as one line; speed in images per second."""
     return (
         f"epoch {row['epoch']:3d}/{epochs}  loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}  "
         f"validation loss {row['validation_loss']:.4f}  accuracy {row['validation_accuracy']:.4f}  "

@@ -1,4 +1,4 @@
-"""The training loop: feeds the steps, validates, keeps the best variables, and resumes where it was stopped."""
+"""Runs the training loop: steps, validation, checkpoints, resuming."""
 
 import contextlib
 import functools
@@ -13,21 +13,21 @@ from jax.sharding import Mesh
 from ferjax import devices, errors
 from ferjax.evaluate import inference
 from ferjax.evaluate.metrics import best_row
-from ferjax.train import distributed, profiling, stored_views
+from ferjax.train import distributed, profiling
 from ferjax.train import feed as train_feed
 from ferjax.train.history import exhausted, make_row, validate
 from ferjax.train.monitor import Monitor, Watch
 from ferjax.train.optim import Optimizer
 from ferjax.train.options import FitOptions
 from ferjax.train.run_folder import RunFolder
-from ferjax.train.sampling import sampler
+from ferjax.train.sampling import sampler, view_order
 from ferjax.train.stages import Stage, stage_of
 from ferjax.train.state import Arrays, Sums, init_state
 from ferjax.train.step import Task, make_train_step
 
 
 class Result(NamedTuple):
-    """What `fit` returns: one row per epoch, the row with the best validation accuracy, its variables in numpy."""
+    """The result of `fit`: one row per epoch, the row of the best validation accuracy, and its variables in NumPy."""
 
     history: list[dict[str, Any]]
     best: dict[str, Any]
@@ -47,22 +47,22 @@ def fit(
     mesh: Mesh | None = None,
     monitor: Monitor | None = None,
 ) -> Result:
-    """Trains, evaluates after each epoch, keeps the best variables, and resumes where it was stopped.
+    """Trains, validates after each epoch, keeps the best variables, and resumes a stopped run.
 
     Args:
-      task: what is learned; its spec is stored with the checkpoints, accuracy and hash filled in here.
+      task: the network, its loss and its spec; the spec is stored with accuracy and hash in the checkpoints.
       variables: initial variables.
-      optimizer: from `ferjax.train.optim.create`; each of its stages compiles a step of its own.
-      options: how it is learned.
-      train: "images" (see `feed.create`), "labels", "columns" of more; stored views of all images, view after view.
+      optimizer: from `ferjax.train.optim.create`; each of its stages compiles its own step.
+      options: the group `fit` of the configuration.
+      train: "images" (see `feed.create`), "labels", optional "columns"; stored views lie view after view.
       validation: the same for the split that selects the best epoch.
-      workdir: where checkpoints and metrics.jsonl go; made if missing.
-      config: the resolved configuration, stored beside the arrays.
-      mesh: devices, with one axis "data" over which each batch is spread; the first device if not given.
-      monitor: what is shown meanwhile.
+      workdir: folder of checkpoints and metrics; created if missing.
+      config: the resolved configuration, stored in the checkpoints.
+      mesh: devices, with one axis "data" that splits each batch (default: the first device).
+      monitor: progress bar, callback and trace.
 
     Raises:
-      InputError: for sizes that do not fit, a non-finite loss, or a checkpoint that cannot be written.
+      InputError: for a batch size that does not fit, a non-finite loss, or a checkpoint that cannot be written.
     """
     mesh = mesh or devices.mesh(1)
     feed = _feed(task, options, train, mesh)
@@ -97,13 +97,11 @@ def fit(
 
 
 def _feed(task: Task, options: FitOptions, train: Arrays, mesh: Mesh) -> train_feed.Feed:
-    """Returns the batches of a run, at least one an epoch."""
+    """Returns the feed of a run."""
     views = max(1, task.teacher.stored_views) if task.teacher else 1
     names, size, count = task.spec.class_names, options.batch_size, len(train["labels"]) // views
     if count < size:
-        raise errors.InputError(
-            f"cannot train {options.epochs} epochs with batches of {size} on {count} training images"
-        )
+        raise errors.InputError(f"fit.batch_size must be at most the number of training images, {count}; got {size}")
     devices.check_batch(size, mesh, accumulate=options.accumulate, largest=count)
     columns = {key: np.asarray(train[key]) for key in ("labels", "teacher_logits") if key in train}
     columns |= train_feed.soft_targets(train, options.targets, names) if options.targets else {}
@@ -111,7 +109,7 @@ def _feed(task: Task, options: FitOptions, train: Arrays, mesh: Mesh) -> train_f
     return train_feed.create(
         train,
         columns,
-        stored_views.chosen(order_of, views) if views > 1 else order_of,
+        functools.partial(view_order, order_of, views) if views > 1 else order_of,
         batch_size=size,
         steps_per_epoch=count // size,
         epochs=options.epochs,
@@ -123,7 +121,7 @@ def _feed(task: Task, options: FitOptions, train: Arrays, mesh: Mesh) -> train_f
 def _compiler(
     task: Task, optimizer: Optimizer, options: FitOptions, feed: train_feed.Feed, mesh: Mesh
 ) -> Callable[[Stage], train_feed.Run]:
-    """Returns what compiles the steps of a stage, once for each."""
+    """Returns stage -> compiled steps; each stage compiles once."""
     make_step = functools.partial(
         make_train_step,
         task,
@@ -137,7 +135,7 @@ def _compiler(
 
 
 def _scorer(task: Task, options: FitOptions, validation: Arrays, mesh: Mesh) -> Callable[[Any], dict[str, float]]:
-    """Returns variables -> what the network in evaluation scores on the validation split."""
+    """Returns variables -> scores on the validation split."""
     apply, spec = task.eval_apply or task.apply, task.spec
     eval_step = inference.make_eval_step(apply, mean=spec.mean, std=spec.std, mesh=mesh)
     predict = functools.partial(inference.predict, eval_step, batch_size=options.eval_batch_size, mesh=mesh)

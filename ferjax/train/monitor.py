@@ -1,4 +1,4 @@
-"""Watches a run while it trains: progress bar, trace, the check for losses that are not finite, a line per epoch."""
+"""Monitors a run: progress bar, trace, check for non-finite losses, one line per epoch."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,12 +16,12 @@ from ferjax.train.state import Sums
 
 
 class Monitor(NamedTuple):
-    """What a run shows; of several processes, the first one shows it.
+    """What process 0 shows of a run.
 
     Attributes:
-      progress: whether to show a bar on a terminal.
+      progress: whether to show a progress bar on a terminal.
       on_epoch: called with the history after each epoch.
-      profile: dispatches to trace, into WORKDIR/profile; 0 for none.
+      profile: number of dispatches to trace into WORKDIR/profile; 0 for none.
     """
 
     progress: bool = True
@@ -30,22 +30,14 @@ class Monitor(NamedTuple):
 
 
 class Watch:
-    """Follows the dispatches of one run; a context that closes the bar and the trace.
+    """Counts the dispatches of a run; as a context manager, closes the progress bar and the trace.
 
     Attributes:
-      step: of the run, those dispatched counted.
+      step: number of steps dispatched since the run's start.
     """
 
     def __init__(self, monitor: Monitor, folder: RunFolder, steps_per_epoch: int, options: FitOptions, step: int):
-        """Opens the bar.
-
-        Args:
-          monitor: what is shown, by the process that writes the folder.
-          folder: of the run.
-          steps_per_epoch: of the run.
-          options: of the run.
-          step: at which the run begins or resumes.
-        """
+        """Opens the progress bar of a run that begins or resumes at `step`."""
         self.step, self._monitor, self._folder, self._options = step, monitor, folder, options
         self._flag: jax.Array | None = None
         self._bar = tqdm.tqdm(
@@ -67,15 +59,15 @@ class Watch:
         self._bar.close()
 
     def dispatched(self, steps: int, flag: jax.Array, sums: Sums) -> None:
-        """Counts a dispatch and waits for the one before it: the device never idles and a bad step shows at once.
+        """Counts a dispatch and waits for the previous one, so that one is always queued on the device.
 
         Args:
-          steps: of the dispatch.
+          steps: number of steps in the dispatch.
           flag: its `Sums.first_bad`, see `Feed.compile`.
-          sums: of the epoch so far.
+          sums: sums of the epoch so far.
 
         Raises:
-          InputError: if a loss or its gradient was not finite in the dispatch before.
+          InputError: if a loss or gradient of the previous dispatch is not finite.
         """
         self._trace.note(flag)
         self.wait(sums)
@@ -87,19 +79,19 @@ class Watch:
         """Waits for the last dispatch.
 
         Raises:
-          InputError: if a loss or its gradient was not finite in it.
+          InputError: if a loss or gradient in it is not finite.
         """
         flag, self._flag = self._flag, None
         if flag is None or int(flag) == np.iinfo(np.int32).max:
             return
         raise errors.InputError(
-            f"the loss or its gradient is not finite at step {int(flag)} ({int(sums.bad)} bad of the epoch's last "
-            f"{int(sums.steps)} steps); {self._folder.workdir} keeps the last good checkpoint. Lower "
-            "optim.learning_rate, or set optim.clip_norm, under another --workdir"
+            f"the loss or its gradient is not finite at step {int(flag)} ({int(sums.bad)} of the epoch's "
+            f"{int(sums.steps)} steps so far); {self._folder.workdir} keeps the last good checkpoint. Lower "
+            "optim.learning_rate or set optim.clip_norm, with another --workdir"
         )
 
     def epoch_ended(self, history: list[dict[str, Any]], speed: float) -> None:
-        """Prints the last row of the history, and hands the history to the caller; speed in images per second."""
+        """Prints the last row of the history and calls `on_epoch`; speed in images per second."""
         if not self._folder.writes:
             return
         self._bar.write(describe(history[-1], self._options.epochs, speed))

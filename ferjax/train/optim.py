@@ -1,4 +1,4 @@
-"""Optimisers and schedules, in the words of the papers."""
+"""Builds optimizers and learning-rate schedules."""
 
 import math
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ SCHEDULES = ("constant", "cosine", "step", "polynomial")
 
 
 class Optimizer(NamedTuple):
-    """What `create` returns.
+    """An optimizer with its schedule and stages.
 
     Attributes:
-      tx: the optax transform; where there are several stages, its update takes the keyword `stage`.
+      tx: the optax transform; with stages, its update takes the keyword `stage`.
       schedule: step -> learning rate.
-      stages: in order; one in which all is trained if none were asked for.
+      stages: in order; a single one that trains all parameters by default.
     """
 
     tx: optax.GradientTransformationExtraArgs
@@ -49,54 +49,53 @@ def create(
     clip_norm: float = 0.0,
     stages: Sequence[Sequence[Any]] = (),
 ) -> Optimizer:
-    """Builds the optimizer: clip, decay, adapt, scale by the learning rate.
+    """Builds the optimizer: gradient clipping, weight decay, adaptation, learning rate.
 
     Args:
-      name: "adam" (weight decay is torch's coupled L2, added to the gradient before Adam, as Tormalm and Paraschiv mean
-        it), "adamw" (decoupled, Loshchilov & Hutter 2019) or "sgd" (Nesterov momentum, coupled L2).
-      learning_rate: the peak, after warm-up.
-      steps_per_epoch: optimizer steps in one pass over the training set.
-      epochs: passes that the whole schedule takes.
-      schedule: "constant"; "cosine" to `final_learning_rate`; "step", times `decay_rate` every `decay_epochs`;
-        "polynomial" of the given power to `final_learning_rate`.
-      final_learning_rate: where cosine and polynomial end.
-      warmup_epochs: linear rise from zero, part of `epochs`.
-      decay_epochs: the step schedule's period.
-      decay_rate: the step schedule's factor, above 0 and at most 1.
-      power: the polynomial's exponent.
+      name: "adam" (coupled L2 added to the gradient, as in torch), "adamw" (decoupled, Loshchilov & Hutter 2019) or
+        "sgd" (Nesterov momentum, coupled L2).
+      learning_rate: peak after warm-up.
+      steps_per_epoch: optimizer steps per epoch.
+      epochs: length of the schedule.
+      schedule: "constant", "cosine", "step" (times `decay_rate` every `decay_epochs`) or "polynomial".
+      final_learning_rate: final value of "cosine" and "polynomial".
+      warmup_epochs: linear warm-up from zero, part of `epochs`.
+      decay_epochs: period of "step".
+      decay_rate: factor of "step", in (0, 1].
+      power: exponent of "polynomial".
       weight_decay: 0 or more.
-      decay_only: regular expressions over parameter paths such as "stage1/block0/conv1/kernel"; a parameter that one of
-        them finds is decayed. The default decays all, as torch does.
-      momentum: for sgd, in [0, 1).
-      b1: Adam's first moment, in [0, 1).
-      b2: Adam's second moment, in [0, 1).
-      clip_norm: largest global norm of the gradient, before weight decay; 0 switches it off.
-      stages: what is trained when: (epochs, rules) or (epochs, rules, factor on the learning rate) each, such as
-        `((5, ("^head/",)), (None, (".*",)))` for a backbone that is frozen for five epochs. Rules are regular
-        expressions over parameter paths; the last stage may say None for the epochs that are left. The schedule runs
-        through; a parameter's moments and their count start when it is first trained, as torch's do.
+      decay_only: regular expressions over parameter paths such as "stage1/block0/conv1/kernel"; matching parameters are
+        decayed. The default decays all, as torch does.
+      momentum: of "sgd", in [0, 1).
+      b1: Adam's first decay rate, in [0, 1).
+      b2: Adam's second decay rate, in [0, 1).
+      clip_norm: largest global norm of the gradient, before weight decay; 0 disables clipping.
+      stages: (epochs, rules) or (epochs, rules, learning-rate factor) each, such as
+        `((5, ("^head/",)), (None, (".*",)))` to freeze the backbone for five epochs. Rules are regular expressions over
+        parameter paths. None in the last stage means the remaining epochs. The schedule covers all stages; a
+        parameter's moments and their count start when it is first trained, as in torch.
 
     Returns:
       The optax transform, the schedule and the stages.
 
     Raises:
-      InputError: for an unknown name or a value outside its range; when initialized, for a rule that finds nothing.
+      InputError: for an unknown name or a value outside its range; at initialization, for a rule without a match.
     """
     if name not in OPTIMIZERS:
         raise errors.unknown("optimizer", name, OPTIMIZERS)
     lengths = {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "decay_epochs": decay_epochs}
     for key, value in {"learning_rate": learning_rate, **lengths, "power": power}.items():
         if not 0 < value < math.inf:
-            raise errors.InputError(f"optim.{key} must be finite and positive, got {value}")
+            raise errors.InputError(f"optim.{key} must be positive and finite, got {value}")
     strengths = {"weight_decay": weight_decay, "clip_norm": clip_norm, "warmup_epochs": warmup_epochs}
     for key, value in {**strengths, "final_learning_rate": final_learning_rate}.items():
         if not 0 <= value < math.inf:
-            raise errors.InputError(f"optim.{key} must be finite and not negative, got {value}")
+            raise errors.InputError(f"optim.{key} must be 0 or more and finite, got {value}")
     for key, value in {"momentum": momentum, "b1": b1, "b2": b2}.items():
         if not 0 <= value < 1:
             raise errors.InputError(f"optim.{key} must be in [0, 1), got {value}")
     if not 0 < decay_rate <= 1:
-        raise errors.InputError(f"optim.decay_rate must be above 0 and at most 1, got {decay_rate}")
+        raise errors.InputError(f"optim.decay_rate must be in (0, 1], got {decay_rate}")
     rate = create_schedule(
         schedule,
         peak=learning_rate,
@@ -134,34 +133,34 @@ def prune(
     keep: Sequence[str] = (),
     keep_zeros: bool = False,
 ) -> Optimizer:
-    """Appends pruning to an optimizer, if that is asked for.
+    """Appends pruning to an optimizer if `sparsity` or `keep_zeros` is set.
 
     Args:
       optimizer: from `create`.
-      steps_per_epoch: optimizer steps in one pass over the training set.
-      epochs: of the whole run.
-      sparsity: share of units that are pruned in the end, in [0, 1); 0 prunes nothing.
-      begin_epochs: epochs after which pruning begins.
-      ramp_epochs: over which sparsity rises from then on; 0 reaches it at once.
-      frequency: steps from one look at the scores to the next.
-      score: see `ferjax.prune.prune`, as all that follow.
+      steps_per_epoch: optimizer steps per epoch.
+      epochs: epochs of the run.
+      sparsity: final share of pruned units, in [0, 1); 0 prunes nothing.
+      begin_epochs: epochs before pruning begins.
+      ramp_epochs: epochs over which sparsity then rises; 0 prunes at once.
+      frequency: steps between updates of the masks.
+      score: see `ferjax.prune.prune`, also for the following arguments.
       distribution: "global", "uniform" or "erdos_renyi_kernel".
       structure: "weight", "filter", or N:M such as "2:4".
-      rules: regular expressions over parameter paths: what is pruned.
-      keep: exceptions.
-      keep_zeros: whether what is zero at the start stays so, also where `sparsity` is 0.
+      rules: regular expressions over the paths of pruned parameters.
+      keep: regular expressions over the paths of exceptions.
+      keep_zeros: whether weights that are zero at the start stay zero.
 
     Raises:
-      InputError: for an unknown name or a value outside its range; when initialized, for a rule that finds nothing, or
-        for what a stage freezes while it is pruned.
+      InputError: for an unknown name or a value outside its range; at initialization, for a rule without a match or a
+        parameter that a stage freezes while it is pruned.
     """
     if not begin_epochs >= 0 or not ramp_epochs >= 0 or begin_epochs + ramp_epochs > epochs:
         raise errors.InputError(
-            f"prune.begin_epochs={begin_epochs} and prune.ramp_epochs={ramp_epochs} must not be negative and must end "
-            f"within the run's {epochs} epochs"
+            f"prune.begin_epochs and prune.ramp_epochs must be 0 or more, with a sum of at most {epochs} epochs; "
+            f"got {begin_epochs} and {ramp_epochs}"
         )
     begin = round(begin_epochs * steps_per_epoch)
-    last = round(epochs * steps_per_epoch) - 1  # the run's last update has to prune, too
+    last = round(epochs * steps_per_epoch) - 1  # the last update of the run prunes, too
     begin, end = min(begin, last), min(begin + round(ramp_epochs * steps_per_epoch), last)
     transform = pruning.prune(
         sparsity,
@@ -176,8 +175,7 @@ def prune(
         keep_zeros=keep_zeros,
     )
     if sparsity:
-        meanwhile = _overlapping(optimizer.stages, begin, end, steps_per_epoch, epochs)
-        transform = _of_what_is_trained(transform, meanwhile)
+        transform = _refuse_frozen(transform, _overlapping(optimizer.stages, begin, end, steps_per_epoch, epochs))
     return optimizer._replace(tx=optax.chain(optimizer.tx, transform)) if sparsity or keep_zeros else optimizer
 
 
@@ -192,16 +190,12 @@ def create_schedule(
     decay_rate: float,
     power: float,
 ) -> optax.Schedule:
-    """Returns step -> learning rate: a linear warm-up, then the named decay over the remaining steps.
-
-    Raises:
-      InputError: if the name is unknown or the warm-up leaves no step.
-    """
+    """Returns step -> learning rate: a linear warm-up, then the named decay over the remaining steps."""
     if name not in SCHEDULES:
         raise errors.unknown("schedule", name, SCHEDULES)
     rest = total_steps - warmup_steps
     if rest < 1:
-        raise errors.InputError(f"the warm-up takes {warmup_steps} of {total_steps} steps: lower optim.warmup_epochs")
+        raise errors.InputError(f"optim.warmup_epochs takes {warmup_steps} of {total_steps} steps: lower it")
     if name == "constant":
         body = optax.constant_schedule(peak)
     elif name == "cosine":
@@ -216,7 +210,7 @@ def create_schedule(
 
 
 def _overlapping(stages: Sequence[Stage], begin: int, end: int, steps_per_epoch: int, epochs: float) -> list[Stage]:
-    """Returns the stages that train in any of the steps from begin to end."""
+    """Returns the stages that overlap the steps from begin to end."""
     ends = [*(stage.first_epoch for stage in stages[1:]), epochs]
     return [
         stage
@@ -225,10 +219,10 @@ def _overlapping(stages: Sequence[Stage], begin: int, end: int, steps_per_epoch:
     ]
 
 
-def _of_what_is_trained(
+def _refuse_frozen(
     transform: optax.GradientTransformationExtraArgs, stages: Sequence[Stage]
 ) -> optax.GradientTransformationExtraArgs:
-    """Has pruning refuse, when initialized, what one of these stages freezes: it would count as zero and stay."""
+    """Raises at initialization if one of the stages freezes a pruned parameter, which would keep its value."""
 
     def init(params: Any) -> Any:
         state = transform.init(params)
@@ -236,9 +230,9 @@ def _of_what_is_trained(
             trained = pruning.layers.flat(path_mask(stage.trainable, params))
             if frozen := [name for name in state.masks if not trained[name]]:
                 raise errors.InputError(
-                    f"optim.stages[{stage.number}] freezes {frozen[0]} while it is pruned ({len(frozen)} are): leave "
-                    "it out by prune.rules or prune.keep, or prune while it is trained, by prune.begin_epochs and "
-                    "prune.ramp_epochs"
+                    f"optim.stages[{stage.number}] freezes {frozen[0]} while it is pruned ({len(frozen)} parameters): "
+                    "exclude it with prune.rules or prune.keep, or move pruning to another stage with "
+                    "prune.begin_epochs and prune.ramp_epochs"
                 )
         return state
 

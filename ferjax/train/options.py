@@ -1,4 +1,4 @@
-"""How a run trains: the group `fit` of a configuration."""
+"""Defines the group `fit` of a configuration."""
 
 import dataclasses
 
@@ -10,17 +10,17 @@ class FitOptions:
     """Length, batches, evaluation and checkpoints of a run.
 
     Attributes:
-      epochs: passes over the training set; an incomplete last batch is left out, other examples each epoch.
-      batch_size: examples per step.
-      ema_decay: of the average of the variables, with which evaluation then runs; see `make_train_step`.
-      patience: stop after so many epochs of the last stage without a better validation accuracy; 0 never stops early.
-      seed: of shuffling, augmentation and dropout.
-      sampling: "shuffled" takes each example once an epoch, "balanced" each class equally often, see `balanced_order`.
-      targets: the column of probabilities (N, classes) to learn in the place of the labels, such as "votes" of FER+.
-      eval_batch_size: images per forward pass.
-      accumulate: micro-batches into which each batch is cut, to fit a small device, see `ferjax.train.step`.
-      steps_per_dispatch: 0 chooses 1 on CPU and 32 elsewhere.
-      checkpoint_minutes: how often the state is saved inside an epoch; it is saved after each epoch anyway.
+      epochs: passes over the training set; each drops an incomplete last batch.
+      batch_size: examples per step, over all devices.
+      ema_decay: decay of the variables' moving average, which evaluation uses; 0 for none; see `make_train_step`.
+      patience: epochs of the last stage without a better validation accuracy until training stops; 0 never stops early.
+      seed: seed of initialization, shuffling, augmentation and dropout.
+      sampling: "shuffled" takes each example once per epoch, "balanced" each class equally often, see `balanced_order`.
+      targets: column of probabilities (N, classes) that replaces the labels, such as "votes" of FER+.
+      eval_batch_size: images per forward pass in validation.
+      accumulate: micro-batches per batch, see `ferjax.train.step`.
+      steps_per_dispatch: training steps per compiled call; 0 chooses 1 on CPU and 32 elsewhere.
+      checkpoint_minutes: minutes between checkpoints within an epoch; every epoch ends with one.
     """
 
     epochs: int
@@ -36,11 +36,7 @@ class FitOptions:
     checkpoint_minutes: float = 5.0
 
     def __post_init__(self) -> None:
-        """Checks the values.
-
-        Raises:
-          InputError: for one outside its range.
-        """
+        """Raises InputError for a value outside its range."""
         least = {"epochs": 1, "batch_size": 1, "eval_batch_size": 1, "steps_per_dispatch": 0, "patience": 0}
         for key, lowest in least.items():
             if not (value := getattr(self, key)) >= lowest:

@@ -1,4 +1,4 @@
-"""The runs of a sweep: configurations, each with every combination of the values to try."""
+"""Plans the runs of a sweep: configurations times the combinations of a grid."""
 
 import ast
 import dataclasses
@@ -18,13 +18,13 @@ _IN_FOLDERS = str.maketrans("/[]", "_()")  # a checkpoint's path may hold no bra
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One row of the table: a configuration with changes, to be run with several seeds.
+    """One row of the table: a configuration with changes, run with several seeds.
 
     Attributes:
       name: the configuration, such as "configs/paraschiv.py:exp09".
-      changes: values by "group.key", as the grid chose them.
-      config: resolved, changes applied.
-      paper: the paper's figure in percent, if the configuration gives one.
+      changes: values from the grid, by "group.key".
+      config: the resolved configuration with the changes.
+      paper: the paper's accuracy in percent, if known.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Job:
 
     @property
     def taught(self) -> bool:
-        """Whether it learns from a teacher: where loss.alpha is set, and not to 0 if 0 leaves the teacher out."""
+        """Whether the job uses a teacher: loss.alpha is set, and the loss then uses the teacher's logits."""
         alpha = self.config["loss"].get("alpha")
-        return alpha is not None and objective.listens(self.config["loss"].get("method", "soft"), alpha)
+        return alpha is not None and objective.uses_teacher(self.config["loss"].get("method", "soft"), alpha)
 
     def folder(self, root: pathlib.Path, seed: int) -> pathlib.Path:
-        """Returns where a seed's run lives."""
+        """Returns the workdir of a seed's run."""
         parts = [train_config.run_name(self.name), *(f"{k.split('.')[-1]}={v}" for k, v in self.changes.items())]
         return root / "-".join(parts).translate(_IN_FOLDERS) / f"seed{seed}"
 
@@ -47,16 +47,15 @@ class Job:
 def plan(
     configs: Sequence[str], *, grid: Mapping[str, Sequence[Any]] | None = None, fixed: Changes | None = None
 ) -> list[Job]:
-    """Returns the rows: every configuration with every combination of the grid.
+    """Returns one job for every configuration and every combination of the grid.
 
     Args:
-      configs: "NAME[:arguments]" or "FILE.py[:arguments]"; a star in an argument stands for the names in the
-        file's PAPER.
-      grid: values to try by "group.key".
-      fixed: one value by "group.key", for all.
+      configs: "NAME[:arguments]" or "FILE.py[:arguments]"; a star in an argument matches the keys of the file's PAPER.
+      grid: values to try, by "group.key".
+      fixed: one value for all jobs, by "group.key".
 
     Raises:
-      InputError: for a file, argument or key that is not there.
+      InputError: for an unknown file, argument or key, or a value of another type.
     """
     jobs = []
     for text in configs:
@@ -76,7 +75,7 @@ def plan(
 
 
 def _expand(text: str) -> Iterator[tuple[str, Any, str]]:
-    """Yields (name, module, arguments) for a configuration, once for every experiment that a star stands for."""
+    """Yields (name, module, arguments) for each experiment that a configuration's stars match."""
     file = config_files.find(text)
     module = config_files.load(file)
     names = getattr(module, "PAPER", {})
@@ -84,7 +83,7 @@ def _expand(text: str) -> Iterator[tuple[str, Any, str]]:
         [n for n in names if n and fnmatch.fnmatch(n, a)] if "*" in a else [a] for a in file.arguments.split(",")
     ]
     if not all(choices):
-        raise errors.InputError(f"{text}: no experiment of that name; there are {', '.join(names) or 'none'}")
+        raise errors.InputError(f"no experiment matches {text!r}. Accepted: {', '.join(names) or 'none'}.")
     for chosen in itertools.product(*choices):
         arguments = ",".join(chosen)
         yield file.name.partition(":")[0] + (f":{arguments}" if arguments else ""), module, arguments
@@ -100,27 +99,19 @@ def _set(config: Any, key: str, value: Any, name: str) -> None:
         config[group][rest] = value
     except (TypeError, ValueError, KeyError) as error:  # another type than the configuration's, or no key
         was = config[group].get(rest)
-        wanted = f"it is {was!r} there" if was is not None else str(error)
-        raise errors.InputError(f"{key} of {name} cannot be {value!r}: {wanted}") from error
+        reason = f"its type is that of {was!r}" if was is not None else str(error)
+        raise errors.InputError(f"{key} of {name} cannot be {value!r}: {reason}") from error
     if group in train_config.FUNCTIONS:
         train_config.check_value(group, rest, value)
 
 
 def read_grid(given: Sequence[str]) -> dict[str, list[Any]]:
-    """Returns the values to try by "group.key" of arguments such as loss.alpha=0,0.5.
-
-    Raises:
-      InputError: if one is none.
-    """
+    """Returns lists of values by "group.key" from arguments such as loss.alpha=0,0.5."""
     return {key: [_value(text) for text in _split(values)] for key, values in map(_assignment, given)}
 
 
 def read_fixed(given: Sequence[str]) -> dict[str, Any]:
-    """Returns the one value by "group.key" of arguments such as loss.alpha=0.5.
-
-    Raises:
-      InputError: if one is none.
-    """
+    """Returns values by "group.key" from arguments such as loss.alpha=0.5."""
     return {key: _value(text) for key, text in map(_assignment, given)}
 
 
@@ -132,7 +123,7 @@ def _assignment(text: str) -> tuple[str, str]:
 
 
 def _split(values: str) -> list[str]:
-    """Divides at the commas that are in no brackets and no quotes."""
+    """Splits at the commas outside brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for letter in values:
         if quote:

@@ -1,6 +1,6 @@
-"""Where quantization-aware training begins: normalizations folded, ranges observed, the spec saying so.
+"""Prepares networks for quantization-aware training: folds normalizations and observes activation ranges.
 
-Used by training (the group `quant` of a configuration) and by `ferjax.compress`, which stops there.
+Training uses it for the group `quant` of a configuration, `ferjax.compress` for quantization without training.
 """
 
 import functools
@@ -31,36 +31,35 @@ def prepare(
     decay: float = 0.99,
     freeze_epochs: float = 0.0,
 ) -> tuple[Trained, Callable[..., Any]]:
-    """Makes a network feel its integers, if that is asked for.
+    """Adds fake quantization to a network if `bits` is set.
 
     Args:
-      network: to begin with, in floats.
-      images: uint8 (N, H, W, C) training images, of which 256 show the ranges that training starts from.
-      batches_per_epoch: in one pass over the training set, each micro-batch counted, for `freeze_epochs`.
-      dtype: of the computation.
-      bits: of the weights, 8 or 4, activations have 8; 0 stays in floats.
-      observer: what a batch says about a range: "min_max" its ends, "percentile" what lies between percentiles.
-      percentile: of that observer, see `quantized.percentile`.
-      decay: of the ranges' moving average over batches, in [0, 1).
-      freeze_epochs: epochs after which ranges stay; 0 never.
+      network: the initial network.
+      images: uint8 (N, H, W, C) training images; 256 of them calibrate the initial ranges.
+      batches_per_epoch: micro-batches per epoch, for `freeze_epochs`.
+      dtype: dtype of the computation.
+      bits: bits of the weights, 8 or 4 (activations: 8); 0 disables quantization.
+      observer: range of a batch: "min_max", or "percentile" to clip outliers.
+      percentile: see `ferjax.quant.rounding.percentile`.
+      decay: decay of the ranges' moving average over batches, in [0, 1).
+      freeze_epochs: epochs after which the ranges stay fixed; 0 for never.
 
     Returns:
-      The network to train, and the apply function of its train step; in evaluation it is the network's own.
+      The network to train, and the apply function of its train step.
 
     Raises:
-      InputError: for an unknown name or width, a value outside its range, or a start that rounds already where
-        `bits` is 0.
+      InputError: for an unknown observer or width, a value outside its range, or a quantized network with bits 0.
     """
     if bits not in (0, *trained.TRAINED.values()):
-        raise errors.InputError(f"quant.bits must be 8 or 4, the width of the weights, or 0 for floats; got {bits!r}")
+        raise errors.InputError(f"quant.bits must be 8, 4 or 0 (no quantization), got {bits!r}")
     if observer not in OBSERVERS:
         raise errors.unknown("quant.observer", observer, OBSERVERS)
     if not freeze_epochs >= 0:
-        raise errors.InputError(f"quant.freeze_epochs must not be negative, got {freeze_epochs}")
+        raise errors.InputError(f"quant.freeze_epochs must be 0 or more, got {freeze_epochs}")
     if not bits:
         if rounded := trained.weight_bits(network.spec):
             raise errors.InputError(
-                f"the run to start from was quantised to {rounded}-bit weights: set quant.bits={rounded} to train it on"
+                f"quant.bits is 0, but the initial network has {rounded}-bit weights: set quant.bits={rounded}"
             )
         return network, network.module_in(dtype).apply
     observe = rounding.percentile(percentile) if observer == "percentile" else rounding.min_max
@@ -74,7 +73,7 @@ def prepare(
 
 
 def fold(network: Trained) -> Trained:
-    """Returns the same network without batch normalizations."""
+    """Folds batch normalizations into the preceding layers."""
     spec, module = network.spec, network.module
     folded, changed = rounding.fold(module, network.variables, spec.input_shape)
     if folded is module:
@@ -86,16 +85,13 @@ def fold(network: Trained) -> Trained:
 def quantize(
     network: Trained, images: np.ndarray, *, bits: int, observe: rounding.Observer = rounding.min_max
 ) -> Trained:
-    """Folds a network and finds the ranges of its activations: quantization without training.
+    """Quantizes a network after training: folds normalizations and calibrates activation ranges.
 
     Args:
-      network: in floats; ranges that are there are found anew.
-      images: uint8 (N, H, W, C), of which 256 are drawn; a range is the mean of what their batches show.
-      bits: of the weights, 8 or 4.
-      observe: what a batch says about a range.
-
-    Returns:
-      The network that rounds.
+      network: the network; existing ranges are discarded.
+      images: uint8 (N, H, W, C); 256 of them are drawn. A range is the mean over their batches.
+      bits: bits of the weights, 8 or 4.
+      observe: range of a batch.
     """
     folded = fold(network._replace(variables={k: v for k, v in network.variables.items() if k != "ranges"}))
     spec, module = folded.spec, folded.module

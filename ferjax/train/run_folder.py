@@ -1,4 +1,4 @@
-"""What a run writes down: checkpoints, metrics, times. In the process that writes, of several the first."""
+"""Reads and writes the files of a run: checkpoints, metrics, times. Only process 0 does."""
 
 import contextlib
 import json
@@ -18,46 +18,46 @@ from ferjax.weights import checkpoint
 
 try:
     import fcntl
-except ImportError:  # Windows, where runs are not kept apart
+except ImportError:  # Windows: no lock
     fcntl = None  # type: ignore[assignment]
 
 
 class InUse(errors.InputError):
-    """Another process is training in the folder."""
+    """Another process is training in the workdir."""
 
 
 @contextlib.contextmanager
-def alone(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps a run's folder, made if missing, for this process; however the process ends, the kernel lets go of it.
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Holds an exclusive lock on a workdir, created if missing; the lock ends with the process.
 
     Raises:
-      InUse: if another process keeps it.
+      InUse: if another process holds the lock.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / ".lock").open("a") as file:  # never removed: a third process would lock a file of its own
+    with (workdir / ".lock").open("a") as file:  # never removed: a third process would lock a new file
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InUse(
-                f"another process is training in {workdir}: let it end or stop it, or choose another --workdir"
+                f"another process is training in {workdir}: wait for it, stop it, or choose another --workdir"
             ) from None
-        except OSError:  # a file system without locks, as on some networks: better to train than to refuse
+        except OSError:  # some network file systems have no locks
             pass
         yield
 
 
 def training_seconds(workdir: pathlib.Path, epoch_images: int) -> float:
-    """Returns how long a run's epochs took in seconds, each at the speed that was measured at its end.
+    """Returns the training time of a run in seconds, without scoring and saving.
 
-    So an epoch that was stopped and repeated, or went on, counts once. Scoring and saving are not counted.
+    Uses the last measured speed of each epoch, so that a resumed epoch counts once.
 
     Args:
-      workdir: the run's folder.
-      epoch_images: that an epoch trains on.
+      workdir: the run's workdir.
+      epoch_images: images per epoch.
 
     Raises:
-      InputError: if the folder has no timing.jsonl, or a damaged one.
+      InputError: if timing.jsonl is missing or damaged.
     """
     path = workdir / "timing.jsonl"
     try:
@@ -65,17 +65,16 @@ def training_seconds(workdir: pathlib.Path, epoch_images: int) -> float:
         speeds = {row["epoch"]: row["images_per_second"] for row in rows}
         return sum(epoch_images / speed for speed in speeds.values())
     except FileNotFoundError as error:
-        raise errors.InputError(f"{path} is missing: the time that training took is not known") from error
+        raise errors.InputError(f"{path} is missing: the training time is unknown") from error
     except (ValueError, LookupError, TypeError, ZeroDivisionError) as error:
-        raise errors.InputError(f"{path} is damaged ({error!r}): the time that training took is not known") from error
+        raise errors.InputError(f"{path} is damaged ({error!r}): the training time is unknown") from error
 
 
 class RunFolder:
-    """Keeps a run's files: metrics.jsonl mirrors the history that the checkpoint holds, so neither runs ahead.
+    """The files of a run; metrics.jsonl mirrors the history in the last checkpoint.
 
-    Of several processes all call it alike, and the first alone reads and writes: the folder need not be shared. That
-    is enough because the state is replicated, each process has all of it; for the same reason a run that was saved on
-    some devices goes on on any other number.
+    All processes make the same calls; only process 0 reads and writes, so the folder need not be shared. The state is
+    replicated, so a run resumes on any number of devices.
     """
 
     def __init__(self, workdir: pathlib.Path, spec: ModelSpec, config: Mapping[str, Any], minutes: float):
@@ -85,7 +84,7 @@ class RunFolder:
             workdir.mkdir(parents=True, exist_ok=True)
 
     def resume(self, state: TrainState, sums: Sums) -> tuple[TrainState, Sums, list[dict[str, Any]]]:
-        """Returns where the run stopped, or the given start of a new one: of the first process, in all."""
+        """Returns process 0's last checkpoint (state, sums, history), or the given initial values for a new run."""
         history: list[dict[str, Any]] = []
         if self.writes:
             state, sums, history = self._restore(state, sums)
@@ -93,11 +92,11 @@ class RunFolder:
         return state, sums, distributed.value_of_first(history)
 
     def due(self) -> bool:
-        """Returns whether it is time to save the state, in the process that writes."""
+        """Returns whether it is time to save the state; False except in process 0."""
         return self.writes and time.monotonic() - self.saved > self.seconds
 
     def close_epoch(self, state: TrainState, sums: Sums, history: list[dict[str, Any]]) -> None:
-        """Writes best, then last, then the metrics: a kill between any two is mended by repeating the epoch."""
+        """Writes best, last, and the metrics, in this order: after a kill in between, the epoch is repeated."""
         if not self.writes:
             return
         row = history[-1]
@@ -112,7 +111,7 @@ class RunFolder:
         self._write_metrics(history)
 
     def save_last(self, state: TrainState, sums: Sums, history: list[dict[str, Any]]) -> None:
-        """Writes what a killed run needs to go on."""
+        """Writes the checkpoint from which a stopped run resumes."""
         tree = jax.device_get({**state._asdict(), "sums": sums._asdict()})
         meta = {"spec": self.spec.to_json(), "config": self.config, "history": history}
         checkpoint.save(self.workdir, "last", int(tree["step"]), tree, meta, keep=2)
@@ -123,7 +122,7 @@ class RunFolder:
         return distributed.arrays_of_first(checkpoint.read(self.workdir)[0].variables if self.writes else like)
 
     def note_time(self, **values: float | None) -> None:
-        """Appends to timing.jsonl, apart from the metrics because machines differ: an epoch's time since this start."""
+        """Appends values to timing.jsonl, which is separate from the metrics because times differ between machines."""
         if self.writes:
             known = {k: round(v, 3) for k, v in values.items() if v is not None}
             with open(self.workdir / "timing.jsonl", "a") as file:
@@ -138,16 +137,16 @@ class RunFolder:
             self._check_data(ModelSpec.from_json(meta["spec"]))
             sums, history = Sums(**arrays.pop("sums")), meta["history"]
             state = TrainState(**arrays)
-            cli.note(f"continuing {self.workdir} after step {int(state.step)}")
+            cli.note(f"resuming {self.workdir} after step {int(state.step)}")
         self._write_metrics(history)
         return state, sums, history
 
     def _check_data(self, stored: ModelSpec) -> None:
         there, here = stored.dataset_sha256, self.spec.dataset_sha256
-        if there and here and there != here:  # a spec need not say
+        if there and here and there != here:  # the hash is optional in a spec
             raise errors.InputError(
                 f"{self.workdir} holds a run on other data: {stored.dataset} has SHA-256 {there[:12]}… there and "
-                f"{here[:12]}… here: choose another --workdir, or prepare the former data again"
+                f"{here[:12]}… here: choose another --workdir, or prepare the original data again"
             )
 
     def _write_metrics(self, history: list[dict[str, Any]]) -> None:

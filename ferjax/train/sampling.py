@@ -1,9 +1,8 @@
-"""In which order an epoch takes its examples: one answer for data on the device and for data read from disk.
+"""Computes the order of the examples in an epoch, for data on the device and on disk.
 
-An order is a pure function of seed and epoch, so that any process can compute its part of any batch, and a resumed run
-sees the same examples: the position is the state's step, nothing else is kept. The random numbers are those of
-`jax.random` (Threefry-2x32, Salmon et al. 2011), computed by NumPy: the processes that read images from disk must not
-start JAX, which would take the accelerator from the one that trains.
+The order is a pure function of seed and epoch. Every process can compute its part of any batch, and a resumed run sees
+the same examples. The random numbers are those of `jax.random` (Threefry-2x32, Salmon et al. 2011), computed in NumPy:
+processes that read images must not initialize JAX, which would occupy the accelerator.
 """
 
 import functools
@@ -21,40 +20,40 @@ _PARITY = 0x1BD11BDA
 
 
 def sampler(sampling: str, labels: np.ndarray, class_names: Sequence[str], *, seed: int) -> OrderOf:
-    """Returns epoch -> order of the examples, which other processes can load.
+    """Returns a picklable function epoch -> order of the examples.
 
     Args:
-      sampling: "shuffled" takes each example once an epoch, "balanced" each class equally often.
+      sampling: "shuffled" takes each example once per epoch, "balanced" each class equally often.
       labels: int (count,).
-      class_names: of all classes.
-      seed: of the run.
+      class_names: the classes.
+      seed: seed of the run.
 
     Raises:
-      InputError: for an unknown sampling, or a class without an example to balance.
+      InputError: for an unknown sampling, or an empty class with "balanced".
     """
     if sampling not in SAMPLINGS:
         raise errors.unknown("sampling", sampling, SAMPLINGS)
     if sampling == "shuffled":
-        return functools.partial(_shuffled, seed, len(labels))
+        return functools.partial(epoch_order, seed=seed, count=len(labels))
     counts = np.bincount(labels, minlength=len(class_names))
     if empty := [name for name, n in zip(class_names, counts, strict=True) if not n]:
         raise errors.InputError(
-            f"fit.sampling=balanced needs an image of each class: there is none of {', '.join(empty)} in training"
+            f"fit.sampling=balanced requires training images of every class; there are none of {', '.join(empty)}"
         )
-    return functools.partial(_balanced, seed, labels, len(class_names))
+    return functools.partial(balanced_order, labels, seed=seed, num_classes=len(class_names))
 
 
 class BatchRows:
-    """Which examples a process brings to the batch of a step of the run; may be sent to another process."""
+    """Picklable function from a step to the examples that this process contributes to its batch."""
 
     def __init__(self, order_of: OrderOf, *, batch_size: int, steps_per_epoch: int, own: np.ndarray):
-        """Keeps what the rows follow from.
+        """Stores the arguments.
 
         Args:
           order_of: epoch -> order of the examples.
-          batch_size: examples per step, of all processes.
-          steps_per_epoch: of an incomplete last batch nothing is taken.
-          own: int (n,), the places in a batch that are this process's.
+          batch_size: examples per step, over all processes.
+          steps_per_epoch: number of complete batches in an epoch.
+          own: int (n,), this process's positions in a batch.
         """
         self.order_of, self.batch_size, self.steps_per_epoch, self.own = order_of, batch_size, steps_per_epoch, own
         self._known: tuple[int, np.ndarray] | None = None
@@ -68,31 +67,22 @@ class BatchRows:
         return known[1][position * self.batch_size + self.own]
 
 
-def epoch_order(*, seed: int, epoch: int, count: int) -> np.ndarray:
-    """Returns the order int32 (count,) in which an epoch takes its examples, each once.
-
-    Args:
-      seed: of the run.
-      epoch: counted from 0.
-      count: number of examples.
-    """
+def epoch_order(epoch: int, *, seed: int, count: int) -> np.ndarray:
+    """Returns a permutation int32 (count,) of the examples for an epoch, counted from 0."""
     return _permutation(_fold_in(_fold_in(_key(seed), 0x5EED), epoch), count)
 
 
-def balanced_order(labels: np.ndarray, *, seed: int, epoch: int, num_classes: int) -> np.ndarray:
-    """Returns an order of as many examples as there are in which all classes are equally frequent (±1 example).
+def balanced_order(labels: np.ndarray, epoch: int, *, seed: int, num_classes: int) -> np.ndarray:
+    """Returns an order int32 (count,) in which all classes are equally frequent (±1 example).
 
-    A class takes its examples in turn, shuffled anew each epoch: a rare class repeats all of its examples equally often
-    (±1), a frequent one shows a part, another each epoch.
+    The examples of each class are shuffled for each epoch. A rare class repeats its examples equally often (±1); of a
+    frequent class, each epoch contains another part.
 
     Args:
-      labels: int (count,), every class present.
-      seed: of the run.
+      labels: int (count,); every class is present.
       epoch: counted from 0.
+      seed: seed of the run.
       num_classes: C.
-
-    Returns:
-      int32 (count,) indices into the labels.
     """
     labels = np.asarray(labels)
     within, among = _split(_fold_in(_fold_in(_key(seed), 0xBA1A), epoch))
@@ -106,27 +96,19 @@ def balanced_order(labels: np.ndarray, *, seed: int, epoch: int, num_classes: in
 
 
 def view_order(order_of: OrderOf, views: int, epoch: int) -> np.ndarray:
-    """Returns the places, among all stored views, of an epoch's examples: view (image + epoch) mod K of each image.
+    """Returns the indices of an epoch's examples among all stored views: view (image + epoch) mod K of each image.
 
     Args:
       order_of: epoch -> order of the images.
-      views: K; they lie view after view, see `ferjax.train.stored_views`.
+      views: K, see `ferjax.train.stored_views`.
       epoch: counted from 0.
     """
     order = np.asarray(order_of(epoch))
     return order + len(order) * ((order + epoch) % views)
 
 
-def _shuffled(seed: int, count: int, epoch: int) -> np.ndarray:
-    return epoch_order(seed=seed, epoch=epoch, count=count)
-
-
-def _balanced(seed: int, labels: np.ndarray, num_classes: int, epoch: int) -> np.ndarray:
-    return balanced_order(labels, seed=seed, epoch=epoch, num_classes=num_classes)
-
-
 def _key(seed: int) -> tuple[int, int]:
-    """As `jax.random.key` does it with 32-bit integers: only the lower half of a key comes from the seed."""
+    """Computes `jax.random.key` for 32-bit integers: only the lower half of the key comes from the seed."""
     return 0, seed & 0xFFFFFFFF
 
 
@@ -141,7 +123,7 @@ def _split(key: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 def _permutation(key: tuple[int, int], count: int) -> np.ndarray:
-    """Sorts by random keys, as often as keeps the effect of equal keys below 1 / count."""
+    """Sorts by random keys, repeatedly, so that the effect of equal keys stays below 1 / count."""
     order = np.arange(count, dtype=np.int32)
     for _ in range(math.ceil(3 * math.log(max(1, count)) / math.log(0xFFFFFFFF))):
         key, each = _split(key)

@@ -1,4 +1,4 @@
-"""Stages of training: which parameters a stage trains, what of the optimizer and of the statistics rests meanwhile."""
+"""Implements training stages: trainable and frozen parameters, with their statistics and optimizer states."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from ferjax.trees import path_mask, path_name
 
 
 class Stage(NamedTuple):
-    """Some epochs in which a part of the network is trained and the rest is frozen.
+    """A number of epochs in which part of the network is trained and the rest is frozen.
 
     Attributes:
-      number: of the stage, from 0.
-      first_epoch: epochs before it.
-      trainable: regular expressions over parameter paths; what none of them finds is frozen.
+      number: index, from 0.
+      first_epoch: first epoch, from 0.
+      trainable: regular expressions over parameter paths; parameters without a match are frozen.
       learning_rate: factor on the schedule.
     """
 
@@ -36,11 +36,11 @@ def create_stages(entries: Sequence[Sequence[Any]], *, epochs: float) -> tuple[S
     """Returns the stages of a configuration, see `ferjax.train.optim.create`.
 
     Args:
-      entries: (epochs, rules) or (epochs, rules, factor on the learning rate) each; the last may say None epochs.
-      epochs: of the whole run.
+      entries: (epochs, rules) or (epochs, rules, learning-rate factor) each; None epochs in the last means the rest.
+      epochs: epochs of the run.
 
     Raises:
-      InputError: for an entry of another form, or epochs that do not add up to the run's.
+      InputError: for an entry of another form, or epochs that do not add up to those of the run.
     """
     plan: list[Stage] = []
     done: float = 0
@@ -56,14 +56,14 @@ def create_stages(entries: Sequence[Sequence[Any]], *, epochs: float) -> tuple[S
         whole = rest or (_is_number(length) and length % 1 == 0)
         if not whole or length < 1 or not (_is_number(factor) and 0 < factor < math.inf):
             raise errors.InputError(
-                f"optim.stages[{number}] needs 1 epoch or more, a whole number, of the run's {epochs}, and a factor "
-                f"greater than 0; got {tuple(entry)} after {done} epochs; None is for the last stage"
+                f"optim.stages[{number}] must have a whole number of epochs, 1 or more (None only in the last stage), "
+                f"within the run's {epochs}, and a factor above 0; got {tuple(entry)} after {done} epochs"
             )
         plan.append(Stage(number, int(done), tuple(rules), float(factor)))
         done += length
     if done != epochs:
         raise errors.InputError(
-            f"optim.stages take {done} of the run's {epochs} epochs: let the last say None for the rest"
+            f"optim.stages cover {done} of the run's {epochs} epochs: set the last stage's epochs to None"
         )
     return tuple(plan)
 
@@ -74,7 +74,7 @@ def stage_of(epoch: int, stages: Sequence[Stage]) -> Stage:
 
 
 def _is_entry(entry: Any) -> bool:
-    """Whether it has the form (epochs, rules) or (epochs, rules, factor)."""
+    """Returns whether an entry has the form (epochs, rules) or (epochs, rules, factor)."""
     if not isinstance(entry, list | tuple) or len(entry) not in (2, 3):
         return False
     rules = entry[1]
@@ -86,27 +86,24 @@ def _is_number(value: Any) -> bool:
 
 
 def trained(stage: Stage, params: Any, collections: Any) -> tuple[Any, Any]:
-    """Marks what changes in a stage: parameters by its rules, and the statistics of the modules that own them.
+    """Returns masks of the parameters and statistics that a stage trains: (of params, of collections).
 
-    A statistic, such as a running mean, changes if a trained parameter lies in its module; if that module has no
-    parameter at all, in the nearest one around it that has.
+    A statistic, such as a running mean, is trained if its module has a trained parameter. If its module has no
+    parameter, the nearest enclosing module with parameters decides.
 
     Args:
-      stage: the rules.
-      params: a nested dict of arrays.
+      stage: the stage.
+      params: nested dict of arrays.
       collections: nested dicts of arrays at the same modules, such as {"batch_stats": …}.
 
-    Returns:
-      (mask of params, mask of collections): True where a leaf may change.
-
     Raises:
-      InputError: for a rule that finds no parameter.
+      InputError: for a rule that matches no parameter.
     """
     mask = path_mask(stage.trainable, params)
     marks = {path_name(path): mark for path, mark in jax.tree_util.tree_leaves_with_path(mask)}
 
     def changes(path: Sequence[Any], _: Any) -> bool:
-        module = list(path[1:-1])  # without the collection's name and the statistic's own
+        module = list(path[1:-1])  # without the names of the collection and of the statistic
         while True:
             prefix = f"{path_name(module)}/" if module else ""
             inside = [mark for name, mark in marks.items() if name.startswith(prefix)]
@@ -123,15 +120,15 @@ def select(mask: Any, chosen: Any, other: Any) -> Any:
 
 
 def frozen_modules(mask: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the collection "frozen" that tells a network which of its statistics rest.
+    """Returns the collection "frozen", which marks the frozen statistics of a network.
 
-    A normalization that finds its own there uses its running statistics, in training as in evaluation.
+    A normalization with marked statistics uses its running statistics in training, too.
 
     Args:
-      mask: of the collections, from `trained`.
+      mask: mask of the collections, from `trained`.
 
     Returns:
-      The resting statistics' places in one nested dict, without the collections' names; empty if none rests.
+      One nested dict without the names of the collections; empty if nothing is frozen.
     """
     flat: dict[tuple[str, ...], Any] = {}
     for collection in mask.values():
@@ -140,18 +137,20 @@ def frozen_modules(mask: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def staged(core: optax.GradientTransformation, stages: Sequence[Stage]) -> optax.GradientTransformationExtraArgs:
-    """Gives parameters that are trained in other stages a state of their own, which rests while they are frozen."""
+    """Keeps one optimizer state per group of parameters with equal stages; it is unchanged while they are frozen."""
 
     def group(params: Any) -> Any:
-        """Labels each parameter with the stages that train it, one letter each: "01" is the second of two."""
+        """Labels each parameter with one digit per stage: "01" is trained in the second of two."""
         masks = [path_mask(stage.trainable, params) for stage in stages]
         return jax.tree.map(lambda *marks: "".join("01"[mark] for mark in marks), *masks)
 
     def partition(params: Any, number: int) -> optax.GradientTransformationExtraArgs:
         labels = group(params)
-        rest = optax.GradientTransformation(core.init, lambda u, state, params=None: (optax.tree.zeros_like(u), state))
+        frozen = optax.GradientTransformation(
+            core.init, lambda u, state, params=None: (optax.tree.zeros_like(u), state)
+        )
         kinds = {
-            label: optax.set_to_zero() if "1" not in label else core if label[number] == "1" else rest
+            label: optax.set_to_zero() if "1" not in label else core if label[number] == "1" else frozen
             for label in sorted(set(jax.tree.leaves(labels)))
         }
         return optax.partition(kinds, labels)
@@ -166,7 +165,7 @@ def staged(core: optax.GradientTransformation, stages: Sequence[Stage]) -> optax
 
 
 def only_trained() -> optax.GradientTransformationExtraArgs:
-    """Scales by the stage's factor what it trains, and zeroes the rest: decoupled weight decay reaches everything."""
+    """Scales trained updates by the stage's factor and zeroes the others, which decoupled weight decay changes."""
 
     def update(updates: Any, state: Any, params: Any = None, *, stage: Stage, **_: Any) -> Any:
         mask = path_mask(stage.trainable, updates)

@@ -1,4 +1,4 @@
-"""Where training starts: fresh variables, another framework's weights, or a run of one's own."""
+"""Initializes training from fresh variables, another framework's weights, or an earlier run."""
 
 import dataclasses
 import re
@@ -28,32 +28,30 @@ def start(
     strict: bool = True,
     preprocessing: str = "weights",
 ) -> tuple[Trained, Report | None]:
-    """Returns the network to begin with, its spec with the pixels' scale that its variables expect.
+    """Returns the initial network, with the mean and standard deviation that its variables expect in the spec.
 
     Args:
-      fresh: freshly initialized variables, and the run's spec: architecture, classes, channels, and the data's mean and
-        standard deviation.
-      pretrained: a weights file. One of ferjax's own (.safetensors with a spec) is taken as a run's folder is; for
-        those of torchvision, timm or VGGFace2 see `pretrained.load_pretrained`.
-        A network that took blue, green, red takes red, green, blue here: the stem's input channels are turned round,
-        the pixels are not.
-      workdir: the folder of a run of the same network. Its head is taken too if the classes are the same, in any
+      fresh: freshly initialized variables with the run's spec.
+      pretrained: a weights file: a .safetensors file of ferjax, treated as a `workdir`, or a file of torchvision, timm
+        or VGGFace2, see `pretrained.load_pretrained`. If its network expects BGR, the stem's input channels are
+        reversed.
+      workdir: workdir of a run of the same architecture. Its head is used, too, if the classes are the same in any
         order.
-      network: whether the network itself is that run's or that file's, widths included, see `network_of`.
+      network: whether to use the architecture of that run or file, widths included, see `network_of`.
       strict: for `pretrained`.
-      preprocessing: which mean and standard deviation a start from another framework has: "weights", those that its
-        network was trained with, or "data", the training images' own, as Paraschiv 2026 (eq. 27) has them.
+      preprocessing: mean and standard deviation with another framework's weights: "weights" for those of its training,
+        "data" for those of the training images (Paraschiv 2026, eq. 27).
 
     Returns:
-      (network, report); the report is None for a fresh start.
+      (network, report); the report is None for fresh variables.
 
     Raises:
-      InputError: if both starts are asked for, the preprocessing is unknown, or the start does not fit the network.
+      InputError: if both sources are set, the preprocessing is unknown, or the source does not fit the network.
     """
     if preprocessing not in PREPROCESSING:
         raise errors.unknown("init.preprocessing", preprocessing, PREPROCESSING)
     if pretrained and workdir:
-        raise errors.InputError("init.pretrained and init.workdir are both set: start from one of them")
+        raise errors.InputError("init.pretrained and init.workdir are both set: set one of them")
     if pretrained and not single_file.is_ours(pretrained):
         return _from_framework(fresh, pretrained, strict=strict, keep_scale=preprocessing == "data")
     if source := pretrained or workdir:
@@ -62,42 +60,38 @@ def start(
 
 
 def network_of(source: str | Path) -> dict[str, Any]:
-    """Returns the name and the arguments of the network of a run or of ferjax's own weights, for `models.create`.
-
-    Args:
-      source: the run's folder, or the file.
+    """Returns the arguments of `models.create` for the network of a workdir or .safetensors file.
 
     Raises:
-      InputError: if there is no such run.
+      InputError: if the source cannot be read.
     """
     if not source:
-        raise errors.InputError("init.network takes the network of a run: set init.workdir to its folder")
+        raise errors.InputError("init.network requires init.workdir, the workdir of a run")
     spec = weights.load(source).spec
     return {"name": spec.architecture, **{k: v for k, v in spec.architecture_args.items() if k != "dtype"}}
 
 
 def _from_framework(fresh: Trained, path: str | Path, *, strict: bool, keep_scale: bool) -> tuple[Trained, Report]:
-    """Starts from a file of torchvision, timm or VGGFace2, with the pixels' scale of `fresh` if that is to be kept."""
+    """Loads a file of torchvision, timm or VGGFace2; `keep_scale` keeps the mean and standard deviation of `fresh`."""
     spec, variables = fresh
-    started, report = load_pretrained(path, spec.architecture, variables, strict=strict)
-    fed = report.preprocessing
-    if fed is not None and fed.color_order == "bgr":
-        started, report, fed = _turn_round(started, report, fed)
-    if fed is None or keep_scale:
-        return Trained(spec, started), report
-    return Trained(spec.replace(mean=fed.mean, std=fed.std), started), report
+    loaded, report = load_pretrained(path, spec.architecture, variables, strict=strict)
+    scale = report.preprocessing
+    if scale is not None and scale.color_order == "bgr":
+        loaded, report, scale = _reverse_channels(loaded, report, scale)
+    if scale is None or keep_scale:
+        return Trained(spec, loaded), report
+    return Trained(spec.replace(mean=scale.mean, std=scale.std), loaded), report
 
 
 def _from_trained(fresh: Trained, source: str | Path) -> tuple[Trained, Report]:
-    """Starts from a run's folder, or from ferjax's own weights."""
+    """Loads a workdir or a .safetensors file."""
     spec, variables = fresh
     other, theirs = weights.load(source)
     if other.architecture != spec.architecture:
         raise errors.InputError(f"{source} holds {other.architecture}, this configuration trains {spec.architecture}")
     if other.architecture_args.get("folded") and not spec.architecture_args.get("folded"):
         raise errors.InputError(
-            f"the normalisations of {source} are folded, this configuration's network has them: "
-            "set init.network=True to train that very network"
+            f"{source} has folded normalizations, this configuration's network has none folded: set init.network=True"
         )
     same_classes = set(other.class_names) == set(spec.class_names)
     started, report = adopt_variables(variables, theirs, head_pattern="(?!)" if same_classes else HEAD)
@@ -110,12 +104,12 @@ def _from_trained(fresh: Trained, source: str | Path) -> tuple[Trained, Report]:
 def _reorder(
     variables: dict[str, Any], report: Report, theirs: Sequence[str], ours: Sequence[str]
 ) -> tuple[dict[str, Any], Report]:
-    """Puts the classes that the last layer answers with into another order."""
+    """Reorders the classes of the last layer."""
     order = np.array([theirs.index(name) for name in ours])
     params = traverse_util.flatten_dict(variables["params"], sep="/")
     moved = [name for name in params if re.search(OUTPUTS, name)]
     params |= {name: params[name][..., order] for name in moved}
-    report = _adapted(report, [f"params/{name}" for name in moved], "classes put into this data set's order")
+    report = _adapted(report, [f"params/{name}" for name in moved], "classes reordered")
     return {**variables, "params": traverse_util.unflatten_dict(params, sep="/")}, report
 
 
@@ -124,14 +118,13 @@ def _adapted(report: Report, names: Sequence[str], how: str) -> Report:
     return dataclasses.replace(report, loaded=loaded, adapted=(*report.adapted, *((name, how) for name in names)))
 
 
-def _turn_round(
-    variables: dict[str, Any], report: Report, fed: Preprocessing
+def _reverse_channels(
+    variables: dict[str, Any], report: Report, scale: Preprocessing
 ) -> tuple[dict[str, Any], Report, Preprocessing]:
-    """Reverses the order of the colours that the stem takes."""
+    """Reverses the input channels of the stem, from BGR to RGB."""
     params = dict(variables["params"])
     stem = next(name for name in _STEMS if name in params)
     kernel = np.asarray(params[stem]["conv"]["kernel"])[:, :, ::-1]
     params[stem] = {**params[stem], "conv": {**params[stem]["conv"], "kernel": np.ascontiguousarray(kernel)}}
-    how = "input channels turned round: it took blue, green, red"
-    changed = _adapted(report, [f"params/{stem}/conv/kernel"], how)
-    return {**variables, "params": params}, changed, Preprocessing("rgb", fed.mean[::-1], fed.std[::-1])
+    changed = _adapted(report, [f"params/{stem}/conv/kernel"], "input channels reversed, from BGR to RGB")
+    return {**variables, "params": params}, changed, Preprocessing("rgb", scale.mean[::-1], scale.std[::-1])

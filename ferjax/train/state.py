@@ -1,7 +1,6 @@
-"""What a run carries from step to step: the state and the sums of the epoch, arrays only.
+"""Defines the state of a run and the sums of an epoch, arrays only.
 
-Every random key is `fold_in(key(seed), step)` and none is stored, so a run that was killed and resumed equals the
-uninterrupted one bit for bit.
+Random keys are `fold_in(key(seed), step)` and are not stored, so a resumed run equals an uninterrupted one bit for bit.
 """
 
 from collections.abc import Mapping
@@ -16,14 +15,14 @@ Arrays = Mapping[str, Any]
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes, arrays only.
+    """The training state.
 
     Attributes:
-      step: int32 scalar, optimizer steps taken.
-      params: trainable parameters, float32.
+      step: int32 scalar, number of optimizer steps so far.
+      params: parameters, float32.
       collections: the other variables, such as {"batch_stats": …}.
       opt_state: the optax state.
-      ema: running average of all variables, or {} if none is kept.
+      ema: moving average of all variables, or {}.
     """
 
     step: jax.Array
@@ -33,23 +32,23 @@ class TrainState(NamedTuple):
     ema: Any
 
     def variables(self) -> dict[str, Any]:
-        """Returns what evaluation uses: the average if there is one, else the current variables."""
+        """Returns the variables for evaluation: the moving average if there is one, else the current variables."""
         return self.ema or {"params": self.params, **self.collections}
 
 
 class Sums(NamedTuple):
-    """Sums over the steps of one epoch, kept on the device.
+    """Sums over the steps of one epoch, on the device.
 
     Attributes:
       loss: float32, sum of the per-example losses.
-      correct: int32, examples whose largest logit is their (largest) target's.
+      correct: int32, examples whose largest logit is that of their largest target.
       examples: int32.
       steps: int32.
       grad_norm: float32, sum over steps of the gradient's global norm, before clipping.
       update_norm: float32, sum over steps of the update's global norm.
       bad: int32, steps whose loss or gradient was not finite.
       first_bad: int32, the first such step, or the largest int32.
-      agreed: int32, examples on which student and teacher answer the same; () without a teacher.
+      agreed: int32, examples for which student and teacher predict the same class; () without a teacher.
     """
 
     loss: jax.Array
@@ -64,26 +63,20 @@ class Sums(NamedTuple):
 
     @classmethod
     def zero(cls, *, taught: bool = False) -> "Sums":
-        """Returns empty sums, of a run with or without a teacher."""
+        """Returns zero sums, with or without a teacher."""
         real, whole = jnp.result_type(float), jnp.int32
         zeros = [jnp.zeros((), t) for t in (real, whole, whole, whole, real, real, whole)]  # one buffer each: donated
         first_bad = jnp.array(np.iinfo(np.int32).max, whole)
         return cls._make([*zeros, first_bad, jnp.zeros((), whole) if taught else ()])
 
     def add(self, other: "Sums") -> "Sums":
-        """Returns the sums over both."""
+        """Adds two sums."""
         total = jax.tree.map(jnp.add, self, other)
         return total._replace(first_bad=jnp.minimum(self.first_bad, other.first_bad))
 
 
 def init_state(variables: Mapping[str, Any], tx: optax.GradientTransformation, *, ema: bool = False) -> TrainState:
-    """Returns the state of step 0.
-
-    Args:
-      variables: {"params": …, other collections}.
-      tx: the optimizer.
-      ema: whether an average of the variables is kept.
-    """
+    """Returns the state of step 0 for {"params": …, other collections}; `ema` adds a moving average."""
     params = variables["params"]
     collections = {k: v for k, v in variables.items() if k != "params"}
     average = jax.tree.map(jnp.array, dict(variables)) if ema else {}

@@ -1,9 +1,8 @@
-"""The train step: a pure function from the state and a batch to the next state and the batch's sums.
+"""Builds the train step, a pure function: state and batch -> next state and the batch's sums.
 
-A batch that does not fit a device at once is learned from in micro-batches (gradient accumulation). The mean of their
-gradients is the batch's gradient, so learning rate and schedule stay the same. What the network does across examples,
-it does within a micro-batch: batch normalization takes its mean and variance over one (Hoffer et al. 2017 call it ghost
-batch normalization), and running statistics move once for each.
+Gradient accumulation splits a batch into micro-batches. The mean of their gradients is the gradient of the batch, so
+learning rate and schedule stay the same. Batch normalization takes its statistics over a micro-batch (ghost batch
+normalization, Hoffer et al. 2017), and running statistics are updated once per micro-batch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from ferjax.train.state import Arrays, Sums, TrainState
 
 
 class Outputs(NamedTuple):
-    """What a network returns for a batch: logits (N, C), and the intermediates that were asked for, by name."""
+    """The outputs of a network for a batch: logits (N, C), and intermediates by name."""
 
     logits: jax.Array
     taps: Mapping[str, jax.Array]
@@ -34,19 +33,18 @@ LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 TaughtLossFn = Callable[[Outputs, jax.Array, Outputs], jax.Array]
 TeacherFn = Callable[[Any, Mapping[str, jax.Array]], Outputs]
 TrainStep = Callable[..., tuple[TrainState, Sums]]
-Scan = Callable[..., tuple[Any, Any]]  # `jax.lax.scan`, or what does the same
+Scan = Callable[..., tuple[Any, Any]]  # `jax.lax.scan` or an equivalent
 
 
 class Teacher(NamedTuple):
-    """Trained networks whose answers are learned beside the labels, see `ferjax.train.teacher.load`.
+    """One or more trained networks that a student learns from, see `ferjax.train.teacher.load`.
 
     Attributes:
-      apply: (variables, batch as augmented) -> `Outputs`, from the student's images in 0..1, before normalization; no
-        gradient reaches it. Its taps are named by the teacher's number: "0/stage3".
-      variables: of all teachers, an argument of the compiled step, never stored.
-      specs: the spec of each.
-      stored_views: K if it answers K stored views of each image, see `ferjax.train.stored_views`; 0 if it answers in
-        the step.
+      apply: (variables, augmented batch) -> `Outputs`; takes the student's images in 0..1, before normalization. Taps
+        are prefixed by the teacher's number: "0/stage3".
+      variables: of all teachers; an argument of the compiled step, not stored in checkpoints.
+      specs: one per teacher.
+      stored_views: K, see `ferjax.train.stored_views`; 0 if the teacher runs in the step.
     """
 
     apply: TeacherFn
@@ -56,19 +54,19 @@ class Teacher(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What is learned: the network and the pure functions around it.
+    """The network to train and the pure functions around it.
 
     Attributes:
-      apply: apply(variables, x, train=…, mutable=…, rngs=…) -> (logits, changed collections). The variables have a
-        collection "frozen" where a stage freezes statistics, see `ferjax.train.stages.frozen_modules`.
-      loss: a `LossFn`, (logits (N, C), targets (N, C)) -> per-example losses (N,); with a teacher a `TaughtLossFn`,
-        (the student's `Outputs`, targets, the teacher's `Outputs`) -> per-example losses.
-      spec: names the C classes, and says how pixels are normalized.
-      augment: (key, batch) -> batch on images in 0..1, before normalization.
-      teacher: None where the labels alone are learned.
-      taps: names of the network's intermediates that the loss with a teacher reads.
-      eval_apply: the network for validation, in float32 where training computes in bfloat16; `apply` if None.
-      compiler_options: XLA's for the step, by name, see `ferjax.models.compiler_options`.
+      apply: apply(variables, x, train=…, mutable=…, rngs=…) -> (logits, changed collections). The variables may have a
+        collection "frozen", see `ferjax.train.stages.frozen_modules`.
+      loss: a `LossFn`, (logits (N, C), targets (N, C)) -> losses (N,); with a teacher a `TaughtLossFn`, (student's
+        `Outputs`, targets, teacher's `Outputs`) -> losses (N,).
+      spec: the C classes, mean and standard deviation.
+      augment: (key, batch) -> batch; on images in 0..1, before normalization.
+      teacher: None to learn from labels alone.
+      taps: names of the student's intermediates that a `TaughtLossFn` reads.
+      eval_apply: apply function for validation, in float32 (default: `apply`).
+      compiler_options: XLA's options for the step, see `ferjax.models.compiler_options`.
     """
 
     apply: ApplyFn
@@ -91,23 +89,20 @@ def make_train_step(
     stage: Stage = WHOLE,
     scan: Scan = jax.lax.scan,
 ) -> TrainStep:
-    """Builds the one pure train step, of training and of distillation.
+    """Builds the train step of training and distillation.
 
     Args:
-      task: what is learned.
-      tx: the optimizer; pruning, if any, last in its chain. Its update is given the stage, and the gradients, which
-        a pruning score may need.
-      ema_decay: 0 for none; else the average's decay below 1, with a warm-up min(decay, (1 + step) / (10 + step)).
-      seed: of dropout and augmentation.
-      accumulate: micro-batches in which a batch, augmented as a whole, is learned from.
-      stage: which parameters are trained. The others, and the statistics of their modules, stay as they are to the
-        bit, and no gradient is computed for them.
-      scan: the loop over the micro-batches, `jax.lax.scan` or what does the same.
+      task: the network and its loss.
+      tx: the optimizer, with pruning last in its chain. Its update receives `stage` and `gradients` (for pruning).
+      ema_decay: decay of the moving average, in [0, 1), at most (1 + step) / (10 + step); 0 for none.
+      seed: seed of dropout and augmentation.
+      accumulate: micro-batches per batch; augmentation sees the whole batch.
+      stage: the trained parameters. The others and their modules' statistics stay bit for bit, without gradients.
+      scan: the loop over micro-batches.
 
     Returns:
-      step(state, {"images": uint8 (N, H, W, C), "labels": int32 (N,)}) -> (state, sums over the batch), to be jitted;
-      with a teacher, its variables are the third argument.
-      A batch may have "targets" float32 (N, C) in the place of one-hot labels, such as the votes of FER+.
+      step(state, {"images": uint8 (N, H, W, C), "labels": int32 (N,)}) -> (state, sums), to be jitted. With a teacher,
+      its variables are the third argument. "targets" float32 (N, C) in the batch replace the one-hot labels.
     """
     update = optax.with_extra_args_support(tx).update
 
@@ -125,7 +120,7 @@ def make_train_step(
         params = stages.select(mask, optax.apply_updates(state.params, updates), state.params)
         collections = stages.select(statistics, {**state.collections, **learned.changed}, state.collections)
         ema = _average(state.ema, {"params": params, **collections}, ema_decay, state.step)
-        if ema and prune.prunes(opt_state):  # in an average, pruned weights only fade
+        if ema and prune.prunes(opt_state):  # in a moving average, pruned weights only decay
             ema = {**ema, "params": prune.apply_masks(ema["params"], prune.find_masks(opt_state))}
         sums = _sums(learned, updates, examples=len(example["targets"]), step=state.step)
         return TrainState(state.step + 1, params, collections, opt_state, ema), sums
@@ -134,12 +129,12 @@ def make_train_step(
 
 
 class Learned(NamedTuple):
-    """What one batch or micro-batch gives.
+    """The results of one batch or micro-batch.
 
     Attributes:
-      grads: of the mean loss by the parameters.
-      changed: the collections after it.
-      loss: scalar, the mean over the examples.
+      grads: gradient of the mean loss.
+      changed: the updated collections.
+      loss: scalar, mean of the per-example losses.
       total: scalar, their sum.
       correct: int32, see `ferjax.train.state.Sums`.
       agreed: int32, or () without a teacher.
@@ -159,20 +154,20 @@ Learn = Callable[[Any, Mapping[str, jax.Array], jax.Array], Learned]
 def learn_in_parts(
     learn: Learn, collections: Any, batch: Mapping[str, jax.Array], key: jax.Array, *, parts: int, scan: Scan
 ) -> Learned:
-    """Learns from micro-batches, one after the other.
+    """Processes micro-batches one after the other.
 
-    Micro-batch i holds the examples i, i + parts, i + 2 · parts, …: each device keeps the examples that it has.
+    Micro-batch i holds the examples i, i + parts, i + 2 · parts, …, so that examples stay on their devices.
 
     Args:
       learn: (collections, batch, key) -> `Learned`.
-      collections: what the first micro-batch starts from; each goes on from the one before.
+      collections: initial collections; each micro-batch continues from the previous one.
       batch: arrays (N, …), N a multiple of `parts`.
-      key: micro-batch i takes fold_in(key, i).
-      parts: micro-batches.
+      key: micro-batch i uses fold_in(key, i).
+      parts: number of micro-batches.
       scan: the loop over them.
 
     Returns:
-      Mean gradients and loss, sums of the rest, and the collections after the last.
+      Mean gradients and loss, sums of the counts, and the final collections.
     """
     cut = {name: a.reshape(len(a) // parts, parts, *a.shape[1:]) for name, a in batch.items()}
 
@@ -193,10 +188,10 @@ def learn_in_parts(
 
 
 def pick(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, jax.Array]:
-    """Returns the intermediates of these names from the state that linen's `apply` returned.
+    """Returns the named intermediates from the state that linen's `apply` returns.
 
     Raises:
-      InputError: for a name that the network does not have.
+      InputError: for an unknown name.
     """
     found = state.get("intermediates", {})
     if missing := [name for name in names if name not in found]:
@@ -206,25 +201,25 @@ def pick(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, jax.Array]
 
 
 def _example(task: Task, batch: Arrays, key: jax.Array) -> Mapping[str, jax.Array]:
-    """Returns the batch as augmented: images in 0..1, targets (N, C)."""
-    real = jnp.result_type(float)  # float32; float64 where JAX is told to compute in it
+    """Returns the augmented batch: images in 0..1, targets (N, C)."""
+    real = jnp.result_type(float)  # float32, or float64 with jax_enable_x64
     classes = len(task.spec.class_names)
     targets = batch.get("targets", jax.nn.one_hot(batch["labels"], classes, dtype=jnp.float32)).astype(real)
     example = {**batch, "images": augmentation.to_float(batch["images"]).astype(real), "targets": targets}
     return example if task.augment is None else task.augment(key, example)
 
 
-def _learner(task: Task, params: Any, mask: Any, resting: Mapping[str, Any], teacher_variables: Any) -> Learn:
-    """Returns what learns from a batch or micro-batch: forward pass, loss and gradient.
+def _learner(task: Task, params: Any, mask: Any, frozen: Mapping[str, Any], teacher_variables: Any) -> Learn:
+    """Returns the function that computes loss and gradient of a batch or micro-batch.
 
     Args:
-      task: what is learned.
-      params: of the network.
-      mask: which of them are trained.
-      resting: the collection "frozen" of the network.
-      teacher_variables: of the teacher, if there is one.
+      task: the network and its loss.
+      params: parameters of the network.
+      mask: True for trained parameters.
+      frozen: from `stages.frozen_modules`.
+      teacher_variables: variables of the teacher, if any.
     """
-    extra = {"frozen": resting} if resting else {}
+    extra = {"frozen": frozen} if frozen else {}
 
     def learn(collections: Any, example: Mapping[str, jax.Array], key: jax.Array) -> Learned:
         inputs = augmentation.normalize(example["images"], mean=task.spec.mean, std=task.spec.std)
@@ -271,18 +266,18 @@ def _sums(learned: Learned, updates: Any, *, examples: int, step: jax.Array) -> 
 
 
 def _after(grads: Any, index: jax.Array) -> jax.Array:
-    """Returns the index, in a way that needs the gradients: where they are not finite, the run stops anyway.
+    """Returns the index with a data dependency on the gradients; equal for finite gradients.
 
-    Without a loop in the program, XLA would work on all micro-batches at once, which saves no memory, and its CPU
-    backend drops `jax.lax.optimization_barrier` before it orders the operations: a step of 13.3 MB took 12.1 MB in
-    eight parts behind the barrier, and takes 1.7 MB (temporary memory, jax 0.10).
+    In an unrolled loop, XLA would compute all micro-batches at once, which saves no memory. Its CPU backend drops
+    `jax.lax.optimization_barrier` before scheduling. Temporary memory of a step in eight parts (jax 0.10): 13.3 MB in
+    one part, 12.1 MB with the barrier, 1.7 MB with this dependency.
     """
     some = sum(jnp.isnan(leaf.reshape(-1)[0]).astype(jnp.int32) for leaf in jax.tree.leaves(grads) if leaf.size)
     return index + some
 
 
 def _norm(tree: Any) -> jax.Array:
-    """The global norm as one product: XLA on CPUs compiles three loops for the sum over each of the parameters."""
+    """Computes the global norm as one product; XLA on CPUs compiles three loops per parameter for a sum over leaves."""
     flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
     return jnp.sqrt(jnp.vdot(flat, flat))
 
@@ -296,5 +291,5 @@ def _average(ema: Any, variables: Any, decay: float, step: jax.Array) -> Any:
         return ema
     now = step.astype(jnp.float32)
     keep = jnp.minimum(decay, (1.0 + now) / (10.0 + now))
-    # In this form the average of a frozen parameter is the parameter, to the bit.
+    # In this form the average of a frozen parameter equals it bit for bit.
     return jax.tree.map(lambda a, v: a + (1.0 - keep) * (v - a), ema, variables)

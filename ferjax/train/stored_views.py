@@ -1,14 +1,12 @@
-"""Views of the training images, drawn once, with a teacher's answers to them beside: for teachers that cost too much.
+"""Stores augmented views of the training images with a teacher's logits, to run an expensive teacher only once.
 
-A distillation step that asks its teacher anew for every batch sees fresh augmentation for ever. On two cores a teacher,
-and an ensemble more so, costs several times the step of a small student. So K views of each image are drawn by the
-run's augmentation, rounded to 8 bits, shown to the teacher and kept with its logits in half precision; training then
-takes them in turn, view (image + epoch) mod K in each epoch, and augments no further. It is exact about these pixels,
-and it is not the same as fresh augmentation: no image is ever seen in more than K ways. All seeds share the views.
+On two cores, the forward pass of a teacher takes several times as long as the step of a small student. Therefore the
+run's augmentation draws K views of each image, rounded to 8 bits, and the teacher's logits are stored with them in half
+precision. Epoch e trains on view (image + e) mod K without further augmentation. The student sees each image in at most
+K versions. All seeds share the views.
 
-A view is written as it is drawn. Where the images stay on disk, or the views together take more than
-`data.resident_bytes`, the views stay on disk too and are read while training; the logits, 2 · K · classes bytes an
-image, are always in memory.
+If the images stay on disk, or the views take more than `data.resident_bytes`, the views stay on disk. The logits, 2 · K
+· classes bytes per image, are always in memory.
 """
 
 import dataclasses
@@ -29,8 +27,6 @@ from ferjax import augment as augmentation
 from ferjax import errors, folders
 from ferjax.data import RESIDENT_BYTES, FaceData, on_disk
 from ferjax.data.on_disk import DiskImages
-from ferjax.train import sampling
-from ferjax.train.sampling import OrderOf
 from ferjax.train.state import Arrays
 from ferjax.train.step import Outputs, Task, Teacher
 
@@ -38,18 +34,18 @@ SEED = 0x71E3
 
 
 def check(groups: Mapping[str, Mapping[str, Any]]) -> None:
-    """Checks that a configuration's groups can be trained on stored views.
+    """Checks that a configuration is compatible with stored views.
 
     Raises:
-      InputError: if images are mixed with each other, intermediates are learned from, or a column of targets is.
+      InputError: for mixup, cutmix, `loss.features` or `fit.targets`.
     """
     augment = groups["augment"]
     for key in ("mixup", "cutmix"):
         if augment.get(key):
-            raise errors.InputError(f"augment.{key} mixes the images of a batch, whose answers are stored: set it to 0")
+            raise errors.InputError(f"augment.{key} must be 0 with teacher.stored_views, got {augment[key]}")
     for group, key in (("loss", "features"), ("fit", "targets")):
         if groups[group].get(key):
-            raise errors.InputError(f"{group}.{key} needs the teacher in the step: set teacher.stored_views to 0")
+            raise errors.InputError(f"{group}.{key} requires teacher.stored_views=0")
 
 
 def taught_arrays(
@@ -60,14 +56,14 @@ def taught_arrays(
     faces: FaceData,
     data_dir: pathlib.Path,
 ) -> tuple[dict[str, Any], Task]:
-    """Returns all views of the training arrays with the teacher's answers, and the task that learns from them.
+    """Returns all views of the training arrays with the teacher's logits, and the task that learns from them.
 
     Args:
-      train: {"images": …, "labels": …} of the data.
-      task: its augmentation draws the views that are not stored yet, its teacher answers.
-      groups: of the configuration, for what the views depend on.
+      train: {"images": …, "labels": …}.
+      task: its augmentation and teacher compute missing views.
+      groups: the configuration; the name of the views' folder depends on it.
       faces: the data.
-      data_dir: where the folder of the views lies.
+      data_dir: parent of the views' folder.
     """
     teacher, augment = task.teacher, task.augment
     assert teacher is not None and augment is not None
@@ -77,9 +73,9 @@ def taught_arrays(
         data=[faces.name, faces.sha256, faces.image_shape],
         classes=faces.class_names,
         augment=groups["augment"],
-        teacher=[[each.params_sha256, each.to_json()] for each in uncalibrated],  # logits know no temperature
+        teacher=[[each.params_sha256, each.to_json()] for each in uncalibrated],  # logits do not depend on calibration
         resize=groups["teacher"].get("resize", False),
-        # views of before these counted keep their name
+        # omitted at their defaults, so that views of older versions keep their name
         **({} if dtype == "float32" else {"dtype": dtype}),
         **({} if tta == "one" else {"tta": tta}),
     )
@@ -99,21 +95,21 @@ def store(
     batch_size: int = 256,
     resident_bytes: int,
 ) -> tuple[np.ndarray | DiskImages, np.ndarray]:
-    """Draws the views that are not in the folder yet, and returns all of them.
+    """Draws the missing views of a folder and returns all of them.
 
     Args:
       images: uint8 (N, H, W, C), in memory or on disk.
-      teacher: with the number K of views.
-      augment: (key, batch) -> batch; draws each image by itself.
-      folder: of this data, augmentation and teacher.
+      teacher: has the number K of views.
+      augment: (key, batch) -> batch; augments each image independently.
+      folder: folder of the views.
       batch_size: images per pass.
-      resident_bytes: views that take more stay on disk, as those of images on disk do.
+      resident_bytes: larger views stay on disk, as do those of images on disk.
 
     Returns:
       Pixels uint8 (K · N, H, W, C), view after view, and logits float16 (K · N, classes).
 
     Raises:
-      InputError: if a file of views is damaged.
+      InputError: if a file is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     folders.remove_abandoned(folder, ".view*.part*.npy")
@@ -134,7 +130,7 @@ def store(
 
 
 def _drawer(teacher: Teacher, augment: augmentation.Augment) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Returns (pixels, key) -> (the pixels of a view uint8, the teacher's logits float16)."""
+    """Returns (pixels, key) -> (augmented pixels uint8, teacher's logits float16)."""
 
     @jax.jit
     def draw(variables: Any, pixels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -154,7 +150,7 @@ def _write_view(
     batch_size: int,
     title: str,
 ) -> None:
-    """Writes the pixels of one view as they are drawn, and the logits beside them."""
+    """Writes the pixels of one view batch by batch, then its logits."""
     logits, part = [], _part(path)
     try:
         with part.open("wb") as file:
@@ -168,7 +164,7 @@ def _write_view(
                 logits.append(np.asarray(answers)[: len(batch)])
         np.save(_part(_logits(path)), np.concatenate(logits))
         os.replace(_part(_logits(path)), _logits(path))
-        os.replace(part, path)  # last: it says that the view is whole
+        os.replace(part, path)  # last: its existence marks a complete view
     finally:
         for left in (part, _part(_logits(path))):
             left.unlink(missing_ok=True)
@@ -183,15 +179,10 @@ def _part(path: pathlib.Path) -> pathlib.Path:
 
 
 def answer(_: Any, example: Mapping[str, jax.Array]) -> Outputs:
-    """The teacher of a run on stored views: reads its logits from the batch."""
+    """Returns the stored logits of a batch; the `Teacher.apply` of a run on stored views."""
     return Outputs(example["teacher_logits"].astype(jnp.float32), {})
 
 
 def _folder_name(**what: Any) -> str:
-    """Returns a name for the views of what is given: data, augmentation and teachers, as JSON-able values."""
+    """Returns the folder name for views that depend on the given JSON values."""
     return f"views-{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]}"
-
-
-def chosen(order_of: OrderOf, views: int) -> OrderOf:
-    """Returns epoch -> places among all views, from epoch -> order of the images; see `sampling.view_order`."""
-    return functools.partial(sampling.view_order, order_of, views)

@@ -1,15 +1,16 @@
-"""Many runs, one table: ferjax sweep 'configs/paraschiv.py:exp*' --seeds 3.
+"""Trains many configurations and seeds, and tabulates their scores.
 
+    ferjax sweep 'configs/paraschiv.py:exp*' --seeds 3
     ferjax sweep configs/resnet20.py configs/mini_xception.py --seeds 3
     ferjax sweep configs/mini_xception.py --seeds 3 --teacher runs/resnet18 --grid loss.alpha=0,0.5,0.7
     ferjax sweep configs/microexpnet.py:se,demo --set fit.epochs=1 --workdir runs/try
 
-A star in a configuration's argument stands for the experiments of its paper. Runs that are finished are left, one that
-was stopped goes on, and the table, as Markdown and JSON, is written anew after each. A configuration whose loss.alpha
-is above zero learns from --teacher. Seeds count up from the configuration's own.
+A star in a configuration's argument matches the experiments of its paper. Finished runs are skipped, stopped runs are
+resumed, and the table (Markdown and JSON) is rewritten after each run. Configurations with loss.alpha above 0 learn
+from --teacher. Seeds count up from the seed of the configuration.
 
-The same command may run several times at once, to use more of a machine: each leaves a run that another is training,
-goes on to the next, and asks for it again at its end. The last of them to end writes the whole table.
+The same command can run in several processes at once. A process skips runs that another one is training and retries
+them at its end; the last process to end writes the complete table.
 """
 
 import hashlib
@@ -41,32 +42,31 @@ def run(
     data_dir: str | None = None,
     command: str = "",
 ) -> list[dict[str, Any]]:
-    """Runs what is missing and writes table.md and table.json after each run.
+    """Runs the missing runs and writes table.md and table.json after each.
 
     Args:
       jobs: from `plan`.
-      seeds: runs of each.
+      seeds: runs per job.
       workdir: folder of the sweep.
-      teachers: for the jobs that learn from one, see `planning.Job.taught`.
-      data_dir: where prepared data lie.
-      command: shown below the table.
+      teachers: for the jobs with `planning.Job.taught`.
+      data_dir: folder of prepared data.
+      command: printed below the table.
 
     Returns:
-      The table's rows. A run that could not be done is named in its row's "failed" and on standard error, as is one
-      that another process trains, which is asked for again at the end; two rows of one configuration share their runs.
+      The rows of the table. Errors are in "failed" and on standard error. Rows of equal configurations share runs.
 
     Raises:
-      InputError: if there are teachers, and no job that learns from one, or a teacher cannot be read.
+      InputError: if there are teachers but no job uses them, or a teacher cannot be read.
     """
     if teachers and not any(job.taught for job in jobs):
-        raise errors.InputError("no run would learn from --teacher: give its share, such as --set loss.alpha=0.7")
+        raise errors.InputError("--teacher requires loss.alpha above 0 in a configuration: add --set loss.alpha=0.7")
     teachers = [str(pathlib.Path(path)) for path in teachers]  # as a run's configuration has them
     hashes = {path: weights.load(path).spec.params_sha256 for path in teachers}
     shared: dict[str, dict[str, Any]] = {}
     found: dict[int, dict[int, dict[str, Any]]] = {i: {} for i in range(len(jobs))}  # by the number of the seed
     failed: dict[int, str] = {}
     rows: list[dict[str, Any]] = []
-    elsewhere: list[tuple[int, int]] = []  # trained by another process: grows in the first round, is the second
+    elsewhere: list[tuple[int, int]] = []  # in training by another process; retried at the end
     for number, i in itertools.chain(itertools.product(range(seeds), range(len(jobs))), elsewhere):
         job = jobs[i]
         seed = job.config["fit"].get("seed", 0) + number
@@ -89,7 +89,7 @@ def run(
 def _one(
     job: planning.Job, seed: int, folder: pathlib.Path, teachers: Mapping[str, str], data_dir: str | None
 ) -> dict[str, Any]:
-    """Returns the result of one run, which is done now unless it is there already; teachers come with their hashes."""
+    """Returns the result of one run, which is trained if it is not finished; teachers: path -> hash."""
     config = {**job.config, "fit": {**job.config["fit"], "seed": seed}}
     asked, path = json.loads(json.dumps(config)), folder / "result.json"
     if job.taught and teachers:
@@ -103,7 +103,7 @@ def _one(
         done, theirs = _finished(path)
         for group in ("data", "teacher", "init"):
             sides = theirs.get(group, {}), asked.get(group, {})
-            if not all("sha256" in side for side in sides):  # an older ferjax did not write it down; data may be gone
+            if not all("sha256" in side for side in sides):  # older versions lack it, and data may have been removed
                 for side in sides:
                     side.pop("sha256", None)
         train_config.check_same(folder, theirs, asked)
@@ -111,7 +111,7 @@ def _one(
     print(f"== {job.name} {dict(job.changes) or ''} seed {seed}", flush=True)
     function = experiment.distill if job.taught else experiment.train
     result = function(config, workdir=folder, data_dir=data_dir, name=job.name)
-    jax.clear_caches()  # the next run compiles another step: a long sweep would keep them all
+    jax.clear_caches()  # frees the compiled steps of finished runs
     best = result.best
     done = {
         "seed": seed,
@@ -129,7 +129,7 @@ def _one(
 def _seconds(folder: pathlib.Path, epoch_images: int) -> float | None:
     try:
         return round(run_folder.training_seconds(folder, epoch_images), 1)
-    except errors.InputError as error:  # the run is whole without its times
+    except errors.InputError as error:  # a run without times is still valid
         cli.note(str(error))
         return None
 
@@ -140,16 +140,16 @@ def _finished(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
         done = json.loads(path.read_text())
         config = done.pop("config")
         if not all(math.isfinite(done[key]) for key in ("accuracy", "macro_f1", "parameters")) or not config["fit"]:
-            raise ValueError("its figures are not finite")
+            raise ValueError("a score is not finite")
         return done, config
     except (ValueError, LookupError, AttributeError, TypeError, OSError) as error:
         raise errors.InputError(
-            f"{path} is damaged ({error}): remove it, the run goes on from its checkpoint"
+            f"{path} is damaged ({error}): remove it, the run resumes from its checkpoint"
         ) from error
 
 
 def _data_sha256(config: Mapping[str, Any], data_dir: str | None) -> str:
-    """Returns the hash of a configuration's data; nothing if they cannot be read, which a finished run need not."""
+    """Returns the hash of a configuration's data, or "" if it cannot be read."""
     try:
         group = {**config.get("data", {}), "splits": ()}
         return train_config.call(data.load, "data", group, data_dir=data_dir).sha256
@@ -158,7 +158,7 @@ def _data_sha256(config: Mapping[str, Any], data_dir: str | None) -> str:
 
 
 def _start_sha256(config: Mapping[str, Any]) -> str:
-    """Returns the hash of the weights that a run starts from; nothing for a fresh start, or weights that are gone."""
+    """Returns the hash of the initial weights, or "" for a fresh start or missing weights."""
     start = config.get("init", {})
     path = start.get("workdir") or start.get("pretrained")
     try:
@@ -196,13 +196,13 @@ def _row(
 
 
 def paired(differences: Sequence[float]) -> tuple[float, float]:
-    """Returns the mean of paired differences and half of its 95 % interval (Student's t)."""
+    """Returns the mean of paired differences and half the width of its 95 % interval (Student's t)."""
     n = len(differences)
     return statistics.mean(differences), float(stats.t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / np.sqrt(n))
 
 
 def table(rows: Sequence[Mapping[str, Any]], command: str) -> str:
-    """Returns the rows as Markdown, with what the figures are below."""
+    """Formats the rows as a Markdown table with notes."""
     titles = [
         "configuration",
         "parameters",
@@ -228,9 +228,9 @@ def table(rows: Sequence[Mapping[str, Any]], command: str) -> str:
             cells[2] = f"{cells[2]} failed: {row['failed']}".strip()
         lines.append("| " + " | ".join(cells) + " |")
     notes = [
-        "Accuracy and macro-F1 on the validation split, by which each run's best epoch was selected; ± is the standard",
-        "deviation over seeds, the difference is paired by seed with its 95 % interval (Student's t). The papers' own",
-        "figures are mostly of the test split.",
+        "Accuracy and macro-F1 on the validation split, which selected each run's best epoch; ± is the standard",
+        "deviation over seeds; the difference is paired by seed, with its 95 % interval (Student's t). Most papers'",
+        "figures are on the test split.",
     ]
     return "\n".join([*lines, "", " ".join(notes), *(["", f"`{command}`"] if command else [])]) + "\n"
 
@@ -251,14 +251,16 @@ def _write(path: pathlib.Path, text: str) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Plans, runs and prints the table."""
+    """Runs `ferjax sweep`."""
     parser = cli.parser("sweep", __doc__)
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="NAME or FILE.py[:arguments], stars allowed")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each")
-    parser.add_argument("--grid", nargs="+", default=[], metavar="KEY=A,B", help="values to try, all combinations")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="a value for all runs")
-    parser.add_argument("--teacher", action="append", default=[], metavar="WORKDIR", help="repeated for an ensemble")
-    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/sweep"), help="the sweep's folder")
+    parser.add_argument("--seeds", type=int, default=1, help="runs per configuration (default: 1)")
+    parser.add_argument("--grid", nargs="+", default=[], metavar="KEY=A,B", help="values to try, in all combinations")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="values for all runs")
+    parser.add_argument(
+        "--teacher", action="append", default=[], metavar="MODEL", help="teacher; repeat for an ensemble"
+    )
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/sweep"), help="folder of the sweep")
     cli.add_data_dir(parser)
     options = parser.parse_args(argv)
     if options.seeds < 1:
@@ -276,4 +278,6 @@ def main(argv: Sequence[str]) -> None:
     print(table(rows, command))
     print(f"saved {options.workdir / 'table.md'} and table.json")
     if bad := [row["name"] for row in rows if "failed" in row]:
-        raise errors.InputError(f"{len(bad)} of {len(rows)} rows could not be run, {bad[0]} first; the table says why")
+        raise errors.InputError(
+            f"{len(bad)} of {len(rows)} rows failed, first {bad[0]}; see {options.workdir}/table.md"
+        )

@@ -1,8 +1,7 @@
-"""Teachers: trained runs whose answers, on the very images that the student sees, are learned beside the labels.
+"""Loads trained runs as teachers; they see the same augmented images as the student.
 
-Several teachers are one: the mean of their logits, which is the geometric mean of their distributions at every
-temperature (Hinton et al. 2015, section 1, "arithmetic or geometric mean of their individual predictive
-distributions").
+An ensemble returns the mean of its logits, which is the geometric mean of the distributions at every temperature
+(Hinton et al. 2015, section 1).
 """
 
 import functools
@@ -19,7 +18,7 @@ from ferjax.train.step import Outputs, Teacher, pick
 
 
 def paths(texts: Sequence[str]) -> list[str]:
-    """Returns the teachers that --teacher names: each text is a path, or several with commas between."""
+    """Returns the paths in the values of --teacher, each one path or several separated by commas."""
     return [path for text in texts for path in ([text] if Path(text).exists() else text.split(",")) if path]
 
 
@@ -33,36 +32,30 @@ def load(
     taps: Sequence[str] = (),
     dtype: Any = jnp.float32,
 ) -> Teacher:
-    """Reads trained runs, to teach a student.
+    """Loads trained runs as one teacher in evaluation mode.
 
     Args:
-      workdirs: folders of training runs, of which the best checkpoints are used, or .safetensors
-        files; one or more.
-      spec: the student's contract. A teacher has the same classes, in any order, and normalises the images its own way.
-      resize: whether a teacher that takes images of another size or colour is given them resized (bilinear,
-        antialiased), grey copied to three channels, colour turned to grey as Rec. 601 weighs it.
-      stored_views: K, for answers to K views of each image drawn beforehand, see `ferjax.train.stored_views`;
-        0 for answers in the step to freshly augmented images.
-      tta: the views of each image over which every teacher's logits are averaged (`augment.views`): "one" is the image
-        itself, "flip" its mirror image too, more often right for twice the time, "ten" ten crops.
-      taps: names of the teachers' intermediates that the student learns from, of the image itself.
-      dtype: of the computation.
-
-    Returns:
-      The teacher in evaluation mode.
+      workdirs: one or more workdirs (the best checkpoint is used) or .safetensors files.
+      spec: the student's spec. A teacher has the same classes in any order, and its own normalization.
+      resize: whether to convert images for a teacher of another input shape: resized (bilinear, antialiased), gray
+        copied to three channels, color converted to gray (Rec. 601).
+      stored_views: K for K precomputed views of each image, see `ferjax.train.stored_views`; 0 to run the teacher in
+        the step, on freshly augmented images.
+      tta: views over which logits are averaged (`augment.views`): "one" is the image itself, "flip" adds its mirror
+        image and doubles the time, "ten" is ten crops.
+      taps: names of the intermediates that the student learns from; of the image itself.
+      dtype: dtype of the computation.
 
     Raises:
-      InputError: if a run cannot be read, its classes are others, its images differ and `resize` is not set, or there
-        are no such views.
+      InputError: if a run cannot be read, its classes differ, its input shape differs without `resize`, or a value is
+        outside its range.
     """
     if not isinstance(stored_views, int) or stored_views < 0:
-        raise errors.InputError(f"teacher.stored_views must be a whole number, 0 or more, got {stored_views!r}")
+        raise errors.InputError(f"teacher.stored_views must be an integer of 0 or more, got {stored_views!r}")
     if tta not in augment.VIEWS:
         raise errors.unknown("teacher.tta", tta, augment.VIEWS)
     if taps and tta == "ten":
-        raise errors.InputError(
-            "loss.features are of the image itself, which is none of the ten: set teacher.tta to flip"
-        )
+        raise errors.InputError("loss.features requires teacher.tta to be one or flip, got 'ten'")
     parts, variables, specs = [], [], []
     for workdir in workdirs:
         network = weights.load(workdir)
@@ -91,7 +84,7 @@ def _answer(
     tta: str,
     taps: Sequence[str],
 ) -> Outputs:
-    """One teacher's outputs for images in 0..1 as the student gets them, classes in the student's order."""
+    """Returns one teacher's outputs for the student's images in 0..1, with classes in the student's order."""
     inputs = augment.normalize(_fitted(images, own), mean=own.mean, std=own.std)
     first, *others = augment.views(inputs, kind=tta)
     logits, state = apply(variables, first, train=False, mutable=["intermediates"] if taps else [])
@@ -116,12 +109,12 @@ def _fitted(images: jax.Array, own: ModelSpec) -> jax.Array:
 def _check(own: ModelSpec, spec: ModelSpec, workdir: str | Path, *, resize: bool) -> None:
     if set(own.class_names) != set(spec.class_names):
         raise errors.InputError(
-            f"the teacher {workdir} knows {', '.join(own.class_names)}, the student learns "
+            f"the teacher {workdir} has the classes {', '.join(own.class_names)}, the student "
             f"{', '.join(spec.class_names)}: train the teacher on data with the student's classes"
         )
     if own.input_shape != spec.input_shape and not resize:
         theirs, ours = ("×".join(map(str, s.input_shape)) for s in (own, spec))
         raise errors.InputError(
-            f"the teacher {workdir} takes images of {theirs}, the student of {ours}: train both on data of one "
-            "size and colour, or set --config.teacher.resize=True to have them resized for the teacher"
+            f"the teacher {workdir} expects images of {theirs}, the student {ours}: set --config.teacher.resize=True, "
+            "or train both on images of one shape"
         )

@@ -1,4 +1,4 @@
-"""Trained networks and their files: checkpoints, ferjax's .safetensors, and other frameworks' weights."""
+"""Reads and writes trained networks: checkpoints, .safetensors files, and weights of other frameworks."""
 
 from ferjax.weights.single_file import load
 from ferjax.weights.trained import Trained

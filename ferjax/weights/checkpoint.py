@@ -1,13 +1,11 @@
-"""Checkpoints by orbax: the last states of a run, its best variables, and the contract beside the arrays.
+"""Saves and restores checkpoints with orbax.
 
-    WORKDIR/last/STEP   what a killed run needs to go on: the two newest states, history, spec and configuration
-    WORKDIR/best/STEP   what a user needs: the variables that did best on validation, spec and configuration
+    WORKDIR/last/STEP   the two newest training states, history, spec and configuration, to resume a run
+    WORKDIR/best/STEP   the variables with the best validation accuracy, spec and configuration
 
-Arrays are stored under their dotted paths and come back as numpy arrays, so that a run made on a GPU opens on a laptop.
-A fingerprint of the arrays is stored with them: a damaged file is noticed, not used.
-
-A state is replicated over the devices of a run, so that one process has all of it: of several that train together the
-first writes, see `ferjax.train.run_folder`, and what was saved on eight devices goes on on two.
+Arrays are stored under their dotted paths and restored as numpy arrays, on any device. A fingerprint detects damaged
+files. The state of a run is replicated over its devices, so one process writes it and any number of devices can
+resume.
 """
 
 import contextlib
@@ -38,26 +36,26 @@ _CALIBRATED = ("temperature", "abstention_threshold")
 
 
 def save(workdir: pathlib.Path, kind: str, step: int, tree: Any, meta: Mapping[str, Any], *, keep: int) -> None:
-    """Writes one checkpoint atomically, then removes those of later steps, and all but the newest `keep`.
+    """Writes a checkpoint atomically, then removes those of later steps and all but the newest `keep`.
 
-    Later ones are there if they could not be read, so that the run went back: the one just written outlives them.
+    Later steps exist if a run resumed before checkpoints that it could not read.
 
     Args:
-      workdir: the run's folder.
+      workdir: the workdir.
       kind: "best" or "last".
-      step: optimiser steps taken.
-      tree: any pytree of arrays.
-      meta: JSON-able values stored beside the arrays.
-      keep: how many of this kind to leave.
+      step: optimizer step.
+      tree: a pytree of arrays.
+      meta: JSON values stored with the arrays.
+      keep: number of checkpoints of this kind to keep.
 
     Raises:
-      InputError: if it cannot be written (a full disk, no permission); the earlier ones are untouched.
+      InputError: if it cannot be written; earlier checkpoints are unchanged.
     """
     check_path(workdir)
     folder = workdir.absolute() / kind
     arrays = _flatten(tree)
     meta = {**meta, "step": step, "fingerprint": fingerprint(arrays)}
-    with _without_echoes() as failed:
+    with _quiet() as failed:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with _checkpointer() as checkpointer:
@@ -66,15 +64,15 @@ def save(workdir: pathlib.Path, kind: str, step: int, tree: Any, meta: Mapping[s
                     ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)),
                     force=True,
                 )
-        except Exception as error:  # orbax and tensorstore raise what they like when a disk is full
+        except Exception as error:  # orbax and tensorstore raise various types when the disk is full
             failed.append(_reason(error))
     if failed:
         remove_unfinished(workdir)
         good = next(iter(_steps(workdir, "last")), None)
         kept = f"the checkpoint of step {good} is intact" if good is not None else "there is no earlier checkpoint"
         raise errors.InputError(
-            f"cannot save the checkpoint of step {step} in {folder}: {failed[0]}; {kept}. "
-            "Make room and repeat the command: it continues from there"
+            f"cannot save the checkpoint of step {step} in {folder}: {failed[0]}; {kept}. Free disk space and repeat "
+            "the command to resume"
         )
     steps = _steps(workdir, kind)
     at = steps.index(step)
@@ -83,77 +81,72 @@ def save(workdir: pathlib.Path, kind: str, step: int, tree: Any, meta: Mapping[s
 
 
 def restore(workdir: pathlib.Path, like: Any) -> tuple[Any, dict[str, Any]] | None:
-    """Reads the newest good "last" checkpoint into the structure of `like`.
-
-    A damaged one is named on standard error and the one before it is used; that none is left is said too.
+    """Restores the newest readable "last" checkpoint into the structure of `like`; prints a note for damaged ones.
 
     Args:
-      workdir: the run's folder.
-      like: a pytree of arrays or shapes with the structure to fill.
+      workdir: the workdir.
+      like: a pytree of arrays or shapes.
 
     Returns:
-      (tree of numpy arrays, meta), or None if the run has no usable checkpoint.
+      (tree of numpy arrays, meta), or None if there is no readable checkpoint.
 
     Raises:
-      InputError: if the stored arrays belong to another network or optimiser.
+      InputError: if the checkpoint belongs to another network or optimizer.
     """
     for step, arrays, meta in _good(workdir, "last"):
         leaves, structure = jax.tree_util.tree_flatten_with_path(like)
         names = [path_name(path, ".") for path, _ in leaves]
         if odd := sorted(set(names) ^ set(arrays)):
             raise errors.InputError(
-                f"step {step} in {workdir} is of another network or optimiser: {odd[0]} does not fit"
+                f"step {step} in {workdir} belongs to another network or optimizer: {odd[0]} is in one only"
             )
         for name, (_, leaf) in zip(names, leaves, strict=True):
             if arrays[name].shape != leaf.shape:
                 raise errors.InputError(f"{name} in {workdir} has shape {arrays[name].shape}, expected {leaf.shape}")
         return jax.tree_util.tree_unflatten(structure, [arrays[n] for n in names]), meta
     if _steps(workdir, "last"):
-        cli.note(f"no checkpoint in {workdir / 'last'} can be used: the run starts over and replaces them")
+        cli.note(f"no checkpoint in {workdir / 'last'} is readable: the run starts from the beginning")
     return None
 
 
 def read(workdir: str | os.PathLike[str], kind: str = "best") -> tuple[Trained, dict[str, Any]]:
-    """Reads a trained network and what its run knows besides; `ferjax.weights.load` reads the network alone.
+    """Reads a trained network and the metadata of its run.
 
     Args:
-      workdir: a folder that `train.py` wrote.
+      workdir: the workdir.
       kind: "best" (on validation) or "last".
 
     Returns:
-      (network, meta): variables of numpy arrays; meta holds the resolved `config`, the `history` and the `step`.
+      (network, meta): variables are numpy arrays; meta has the resolved `config`, the `history` and the `step`.
 
     Raises:
-      InputError: if there is no such folder or nothing in it can be read.
+      InputError: if the folder does not exist or has no readable checkpoint.
     """
     workdir = pathlib.Path(workdir)
     if kind not in KINDS:
         raise errors.unknown("checkpoint", kind, KINDS)
     if not workdir.is_dir():
-        raise errors.InputError(f"{workdir} is not a folder: give the --workdir of a training run")
+        raise errors.InputError(f"{workdir} is not a folder: give the workdir of a training run")
     order = KINDS if kind == "best" else ("last",)
     for each in order:
         for _, arrays, meta in _good(workdir, each):
             if each != kind:
-                cli.note(f"no usable best checkpoint in {workdir}: using the last one, step {meta['step']}")
+                cli.note(f"no readable best checkpoint in {workdir}: using the last one, step {meta['step']}")
             tree = traverse_util.unflatten_dict({tuple(k.split(".")): v for k, v in arrays.items()})
             variables = tree if each == "best" else _evaluated(tree)
             if "spec" not in meta:
-                raise errors.InputError(
-                    f"{workdir} holds a checkpoint without a model's contract: train it with train.py"
-                )
+                raise errors.InputError(f"the checkpoint in {workdir} has no spec: give the workdir of ferjax train")
             return Trained(_calibrated(ModelSpec.from_json(meta["spec"]), workdir), variables), meta
-    raise errors.InputError(f"{workdir} holds no usable checkpoint: is it the --workdir of a training run?")
+    raise errors.InputError(f"{workdir} has no readable checkpoint: give the workdir of a training run")
 
 
 def calibrate(workdir: pathlib.Path | str, *, temperature: float, abstention_threshold: float) -> None:
-    """Stores how the confidences of a run's best model are to be read; `read` then returns them in its spec.
+    """Stores the calibration of the best checkpoint in WORKDIR/calibration.json; `read` puts it into the spec.
 
-    They lie in calibration.json beside the checkpoints, with the hash of the variables that they hold for: a better
-    epoch of a continued run is not taken for calibrated.
+    The file has the hash of the variables, so it does not apply to a later best epoch.
 
     Raises:
-      InputError: if the folder holds no usable checkpoint, or a value is out of range.
+      InputError: if there is no readable checkpoint, or a value is out of range.
     """
     workdir = pathlib.Path(workdir)
     spec = read(workdir)[0].spec.replace(temperature=temperature, abstention_threshold=abstention_threshold)
@@ -170,11 +163,11 @@ def _calibrated(spec: ModelSpec, workdir: pathlib.Path) -> ModelSpec:
         fits = stored["params_sha256"] == spec.params_sha256
         return spec.replace(**{name: stored[name] for name in _CALIBRATED}) if fits else spec
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise errors.InputError(f"{path} is damaged ({error}): remove it and run ferjax calibrate") from error
+        raise errors.InputError(f"{path} is damaged ({error}): delete it and run ferjax calibrate") from error
 
 
 def _evaluated(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the variables of a stored TrainState that are meant for evaluation: the average if there is one."""
+    """Returns the variables for evaluation of a stored TrainState: the moving average if there is one."""
     return state.get("ema") or {"params": state["params"], **state.get("collections", {})}
 
 
@@ -188,28 +181,27 @@ def fingerprint(arrays: Mapping[str, Any]) -> str:
 
 
 def check_path(workdir: pathlib.Path) -> None:
-    """Checks that checkpoints can be kept in a folder.
+    """Checks that checkpoints can be stored in a folder.
 
     Raises:
-      InputError: if its path holds a bracket: orbax takes it for a pattern when it merges its files, finds none, and
-        what it saved cannot be read.
+      InputError: if the path contains "[", which orbax interprets as a glob pattern, so that it cannot read its files.
     """
     if "[" in str(workdir.absolute()):
-        raise errors.InputError(f"checkpoints cannot be kept in {workdir.absolute()}, for its [: choose another folder")
+        raise errors.InputError(f"the path of a workdir must not contain '[', got {workdir.absolute()}")
 
 
 def remove_unfinished(workdir: pathlib.Path) -> None:
-    """Removes what a killed or failed save left behind."""
+    """Removes the temporary folders of an interrupted save."""
     for kind in KINDS:
         for path in (workdir / kind).glob("*orbax-checkpoint-tmp*"):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _good(workdir: pathlib.Path, kind: str) -> Iterator[tuple[int, dict[str, np.ndarray], dict[str, Any]]]:
-    """Yields the readable checkpoints, newest first, and names those that are not."""
+    """Yields (step, arrays, meta) of the readable checkpoints, newest first; prints a note for the others."""
     for step in _steps(workdir, kind):
         path = workdir.absolute() / kind / f"{step:09d}"
-        with _without_echoes() as failed:
+        with _quiet() as failed:
             try:
                 with _checkpointer() as checkpointer:
                     found = checkpointer.restore(
@@ -218,16 +210,16 @@ def _good(workdir: pathlib.Path, kind: str) -> Iterator[tuple[int, dict[str, np.
                 arrays = {name: np.asarray(value) for name, value in found.arrays.items()}
                 if fingerprint(arrays) != found.meta["fingerprint"]:
                     raise ValueError("the arrays do not match their fingerprint")
-            except Exception as error:  # a truncated file surfaces as any of a dozen types
+            except Exception as error:  # orbax and tensorstore raise many types for a truncated file
                 failed.append(_reason(error))
         if failed:
-            cli.note(f"the checkpoint {path} is damaged ({failed[0]}); trying the one before it")
+            cli.note(f"the checkpoint {path} is damaged ({failed[0]}): trying the previous one")
             continue
         yield step, arrays, found.meta
 
 
 def _checkpointer() -> ocp.Checkpointer:
-    """Returns orbax's, for this process alone: by default it waits for all that train together to save alike."""
+    """Returns a Checkpointer without barriers: by default, orbax waits for all processes of a distributed run."""
     own = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
@@ -247,30 +239,27 @@ def _flatten(tree: Any) -> dict[str, np.ndarray]:
 
 
 @contextlib.contextmanager
-def _without_echoes() -> Iterator[list[str]]:
-    """Yields a list for what failed; if something did, orbax's unfinished coroutines are collected at once, silently.
+def _quiet() -> Iterator[list[str]]:
+    """Yields a list for error messages; after an error, silently collects orbax's unfinished coroutines.
 
-    Left alone, each prints a traceback of its own whenever it is collected, at the latest when the program ends.
+    Otherwise each would print a traceback when it is collected, at the latest at exit.
     """
     failed: list[str] = []
     hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
     try:
         yield failed
         if failed:
-            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it reports futures that are collected unread
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # asyncio logs futures that nothing awaited
             gc.collect()
     finally:
         sys.unraisablehook = hook
-        if failed and not isinstance(hook, _WithoutLate):
-            sys.unraisablehook = _WithoutLate(hook)
+        if failed and not isinstance(hook, _LateErrorFilter):
+            sys.unraisablehook = _LateErrorFilter(hook)
 
 
 @dataclasses.dataclass(frozen=True)
-class _WithoutLate:
-    """A hook that leaves out what tensorstore's threads print when they answer orbax's event loop after it was closed.
-
-    They do so whenever they are done, up to the end of the program.
-    """
+class _LateErrorFilter:
+    """A hook that drops the errors of tensorstore's threads that call orbax's event loop after it was closed."""
 
     hook: Callable[[Any], None]
 

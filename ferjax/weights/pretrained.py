@@ -1,16 +1,15 @@
-"""Pretrained starts: other frameworks' weights, and our own checkpoints, as starting variables.
+"""Initializes a network from pretrained weights of other frameworks or from another run.
 
-Read are the state dicts of torchvision and timm for ResNet-18, ResNet-50, MobileNetV3-Small and DeiT-Tiny
-(plain and distilled), those of timm and efficientnet-lite-pytorch for EfficientNet-Lite0, and VGGFace2's ResNet-50.
-Where a network differs from the file's, three rules adapt:
+Supported are the state dicts of torchvision and timm for ResNet-18, ResNet-50, MobileNetV3-Small and DeiT-Tiny (plain
+and distilled), those of timm and efficientnet-lite-pytorch for EfficientNet-Lite0, and VGGFace2's ResNet-50. Weights of
+another shape are adapted:
 
-- a grey stem takes the mean of the kernels of the three colours (Paraschiv, experiment 6);
-- a 3x3 stem takes a 7x7 kernel shrunk by area: every weight of the small kernel is the sum of the weights on
-  the 7/3 x 7/3 pixels that it covers, shared where a pixel is cut. The answer to flat regions is kept, and the
-  pattern keeps its shape on faces that are small by the same ratio;
+- a grayscale stem takes the mean of the kernels of the three channels (Paraschiv, experiment 6);
+- a 3x3 stem takes a 7x7 kernel shrunk by area: each weight is the sum over the 7/3 x 7/3 pixels that it covers, so the
+  response to constant regions is the same;
 - a position embedding is interpolated to another grid of patches (Touvron et al. 2021, section 3).
 
-The classifier is replaced unless it fits.
+A classifier of another shape keeps its random initialization.
 """
 
 import dataclasses
@@ -35,14 +34,14 @@ _NOTHING = r"(?!)"
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of every tensor.
+    """The result of loading pretrained weights.
 
     Attributes:
-      loaded: variables taken from the file as they are.
-      adapted: variables taken after a change, with the change.
-      skipped: tensors of the file that were not used, with the reason.
-      missing: variables that keep their random start.
-      preprocessing: how the pretrained network was fed, for the target's channels; None if not known.
+      loaded: variables copied from the file.
+      adapted: (variable, change) of those copied after a change.
+      skipped: (tensor, reason) of the unused tensors of the file.
+      missing: variables that keep their random initialization.
+      preprocessing: preprocessing of the pretrained network, for the channels of the target; None if unknown.
     """
 
     loaded: tuple[str, ...] = ()
@@ -52,12 +51,12 @@ class Report:
     preprocessing: Preprocessing | None = None
 
     def __str__(self) -> str:
-        """One line of counts, then one line per tensor that was not simply loaded."""
+        """Returns one line of counts, then one line per tensor that was not copied unchanged."""
         counts = f"{len(self.loaded)} loaded, {len(self.adapted)} adapted, {len(self.skipped)} skipped"
         lines = [f"{counts}, {len(self.missing)} missing"]
         lines += [f"  adapted {name}: {how}" for name, how in self.adapted]
         lines += [f"  skipped {name}: {why}" for name, why in self.skipped]
-        lines += [f"  missing {name}: keeps its random start" for name in self.missing]
+        lines += [f"  missing {name}: random initialization" for name in self.missing]
         return "\n".join(lines)
 
 
@@ -67,29 +66,29 @@ def load_pretrained(
     """Replaces variables by those of a file.
 
     Args:
-      path: one of these files (`.pth`, `.safetensors`, numpy pickle).
-      architecture: the network's name in the registry.
-      variables: the network's own variables; their shapes decide what is adapted.
-      strict: every tensor of the file must have its place, and every variable outside the head its tensor.
-        If not, what does not fit is skipped and reported.
+      path: a torchvision, timm or VGGFace2 weights file (`.pth`, `.safetensors`, numpy pickle).
+      architecture: name of the network in the registry.
+      variables: variables of the network.
+      strict: whether all tensors of the file and all variables outside the head must match; otherwise, those that do
+        not are skipped and reported.
 
     Returns:
       New variables of the same structure, and the report.
 
     Raises:
-      InputError: if the architecture has no pretrained weights, the file cannot be read, or (strict) it
-        belongs to another network; the tensor is named.
+      InputError: if the architecture has no pretrained weights, the file cannot be read or, if strict, it belongs to
+        another network.
     """
     tensors = {k: v for k, v in read_state_dict(path).items() if not k.endswith("num_batches_tracked")}
     if architecture not in FORMATS:
         raise unknown("architecture with pretrained weights", architecture, FORMATS)
-    form = _recognise(tensors, architecture, Path(path))
+    form = _detect_format(tensors, architecture, Path(path))
     own = traverse_util.flatten_dict(dict(variables), sep="/")
     places = {tensor_name(_path(target), form): target for target in own}
     if strict:
         _check_names(tensors, places, architecture, Path(path))
     result, loaded, adapted = dict(own), [], []
-    skipped = [(name, "has no place in the network") for name in tensors if name not in places]
+    skipped = [(name, "not in the network") for name in tensors if name not in places]
     for name, target in places.items():
         if name not in tensors:
             continue
@@ -104,7 +103,7 @@ def load_pretrained(
     taken = {*loaded, *(target for target, _ in adapted)}
     missing = tuple(target for target in own if target not in taken)
     stem = next(v for k, v in own.items() if k in ("params/stem/conv/kernel", "params/patch/conv/kernel"))
-    preprocessing = form.preprocessing.grey() if stem.shape[2] == 1 else form.preprocessing
+    preprocessing = form.preprocessing.gray() if stem.shape[2] == 1 else form.preprocessing
     report = Report(tuple(loaded), tuple(adapted), tuple(skipped), missing, preprocessing)
     return traverse_util.unflatten_dict(result, sep="/"), report
 
@@ -113,16 +112,16 @@ def adopt_variables(target: Variables, source: Variables, head_pattern: str = HE
     """Copies everything but the head from another run of the same network.
 
     Args:
-      target: variables of the network to start.
+      target: variables of the network to initialize.
       source: variables of the other run.
-      head_pattern: a regular expression on paths below the collection, such as "head/out/kernel"; what it
-        finds keeps its random start.
+      head_pattern: regular expression of paths below the collection, such as "head/out/kernel", that keep their random
+        initialization.
 
     Returns:
-      New variables with target's structure, and the report.
+      New variables with the structure of `target`, and the report.
 
     Raises:
-      InputError: if a variable outside the head is missing or has another shape; it is named.
+      InputError: if a variable outside the head is missing or has another shape.
     """
     own, other = (traverse_util.flatten_dict(dict(v), sep="/") for v in (target, source))
     result, loaded, missing = dict(own), [], []
@@ -131,8 +130,8 @@ def adopt_variables(target: Variables, source: Variables, head_pattern: str = HE
             missing.append(name)
             continue
         if name not in other or other[name].shape != value.shape:
-            found = f"has shape {other[name].shape} there" if name in other else "is not there"
-            raise InputError(f"the other run is of another network: {name!r} of shape {value.shape} {found}")
+            found = f"has shape {other[name].shape}" if name in other else "is missing"
+            raise InputError(f"the other run has another network: {name!r} {found}, expected shape {value.shape}")
         result[name] = jnp.asarray(other[name], value.dtype)
         loaded.append(name)
     skipped = tuple((name, "belongs to the head") for name in other if re.search(head_pattern, _path(name)))
@@ -140,7 +139,7 @@ def adopt_variables(target: Variables, source: Variables, head_pattern: str = HE
 
 
 def shrink_kernel(kernel: np.ndarray, side: int) -> np.ndarray:
-    """Returns a kernel (k, k, …) shrunk to (side, side, …) by summing the weights on each cell's area."""
+    """Returns a kernel (k, k, …) shrunk to (side, side, …) by summing the weights over the area of each cell."""
     k = kernel.shape[0]
     edges = np.arange(side + 1) * k / side
     overlap = np.minimum(edges[1:, None], np.arange(1, k + 1)) - np.maximum(edges[:-1, None], np.arange(k))
@@ -149,7 +148,7 @@ def shrink_kernel(kernel: np.ndarray, side: int) -> np.ndarray:
 
 
 def _path(name: str) -> str:
-    """The path below the collection."""
+    """Returns the path below the collection."""
     return name.split("/", 1)[1]
 
 
@@ -157,50 +156,48 @@ def _is_head(target: str) -> bool:
     return re.search(HEAD, _path(target)) is not None
 
 
-def _recognise(tensors: Mapping[str, np.ndarray], architecture: str, path: Path) -> Format:
+def _detect_format(tensors: Mapping[str, np.ndarray], architecture: str, path: Path) -> Format:
     for form in FORMATS[architecture]:
         if form.signature in tensors:
             break
     else:
         first = next(iter(tensors))
-        raise InputError(f"{path} does not fit {architecture}: tensor {first!r} has no place in it")
+        raise InputError(f"{path} does not fit {architecture}: it has tensor {first!r}")
     faces = any(len(tensors[n]) == VGGFACE2_IDENTITIES for n in ("fc.weight", "classifier.weight") if n in tensors)
     if faces and architecture == "resnet50":
-        raise InputError(f"{path} holds VGGFace2's ResNet-50, whose strides stand elsewhere: use resnet50_caffe")
+        raise InputError(f"{path} contains VGGFace2's ResNet-50, which has other strides: use resnet50_caffe")
     return form
 
 
 def _check_names(tensors: Mapping[str, Any], places: Mapping[str, str], architecture: str, path: Path) -> None:
-    strange = [name for name in tensors if name not in places]
-    if strange:
-        more = f" (nor have {len(strange) - 1} others)" if len(strange) > 1 else ""
-        raise InputError(f"{path} does not fit {architecture}: tensor {strange[0]!r} has no place in it{more}")
+    if unknown_names := [name for name in tensors if name not in places]:
+        more = f" and {len(unknown_names) - 1} other unknown tensors" if len(unknown_names) > 1 else ""
+        raise InputError(f"{path} does not fit {architecture}: it has tensor {unknown_names[0]!r}{more}")
     new = NEW_PARTS.get(architecture, _NOTHING)
     for name, target in places.items():
         if name not in tensors and not _is_head(target) and not re.search(new, _path(target)):
-            raise InputError(f"{path} does not fit {architecture}: it has no tensor {name!r}")
+            raise InputError(f"{path} does not fit {architecture}: it lacks tensor {name!r}")
 
 
 def _fit(tensor: np.ndarray, target: str, shape: tuple[int, ...], form: Format) -> tuple[np.ndarray | None, str]:
-    """Returns the tensor in our layout and shape with a note on the change, or None with the reason."""
-    value, change = _our_layout(tensor, len(shape), target), ""
+    """Returns the tensor in the layout and shape of the target with the change, or None with the reason."""
+    value, change = _flax_layout(tensor, len(shape), target), ""
     if _path(target) in ("stem/conv/kernel", "patch/conv/kernel"):
         if value.ndim == 4 and value.shape[2] == 3 and shape[2] == 1:
-            value, change = value.mean(axis=2, keepdims=True), "mean over the three colours"
+            value, change = value.mean(axis=2, keepdims=True), "mean over the three channels"
         if value.ndim == 4 and value.shape[:2] == (7, 7) and shape[:2] == (3, 3):
             value, change = shrink_kernel(value, 3), "; ".join(filter(None, (change, "7x7 shrunk to 3x3 by area")))
     elif target.endswith("pos_embed") and value.shape != shape and value.ndim == 3:
         value, change = _fit_positions(value, shape), "interpolated to another grid of patches"
     elif target.endswith("/var") and form.epsilon is not None:
-        value, change = value + np.float32(form.epsilon - 1e-3), "shifted to make up for another epsilon"
+        value, change = value + np.float32(form.epsilon - 1e-3), "shifted to compensate for another epsilon"
     if value.shape != shape:
-        kind = "the head is replaced, its shape is" if _is_head(target) else "shape"
-        return None, f"{kind} {tensor.shape}; {target!r} takes {shape}"
+        return None, f"shape {tensor.shape}, {target!r} has {shape}"
     return value, change
 
 
-def _our_layout(tensor: np.ndarray, rank: int, target: str) -> np.ndarray:
-    """Torch's (out, in, …) as our (…, in, out); a 1x1 convolution may be a linear layer here."""
+def _flax_layout(tensor: np.ndarray, rank: int, target: str) -> np.ndarray:
+    """Transposes a kernel from (out, in, …) to (…, in, out); a 1x1 convolution can become a dense layer."""
     if not target.endswith("/kernel"):
         return tensor
     if tensor.ndim == 4 and rank == 2 and tensor.shape[2:] == (1, 1):
@@ -209,7 +206,7 @@ def _our_layout(tensor: np.ndarray, rank: int, target: str) -> np.ndarray:
 
 
 def _fit_positions(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Interpolates between square grids behind the same prefix tokens, of which DeiT has one or two."""
+    """Interpolates position embeddings between square grids; DeiT has one or two prefix tokens."""
     for prefix in (1, 2):
         old, new = (round((s[1] - prefix) ** 0.5) for s in (value.shape, shape))
         if old**2 + prefix == value.shape[1] and new**2 + prefix == shape[1]:

@@ -1,7 +1,7 @@
-"""Reads the weights of other frameworks from a file, without running anything that the file says.
+"""Reads weight files of other frameworks without torch and without executing code.
 
-A `.pth` file is a pickle, and a pickle is a program. The reader here knows tensors, arrays and plain
-containers, builds them itself, and refuses every other name that a file asks for; torch is not needed.
+A `.pth` file is a pickle, which can run any function. This reader builds tensors, arrays and plain containers, and
+rejects all other names.
 """
 
 import collections
@@ -38,27 +38,28 @@ _STORAGES = {
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """Reads tensors by name from a `.safetensors`, a torch (`.pth`, zip or legacy) or a numpy pickle file.
 
-    A dictionary wrapped in another one (`{"state_dict": …}`) is unwrapped, and the prefix `module.` that
-    data-parallel training leaves is removed.
-
-    Args:
-      path: the file.
+    A nested dictionary (`{"state_dict": …}`) is unwrapped, and the prefix `module.` of data-parallel training is
+    removed.
 
     Returns:
-      Arrays by name, in the file's order; floating-point ones are float32.
+      Arrays by name, in the order of the file; floating-point ones are float32.
 
     Raises:
-      InputError: if the file is missing, damaged, of another kind, or asks for anything but tensors.
+      InputError: if the file is missing, damaged, of another kind, or contains other objects.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"there is no weights file {path}")
+        raise InputError(f"{path} does not exist")
     if path.suffix == ".safetensors":
         tensors = _read_safetensors(path)
-    elif _is_zip(path):
-        tensors = _unwrap(_read_zip(path), path)
     else:
-        tensors = _unwrap(_read_plain(path), path)
+        try:
+            content = _read_zip(path) if zipfile.is_zipfile(path) else _read_plain(path)
+        except InputError:
+            raise
+        except _DAMAGE as error:
+            raise InputError(f"{path} is damaged or not a weights file: {error}") from error
+        tensors = _unwrap(content, path)
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return {name: _float32(value) for name, value in tensors.items()}
@@ -71,28 +72,25 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return {name: np.asarray(value) for name, value in load_file(path).items()}
     except (SafetensorError, ValueError) as error:
-        raise InputError(f"{path} is damaged or no safetensors file: {error}") from error
+        raise InputError(f"{path} is damaged or not a safetensors file: {error}") from error
 
 
 class _Storage:
-    """The numbers behind one or more tensors; in legacy files they follow after the tensors."""
+    """The buffer of one or more tensors; legacy files store it after the tensors."""
 
     def __init__(self, dtype: np.dtype, count: int):
         self.dtype, self.count = dtype, count
         self.values: np.ndarray | None = None
 
     def fill(self, data: bytes, key: str, path: Path) -> None:
-        if len(data) != self.count * self.dtype.itemsize:
-            raise InputError(f"{path} is truncated: storage {key} has {len(data)} of {self._bytes} bytes")
+        expected = self.count * self.dtype.itemsize
+        if len(data) != expected:
+            raise InputError(f"{path} is truncated: storage {key} has {len(data)} of {expected} bytes")
         self.values = np.frombuffer(data, self.dtype)
-
-    @property
-    def _bytes(self) -> int:
-        return self.count * self.dtype.itemsize
 
 
 class _Tensor(NamedTuple):
-    """A view of a storage, not yet read."""
+    """A strided view of a storage."""
 
     storage: _Storage
     offset: int
@@ -100,19 +98,19 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
     def array(self, name: str, path: Path) -> np.ndarray:
-        """Returns the tensor as an array of its own."""
+        """Returns a copy as an array."""
         values = self.storage.values
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         count = math.prod(self.shape)
         positive = min((self.offset, *self.shape, *self.strides)) >= 0
         if values is None or not positive or count > len(values) or (count and last >= len(values)):
-            raise InputError(f"{path}: tensor {name!r} reaches outside its storage; the file is damaged")
+            raise InputError(f"{path} is damaged: tensor {name!r} exceeds its storage")
         strides = tuple(s * values.itemsize for s in self.strides)
         return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides, writeable=False).copy()
 
 
 class _Array:
-    """Stands for numpy.ndarray while a pickle is read; only numbers are taken."""
+    """Replaces numpy.ndarray in a pickle; accepts numeric arrays only."""
 
     value: np.ndarray
 
@@ -126,7 +124,7 @@ class _Array:
 
 
 class _DType:
-    """Stands for numpy.dtype while a pickle is read."""
+    """Replaces numpy.dtype in a pickle."""
 
     def __init__(self, code: str, *_: Any):
         self.value = np.dtype(code)
@@ -166,7 +164,7 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 class _Reader(pickle.Unpickler):
-    """An unpickler that knows a dozen names, all of them ours."""
+    """An unpickler that accepts the names in _ALLOWED and _STORAGES only."""
 
     def __init__(self, file: Any, path: Path, storage: Callable[[str, np.dtype, int], _Storage]):
         super().__init__(file, encoding="latin1")
@@ -176,10 +174,7 @@ class _Reader(pickle.Unpickler):
         if module == "torch" and name in _STORAGES:
             return np.dtype(_STORAGES[name])
         if (module, name) not in _ALLOWED:
-            raise InputError(
-                f"{self.path} asks for {module}.{name}, which no weights file needs: it was not read further. "
-                "Accepted are tensors, arrays and plain containers"
-            )
+            raise InputError(f"{self.path} contains {module}.{name}; accepted are tensors, arrays and plain containers")
         return _ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -189,65 +184,48 @@ class _Reader(pickle.Unpickler):
         return self.storage(str(key), dtype, count)
 
 
-# What the standard library raises on bytes that are no pickle, no zip file, or only half of one.
+# Exceptions of the standard library for damaged pickles and zip files.
 _DAMAGE = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, EOFError, MemoryError),
     *(AttributeError, IndexError, KeyError, NotImplementedError, OverflowError, TypeError, ValueError),
 )
 
 
-def _is_zip(path: Path) -> bool:
-    try:
-        return zipfile.is_zipfile(path)
-    except _DAMAGE as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-
-
 def _read_zip(path: Path) -> Any:
-    """The format of torch 1.6 and later: a pickle and one record per storage, in a zip file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl")
-            root = index.removesuffix("data.pkl")
-            order = archive.read(root + "byteorder") if root + "byteorder" in archive.namelist() else b"little"
-            known: dict[str, _Storage] = {}
+    """Reads the format of torch 1.6 and later: a zip file of a pickle and one record per storage."""
+    with zipfile.ZipFile(path) as archive:
+        (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl")
+        root = index.removesuffix("data.pkl")
+        order = archive.read(root + "byteorder") if root + "byteorder" in archive.namelist() else b"little"
+        known: dict[str, _Storage] = {}
 
-            def storage(key: str, dtype: np.dtype, count: int) -> _Storage:
-                if key not in known:
-                    known[key] = _Storage(dtype.newbyteorder("<" if order == b"little" else ">"), count)
-                    known[key].fill(archive.read(f"{root}data/{key}"), key, path)
-                return known[key]
+        def storage(key: str, dtype: np.dtype, count: int) -> _Storage:
+            if key not in known:
+                known[key] = _Storage(dtype.newbyteorder("<" if order == b"little" else ">"), count)
+                known[key].fill(archive.read(f"{root}data/{key}"), key, path)
+            return known[key]
 
-            return _Reader(io.BytesIO(archive.read(index)), path, storage).load()
-    except InputError:
-        raise
-    except _DAMAGE as error:
-        raise InputError(f"{path} is damaged or no weights file: {error}") from error
+        return _Reader(io.BytesIO(archive.read(index)), path, storage).load()
 
 
 def _read_plain(path: Path) -> Any:
-    """A numpy pickle, or torch's format before 1.6: five pickles, then the storages' bytes."""
+    """Reads a numpy pickle, or the torch format before 1.6: five pickles, then the bytes of the storages."""
     known: dict[str, _Storage] = {}
 
     def storage(key: str, dtype: np.dtype, count: int) -> _Storage:
         return known.setdefault(key, _Storage(dtype.newbyteorder("<"), count))
 
-    try:
-        with path.open("rb") as file:
-            if file.peek(2)[:2] == b"PK":
-                raise InputError(f"{path} is truncated: the end of the zip file is missing")
-            first = _Reader(file, path, storage).load()
-            if first != _LEGACY_MAGIC:
-                return first
-            _, _, content = (_Reader(file, path, storage).load() for _ in range(3))
-            for key in _Reader(file, path, storage).load():
-                count = int.from_bytes(file.read(8), "little")
-                known[key].fill(file.read(count * known[key].dtype.itemsize), key, path)
-            return content
-    except InputError:
-        raise
-    except _DAMAGE as error:
-        raise InputError(f"{path} is damaged or no weights file: {error}") from error
+    with path.open("rb") as file:
+        if file.peek(2)[:2] == b"PK":
+            raise InputError(f"{path} is truncated: the end of the zip file is missing")
+        first = _Reader(file, path, storage).load()
+        if first != _LEGACY_MAGIC:
+            return first
+        _, _, content = (_Reader(file, path, storage).load() for _ in range(3))
+        for key in _Reader(file, path, storage).load():
+            count = int.from_bytes(file.read(8), "little")
+            known[key].fill(file.read(count * known[key].dtype.itemsize), key, path)
+        return content
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, np.ndarray]:
@@ -261,7 +239,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, np.ndarray]:
         elif isinstance(value, _Array):
             arrays[str(name)] = value.value
     if not arrays:
-        raise InputError(f"{path} holds no tensors by name")
+        raise InputError(f"{path} contains no named tensors")
     return arrays
 
 

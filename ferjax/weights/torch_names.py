@@ -1,4 +1,4 @@
-"""The names that other projects' weights files give to the tensors of our networks, and how they fed them."""
+"""Maps the variables of ferjax networks to the tensor names of other frameworks' weights files."""
 
 import re
 from collections.abc import Callable
@@ -7,20 +7,20 @@ from typing import NamedTuple
 
 
 class Preprocessing(NamedTuple):
-    """How the pretrained network was fed: a pixel p in 0..255 as (p / 255 - mean) / std (see ModelSpec)."""
+    """The preprocessing of a pretrained network: (p / 255 - mean) / std for a pixel p in 0..255."""
 
     color_order: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def grey(self) -> "Preprocessing":
-        """Returns the same for one channel, by the mean over the colours."""
+    def gray(self) -> "Preprocessing":
+        """Returns the mean over the three channels, for one channel."""
         return Preprocessing("gray", (fmean(self.mean),), (fmean(self.std),))
 
 
 IMAGENET = Preprocessing("rgb", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CENTERED = Preprocessing("rgb", (0.5,) * 3, (0.5,) * 3)
-# VGGFace2's means are those of pixels in 0..255, in the order blue, green, red.
+# VGGFace2's means, of pixels in 0..255, in the order blue, green, red.
 _FACE_MEAN = (91.4953 / 255, 103.8827 / 255, 131.0912 / 255)
 VGGFACE2_BGR = Preprocessing("bgr", _FACE_MEAN, (1 / 255,) * 3)
 VGGFACE2_RGB = Preprocessing("rgb", _FACE_MEAN[::-1], (1 / 255,) * 3)
@@ -29,13 +29,14 @@ Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
 
 class Format(NamedTuple):
-    """One way to name a network's tensors.
+    """The tensor names of one source of weights.
 
     Attributes:
       signature: a tensor that only this format has.
-      rules: our module path to the file's, by the first pattern that matches whole.
-      preprocessing: how networks in this format are fed.
-      epsilon: of the file's batch normalizations where it is not ours, which is then 1e-3.
+    CENTERED = Preprocessing("rgb", (0.5,) * 3, (0.5,) * 3)
+      rules: (pattern, replacement) pairs; the first pattern that matches a ferjax module path applies.
+      preprocessing: preprocessing of the networks in this format.
+      epsilon: epsilon of its batch normalizations, if it differs from ferjax's 1e-3.
     """
 
     signature: str
@@ -72,7 +73,7 @@ _TIMM_STAGES = ("0.0", "1.0", "1.1", "2.0", "2.1", "2.2", "3.0", "3.1", "4.0", "
 
 
 def _torchvision_block(match: re.Match[str]) -> str:
-    """Torchvision counts the parts that a block has: expansion, depthwise, squeeze-and-excitation, projection."""
+    """Returns the torchvision name; it numbers the parts of a block: expansion, depthwise, SE, projection."""
     block, part, layer = int(match[1]), match[2], match[3]
     parts = ["depthwise", "project"] if block == 0 else ["expand", "depthwise", "project"]
     if block not in _WITHOUT_SE:
@@ -177,17 +178,17 @@ FORMATS: dict[str, tuple[Format, ...]] = {
     "deit_tiny": (Format("patch_embed.proj.weight", _DEIT),),
     "deit_tiny_distilled": (Format("patch_embed.proj.weight", _DEIT),),
 }
-# Parts that a network has and its pretrained relative has not.
+# Modules of a network that its pretrained weights lack.
 NEW_PARTS = {"microexpnet": r"^attention_se"}
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-VGGFACE2_IDENTITIES = 8631  # VGGFace2's training set: its head tells its ResNet-50 from ImageNet's
+VGGFACE2_IDENTITIES = 8631  # outputs of VGGFace2's ResNet-50, which distinguish it from ImageNet's
 
 
 def tensor_name(path: str, form: Format) -> str:
-    """Returns the file's name for a variable, and a name that no file has if there is no rule.
+    """Returns the tensor name of a variable; "(new) path" if no rule applies.
 
     Args:
-      path: of the variable below its collection, such as "stem/conv/kernel".
+      path: path of the variable in its collection, such as "stem/conv/kernel".
       form: the format of the file.
     """
     module, _, leaf = path.rpartition("/")

@@ -1,4 +1,4 @@
-"""Quantisation-aware training and pruning as a user runs them: by configuration, alone and together with a teacher."""
+"""Tests quantization-aware training and pruning by configuration, separately and with a teacher."""
 
 import functools
 
@@ -42,12 +42,12 @@ def qat(folder, **changes):
 
 @pytest.fixture(scope="module")
 def rounded(dense):
-    """The same network, trained on with quantisation."""
+    """The same network, fine-tuned with quantization-aware training."""
     result = train(dense, dense / "qat", qat(dense))
     return dense, result
 
 
-def test_a_trained_quantisation_is_in_contract_and_variables(rounded):
+def test_quantization_is_in_spec_and_variables(rounded):
     folder, result = rounded
     spec, variables = checkpoint.read(folder / "qat")[0]
     assert spec.quantization == "qat" and spec.architecture_args["folded"] is True
@@ -124,7 +124,7 @@ def test_pruning_is_exact_in_the_average_and_the_best_epoch_is_a_sparse_one(dens
             np.testing.assert_array_equal(after == 0, before == 0)
 
 
-def test_a_student_is_pruned_quantised_and_distilled_at_once(rounded, tmp_path):
+def test_a_student_is_pruned_quantized_and_distilled_at_once(rounded, tmp_path):
     folder, _ = rounded
     made = qat(
         folder,

@@ -108,7 +108,7 @@ def test_all_image_formats_are_read(tmp_path, capsys):
         "rotated as the EXIF tag says": 1,
     }
     said = capsys.readouterr().err
-    assert "1 images rotated by the EXIF tag" in said and "1 files ignored" in said
+    assert "1 images rotated as the EXIF tag says" in said and "1 files ignored" in said
 
 
 def test_missing_classes_are_refused(tmp_path):

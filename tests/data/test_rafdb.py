@@ -70,7 +70,7 @@ def test_a_bad_line_of_the_list_is_named(tmp_path, line):
 
 def test_missing_list_or_images_are_named(tmp_path):
     files, _ = rafdb_files()
-    with pytest.raises(InputError, match=r"no \*_aligned\.jpg; unpack aligned\.zip"):
+    with pytest.raises(InputError, match=r"contain \*_aligned\.jpg; unpack aligned\.zip"):
         rafdb.read(write(tmp_path / "a", {LIST: files[LIST]}))
-    with pytest.raises(InputError, match=r"no list_patition_label\.txt; ask its authors"):
+    with pytest.raises(InputError, match=r"contain list_patition_label\.txt; ask its authors"):
         rafdb.read(write(tmp_path / "b", {"x.txt": "x"}))

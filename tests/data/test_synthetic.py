@@ -96,7 +96,7 @@ def test_sizes_show_the_same_person():
     [
         ({"labels": [7]}, "label 7 is outside 0..6"),
         ({"labels": [0, -1]}, "label -1 is outside"),
-        ({"labels": [0.5]}, "whole numbers"),
+        ({"labels": [0.5]}, "must be integers"),
         ({"labels": [[1]]}, r"\(1, 1\)"),
         ({"size": 23}, "size 23 is outside 24..256"),
         ({"size": 257}, "size 257"),

@@ -33,7 +33,7 @@ def test_a_process_reports_its_start_and_times_each_pass(files):
             assert 10e6 < report["memory"] < 200e6
             times = process.times(5)
             assert len(times) == 5 and min(times) > 0 and len(process.times(2)) == 2
-        assert process._process.returncode is not None  # nothing is left running
+        assert process._process.returncode is not None
 
 
 def test_opencv_costs_memory(files):
@@ -44,7 +44,7 @@ def test_opencv_costs_memory(files):
 
 
 class FakeProcess:
-    """Answers at once; remembers whose turn it was. A pass takes as many ms as the file's name says."""
+    """Records the order of calls; a pass takes as many ms as the name of the file."""
 
     turns = None
 
@@ -62,7 +62,7 @@ class FakeProcess:
         return [float(self.path) + i / passes for i in range(passes)]
 
 
-def test_files_take_turns_in_a_moving_order(monkeypatch):
+def test_files_alternate_in_a_rotating_order(monkeypatch):
     monkeypatch.setattr(measuring, "Process", FakeProcess)
     monkeypatch.setattr(FakeProcess, "turns", [])
     chosen = [measuring.Contender(name, "cpu") for name in ("10", "20", "30")]
@@ -77,19 +77,19 @@ def test_files_take_turns_in_a_moving_order(monkeypatch):
         assert {k: row[k] for k in wanted} == pytest.approx(wanted) and row["warmup"] == 100
 
 
-def test_a_missing_provider_is_one_line(files, capsys):
+def test_a_missing_provider_prints_one_note(files, capsys):
     chosen = measuring.contenders([*files, files[1]], ["cpu", "coreml"])
     assert [(c.path.suffix, c.provider) for c in chosen] == [(".tflite", "cpu"), (".onnx", "cpu"), (".onnx", "cpu")]
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 2
-    assert ".tflite" in told[0] and "'coreml'" in told[1] and "cpu" in told[1]
-    with pytest.raises(InputError, match="none of the providers coreml runs any of the files here"):
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 2
+    assert ".tflite" in notes[0] and "'coreml'" in notes[1] and "cpu" in notes[1]
+    with pytest.raises(InputError, match="coreml"):
         measuring.contenders(files, ["coreml"])
-    with pytest.raises(InputError, match=r"unknown provider 'cudo'\. Did you mean 'cuda'"):
+    with pytest.raises(InputError, match=r"'cudo'.*'cuda'"):
         measuring.contenders(files, ["cudo"])
 
 
-def test_a_broken_file_ends_the_measurement_before_it_starts(files, tmp_path):
+def test_a_broken_file_is_rejected_before_the_measurement(files, tmp_path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"\x3a\x02\x0a\x00")
     with pytest.raises(InputError, match=r"broken\.onnx"):
@@ -98,9 +98,9 @@ def test_a_broken_file_ends_the_measurement_before_it_starts(files, tmp_path):
         measuring.measure([], threads=1, passes=0)
 
 
-def test_a_process_that_dies_is_said(files, monkeypatch):
+def test_a_worker_that_exits_is_reported(files, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(InputError, match=r"process that measures .*m\.tflite died \(exit code 1\)"):
+    with pytest.raises(InputError, match=r"m\.tflite.*exit code 1"):
         measuring.Process(files[0], 1, "cpu", warmup=1).__enter__()
 
 
@@ -110,7 +110,7 @@ def test_examples_fit_the_input(tmp_path, files):
     int8 = open_engine(small_files.tflite_file(tmp_path / "i.tflite", int8=True), threads=1, provider="cpu")
     batch = worker.example(int8, "i")
     assert batch.dtype == np.int8 and batch.min() < -100 and batch.max() > 80
-    with pytest.raises(InputError, match=r"free size \(1, -1, 5, 1\)"):
+    with pytest.raises(InputError, match=r"\(1, -1, 5, 1\)"):
         worker.example(int8._replace(input=int8.input._replace(shape=(1, -1, 5, 1))), "free")
 
 
@@ -161,10 +161,10 @@ def test_accuracy_is_that_of_the_validation_split(trained, files, capsys):
     assert capsys.readouterr().err.count("no accuracy for") == 1
     smaller = specs[path].replace(input_size=(8, 8))
     assert facts.score({path: smaller}, str(folder), None) == {}
-    assert "images of another size" in capsys.readouterr().err
+    assert "(24, 24, 1)" in capsys.readouterr().err
 
 
-def test_a_bgr_contract_is_scored_on_bgr(tmp_path):
+def test_a_bgr_file_gets_bgr_images(tmp_path):
     spec = small_files.RGB.replace(color_order="bgr")
     path, images = small_files.onnx_file(tmp_path / "m.onnx", spec), small_files.images(spec, 50)
     wanted = small_files.expected_logits(spec, images[..., ::-1])
@@ -172,7 +172,7 @@ def test_a_bgr_contract_is_scored_on_bgr(tmp_path):
     assert facts.accuracy(path, images, wanted.argmax(1))["accuracy"] == 1
 
 
-def test_work_is_stored_or_counted_where_jax_is(trained, monkeypatch):
+def test_macs_are_stored_or_counted_with_jax(trained, monkeypatch):
     spec = facts.read_spec(trained[0])
     # Stem and six convolutions on 24x24; then two stages of equal work: half as wide first, five more, the shortcut.
     first = 24**2 * 9 * (16 + 6 * 16 * 16)
@@ -186,7 +186,7 @@ def test_work_is_stored_or_counted_where_jax_is(trained, monkeypatch):
     assert facts.macs(spec) is None
 
 
-def test_without_matplotlib_there_is_no_plot_and_that_is_said(tmp_path, monkeypatch, capsys):
+def test_without_matplotlib_there_is_no_plot_but_a_note(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tables, "markdown", lambda *_: "")
     monkeypatch.setattr(tables, "csv_text", lambda *_: "")
     monkeypatch.delattr("ferjax.evaluate.report", raising=False)
@@ -220,7 +220,7 @@ def test_the_command_writes_table_csv_markdown_and_plot(trained, tmp_path, capsy
         image.load()
 
 
-def test_files_of_one_name_are_told_apart_and_no_accuracy_means_no_plot(tmp_path, capsys):
+def test_files_of_one_name_are_listed_by_path_and_no_accuracy_means_no_plot(tmp_path, capsys):
     paths = []
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -228,7 +228,7 @@ def test_files_of_one_name_are_told_apart_and_no_accuracy_means_no_plot(tmp_path
     rows = command.benchmark(paths, passes=2)
     assert [row["file"] for row in rows] == [str(paths[0])] * 2 + [str(paths[1])] * 2
     assert command.save(rows, tmp_path / "out", "x") == ["benchmark.csv", "benchmark.md"]
-    assert "no size-against-accuracy plot" in capsys.readouterr().err
+    assert "no size_accuracy.png" in capsys.readouterr().err
 
 
 def test_the_command_needs_no_jax(files):
@@ -241,12 +241,12 @@ def test_the_command_needs_no_jax(files):
     assert done.returncode == 0 and done.stdout.count("m.onnx") == 2, done.stderr
 
 
-def test_a_table_whose_number_is_none_is_refused(tmp_path):
+def test_a_table_with_an_invalid_number_is_rejected(tmp_path):
     path = tmp_path / "b.csv"
     path.write_text(tables.csv_text([{"file": "1", "p50_ms": 1.25}]))
     assert tables.read_csv(path)[0]["p50_ms"] == 1.25
     path.write_text(tables.csv_text([{"file": "1", "p50_ms": "1,25"}]))
-    with pytest.raises(InputError, match=r"b\.csv is no table of .*: p50_ms is '1,25'"):
+    with pytest.raises(InputError, match=r"b\.csv .*p50_ms is '1,25'"):
         tables.read_csv(path)
 
 

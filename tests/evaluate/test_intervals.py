@@ -1,4 +1,4 @@
-"""Intervals against slow resampling, scikit-learn and scipy."""
+"""Compares intervals with slow resampling, scikit-learn and scipy."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_drawing_tables_is_resampling_examples():
     np.testing.assert_allclose([found.low, found.high], np.quantile(slow, [0.025, 0.975]), atol=0.008)
 
 
-def test_a_paired_difference_is_of_the_second_over_the_first():
+def test_a_paired_difference_is_second_minus_first():
     labels, first, second = answers()
     found = intervals.paired_bootstrap(labels, first, second, 4)
     for name, f in {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1}.items():
@@ -61,7 +61,7 @@ def test_wilson(right, count):
     np.testing.assert_allclose(found, (right / count, *expected), atol=1e-6)
 
 
-def test_bad_input_is_said():
+def test_invalid_input_is_rejected():
     with pytest.raises(InputError, match="examples"):
         intervals.bootstrap(np.zeros((3, 3), int))
     with pytest.raises(InputError, match="level"):
@@ -70,7 +70,7 @@ def test_bad_input_is_said():
         intervals.paired_bootstrap([0, 1], [0, 1], [0], 2)
 
 
-def test_an_interval_holds_its_share_whatever_the_rounding():
+def test_an_interval_contains_its_share_despite_rounding():
     for count in range(1, 400):
         for right in (0, 1, count):
             low, high = (getattr(intervals.wilson(right, count), end) for end in ("low", "high"))

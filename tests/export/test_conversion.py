@@ -1,4 +1,4 @@
-"""Each kind of file of a small network of each family: what it computes, and what stands in it."""
+"""Tests the contents and the outputs of every kind of file for a small network of each family."""
 
 import collections
 import dataclasses
@@ -51,13 +51,13 @@ def small(name):
     variables = quick.jit(functools.partial(module.init, train=False))(jax.random.key(0), inputs)
     rng = np.random.default_rng(1)
 
-    def stirred(path, value):
-        """Every bias, mean and variance is something, so that nothing is left out unseen."""
+    def perturbed(path, value):
+        """Perturbs every bias, mean and variance, so that an omitted one changes the output."""
         value = np.asarray(value)
         spread = {"bias": 0.1, "mean": 0.1, "scale": 0.2, "var": 0.2}.get(path[-1].key, 0)
         return (value + spread * rng.uniform(-1, 1, value.shape)).astype(np.float32)
 
-    variables = jax.tree_util.tree_map_with_path(stirred, variables)
+    variables = jax.tree_util.tree_map_with_path(perturbed, variables)
     return conversion.Conversion(Trained(spec, variables), inputs)
 
 
@@ -129,7 +129,7 @@ def test_a_file_answers_as_the_network_does(name, kind, quantization):
 
 
 @pytest.mark.parametrize("name", ["resnet20", "mini_xception", "microexpnet", "efficientnet_lite0", "deit_tiny"])
-def test_tflite_has_built_in_operations_only_and_folded_normalisations(name):
+def test_tflite_has_built_in_operations_only_and_folded_normalizations(name):
     found = flatbuffer.operations(small(name).float32)
     known = set(vars(__import__("ai_edge_litert.schema_py_generated", fromlist=["x"]).BuiltinOperator)) - {"CUSTOM"}
     assert set(found) <= known - {"DELEGATE"}
@@ -138,7 +138,7 @@ def test_tflite_has_built_in_operations_only_and_folded_normalisations(name):
 
 
 @pytest.mark.parametrize("name", ["resnet20", "mini_xception", "microexpnet", "efficientnet_lite0"])
-def test_convolutional_onnx_has_no_transposition_and_folded_normalisations(name):
+def test_convolutional_onnx_has_no_transposition_and_folded_normalizations(name):
     found = operators(blob(name, "onnx", "none"))
     assert found["Conv"] and found["GlobalAveragePool"]
     assert not {"Transpose", "ReduceSum", "BatchNormalization", "Sub", "Div"} & set(found)
@@ -200,7 +200,7 @@ def test_weights_only_are_smaller_and_unpacked_once(tmp_path):
     assert operators(made)["Cast"] and not operators((tmp_path / "fused.onnx").read_bytes())["Cast"]
 
 
-def test_channels_are_quantised_to_half_a_step():
+def test_channels_are_quantized_to_half_a_step():
     weights = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
     weights[:, 2] = 0
     integers, scales = flatbuffer.quantize_channels(weights, 1)

@@ -9,7 +9,7 @@ from ferjax import export, models
 from ferjax.data import Split, subsets
 from ferjax.errors import InputError
 from ferjax.export import formats, tflite
-from ferjax.export.conversion import Conversion, calibration_images, typical
+from ferjax.export.conversion import Conversion, calibration_images, without_outliers
 from ferjax.spec import ModelSpec
 from ferjax.weights import Trained
 from tests.support import quick
@@ -45,7 +45,7 @@ def test_every_network_has_a_float_and_an_integer_file_in_both_formats(name):
     assert all(formats.family(spec(name)) in row.convert for row in rows)
 
 
-def test_a_mobile_network_with_relu6_is_quantised_as_any_convolutional_one():
+def test_a_mobile_network_with_relu6_is_quantized_as_other_convolutional_networks():
     assert formats.family(spec("microexpnet")) == formats.SWISH
     assert formats.family(spec("microexpnet", act="relu6")) == formats.CONVOLUTIONAL
     assert "_int8.onnx" not in names(export.choose(spec("microexpnet")))
@@ -58,7 +58,7 @@ def test_no_two_files_are_made_the_same_way(name, kind, capsys):
     assert names(export.choose(spec(name), ["tflite"], ["int8"])) == ["_int8.tflite"]
     assert not capsys.readouterr().err
     export.choose(spec(name), ["tflite"], ["dynamic", "int8"])
-    assert f"tflite int8 is left out: for {kind} networks it is dynamic" in capsys.readouterr().err
+    assert f"skipped tflite int8: same as dynamic for {kind} networks" in capsys.readouterr().err
 
 
 def test_what_was_asked_for_is_what_is_made():
@@ -68,12 +68,12 @@ def test_what_was_asked_for_is_what_is_made():
 @pytest.mark.parametrize(
     ("kinds", "quantizations", "said"),
     [
-        (None, ["int9"], r"unknown quantization 'int9'\. Did you mean 'int8'"),
-        (["tflight"], None, r"unknown format 'tflight'\. Did you mean 'tflite'"),
-        (["onnx"], ["dynamic"], "nothing of what was asked for suits resnet20; these do: tflite none"),
+        (None, ["int9"], "'int9'.*'int8'"),
+        (["tflight"], None, "'tflight'.*'tflite'"),
+        (["onnx"], ["dynamic"], "resnet20 supports only: tflite none"),
     ],
 )
-def test_what_cannot_be_made_is_said(kinds, quantizations, said):
+def test_unsupported_rows_are_rejected(kinds, quantizations, said):
     with pytest.raises(InputError, match=said):
         export.choose(spec(), kinds, quantizations)
 
@@ -89,17 +89,15 @@ def test_examples_are_balanced_as_far_as_the_classes_go():
     assert len(subsets.balanced(labels, 500, seed=1)) == 73
 
 
-def test_calibration_images_are_normalised_and_of_the_right_size():
+def test_calibration_images_are_normalized():
     images = np.full((4, 6, 5, 1), 255, np.uint8)
     found = calibration_images(spec(), Split(images, np.arange(4) % 3, [], {}), count=3)
     assert found.shape == (3, 6, 5, 1) and found.dtype == np.float32
     np.testing.assert_allclose(found, (1 - 0.5) / 0.25)
-    with pytest.raises(InputError, match=r"calibration images are of shape \(7, 5, 1\), the network takes \(6, 5, 1\)"):
-        calibration_images(spec(), Split(np.zeros((4, 7, 5, 1), np.uint8), np.arange(4) % 3, [], {}))
 
 
-def test_images_at_which_a_network_runs_away_show_no_ranges():
-    """Three of a hundred reach 50 times the others' maximum, in one of two named places; a wide spread is no flight."""
+def test_activation_outliers_are_removed():
+    """Three of 100 images reach 50 times the maximum of the others; a wide spread alone is not an outlier."""
     images = np.random.default_rng(0).uniform(0.5, 2.5, (100, 3, 3, 1)).astype(np.float32)
     images[[7, 40, 99]] *= 50
 
@@ -108,15 +106,14 @@ def test_images_at_which_a_network_runs_away_show_no_ranges():
         named = {"stage0": (jnp.tanh(x),), "features": (-x,), "se": {"fc": (x**9,)}}
         return x.sum((1, 2)), {"intermediates": named}
 
-    np.testing.assert_array_equal(typical(apply, images), np.delete(images, [7, 40, 99], 0))
+    np.testing.assert_array_equal(without_outliers(apply, images), np.delete(images, [7, 40, 99], 0))
     calm = np.delete(images, [7, 40, 99], 0)
-    np.testing.assert_array_equal(typical(apply, calm), calm)
-    images[:20] *= np.arange(1, 21)[:, None, None, None]  # whatever the network does, 95 % show theirs
-    assert len(typical(apply, images)) == 95
+    np.testing.assert_array_equal(without_outliers(apply, calm), calm)
+    images[:20] *= np.arange(1, 21)[:, None, None, None]  # 95 % are always kept
+    assert len(without_outliers(apply, images)) == 95
 
 
-def test_a_runaway_image_does_not_spoil_an_integer_file():
-    """The rest are answered by the int8 file as without it."""
+def test_an_outlier_does_not_change_the_int8_file():
     module = models.create("baseline_cnn3", num_classes=3, widths=[8, 8])
     small = spec().replace(architecture="baseline_cnn3", architecture_args={"widths": [8, 8]}, input_size=(16, 16))
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Networks trained with quantisation, written as integers: the file computes what training saw."""
+"""Tests that the files of quantization-aware trained networks compute what training computed."""
 
 import functools
 
@@ -20,9 +20,9 @@ MULTIPLY = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
 
 
 def observed(name, weight_bits=8):
-    """A folded network with the ranges of 32 images, those images, and what fake quantisation makes of them.
+    """A folded network with the ranges of 32 images, those images, and their outputs with fake quantization.
 
-    Fake quantisation runs in float64. In float32 a sum's last bits depend on the order in which a processor adds; a
+    Fake quantization runs in float64. In float32 a sum's last bits depend on the order in which a processor adds; a
     value that lies between two integers then becomes another one, and a deep network turns it into several steps.
     """
     module, _, shape = tiny.create(name)
@@ -84,7 +84,7 @@ def test_a_small_network_agrees_bit_for_bit():
         ("conv2", "conv"): ("conv1", "q"),
         ("conv3", "conv"): ("conv2", "q"),
     }
-    # elsewhere fake quantisation rounds biases itself; these two read a pooled map
+    # elsewhere fake quantization rounds biases itself; these two read a pooled map
     variables = on_the_biases_grid(variables, {layer: sources[layer] for layer in list(sources)[1:]})
     expected = apply(variables)
     source = as_source("baseline_cnn3", variables, x)

@@ -69,7 +69,7 @@ def test_a_configuration_fits_its_functions(path, arg, demo):
     for group in set(groups) - {"data", "model"}:
         assert set(groups[group]) <= set(inspect.signature(train_config.FUNCTIONS[group]).parameters), group
     doc = load(path).__doc__
-    assert f"--config configs/{path.relative_to(ROOT)}" in doc and "demo" in doc
+    assert f"--config {path.relative_to(ROOT).with_suffix('')}" in doc and "demo" in doc
     augment.create(**groups["augment"])
     optimizer = optim.create(**groups["optim"], steps_per_epoch=10, epochs=groups["fit"]["epochs"])
     size, channels = groups["data"].get("size", 48), groups["data"].get("channels", 1)

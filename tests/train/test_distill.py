@@ -1,5 +1,6 @@
 """Teachers from runs: same images, evaluation mode, own contract; students that learn from them and stored views."""
 
+import functools
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from ferjax import augment, data, models
 from ferjax.data import on_disk
 from ferjax.errors import InputError
 from ferjax.train import config as train_config
-from ferjax.train import experiment, stored_views
+from ferjax.train import experiment, sampling, stored_views
 from ferjax.train import teacher as train_teacher
 from ferjax.weights import Trained, checkpoint, single_file
 from tests.support import ROOT, experiments
@@ -96,7 +97,7 @@ def test_a_teacher_whose_contract_states_its_precision_computes_in_the_students(
 def test_a_teacher_of_other_images_is_refused_or_given_them_resized(teachers):
     spec, variables = checkpoint.read(teachers / "a")[0]
     large = spec.replace(input_size=(48, 48), color_order="rgb", mean=spec.mean * 3, std=spec.std * 3)
-    with pytest.raises(InputError, match=r"takes images of 24×24×1, the student of 48×48×3: .*teacher\.resize=True"):
+    with pytest.raises(InputError, match=r"24×24×1.* 48×48×3.*teacher\.resize=True"):
         train_teacher.load([teachers / "a"], spec=large)
     made = train_teacher.load([teachers / "a"], spec=large, resize=True)
     grey = np.random.default_rng(0).random((5, 24, 24, 1), np.float32)
@@ -127,7 +128,7 @@ def test_what_is_learned_inside_a_teacher_is_of_the_image_itself(teachers):
     plain, made = (train_teacher.load([teachers / "a"], spec=spec, taps=("features",), tta=k) for k in ("one", "flip"))
     found, wanted = (t.apply(t.variables, images).taps["0/features"] for t in (made, plain))
     np.testing.assert_allclose(found, wanted, atol=1e-6)
-    with pytest.raises(InputError, match=r"of the image itself, which is none of the ten: set teacher\.tta to flip"):
+    with pytest.raises(InputError, match=r"teacher\.tta.*'ten'"):
         train_teacher.load([teachers / "a"], spec=spec, taps=("features",), tta="ten")
     with pytest.raises(InputError, match=r"unknown teacher\.tta 'flipp'\. Did you mean 'flip'"):
         train_teacher.load([teachers / "a"], spec=spec, tta="flipp")
@@ -265,7 +266,7 @@ def test_a_teacher_of_another_precision_or_of_other_views_answers_anew(teachers,
 
 def test_every_epoch_takes_one_view_of_each_image_and_in_turn_all():
     shuffled = np.array([2, 0, 3, 1])
-    order_of = stored_views.chosen(lambda epoch: shuffled, 3)
+    order_of = functools.partial(sampling.view_order, lambda epoch: shuffled, 3)
     orders = [order_of(e) for e in range(3)]
     np.testing.assert_array_equal(np.sort(np.concatenate(orders)), np.arange(12))
     for order in orders:
@@ -282,7 +283,7 @@ def test_a_run_on_stored_views_learns_from_the_stored_answers(teachers, tmp_path
     streamed = distill(teachers, tmp_path / "streamed", on_disk_too)
     chex.assert_trees_all_close(first.variables, streamed.variables, rtol=1e-4, atol=1e-5)
     for bad in ({"augment__mixup": 0.2}, {"loss__features": ["stage1:stage1"], "loss__feature_weight": 1.0}):
-        with pytest.raises(InputError, match=r"mixes the images|needs the teacher in the step"):
+        with pytest.raises(InputError, match=r"augment\.mixup.*0\.2|loss\.features"):
             distill(teachers, tmp_path / "bad", config(teacher__stored_views=2, **bad))
 
 
@@ -304,18 +305,18 @@ def test_what_cannot_teach_is_named_and_leaves_nothing(teachers, tmp_path):
             distill(teachers, tmp_path / "run", made or config(), names)
         assert not (tmp_path / "run").exists()
 
-    refused("there is no teacher", names=())
+    refused("--teacher", names=())
     refused("is not a folder", names=("c",))
-    refused(r"takes images of 24×24×1, the student of 32×32×1", config(data__size=32))
+    refused(r"24×24×1.* 32×32×1", config(data__size=32))
     refused(r"alpha must be in \[0, 1\], got 2", config(loss__alpha=2))
     refused("rule 'nothing' matches no parameter", config(optim__stages=[[1, ["head"]], [None, ["nothing"]]]))
     spec = checkpoint.read(teachers / "a")[0].spec
-    with pytest.raises(InputError, match=r"the teacher .* knows angry, .*the student learns grin, gloom: train"):
+    with pytest.raises(InputError, match=r"angry, .*grin, gloom"):
         train_teacher.load([teachers / "a"], spec=spec.replace(class_names=("grin", "gloom")))
     checkpoint.save(tmp_path / "bare", "best", 1, {"params": {"x": np.zeros(1)}}, {}, keep=1)
-    with pytest.raises(InputError, match="without a model's contract"):
+    with pytest.raises(InputError, match="has no spec"):
         train_teacher.load([tmp_path / "bare"], spec=spec)
-    with pytest.raises(InputError, match=r"run distill\.py"):
+    with pytest.raises(InputError, match=r"teacher\.workdirs"):
         experiment.train(config(teacher__workdirs=["a"]), workdir=tmp_path / "run", data_dir=teachers / "data")
 
 

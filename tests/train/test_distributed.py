@@ -113,7 +113,7 @@ def test_processes_that_count_differently_are_named(clean):
         assert code == 2 and "num_processes is 3 in process 1 and 2 in process 0" in last_line(err), err
 
 
-@pytest.mark.parametrize(("number", "said"), [(0, "not all 2 have come"), (1, "refused")])
+@pytest.mark.parametrize(("number", "said"), [(0, "not all 2 processes"), (1, "refused")])
 def test_a_process_that_is_missing_is_one_line_in_time(clean, number, said):
     ((code, _, err),) = ends(clean, "nothing", place(number, free_port()), seconds=0.5)
     assert code == 2 and "within 0.5 s" in last_line(err) and said in last_line(err), err

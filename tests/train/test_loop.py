@@ -114,7 +114,7 @@ def test_history_reaches_the_caller_after_every_epoch(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        ({"batch_size": 51}, "batches of 51 on 50 training images"),
+        ({"batch_size": 51}, "50; got 51"),
         ({"epochs": 0}, r"fit\.epochs must be 1 or more, got 0"),
         ({"batch_size": 0}, r"fit\.batch_size must be 1 or more, got 0"),
     ],
@@ -151,7 +151,7 @@ def test_samplings_that_cannot_be_are_named(tmp_path):
     with pytest.raises(InputError, match="Did you mean 'balanced'"):
         fit(tmp_path, sampling="balance")
     lonely = {**tiny.faces(50), "labels": np.zeros(50, np.int32)}
-    with pytest.raises(InputError, match="none of b, c in training"):
+    with pytest.raises(InputError, match="none of b, c"):
         fit(tmp_path, sampling="balanced", train=lonely)
 
 
@@ -164,9 +164,9 @@ def test_a_column_of_probabilities_takes_the_place_of_the_labels(tmp_path):
     assert history == plain
     with pytest.raises(InputError, match="Did you mean 'votes'"):
         fit(tmp_path / "bad", train=train, targets="vote")
-    with pytest.raises(InputError, match="none: the data has no columns"):
+    with pytest.raises(InputError, match="the data has no columns"):
         fit(tmp_path / "bad", targets="votes")
     for values in (np.zeros(50), 2 * votes, votes[:, :2]):
-        with pytest.raises(InputError, match="does not hold a probability for each of the 3 classes"):
+        with pytest.raises(InputError, match=r"fit\.targets=.*must have shape"):
             fit(tmp_path / "bad", train={**faces, "columns": {"votes": values}}, targets="votes")
     assert not (tmp_path / "bad").exists()

@@ -28,7 +28,7 @@ def test_a_trace_leaves_out_the_dispatches_that_compile(tmp_path, profiler, caps
     trace.close()
     assert seen[1] == [] and seen[2] == [("start", str(tmp_path))] == seen[3] and seen[4] == [*seen[3], "stop"]
     assert profiler == seen[4]
-    assert f"the trace of 2 dispatches is in {tmp_path}" in capsys.readouterr().err
+    assert f"trace of 2 dispatches: {tmp_path}" in capsys.readouterr().err
 
 
 def test_a_short_run_has_a_shorter_trace_or_says_why_there_is_none(tmp_path, profiler, capsys):
@@ -36,12 +36,12 @@ def test_a_short_run_has_a_shorter_trace_or_says_why_there_is_none(tmp_path, pro
     for number in range(4):
         trace.note(np.int32(number))
     trace.close()
-    assert profiler[-1] == "stop" and "the trace of 1 dispatch " in capsys.readouterr().err
+    assert profiler[-1] == "stop" and "trace of 1 dispatch:" in capsys.readouterr().err
     trace = profiling.Trace(tmp_path, skip=3, dispatches=5)
     trace.note(np.int32(0))
     trace.close()
     said = capsys.readouterr().err
-    assert len(profiler) == 2 and "the run took 1 dispatch, too few for a trace, which begins after 3" in said
+    assert len(profiler) == 2 and "after 3 dispatches, the run took 1" in said
 
 
 def test_no_trace_is_the_rule(tmp_path, profiler, capsys):

@@ -199,7 +199,7 @@ def test_train_py_takes_all_devices_micro_batches_bfloat16_and_a_trace(environme
     assert "devices: 4 devices (cpu)" in out and "peak memory of this process: " in out
     (timing,) = [json.loads(line) for line in (tmp_path / "run" / "timing.jsonl").read_text().splitlines()]
     assert timing["peak_device_bytes"] > 1e8
-    assert "the trace of 1 dispatch is in" in err
+    assert "trace of 1 dispatch:" in err
     assert list((tmp_path / "run" / "profile").rglob("*.trace.json.gz"))
 
 
@@ -225,7 +225,7 @@ def test_processes_with_different_configurations_both_say_so(environment, tmp_pa
 
 def test_a_workdir_that_process_0_cannot_take_is_one_line_in_all(environment, tmp_path):
     flags = ["--coordinator", f"localhost:{free_port()}", "--num_processes=2", f"--workdir={tmp_path}"]
-    with run_folder.alone(tmp_path):
+    with run_folder.locked(tmp_path):
         both = [train(environment, *flags, f"--process_id={i}") for i in (0, 1)]
         for code, _, err in map(end, both):
             assert code == 2 and f"process 0: another process is training in {tmp_path}" in last_line(err), err

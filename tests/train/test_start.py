@@ -62,7 +62,7 @@ def test_blue_green_red_becomes_red_green_blue_in_the_stem(tmp_path):
     red, blue = 0, 2
     np.testing.assert_array_equal(kernel[:, :, red, 5], their_kernel[5, 2])
     np.testing.assert_array_equal(kernel[:, :, blue, 5], their_kernel[5, 0])
-    assert "params/stem/conv/kernel: input channels turned round" in str(report)
+    assert "params/stem/conv/kernel: input channels reversed" in str(report)
 
 
 def test_a_run_of_other_classes_gives_all_but_the_head(tmp_path):
@@ -100,7 +100,7 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(InputError, match="both set"):
         start.start(Trained(SPEC, empty), workdir="a", pretrained="b")
     _, wide = network("resnet20", (8, 8, 1), num_classes=3, **{**SMALL_RESNET, "widths": (4, 8, 16)})
-    with pytest.raises(InputError, match=r"of another network: .* of shape .* has shape"):
+    with pytest.raises(InputError, match=r"another network: .* has shape .*expected shape"):
         start.start(Trained(SPEC.replace(architecture="resnet20"), wide), workdir=tmp_path / "run")
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, and a damaged file is noticed, said and stepped over."""
+"""Tests that checkpoints are restored exactly and damaged ones are skipped with a note."""
 
 import errno
 import pathlib
@@ -86,7 +86,7 @@ def test_answers_to_a_closed_loop_after_a_damaged_checkpoint_are_not_printed(tmp
 
 
 @pytest.mark.parametrize("how", ["truncated", "flipped", "metadata", "emptied"])
-def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(tmp_path, capsys, how):
+def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path, capsys, how):
     save(tmp_path, 1, value=1)
     save(tmp_path, 2, value=2)
     damage(tmp_path / "last" / "000000002", how)
@@ -107,7 +107,7 @@ def test_a_run_that_starts_over_keeps_what_it_writes(tmp_path, capsys, kind, kee
             damage(path, "truncated")
         assert checkpoint.restore(tmp_path, tree()) is None
         said = capsys.readouterr().err.splitlines()
-        assert len(said) == 3 and "can be used: the run starts over" in said[-1]
+        assert len(said) == 3 and "no checkpoint" in said[-1]
     for step in (3, 6, 9):
         save(tmp_path, step, kind=kind, keep=keep, value=step)
     assert sorted(int(p.name) for p in (tmp_path / kind).iterdir()) == [3, 6, 9][-keep:]
@@ -122,7 +122,7 @@ def test_the_last_good_state_outlives_a_damaged_later_one(tmp_path):
     assert sorted(int(p.name) for p in (tmp_path / "last").iterdir()) == [10, 15]
 
 
-def test_what_a_killed_save_left_is_removed(tmp_path):
+def test_the_rest_of_a_killed_save_is_removed(tmp_path):
     save(tmp_path, 1)
     left = tmp_path / "last" / "000000002.orbax-checkpoint-tmp-17"
     left.mkdir()
@@ -135,7 +135,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     save(tmp_path, 1)
     other = tree()
     other["params"]["conv"]["bias"] = jnp.zeros(3)
-    with pytest.raises(InputError, match=r"params\.conv\.bias does not fit"):
+    with pytest.raises(InputError, match=r"params\.conv\.bias"):
         checkpoint.restore(tmp_path, other)
     other = tree()
     other["params"]["conv"]["kernel"] = jnp.zeros((4, 3))
@@ -161,7 +161,7 @@ def test_a_save_that_fails_leaves_the_earlier_ones(tmp_path, monkeypatch):
     chex.assert_trees_all_equal(checkpoint.restore(tmp_path, tree())[0], tree(1))
 
 
-def test_load_gives_contract_and_variables(tmp_path):
+def test_load_returns_spec_and_variables(tmp_path):
     variables = tiny.variables()
     checkpoint.save(tmp_path, "best", 7, variables, META, keep=1)
     (spec, found), meta = checkpoint.read(tmp_path)
@@ -170,7 +170,7 @@ def test_load_gives_contract_and_variables(tmp_path):
 
 
 @pytest.mark.parametrize("ema", [False, True])
-def test_load_falls_back_to_the_last_state_and_says_so(tmp_path, capsys, ema):
+def test_load_falls_back_to_the_last_state_with_a_note(tmp_path, capsys, ema):
     variables = tiny.variables(1)
     state = {
         "step": jnp.array(9),
@@ -187,10 +187,10 @@ def test_load_falls_back_to_the_last_state_and_says_so(tmp_path, capsys, ema):
     assert meta["step"] == 9 and "using the last one, step 9" in capsys.readouterr().err
 
 
-def test_load_says_what_is_wrong(tmp_path):
+def test_load_rejects_other_folders_and_kinds(tmp_path):
     with pytest.raises(InputError, match="is not a folder"):
         checkpoint.read(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="no usable checkpoint"):
+    with pytest.raises(InputError, match="no readable checkpoint"):
         checkpoint.read(tmp_path)
     with pytest.raises(InputError, match="'best'"):
         checkpoint.read(tmp_path, "besst")
@@ -213,7 +213,7 @@ def test_the_fingerprint_sees_names_types_shapes_and_values():
 
 
 def test_a_folder_whose_files_orbax_would_not_find_is_refused_before_training(tmp_path):
-    with pytest.raises(InputError, match=r"checkpoints cannot be kept in .*\[a\]/run, for its \[: choose another"):
+    with pytest.raises(InputError, match=r"\[a\]/run"):
         save(tmp_path / "[a]" / "run", 1)
     assert not (tmp_path / "[a]").exists()
     name = "it's (a) {folder}, 100 % #1?"

@@ -61,13 +61,13 @@ def test_every_loaded_tensor_counts(name, tmp_path):
         assert float(jnp.abs(apply(changed, images) - start).max()) > 1e-3, key
 
 
-def test_a_grey_stem_answers_to_grey_as_the_mean_kernel_does(tmp_path):
+def test_a_grayscale_stem_takes_the_mean_kernel(tmp_path):
     tensors = weights("torchvision_mobilenet_v3_small")
     variables, report = load(tmp_path / "w.safetensors", tensors, "mobilenetv3_small", (32, 32, 1))
     kernel = variables["params"]["stem"]["conv"]["kernel"]
     assert kernel.shape == (3, 3, 1, 16)
     np.testing.assert_allclose(kernel[1, 2, 0, 5], tensors["features.0.0.weight"][5, :, 1, 2].mean(), rtol=1e-6)
-    assert report.adapted == (("params/stem/conv/kernel", "mean over the three colours"),)
+    assert report.adapted == (("params/stem/conv/kernel", "mean over the three channels"),)
     assert report.preprocessing.color_order == "gray"
     np.testing.assert_allclose(report.preprocessing.mean, [(0.485 + 0.456 + 0.406) / 3])
 
@@ -85,16 +85,16 @@ def test_shrinking_by_area_keeps_sums():
     np.testing.assert_allclose(shrink_kernel(edge, 3)[:, 0, 0, 0], [1 / 3, 2 / 3, 0], atol=1e-12)
 
 
-def test_resnet18_for_grey_faces_from_imagenet(tmp_path):
+def test_resnet18_for_grayscale_faces_from_imagenet(tmp_path):
     head = {"head_hidden": [256], "head_dropout": [0.5, 0.25]}
     tensors = {**weights("torchvision_resnet18"), "bn1.num_batches_tracked": np.int64(3)}
     variables, report = load(tmp_path / "w.safetensors", tensors, "resnet18", (48, 48, 1), **head)
     assert variables["params"]["stem"]["conv"]["kernel"].shape == (3, 3, 1, 64)
-    change = "mean over the three colours; 7x7 shrunk to 3x3 by area"
+    change = "mean over the three channels; 7x7 shrunk to 3x3 by area"
     assert report.adapted == (("params/stem/conv/kernel", change),)
     assert [name for name, _ in report.skipped] == ["fc.weight"]
     assert {name.split("/")[1] for name in report.missing} == {"head"}
-    assert "1 adapted, 1 skipped" in str(report) and "fc.weight: the head is replaced" in str(report)
+    assert "1 adapted, 1 skipped" in str(report) and "skipped fc.weight: shape" in str(report)
 
 
 def test_microexpnet_starts_from_mobilenets_features(tmp_path):
@@ -153,24 +153,24 @@ def test_vggface2_in_both_of_its_naming_schemes(tmp_path):
     np.testing.assert_allclose(np.multiply(rgb.preprocessing.std, 255), 1)
 
 
-def test_vggface2_asks_for_its_own_layout(tmp_path):
+def test_vggface2_requires_its_own_architecture(tmp_path):
     tensors = {"layer1.0.conv1.weight": np.zeros((64, 64, 1, 1), np.float32), "fc.weight": np.zeros((8631, 1), "f4")}
-    with pytest.raises(InputError, match="use resnet50_caffe"):
+    with pytest.raises(InputError, match="resnet50_caffe"):
         load(tmp_path / "w.safetensors", tensors, "resnet50")
 
 
 def test_another_network_is_named_by_a_tensor(tmp_path):
     tensors = weights("torchvision_resnet18")
-    with pytest.raises(InputError, match=r"does not fit deit_tiny: tensor 'bn1\.bias' has no place"):
+    with pytest.raises(InputError, match=r"deit_tiny.*'bn1\.bias'"):
         load(tmp_path / "w.safetensors", tensors, "deit_tiny")
-    with pytest.raises(InputError, match=r"tensor 'layer1\.0\.bn3\.bias' has no place in it \(nor have"):
+    with pytest.raises(InputError, match=r"'layer1\.0\.bn3\.bias' and \d+ other"):
         load(tmp_path / "w.safetensors", {**tensors, **weights("torchvision_resnet50")}, "resnet18_imagenet")
     with pytest.raises(InputError, match="unknown architecture with pretrained weights 'resnet20'"):
         load(tmp_path / "w.safetensors", tensors, "resnet20")
 
 
-def test_a_file_that_is_not_there_is_said_before_all_else(tmp_path):
-    with pytest.raises(InputError, match=r"there is no weights file .*nope\.safetensors"):
+def test_a_missing_file_is_reported_first(tmp_path):
+    with pytest.raises(InputError, match=r"nope\.safetensors does not exist"):
         load_pretrained(tmp_path / "nope.safetensors", "resnet20", {})
 
 
@@ -178,7 +178,7 @@ def test_missing_and_misshapen_tensors_are_named(tmp_path):
     tensors = weights("torchvision_resnet18")
     path = tmp_path / "w.safetensors"
     lacking = {k: v for k, v in tensors.items() if k != "layer2.1.bn2.running_var"}
-    with pytest.raises(InputError, match=r"it has no tensor 'layer2\.1\.bn2\.running_var'"):
+    with pytest.raises(InputError, match=r"lacks tensor 'layer2\.1\.bn2\.running_var'"):
         load(path, lacking, "resnet18_imagenet")
     bent = {**tensors, "layer3.0.conv1.weight": np.zeros((256, 64, 3, 3), np.float32)}
     with pytest.raises(InputError, match=r"tensor 'layer3\.0\.conv1\.weight', shape \(256, 64, 3, 3\)"):
@@ -204,8 +204,8 @@ def test_adopting_another_run_keeps_the_head():
 def test_adopting_another_network_is_refused():
     _, plain = network("mini_xception", (32, 32, 1))
     _, wide = network("mini_xception", (32, 32, 1), widths=[16, 32, 64, 256])
-    with pytest.raises(InputError, match=r"'batch_stats/module4/.* has shape \(256,\) there"):
+    with pytest.raises(InputError, match=r"'batch_stats/module4/.* has shape \(256,\)"):
         adopt_variables(plain, wide)
     _, other = network("baseline_cnn3", (32, 32, 1))
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="is missing"):
         adopt_variables(plain, other)

@@ -97,14 +97,14 @@ def test_other_callables_are_refused_by_name(tmp_path, what):
 
     path = tmp_path / "x.pth"
     path.write_bytes(pickle.dumps({"w": Call()}))
-    with pytest.raises(InputError, match=f"asks for .*{what.__name__}"):
+    with pytest.raises(InputError, match=f"contains .*{what.__name__}"):
         read_state_dict(path)
 
 
 def test_object_arrays_are_refused(tmp_path):
     path = tmp_path / "x.pkl"
     path.write_bytes(pickle.dumps({"w": np.array([{}], dtype=object)}, protocol=4))
-    with pytest.raises(InputError, match="damaged or no weights file: an array of type O"):
+    with pytest.raises(InputError, match="array of type O"):
         read_state_dict(path)
 
 
@@ -122,7 +122,7 @@ def test_truncated_safetensors(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"a": np.ones((100,), np.float32)}, path)
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match="damaged or no safetensors file"):
+    with pytest.raises(InputError, match=r"x\.safetensors is damaged"):
         read_state_dict(path)
 
 
@@ -150,16 +150,16 @@ def test_a_tensor_beyond_its_storage_is_named(tmp_path):
     # the shape of "plain", (3, 4), becomes (3, 5)
     assert whole.count(b"K\x03K\x04\x86") >= 1
     (tmp_path / "x.pth").write_bytes(whole.replace(b"K\x03K\x04\x86", b"K\x03K\x05\x86", 1))
-    with pytest.raises(InputError, match=r"tensor 'module\.plain' reaches outside its storage"):
+    with pytest.raises(InputError, match=r"'module\.plain' exceeds its storage"):
         read_state_dict(tmp_path / "x.pth")
 
 
 def test_other_content(tmp_path):
-    with pytest.raises(InputError, match="there is no weights file"):
+    with pytest.raises(InputError, match=r"none\.pth does not exist"):
         read_state_dict(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(InputError, match="damaged or no weights file"):
+    with pytest.raises(InputError, match=r"text\.pth is damaged"):
         read_state_dict(tmp_path / "text.pth")
     (tmp_path / "list.pth").write_bytes(pickle.dumps([1, 2]))
-    with pytest.raises(InputError, match="holds no tensors by name"):
+    with pytest.raises(InputError, match=r"list\.pth contains no named tensors"):
         read_state_dict(tmp_path / "list.pth")

@@ -17,7 +17,7 @@ class Decoded(NamedTuple):
 
     Attributes:
       image: uint8 (size, size, channels).
-      remarks: conversions that were applied, such as "resized to 48x48".
+      remarks: applied conversions, such as "resized to 48x48"; they are keys in manifest.json, so their text is fixed.
     """
 
     image: np.ndarray
@@ -76,11 +76,11 @@ def _open(data: bytes) -> tuple[Image.Image, list[str]]:
     with Image.open(io.BytesIO(data)) as picture:
         # An MPO file of a phone contains a second view, not an animation.
         if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
-            remarks.append("have several frames, first frame used")
+            remarks.append("animated or of several pages, first one taken")
             picture.seek(0)
         picture.load()
         if picture.getexif().get(0x0112, 1) != 1:
-            remarks.append("rotated by the EXIF tag")
+            remarks.append("rotated as the EXIF tag says")
         upright = ImageOps.exif_transpose(picture)
     flat, more = _eight_bit(upright)
     return flat, remarks + more
@@ -94,12 +94,12 @@ def _eight_bit(picture: Image.Image) -> tuple[Image.Image, list[str]]:
         tops = [65535.0] if picture.mode.startswith("I;16") else [1.0] * (picture.mode == "F") + [255.0, 65535.0]
         top = next((t for t in tops if values.max() <= t), values.max())
         scaled = np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8)
-        return Image.fromarray(scaled), ["scaled to 8 bits"]
+        return Image.fromarray(scaled), ["of more than 8 bits, scaled to 8"]
     if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         if layer.getchannel("A").getextrema() != (255, 255):
             background = Image.new("RGBA", layer.size, "white")
-            return Image.alpha_composite(background, layer).convert("RGB"), ["blended with white (transparent)"]
+            return Image.alpha_composite(background, layer).convert("RGB"), ["transparent, laid on white"]
         return layer.convert("RGB"), []
     return picture if picture.mode in ("L", "RGB") else picture.convert("RGB"), []
 

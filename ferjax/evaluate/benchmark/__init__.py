@@ -1,1 +1,1 @@
-"""Latency, memory, size, work and accuracy of model files: `ferjax benchmark FILES`."""
+"""Benchmarks model files: latency, memory, size, operations and accuracy (`ferjax benchmark FILE…`)."""

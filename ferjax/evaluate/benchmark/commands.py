@@ -1,4 +1,4 @@
-"""Measures model files side by side: `ferjax benchmark FILE… --out DIR`."""
+"""Benchmarks model files: `ferjax benchmark FILE… --out DIR`."""
 
 import pathlib
 import shlex
@@ -24,18 +24,18 @@ def benchmark(
     """Measures every file on every provider with 1 and 2 threads.
 
     Args:
-      files: .tflite and .onnx files; those without contract are references, without accuracy and cost.
-      providers: names of `ferjax.runtime.engine.PROVIDERS`; one that is not here is said and left out.
-      passes: timed inferences of each.
-      data_dir: where prepared data lies, for the accuracy on the validation split.
-      images: score on this many images, evenly spread over the split; all if None.
+      files: .tflite and .onnx files; without a spec, a file has no accuracy and no cost.
+      providers: names of `ferjax.runtime.engine.PROVIDERS`; unavailable ones are skipped with a note.
+      passes: timed inferences per file.
+      data_dir: folder of prepared data, for the accuracy on the validation split.
+      images: number of validation images (default: all).
 
     Returns:
       One mapping for each file, provider and number of threads, with the keys of `tables.KEYS`; None or absent where
-      nothing could be measured.
+      not measured.
 
     Raises:
-      InputError: if a file or a name is wrong, or nothing runs here.
+      InputError: if a file or a provider is invalid, or no file runs.
     """
     specs = {path: benchmark_facts.read_spec(path) for path in files}
     chosen = measuring.contenders(files, providers)
@@ -59,35 +59,33 @@ def benchmark(
 
 
 def save(rows: Sequence[tables.Row], out: pathlib.Path, command: str) -> list[str]:
-    """Writes benchmark.csv, benchmark.md and, where accuracies are known, size_accuracy.png; returns their names."""
+    """Writes benchmark.csv, benchmark.md and, if there are accuracies, size_accuracy.png; returns their names."""
     out.mkdir(parents=True, exist_ok=True)
     for name, text in (("benchmark.csv", tables.csv_text(rows)), ("benchmark.md", tables.markdown(rows, command))):
         with folders.atomic_file(out / name) as part:
             part.write_text(text, encoding="utf-8")
     scored = {row["file"]: row for row in rows if row.get("accuracy") is not None}
     if not scored:
-        cli.note("no size-against-accuracy plot: no file has an accuracy")
+        cli.note("no size_accuracy.png: no file has an accuracy")
         return ["benchmark.csv", "benchmark.md"]
     try:
         from ferjax.evaluate import report
     except ImportError:
-        cli.note("no size-against-accuracy plot: pip install matplotlib")
+        cli.note("no size_accuracy.png: pip install matplotlib")
         return ["benchmark.csv", "benchmark.md"]
     report.plot_size_accuracy(list(scored.values()), out / "size_accuracy.png")
     return ["benchmark.csv", "benchmark.md", "size_accuracy.png"]
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures the files and prints and saves the table."""
-    parser = cli.parser("benchmark", "Measures latency, memory, size and accuracy of model files, which take turns.")
+    """Runs `ferjax benchmark`."""
+    parser = cli.parser("benchmark", "Measures latency, memory, size and accuracy of model files.")
     parser.add_argument("files", metavar="FILE", nargs="+", type=pathlib.Path, help=".tflite and .onnx files")
     parser.add_argument("--provider", nargs="+", default=["cpu"], metavar="NAME", help=", ".join(PROVIDERS))
     cli.add_out(parser, "folder for benchmark.csv, benchmark.md, size_accuracy.png", required=False)
     cli.add_data_dir(parser)
-    parser.add_argument("--passes", type=int, default=1000, help="timed inferences of each file")
-    parser.add_argument(
-        "--images", type=int, help="score on so many validation images, evenly spread; all if not given"
-    )
+    parser.add_argument("--passes", type=int, default=1000, help="timed inferences per file (default: 1000)")
+    parser.add_argument("--images", type=int, help="validation images for the accuracy (default: all)")
     options = parser.parse_args(argv)
     if options.images is not None and options.images < 1:
         raise errors.InputError(f"--images must be at least 1, got {options.images}")

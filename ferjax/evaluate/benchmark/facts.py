@@ -1,4 +1,4 @@
-"""What is known of a file beside its speed: its contract, its work, and how often it is right."""
+"""Collects the properties of a model file other than speed: spec, size, operations, accuracy."""
 
 import pathlib
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ferjax import cli, errors, metadata, runtime
-from ferjax import spec as contract
+from ferjax import spec as specs
 from ferjax.evaluate import intervals
 from ferjax.evaluate.benchmark import graphs
 from ferjax.spec import ModelSpec
@@ -16,12 +16,12 @@ Where = pathlib.Path | str | None
 
 
 def read_spec(path: pathlib.Path) -> ModelSpec | None:
-    """Returns the contract of a file, None for a reference file that carries none."""
-    return None if metadata.read(path) is None else contract.read(path)
+    """Returns the spec of a file, None if it has none."""
+    return None if metadata.read(path) is None else specs.read(path)
 
 
 def macs(spec: ModelSpec) -> int | None:
-    """Returns the multiply-accumulate operations for one image: as stored, or counted where jax is installed."""
+    """Returns the multiply-accumulate operations for one image, from the spec or counted; None without jax."""
     if spec.macs:
         return spec.macs
     try:
@@ -36,12 +36,12 @@ def macs(spec: ModelSpec) -> int | None:
 
 
 def load_images(spec: ModelSpec, data_dir: Where, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images and labels of the validation split that a file's contract names.
+    """Returns images and labels of the validation split of the training data.
 
     Args:
-      spec: of the file.
-      data_dir: where prepared data lies.
-      limit: take this many images, evenly spread over the split; None for all.
+      spec: the spec of the file.
+      data_dir: folder of prepared data.
+      limit: number of images, evenly spaced in the split; None for all.
 
     Raises:
       InputError: if the data is not prepared, or has other classes or another image shape.
@@ -50,7 +50,10 @@ def load_images(spec: ModelSpec, data_dir: Where, limit: int | None) -> tuple[np
 
     faces = data.load(spec.dataset, data_dir=data_dir, splits=("validation",), **spec.dataset_args)
     if tuple(faces.class_names) != spec.class_names or faces.image_shape != spec.input_shape:
-        raise errors.InputError(f"{faces.name} has other classes or images of another size than the file takes")
+        raise errors.InputError(
+            f"{faces.name} has images of shape {faces.image_shape} and the classes {', '.join(faces.class_names)}; "
+            f"the file takes {spec.input_shape} and {', '.join(spec.class_names)}"
+        )
     split = faces.splits["validation"]
     count = len(split.labels)
     chosen = np.linspace(0, count - 1, min(limit or count, count)).round().astype(int)
@@ -58,11 +61,7 @@ def load_images(spec: ModelSpec, data_dir: Where, limit: int | None) -> tuple[np
 
 
 def accuracy(path: pathlib.Path, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Scores a file on the CPU, on images as `load_images` gives them.
-
-    Returns:
-      `accuracy`, `accuracy_low` and `accuracy_high` (95 %, Wilson) in 0..1, and `images`, their number.
-    """
+    """Returns `accuracy`, `accuracy_low`, `accuracy_high` (95 %, Wilson), in 0..1, and the number of `images`."""
     model = runtime.load(path)
     right = int((model.logits(model.spec.from_rgb(images)).argmax(1) == labels).sum())
     share = intervals.wilson(right, len(labels))
@@ -72,10 +71,10 @@ def accuracy(path: pathlib.Path, images: np.ndarray, labels: np.ndarray) -> dict
 def score(
     specs: Mapping[pathlib.Path, ModelSpec | None], data_dir: Where, limit: int | None
 ) -> dict[pathlib.Path, dict[str, Any]]:
-    """Scores every file whose data is prepared here; one line says why another has no accuracy."""
+    """Measures the accuracy of every file; where that fails, prints a note with the reason."""
     found: dict[pathlib.Path, dict[str, Any]] = {}
     loaded: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
-    told = set()
+    noted = set()
     for path, spec in specs.items():
         if spec is None:
             continue
@@ -85,14 +84,14 @@ def score(
                 loaded[key] = load_images(spec, data_dir, limit)
             found[path] = accuracy(path, *loaded[key])
         except (errors.InputError, ImportError) as error:
-            if str(error) not in told:
+            if str(error) not in noted:
                 cli.note(f"no accuracy for {path.name}: {error}")
-            told.add(str(error))
+            noted.add(str(error))
     return found
 
 
 def facts(specs: Mapping[pathlib.Path, ModelSpec | None]) -> dict[pathlib.Path, dict[str, Any]]:
-    """Returns size and work of each file: `bytes`, `parameters`, `macs`, `nodes`, `nodes_optimised`."""
+    """Returns, for each file, bytes, architecture, quantization, parameters, MACs and numbers of nodes."""
     table: dict[pathlib.Path, dict[str, Any]] = {}
     for path, spec in specs.items():
         before, after = graphs.node_counts(path)

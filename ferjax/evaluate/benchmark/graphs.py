@@ -1,4 +1,4 @@
-"""How many operations a file holds, and how many are left when its runtime has fused them (Valverde, figure 14)."""
+"""Counts the operations of a model file, before and after its runtime fuses them (Valverde, figure 14)."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ from ferjax.runtime import engine
 def node_counts(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Returns the number of nodes in a .tflite or .onnx file, and the number that its runtime executes on the CPU.
 
-    LiteRT hands whole subgraphs to XNNPACK, each of which then counts as one node; onnxruntime fuses and folds.
+    A subgraph that LiteRT delegates to XNNPACK counts as one node.
     """
     return _litert_counts(path) if pathlib.Path(path).suffix.lower() == ".tflite" else _onnx_counts(path)
 
@@ -25,7 +25,7 @@ def _litert_counts(path: str | os.PathLike[str]) -> tuple[int, int]:
         interpreter.allocate_tensors()
     nodes = interpreter._get_ops_details()
     own = [node for node in nodes if node["op_name"] != "DELEGATE"]
-    # A delegate is listed behind the nodes that it replaces and has their outputs.
+    # A delegate comes after the nodes that it replaces and has their outputs, so it overwrites them here.
     maker: dict[int, dict[str, Any]] = {tensor: node for node in nodes for tensor in node["outputs"]}
     wanted = [output["index"] for output in interpreter.get_output_details()]
     executed: set[int] = set()
@@ -41,9 +41,9 @@ def _onnx_counts(path: str | os.PathLike[str]) -> tuple[int, int]:
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
-        optimised = pathlib.Path(folder) / "optimised.onnx"
+        optimized = pathlib.Path(folder) / "optimized.onnx"
         options = onnxruntime.SessionOptions()
-        options.optimized_model_filepath = str(optimised)
-        options.log_severity_level = 4  # it warns that the optimised file suits this machine only
+        options.optimized_model_filepath = str(optimized)
+        options.log_severity_level = 4  # suppresses the warning that the optimized file is specific to this machine
         onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        return metadata.onnx_nodes(path), metadata.onnx_nodes(optimised)
+        return metadata.onnx_nodes(path), metadata.onnx_nodes(optimized)

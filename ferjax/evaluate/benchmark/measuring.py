@@ -1,4 +1,4 @@
-"""Latency and memory of model files, each in fresh processes that take turns."""
+"""Measures latency and memory of model files, each in its own process, in alternating blocks."""
 
 import contextlib
 import json
@@ -25,10 +25,10 @@ class Contender(NamedTuple):
 
 
 def contenders(files: Sequence[pathlib.Path], providers: Sequence[str]) -> list[Contender]:
-    """Returns every pair of file and provider that runs here, and says one line for each provider that does not.
+    """Returns all pairs of file and provider that run; prints a note for each unavailable provider.
 
     Raises:
-      InputError: if a file cannot be loaded, or nothing runs.
+      InputError: if a file cannot be loaded, or no pair runs.
     """
     found: list[Contender] = []
     missing: dict[tuple[str, str], str] = {}
@@ -44,33 +44,33 @@ def contenders(files: Sequence[pathlib.Path], providers: Sequence[str]) -> list[
     for line in missing.values():
         cli.note(line)
     if not found:
-        raise errors.InputError(f"none of the providers {', '.join(providers)} runs any of the files here")
+        raise errors.InputError(f"no provider runs any of the files: {', '.join(providers)}")
     return found
 
 
 def measure(
     chosen: Sequence[Contender], *, threads: int, passes: int = 1000, warmup: int = 100
 ) -> list[dict[str, Any]]:
-    """Times files against each other, MicroExpNet's protocol: 1,000 passes after 100 to warm up.
+    """Measures files by MicroExpNet's protocol: 1,000 passes after 100 warm-up passes.
 
-    Every file has a process of its own. The passes come in ten blocks; the files take turns block by block, in an order
-    that moves on by one each round, so that a busy moment of the machine hits all of them.
+    Each file runs in its own process. The passes are divided into ten blocks; the files alternate block by block, in an
+    order that rotates each round, so that other load on the machine affects all files.
 
     Args:
       chosen: from `contenders`.
-      threads: of each inference.
-      passes: timed inferences of each file, at least 1.
-      warmup: inferences before them that are not counted, at least 1.
+      threads: threads of each inference.
+      passes: timed inferences per file, at least 1.
+      warmup: untimed inferences before them, at least 1.
 
     Returns:
-      One mapping each: `runtime`, `load_ms` (without importing the runtime), `first_ms` (the first inference),
-      `p50_ms`, `p95_ms`, `p99_ms`, `memory` (peak bytes of the process after warming up).
+      For each file, `runtime`, `load_ms` (without importing the runtime), `first_ms` (first inference), `p50_ms`,
+      `p95_ms`, `p99_ms`, `memory` (peak bytes of the process after warm-up).
 
     Raises:
       InputError: if a number is too small or a process does not start.
     """
     if passes < 1 or warmup < 1:
-        raise errors.InputError(f"passes and warm-up must be at least 1, got {passes} and {warmup}")
+        raise errors.InputError(f"passes and warmup must be at least 1, got {passes} and {warmup}")
     with contextlib.ExitStack() as stack:
         running = [stack.enter_context(Process(c.path, threads, c.provider, warmup=warmup)) for c in chosen]
         times: list[list[float]] = [[] for _ in running]
@@ -82,23 +82,23 @@ def measure(
 
 
 def memory_beside_opencv(contender: Contender, *, threads: int, warmup: int = 100) -> int | None:
-    """Returns the peak bytes of a fresh process that has loaded OpenCV and the file, and run it; None on Windows."""
+    """Returns the peak bytes of a process that has loaded OpenCV and run the file; None on Windows."""
     with Process(contender.path, threads, contender.provider, "cv2", warmup=warmup) as process:
         return process.report["memory"]
 
 
 class Process:
-    """A running worker; leaves no process behind.
+    """A worker process, as a context manager that ends it.
 
     Attributes:
-      report: what the worker says of its start: `runtime`, `load_ms`, `first_ms`, `memory`.
+      report: the first report of the worker: `runtime`, `load_ms`, `first_ms`, `memory`.
     """
 
     report: Mapping[str, Any]
 
     def __init__(self, path: pathlib.Path, threads: int, provider: str, *modules: str, warmup: int):
         arguments = [str(path), str(threads), provider, str(warmup), *modules]
-        # A copy of the package's own path: the worker must find it from any folder.
+        # The worker inherits sys.path, so that it finds the package from any working directory.
         paths = os.pathsep.join(filter(None, [*sys.path, os.environ.get("PYTHONPATH")]))
         self._path = path
         self._process = subprocess.Popen(
@@ -122,9 +122,9 @@ class Process:
         return self
 
     def times(self, passes: int) -> list[float]:
-        """Returns the milliseconds of so many inferences."""
+        """Returns the milliseconds of each inference."""
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # a process that died has no answer either
+        with contextlib.suppress(OSError):  # `_answer` reports a process that has died
             self._process.stdin.write(f"{passes}\n")
             self._process.stdin.flush()
         return self._answer()

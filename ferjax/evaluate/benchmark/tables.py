@@ -1,4 +1,4 @@
-"""The measured rows as a table on the screen, as CSV and as Markdown."""
+"""Formats benchmark rows as text, CSV and Markdown, and reads the CSV."""
 
 import contextlib
 import csv
@@ -18,15 +18,11 @@ Row = Mapping[str, Any]
 
 
 class Column(NamedTuple):
-    """One column: its heading, the values of a row that it shows, and how."""
+    """One column: heading, keys of the values in a row, and their format."""
 
     heading: str
     keys: tuple[str, ...]
     show: Callable[..., str]
-
-
-def _plain(value: Any) -> str:
-    return str(value)
 
 
 def _milliseconds(value: float) -> str:
@@ -42,10 +38,10 @@ def _millions(value: float) -> str:
 
 
 COLUMNS = (
-    Column("file", ("file",), _plain),
-    Column("runtime", ("runtime",), _plain),
-    Column("provider", ("provider",), _plain),
-    Column("threads", ("threads",), _plain),
+    Column("file", ("file",), str),
+    Column("runtime", ("runtime",), str),
+    Column("provider", ("provider",), str),
+    Column("threads", ("threads",), str),
     Column("load ms", ("load_ms",), _milliseconds),
     Column("first ms", ("first_ms",), _milliseconds),
     Column("p50 ms", ("p50_ms",), _milliseconds),
@@ -59,12 +55,12 @@ COLUMNS = (
     Column("nodes", ("nodes", "nodes_optimised"), "{} → {}".format),
     Column("accuracy (95 %)", ("accuracy", "accuracy_low", "accuracy_high"), "{:.1%} ({:.1%} to {:.1%})".format),
 )
-# CSV holds every value unrounded: times in ms, memory and sizes in bytes, shares in 0..1.
+# Columns of the CSV, unrounded: times in ms, memory and sizes in bytes, shares in 0..1.
 KEYS = (*(key for column in COLUMNS for key in column.keys), "images", "architecture", "quantization", "passes")
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
-    """Returns the headings, then each row, as text."""
+    """Returns the headings, then the rows, as text."""
     return [[c.heading for c in COLUMNS], *([_cell(c, row) for c in COLUMNS] for row in rows)]
 
 
@@ -76,21 +72,21 @@ def screen(rows: Sequence[Row]) -> str:
 
 
 def markdown(rows: Sequence[Row], command: str) -> str:
-    """Returns the table, what its figures mean, and the machine and command that made them."""
+    """Returns the table with its notes, the command and the machine."""
     header, *lines = cells(rows)
     table = "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
     return f"# Benchmark\n\n{table}\n\n{NOTES}\n\n`{command}` · {machine()}\n"
 
 
-NOTES = """Latency is that of the network alone on one image, after 100 passes to warm up; p50, p95 and p99 are its
-percentiles. Each file runs in a process of its own, and the files take turns in blocks. Load is without the import of
-the runtime, with the file in the system's cache. Memory is the peak of a fresh process that loads and runs the file,
-without and with OpenCV. Nodes: in the file → after the runtime's optimiser on the CPU; LiteRT counts all that XNNPACK
-takes over as one. Accuracy is on the validation split with Wilson's interval."""
+NOTES = """Latency is that of the network on one image, after 100 warm-up passes; p50, p95 and p99 are percentiles. Each
+file runs in its own process; the files alternate in blocks. Load excludes the import of the runtime; the file is in the
+page cache. Memory is the peak of a new process that loads and runs the file, without and with OpenCV. Nodes: in the
+file → executed by the runtime on the CPU; a subgraph delegated to XNNPACK counts as one. Accuracy is on the validation
+split with Wilson's interval."""
 
 
 def csv_text(rows: Sequence[Row]) -> str:
-    """Returns every value of every row, unrounded; empty where nothing was measured."""
+    """Returns the rows as CSV, unrounded; a value that was not measured is empty."""
     file = io.StringIO()
     writer = csv.DictWriter(file, KEYS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -99,22 +95,22 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 
 def read_csv(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the rows that `csv_text` wrote, numbers as numbers.
+    """Returns the rows that `csv_text` wrote, with numbers parsed.
 
     Raises:
-      InputError: if there is no such file, or it is no such table.
+      InputError: if there is no such file, or it is not a benchmark.csv.
     """
     if not path.is_file():
-        raise InputError(f"there is no benchmark {str(path)!r}: ferjax benchmark FILE… --out DIR writes it")
+        raise InputError(f"{path} does not exist; write it with ferjax benchmark FILE… --out DIR")
     rows: list[dict[str, str]] = []
     with open(path, newline="", encoding="utf-8") as file, contextlib.suppress(UnicodeDecodeError, csv.Error):
         rows = list(csv.DictReader(file))
     if not rows or any(row.keys() != set(KEYS) for row in rows):
-        raise InputError(f"{path} is no table of ferjax benchmark")
+        raise InputError(f"{path} is not a benchmark.csv of ferjax benchmark")
     found = [{key: _value(text) for key, text in row.items()} for row in rows]
     for key in set(KEYS) - {"file", "runtime", "provider", "architecture", "quantization"}:
         if odd := [row[key] for row in found if isinstance(row[key], str)]:
-            raise InputError(f"{path} is no table of ferjax benchmark: {key} is {odd[0]!r}")
+            raise InputError(f"{path} is not a benchmark.csv of ferjax benchmark: {key} is {odd[0]!r}")
     return found
 
 
@@ -138,7 +134,7 @@ def machine() -> str:
 
 
 def processor() -> str:
-    """Returns the processor's name as the system gives it."""
+    """Returns the name of the processor."""
     info = pathlib.Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
     return found[1] if found else platform.processor() or platform.machine()

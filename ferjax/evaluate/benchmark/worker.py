@@ -1,7 +1,7 @@
-"""The process in which one file is measured: python -m ferjax.evaluate.benchmark.worker FILE THREADS PROVIDER.
+"""Measures one file in its own process: python -m ferjax.evaluate.benchmark.worker FILE THREADS PROVIDER WARMUP.
 
-It loads the file, warms up and prints what that took as one line of JSON; then, for each number on standard input, it
-runs so many inferences and prints their times. It imports nothing that a serving process would not.
+It loads the file, warms up and prints a report as one line of JSON. Then, for each number on standard input, it runs
+this many inferences and prints their times. It imports only what a serving process imports.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ PACKAGES = {".tflite": "ai_edge_litert.interpreter", ".onnx": "onnxruntime"}
 
 
 def main() -> None:
-    """Serves one file until standard input ends."""
+    """Runs the worker until standard input ends."""
     path, threads, provider, warmup, *more = sys.argv[1:]
     for name in (PACKAGES[pathlib.Path(path).suffix.lower()], *more):
-        with contextlib.suppress(ImportError):  # the engine says what is missing
+        with contextlib.suppress(ImportError):  # open_engine reports a missing package
             importlib.import_module(name)
     try:
         started = time.perf_counter()
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def run(engine: Engine, batch: np.ndarray, passes: int) -> list[float]:
-    """Returns the milliseconds of each of so many inferences."""
+    """Returns the milliseconds of each inference."""
     times = []
     for _ in range(passes):
         started = time.perf_counter_ns()
@@ -53,10 +53,10 @@ def run(engine: Engine, batch: np.ndarray, passes: int) -> list[float]:
 
 
 def example(engine: Engine, name: str) -> np.ndarray:
-    """Returns an input of the network with the range of normalised pixels, the same in every process."""
+    """Returns a deterministic input in the range of normalized pixels."""
     shape, dtype = engine.input.shape, engine.input.dtype
     if min(shape) < 1:
-        raise InputError(f"{name} takes inputs of free size {shape}; export it with a fixed one to measure it")
+        raise InputError(f"{name} has a dynamic input shape {shape}: export it with a fixed shape")
     ramp = (np.arange(np.prod(shape)) * 37 % 256).reshape(shape)
     if dtype.kind == "f":
         return ((ramp / 255 - 0.5) / 0.25).astype(dtype)

@@ -1,4 +1,4 @@
-"""Figures as PNG files, and `ferjax report`: one page on a run or on several models."""
+"""Draws figures as PNG files and writes the page of `ferjax report`."""
 
 from ferjax.evaluate.report.plots import (
     plot_confusion,

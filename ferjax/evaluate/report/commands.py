@@ -1,6 +1,6 @@
-"""Writes one page on a run or on several models: `ferjax report MODEL… --out DIR`.
+"""Writes an HTML and a Markdown page on one or several models: `ferjax report MODEL… --out DIR`.
 
-Everything is measured here and now, on the validation split unless another is named; the page holds its pictures.
+All models are evaluated on the validation split, or on --split. The HTML file embeds its figures.
 """
 
 import json
@@ -15,14 +15,14 @@ from ferjax.evaluate.report.page import Block, Code, Heading, Text
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures the models and writes report.html, report.md and report.json."""
+    """Runs `ferjax report`."""
     parser = cli.parser("report", __doc__)
-    parser.add_argument("model", nargs="+", help="workdirs of training runs, .safetensors, .tflite or .onnx files")
+    parser.add_argument("model", nargs="+", help="workdirs, .safetensors, .tflite or .onnx files")
     cli.add_out(parser, "folder for the page and its figures")
     cli.add_data(parser)
     cli.add_split(parser)
-    parser.add_argument("--without-robustness", action="store_true", help="leave the corrupted images out")
-    parser.add_argument("--benchmark", type=pathlib.Path, help="benchmark.csv of `ferjax benchmark`, to show too")
+    parser.add_argument("--without-robustness", action="store_true", help="skip the corrupted images")
+    parser.add_argument("--benchmark", type=pathlib.Path, help="benchmark.csv of `ferjax benchmark`, to include")
     options = parser.parse_args(argv)
     folders.check_out(options.out)
     opened = [predictor.open_model(name) for name in dict.fromkeys(options.model)]
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
         s.name for s in opened if s.spec.class_names != first.class_names or s.spec.input_shape != first.input_shape
     ]:
         raise errors.InputError(
-            f"{odd[0]} has other classes or takes other images than {opened[0].name}: report it apart"
+            f"{odd[0]} and {opened[0].name} differ in classes or input shape: write a separate report for it"
         )
     dataset = options.data or first.dataset
     faces = predictor.load_split(first, options.split, dataset=dataset, data_dir=options.data_dir)
@@ -48,11 +48,11 @@ def main(argv: Sequence[str]) -> None:
         if pathlib.Path(model.scorer.name).is_dir():
             blocks += models.attention(model.scorer, faces, model.logits.argmax(1), options.out, number)
     blocks += [
-        Heading(2, "How this page was made"),
+        Heading(2, "Command"),
         Code(f"ferjax report {shlex.join(argv)}"),
         Text(
-            "Emotion labels are what annotators saw in a face, not what a person felt. Inferring emotions of people in "
-            "workplaces and schools is prohibited in the European Union (Regulation 2024/1689, Article 5)."
+            "The labels are annotators' judgments of expressions, not of what a person feels. Inferring emotions of "
+            "people in workplaces and schools is prohibited in the European Union (Regulation 2024/1689, Article 5)."
         ),
     ]
     page.write(blocks, options.out)

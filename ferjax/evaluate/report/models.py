@@ -1,4 +1,4 @@
-"""What a report says of one model, and of several beside each other."""
+"""Builds the sections of a report: overview, comparison, and a chapter per model."""
 
 import json
 import pathlib
@@ -21,11 +21,11 @@ MISTAKES = 40
 
 
 class Measured(NamedTuple):
-    """A model with what was measured of it on a split.
+    """A model and its results on a split.
 
     Attributes:
       scorer: the model.
-      result: what `evaluate.score` returned, with `robustness` if that was measured.
+      result: from `scoring.score`, with `robustness` if measured.
       logits: (N, classes) on the split.
     """
 
@@ -35,7 +35,7 @@ class Measured(NamedTuple):
 
 
 def measure(scorer: Scorer, faces: data.Split, *, dataset: str, split: str, corrupted: bool) -> Measured:
-    """Scores a model on a split, and on corrupted images of it if asked for."""
+    """Evaluates a model on a split and, if `corrupted`, on corrupted images."""
     logits = scorer.logits(faces.images)
     result = scoring.score(scorer, faces, logits, dataset=dataset, split=split)
     if corrupted:
@@ -44,14 +44,14 @@ def measure(scorer: Scorer, faces: data.Split, *, dataset: str, split: str, corr
 
 
 def overview(models: Sequence[Measured]) -> list[Block]:
-    """Returns the table of all models, with where the figures come from."""
+    """Returns the table of all models with a note on the split."""
     rows = []
     for scorer, result, _ in models:
         spec = scorer.spec
         path = pathlib.Path(scorer.name)
         size = f"{path.stat().st_size / 1e6:.3f}" if path.is_file() else f"{4 * spec.parameters / 1e6:.3f} (float32)"
         low, high = result["intervals"]["accuracy"][1:]
-        twins, robust = result.get("without_twins"), result.get("robustness")
+        own, robust = result.get("without_twins"), result.get("robustness")
         rows.append(
             [
                 scorer.name,
@@ -60,23 +60,23 @@ def overview(models: Sequence[Measured]) -> list[Block]:
                 f"{spec.parameters:,}",
                 size,
                 f"{100 * result['accuracy']:.2f} ({100 * low:.1f} to {100 * high:.1f})",
-                f"{100 * twins['accuracy']:.2f}" if twins else "–",
+                f"{100 * own['accuracy']:.2f}" if own else "–",
                 f"{result['macro_f1']:.3f}",
                 f"{result['calibration']['ece']:.3f}",
                 f"{100 * robust['mean']:.1f}" if robust else "–",
             ]
         )
-    header = ["model", "network", "quantisation", "parameters", "MB", "accuracy % (95 %)", "without twins", "macro-F1"]
+    header = ["model", "network", "quantization", "parameters", "MB", "accuracy % (95 %)", "without duplicates %"]
     note = (
-        f"Scored on {models[0].result['n']:,} images of the {models[0].result['split']} split of "
-        f"{models[0].result['dataset']}, single crop. Twins are exact copies of training images."
+        f"{models[0].result['n']:,} images of the {models[0].result['split']} split of {models[0].result['dataset']}, "
+        "single crop. Duplicates are exact copies of training images. The epoch of each run was selected on the "
+        "validation split, so results on that split are biased upward."
     )
-    selected = "The epoch of each run was selected on the validation split: its figures there flatter it a little."
-    return [Text(f"{note} {selected}"), Table([*header, "calibration error", "corrupted %"], rows)]
+    return [Text(note), Table([*header, "macro-F1", "calibration error", "corrupted %"], rows)]
 
 
 def comparison(models: Sequence[Measured], labels: np.ndarray) -> list[Block]:
-    """Returns the paired comparison of the models that know the same classes."""
+    """Returns the paired comparison of the models."""
     names = models[0].scorer.spec.class_names
     answers = {m.scorer.name: m.logits.argmax(1) for m in models if m.scorer.spec.class_names == names}
     rows = []
@@ -91,22 +91,18 @@ def comparison(models: Sequence[Measured], labels: np.ndarray) -> list[Block]:
                 f"{pair['p_value']:.3g}",
             ]
         )
-    header = ["model", "against", "accuracy, points (95 %)", "only this / only that right", "McNemar p"]
-    return [Heading(2, "Compared on the same images"), Table(header, rows)] if rows else []
+    header = ["model", "against", "accuracy, points (95 %)", "correct in only one of them", "McNemar p"]
+    return [Heading(2, "Comparison on the same images"), Table(header, rows)] if rows else []
 
 
 def timings(path: pathlib.Path) -> list[Block]:
-    """Returns what `ferjax benchmark` wrote as CSV.
-
-    Raises:
-      InputError: if the file is missing or no such table.
-    """
+    """Returns the table of a benchmark.csv."""
     header, *rows = tables.cells(tables.read_csv(path))
     return [Heading(2, "Size and latency"), Table(header, rows)]
 
 
 def chapter(measured: Measured, faces: data.Split, out: pathlib.Path, number: int) -> list[Block]:
-    """Returns what is said of one model, its figures written into a folder."""
+    """Returns the chapter on one model and writes its figures into a folder."""
     scorer, result, logits = measured
     names = scorer.spec.class_names
     stem = f"{number}_{pathlib.Path(scorer.name).stem}"
@@ -116,10 +112,10 @@ def chapter(measured: Measured, faces: data.Split, out: pathlib.Path, number: in
     plots.plot_confusion(np.array(result["confusion"]), names, out / f"{stem}_confusion.png")
     plots.plot_f1(result["per_class"], out / f"{stem}_f1.png")
     blocks += [
-        Heading(3, "Right and wrong"),
+        Heading(3, "Accuracy by class"),
         _per_class(result["per_class"]),
         Figure(out / f"{stem}_f1.png", "F1 by class"),
-        Figure(out / f"{stem}_confusion.png", "Confusion matrix: a row is a true class"),
+        Figure(out / f"{stem}_confusion.png", "Confusion matrix; rows are true classes"),
     ]
     blocks += _groups(result)
     probabilities = calibration.softmax(logits, scorer.spec.temperature)
@@ -128,21 +124,21 @@ def chapter(measured: Measured, faces: data.Split, out: pathlib.Path, number: in
     curve = calibration.coverage(probabilities, faces.labels)
     plots.plot_reliability(bins, curve, out / f"{stem}_reliability.png")
     blocks += [
-        Heading(3, "What a confidence is worth"),
+        Heading(3, "Calibration"),
         Figure(out / f"{stem}_reliability.png", "Reliability, confidences, and accuracy against coverage"),
     ]
     if "robustness" in result:
         plots.plot_robustness(result["robustness"], out / f"{stem}_robustness.png")
         clean, qin = result["robustness"]["clean"], result["robustness"]["qin"]
         blocks += [
-            Heading(3, "Under corruption"),
-            Text(f"Clean {clean:.1%}, under Qin's perturbation {qin:.1%}, on {result['robustness']['n']} images."),
+            Heading(3, "Robustness"),
+            Text(f"Clean {clean:.1%}, with Qin's perturbation {qin:.1%}, on {result['robustness']['n']} images."),
             Figure(out / f"{stem}_robustness.png", "Accuracy by corruption and severity"),
         ]
     _mistakes(probabilities, faces, names, out / f"{stem}_mistakes.png")
     blocks += [
-        Heading(3, "The surest mistakes"),
-        Figure(out / f"{stem}_mistakes.png", "Wrong answers of the highest confidence: answer, then the label"),
+        Heading(3, "Errors"),
+        Figure(out / f"{stem}_mistakes.png", "Errors of the highest confidence: prediction, then label"),
     ]
     return blocks
 
@@ -150,29 +146,29 @@ def chapter(measured: Measured, faces: data.Split, out: pathlib.Path, number: in
 def attention(
     scorer: Scorer, faces: data.Split, predictions: np.ndarray, out: pathlib.Path, number: int
 ) -> list[Block]:
-    """Returns the Grad-CAM sheets of a checkpoint and the shares of the face's regions."""
+    """Returns the Grad-CAM sheets of a checkpoint and the share of heat in each region."""
     network = weights.load(scorer.name)
     found = grad_cam.write_sheets(network, faces, predictions, out / f"{number}_gradcam", samples=50, seed=0)
     rows = [[name, *(f"{100 * share:.1f}" for share in shares.values())] for name, shares in found["shares"].items()]
     sheets = [Figure(path, f"Grad-CAM, {path.stem.removeprefix('gradcam_')}") for path in found["sheets"]]
     return [
-        Heading(3, "What is looked at"),
-        Text("Share of Grad-CAM's heat by region of the face, percent, over recognised faces."),
+        Heading(3, "Grad-CAM"),
+        Text("Share of the heat in each region of the face, percent, over correctly classified faces."),
         Table(["class", *grad_cam.REGIONS], rows),
         *sheets,
     ]
 
 
 def _training(scorer: Scorer, curves: pathlib.Path) -> list[Block]:
-    _, meta = checkpoint.read(scorer.name, "last")  # the best one's history ends with its epoch
+    _, meta = checkpoint.read(scorer.name, "last")  # the history of the best checkpoint ends at its own epoch
     history = meta["history"]
     spec, config = scorer.spec, meta["config"]
     seed = config.get("fit", {}).get("seed", 0)
-    drawn, epochs = [], "0"  # compressed since, or stopped in the first one
+    drawn, epochs = [], "0"  # a compressed run, or one that was stopped in its first epoch
     if history:
         plots.plot_curves(history, curves)
         drawn = [Figure(curves, "Loss, accuracy, learning rate")]
-        epochs = f"{len(history)}, of which the {best_row(history)['epoch']}. was the best on validation"
+        epochs = f"{len(history)}; best on validation: epoch {best_row(history)['epoch']}"
     facts = [
         ["epochs", epochs],
         ["configuration", spec.source_run],
@@ -181,13 +177,13 @@ def _training(scorer: Scorer, curves: pathlib.Path) -> list[Block]:
         ["SHA-256 of the variables", spec.params_sha256],
         ["SHA-256 of the data", spec.dataset_sha256],
         ["ferjax", spec.ferjax_version],
-        ["licence", spec.license],
+        ["license", spec.license],
     ]
     return [
         Heading(3, "Training"),
         Table(["", ""], facts),
         *drawn,
-        Text("The configuration as it was resolved:"),
+        Text("Resolved configuration:"),
         Code(json.dumps(config, sort_keys=True)),
     ]
 
@@ -214,8 +210,8 @@ def _mistakes(probabilities: np.ndarray, faces: data.Split, names: Sequence[str]
     predictions, confidence = probabilities.argmax(1), probabilities.max(1)
     wrong = np.flatnonzero(predictions != faces.labels)
     if not len(wrong):
-        cli.note("there is no mistake to show")
+        cli.note("the model makes no error on this split")
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
     tiles = [Tile(faces.images[i], f"{names[predictions[i]]}, not {names[faces.labels[i]]}") for i in worst]
     rows = [("", tiles[i : i + 8]) for i in range(0, len(tiles), 8)]
-    save(contact_sheet(f"the surest of {len(wrong):,} mistakes among {len(faces.labels):,} images", rows), path)
+    save(contact_sheet(f"{len(worst)} of {len(wrong):,} errors on {len(faces.labels):,} images", rows), path)

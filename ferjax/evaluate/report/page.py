@@ -1,4 +1,4 @@
-"""A page of headings, text, tables and figures, written as Markdown and as one HTML file that holds its pictures."""
+"""Writes a page of headings, text, tables and figures as Markdown and as one HTML file with embedded figures."""
 
 import base64
 import html
@@ -20,7 +20,7 @@ pre { background: #f4f4f4; padding: 0.8rem; overflow-x: auto } code { overflow-w
 
 
 class Heading(NamedTuple):
-    """A title; level 1 is the page's."""
+    """A heading; level 1 is the title of the page."""
 
     level: int
     text: str
@@ -33,20 +33,20 @@ class Text(NamedTuple):
 
 
 class Code(NamedTuple):
-    """Lines to be copied."""
+    """A code block."""
 
     text: str
 
 
 class Table(NamedTuple):
-    """Cells as text; every row is as long as the header."""
+    """A table of text cells; all rows have the length of the header."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
 
 class Figure(NamedTuple):
-    """A picture file beside the page, PNG."""
+    """A PNG file in the folder of the page."""
 
     path: pathlib.Path
     caption: str
@@ -56,7 +56,7 @@ Block = Heading | Text | Code | Table | Figure
 
 
 def markdown(blocks: Sequence[Block], folder: pathlib.Path) -> str:
-    """Renders a page as Markdown; figures are linked relative to its folder."""
+    """Returns a page as Markdown; figures are linked relative to its folder."""
     return "\n\n".join(_markdown(block, folder) for block in blocks) + "\n"
 
 
@@ -72,7 +72,7 @@ def page_html(blocks: Sequence[Block]) -> str:
 
 
 def write(blocks: Sequence[Block], folder: pathlib.Path, name: str = "report") -> None:
-    """Writes NAME.md and NAME.html into a folder, each under a temporary name first."""
+    """Writes NAME.md and NAME.html into a folder, atomically."""
     for suffix, text in ((".md", markdown(blocks, folder)), (".html", page_html(blocks))):
         with folders.atomic_file(folder / f"{name}{suffix}") as part:
             part.write_text(text, encoding="utf-8")

@@ -1,6 +1,6 @@
-"""Figures of runs and models as PNG files.
+"""Draws figures of runs and models as PNG files.
 
-Drawn on the Agg canvas directly: no display, no pyplot, no global state of the caller's matplotlib is touched.
+The figures use the Agg canvas directly, so they need no display and leave pyplot's global state unchanged.
 """
 
 import io
@@ -19,26 +19,26 @@ from ferjax.errors import InputError
 from ferjax.evaluate.calibration import Bins, Coverage
 from ferjax.evaluate.metrics import best_row
 
-# Okabe and Ito's blue and vermilion, which stay apart under every common colour-vision deficiency.
+# Okabe and Ito's blue and vermilion, distinguishable with common color-vision deficiencies.
 TRAIN, VALIDATION = "#0072B2", "#D55E00"
 
 
 def plot_curves(history: Sequence[Mapping[str, float]], path: str | os.PathLike[str]) -> None:
-    """Draws loss, accuracy and learning rate over the epochs; the epoch with the best validation is marked.
+    """Draws loss, accuracy and learning rate over the epochs and marks the best epoch.
 
     Args:
-      history: one mapping an epoch with `epoch, train_loss, train_accuracy, validation_loss,
+      history: one mapping per epoch with `epoch, train_loss, train_accuracy, validation_loss,
         validation_accuracy, learning_rate`; accuracies in 0..1, losses in nats.
-      path: the PNG file to write; its folder must exist.
+      path: the PNG file; its folder must exist.
 
     Raises:
       InputError: if the history is empty or an epoch lacks a value.
     """
     if not history:
-        raise InputError("there is no epoch to plot: the history is empty")
+        raise InputError("cannot plot an empty history")
     names = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
     if missing := sorted({name for row in history for name in names if name not in row}):
-        raise InputError(f"the history lacks {', '.join(missing)}; each epoch needs {', '.join(names)}")
+        raise InputError(f"the history lacks {', '.join(missing)}; required: {', '.join(names)}")
     series = {name: np.array([row[name] for row in history], float) for name in names}
     finite = [dict(row) for row in history if np.isfinite(row["validation_accuracy"])]
     best = list(history).index(best_row(finite)) if finite else 0
@@ -66,21 +66,19 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: str | os.PathLike[
 
 
 def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str | os.PathLike[str]) -> None:
-    """Draws a confusion matrix: colour and percentage within each true class, and the count.
+    """Draws a confusion matrix: the percentage within each true class, and the count.
 
     Args:
       confusion: (C, C) counts; row = true class, column = predicted class.
       class_names: the C names in that order.
-      path: the PNG file to write; its folder must exist.
+      path: the PNG file; its folder must exist.
 
     Raises:
-      InputError: if the counts and the names do not fit.
+      InputError: if the numbers of classes differ.
     """
     counts, classes = np.asarray(confusion), len(class_names)
     if counts.shape != (classes, classes):
-        raise InputError(
-            f"a confusion matrix for {classes} class names must be {classes} x {classes}, got {counts.shape}"
-        )
+        raise InputError(f"the confusion matrix of {classes} classes must be {(classes, classes)}, got {counts.shape}")
     n = counts.sum()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
@@ -101,11 +99,11 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str 
 
 
 def plot_f1(per_class: Mapping[str, Mapping[str, float]], path: str | os.PathLike[str]) -> None:
-    """Draws the F1 of each class as a bar, the weakest on top.
+    """Draws the F1 of each class as a bar, the lowest on top.
 
     Args:
-      per_class: class name -> `f1` in 0..1 and `support`, as `metrics.summary` gives them.
-      path: the PNG file to write; its folder must exist.
+      per_class: class name -> `f1` in 0..1 and `support`, from `metrics.summary`.
+      path: the PNG file; its folder must exist.
     """
     ordered = sorted(per_class.items(), key=lambda item: -item[1]["f1"])
     figure = _figure(7.5, 1.2 + 0.4 * len(ordered))
@@ -122,20 +120,15 @@ def plot_size_accuracy(models: Sequence[Mapping[str, Any]], path: str | os.PathL
     """Draws accuracy with its interval over the size of model files.
 
     Args:
-      models: one mapping a file with `file`, its name; `bytes`; `accuracy`, `accuracy_low`, `accuracy_high` in 0..1.
-      path: the PNG file to write; its folder must exist.
-
-    Raises:
-      InputError: if there is no file to draw.
+      models: at least one mapping with `file`, its name; `bytes`; `accuracy`, `accuracy_low`, `accuracy_high` in 0..1.
+      path: the PNG file; its folder must exist.
     """
-    if not models:
-        raise InputError("there is no file to plot: none has an accuracy")
     figure = _figure(11, 5)
     axes = figure.subplots()
     ordered = sorted(models, key=lambda m: (m["bytes"], m["file"]))
     shown = 0.0
     for number, model in enumerate(ordered, start=1):
-        # Files of nearly one size stand side by side, so that each interval is seen.
+        # Files of similar size are drawn side by side, so that their intervals do not overlap.
         shown = max(model["bytes"] / 1e6, 1.08 * shown)
         top, low, high = (100 * model[key] for key in ("accuracy", "accuracy_low", "accuracy_high"))
         color = TRAIN if str(model["file"]).endswith(".tflite") else VALIDATION
@@ -148,19 +141,19 @@ def plot_size_accuracy(models: Sequence[Mapping[str, Any]], path: str | os.PathL
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set(xlabel="size of the file (MB, logarithmic)", ylabel="accuracy (%), with 95 % interval")
-    axes.set_title("size against accuracy")
+    axes.set(xlabel="file size (MB, logarithmic)", ylabel="accuracy (%), with 95 % interval")
+    axes.set_title("accuracy against size")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
 
 def plot_robustness(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Draws accuracy by corruption and severity as a heat map, the clean accuracy in front.
+    """Draws accuracy by corruption and severity as a heat map, with the clean accuracy in the first column.
 
     Args:
       result: from `robustness.measure`.
-      path: the PNG file to write; its folder must exist.
+      path: the PNG file; its folder must exist.
     """
     kinds = list(result["accuracy"])
     shares = 100 * np.array([[result["clean"], *result["accuracy"][kind]] for kind in kinds])
@@ -183,7 +176,7 @@ def plot_reliability(diagrams: Mapping[str, Bins], curve: Coverage, path: str | 
     Args:
       diagrams: caption -> bins from `calibration.reliability`, at most two.
       curve: from `calibration.coverage`.
-      path: the PNG file to write; its folder must exist.
+      path: the PNG file; its folder must exist.
     """
     figure = _figure(13, 4.2)
     axes, counts, covered = figure.subplots(1, 3)
@@ -192,12 +185,10 @@ def plot_reliability(diagrams: Mapping[str, Bins], curve: Coverage, path: str | 
         axes.plot(bins.confidence, bins.accuracy, "o-", color=color, label=f"{caption}: error {bins.error():.3f}")
         width = 0.45 * (bins.edges[:, 1] - bins.edges[:, 0])
         counts.bar(bins.edges.mean(1) + side * width, bins.counts, width, color=color, label=caption)
-    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence", ylabel="share of right answers", title="reliability")
-    counts.set(xlim=(0, 1), xlabel="confidence", ylabel="images", title="how sure the answers are")
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence", ylabel="accuracy", title="reliability")
+    counts.set(xlim=(0, 1), xlabel="confidence", ylabel="images", title="confidence")
     covered.plot(100 * curve.coverage, 100 * curve.accuracy, color=TRAIN)
-    covered.set(
-        xlabel="answers given (%)", ylabel="of them right (%)", title="accuracy against coverage", xlim=(0, 100)
-    )
+    covered.set(xlabel="coverage (%)", ylabel="accuracy (%)", title="accuracy against coverage", xlim=(0, 100))
     axes.legend(frameon=False)
     counts.legend(frameon=False)
     for each in (axes, counts, covered):
@@ -220,7 +211,6 @@ def _label(axes: Axes, title: str, ylabel: str) -> None:
 
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Writes the whole PNG under a temporary name first, so that no reader ever meets half a picture."""
     image = io.BytesIO()
     figure.savefig(image, format="png", bbox_inches="tight", pad_inches=0.1)
     with folders.atomic_file(path) as part:
