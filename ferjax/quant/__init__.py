@@ -9,6 +9,7 @@ from ferjax.quant.grid import (
     fold_batch_norm,
     mark,
     quantize,
+    uniform_quantize,
     weight_grid,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "fold_batch_norm",
     "mark",
     "quantize",
+    "uniform_quantize",
     "weight_grid",
 ]

@@ -177,6 +177,23 @@ def _folded(layer: Mapping[str, Any], norm: Mapping[str, Any], stats: Mapping[st
     return {"kernel": kernel * _aligned(gain, kernel), "bias": bias}
 
 
+def uniform_quantize(weight: jax.Array, *, bits: int = 8) -> tuple[jax.Array, jax.Array]:
+    """Quantizes a whole tensor with one scale, symmetrically (Valverde eq. 2-4): W_b = round(s_b · W).
+
+    Equation 3 maps the largest int8 weight to 127.5, which does not fit; as in figure 6 it is mapped to 127.
+
+    Args:
+      weight: any shape.
+      bits: 4 or 8; another value raises InputError.
+
+    Returns:
+      (W_b, s_b): integers within ±(2^(bits-1) - 1) in the weight's dtype, and the scale: W ≈ W_b / s_b.
+    """
+    top = _top(bits)
+    scale = top / jnp.maximum(jnp.max(jnp.abs(weight)), _SMALLEST_RANGE)
+    return jnp.clip(jnp.round(weight * scale), -top, top), scale
+
+
 def _top(bits: int) -> int:
     if bits not in BITS:
         raise errors.InputError(f"bits must be {' or '.join(map(str, BITS))}, got {bits}")

@@ -100,6 +100,15 @@ def test_rules_say_which_kernels_are_rounded():
         quant.fake_quant_weights(params, rules=["stem"])
 
 
+def test_valverdes_figure_6():
+    weights = jnp.array([[1.15, 11.05, -1.75], [-6.78, -4.89, -0.66], [2.35, 0.46, 8.92]], jnp.float32)
+    integers, scale = quant.uniform_quantize(weights)
+    np.testing.assert_array_equal(integers, [[13, 127, -20], [-78, -56, -8], [27, 5, 103]])
+    np.testing.assert_allclose(scale, 127 / 11.05, rtol=1e-6)
+    np.testing.assert_allclose(integers / scale, weights, atol=0.5 / float(scale) + 1e-6)
+    assert float(jnp.abs(quant.uniform_quantize(weights, bits=4)[0]).max()) == 7
+
+
 def test_folding_by_hand():
     # g = 3 / sqrt(3.99 + 0.01) = 1.5; kernel 2 · 1.5; bias (0.5 - 1) · 1.5 + 0.25
     variables = {
@@ -116,6 +125,7 @@ def test_folding_by_hand():
     np.testing.assert_allclose(folded["params"]["a"]["conv"]["bias"].item(), -0.5, rtol=1e-6)
 
 
-def test_unsupported_bits_raise():
+@pytest.mark.parametrize("use", [quant.weight_grid, quant.uniform_quantize])
+def test_unsupported_bits_raise(use):
     with pytest.raises(InputError, match="bits must be 4 or 8, got 7"):
-        quant.weight_grid(jnp.ones((2, 2)), bits=7)
+        use(jnp.ones((2, 2)), bits=7)
