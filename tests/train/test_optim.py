@@ -93,7 +93,7 @@ def test_path_mask_and_its_errors():
     assert mask == {"conv": {"kernel": True, "bias": False}}
     with pytest.raises(InputError, match=r"kernal.*conv/kernel"):
         trees.path_mask(["bias", "kernal"], PARAMS)
-    with pytest.raises(InputError, match="not a regular expression"):
+    with pytest.raises(InputError, match="not a valid regular expression"):
         trees.path_mask(["("], PARAMS)
 
 
