@@ -87,9 +87,6 @@ def latency(spec: ModelSpec) -> slim.CostFn:
     """Returns a cost function for `ferjax.prune.slim.choose`: module -> milliseconds for one image.
 
     It is the median of 100 passes of the float32 TFLite file on this machine, with one thread.
-
-    Args:
-      spec: the spec of the network.
     """
     image = np.zeros((1, *spec.input_shape), np.uint8)
     plain = spec.replace(quantization="none")

@@ -16,11 +16,7 @@ _UPDATES = 50  # of the running statistics; with a momentum of 0.9, 0.5 % of the
 
 
 def groups(network: Trained) -> tuple[slim.Group, ...]:
-    """Returns the groups of removable channels.
-
-    Raises:
-      InputError: if there are no rules for the architecture.
-    """
+    """Returns the groups of removable channels; raises InputError if there are no rules for the architecture."""
     return slim.find_groups(network.spec.architecture, network.spec.architecture_args)
 
 
@@ -54,13 +50,9 @@ def cut(network: Trained, keep: Mapping[str, np.ndarray]) -> Trained:
 
 
 def refreshed(network: Trained, images: np.ndarray) -> Trained:
-    """Returns the network with recomputed running statistics of its batch normalizations, if it has any.
+    """Returns the network with running statistics, if it has any, recomputed on uint8 training images (N, H, W, C).
 
     With the old statistics, a network that lost many channels predicts at chance level.
-
-    Args:
-      network: the network.
-      images: uint8 (N, H, W, C) training images.
     """
     if "batch_stats" not in network.variables:
         return network

@@ -100,15 +100,9 @@ def compress(
 
 
 def apply(network: Trained, steps: Steps, train: data.Split) -> Trained:
-    """Returns the compressed network.
+    """Returns the network after the steps, with 512 images of the training split, which has the network's labels.
 
-    Args:
-      network: the network.
-      steps: what to do.
-      train: the training split, with the labels of the network; 512 of its images are used.
-
-    Raises:
-      InputError: if a step is impossible for the network.
+    Raises InputError if a step is impossible for the network.
     """
     if steps.score not in prune.SCORES:
         raise errors.unknown("score", steps.score, prune.SCORES)

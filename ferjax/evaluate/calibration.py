@@ -1,7 +1,4 @@
-"""Measures and corrects the calibration of confidences: calibration error, temperature scaling, abstention.
-
-numpy only.
-"""
+"""Measures and corrects the calibration of confidences in numpy: calibration error, temperature scaling, abstention."""
 
 from typing import NamedTuple
 
@@ -98,14 +95,8 @@ def scores(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, flo
 def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """Returns the temperature in [0.05, 20] with the smallest negative log-likelihood (Guo et al. 2017).
 
-    The log-likelihood is concave in β = 1 / T; bisection finds the root of its derivative Σ (z_y − E_p[z]).
-
-    Args:
-      logits: (N, C).
-      labels: (N,) true classes.
-
-    Raises:
-      InputError: if the shapes do not fit or there is no example.
+    The log-likelihood of logits (N, C) is concave in β = 1 / T; bisection finds the root of its derivative
+    Σ (z_y − E_p[z]). Raises InputError if the shapes do not fit or there is no example.
     """
     values, truth = _checked(logits, labels)
     values = values - values.max(axis=1, keepdims=True)
@@ -158,8 +149,7 @@ def coverage(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> Coverage:
 def auroc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> float:
     """Returns the probability that a positive has a higher score than a negative; ties count half.
 
-    Raises:
-      InputError: if one of the two is empty.
+    Raises InputError if one of the two is empty.
     """
     high, low = np.ravel(positives), np.sort(np.ravel(negatives))
     if not len(high) or not len(low):

@@ -94,12 +94,8 @@ def clouds(rng: np.random.Generator, size: Sequence[int]) -> np.ndarray:
 def mean_corruption_error(errors: Mapping[str, Sequence[float]], reference: Mapping[str, Sequence[float]]) -> float:
     """Returns the mean corruption error (Hendrycks & Dietterich 2019, section 4); the reference model has 1.
 
-    Args:
-      errors: kind -> error rates of the model by severity, in 0..1.
-      reference: error rates of the reference model, of the same kinds.
-
-    Raises:
-      InputError: if the reference model makes no error for a kind.
+    Both arguments map kinds to the error rates by severity, in 0..1. Raises InputError if the reference model makes no
+    error for a kind.
     """
     if perfect := [kind for kind, values in reference.items() if not sum(values)]:
         raise InputError(f"the reference model makes no error for {perfect[0]!r}")

@@ -21,11 +21,8 @@ def make_eval_step(
 ) -> EvalStep:
     """Returns the jitted function (variables, images uint8 (N, H, W, C)) -> logits float32 (N, classes).
 
-    Args:
-      apply_fn: the network, see `ferjax.train.step.Task`.
-      mean: per channel, on the 0..1 scale.
-      std: per channel, on the 0..1 scale.
-      mesh: devices that share each batch; the logits are replicated over them.
+    `mean` and `std` are per channel, on the 0..1 scale. The devices of `mesh` share each batch; the logits are
+    replicated over them.
     """
 
     def step(variables: Any, images: jax.Array) -> jax.Array:
@@ -72,10 +69,6 @@ def make_predict(network: Trained, *, batch_size: int = 256) -> Callable[[Any], 
     """Returns a trained network as a function of uint8 images (N, H, W, C) to float32 logits (N, classes).
 
     The function is traced once per batch size. It raises InputError for an empty split and for non-finite logits.
-
-    Args:
-      network: the network.
-      batch_size: images per forward pass.
     """
     step = make_eval_step(network.apply, mean=network.spec.mean, std=network.spec.std)
 

@@ -24,13 +24,7 @@ class Interval(NamedTuple):
 
 
 def wilson(correct: int, count: int, z: float = 1.959964) -> Interval:
-    """Returns a share and its Wilson (1927) score interval.
-
-    Args:
-      correct: number of successes, 0..count.
-      count: number of trials, at least 1.
-      z: quantile of the normal distribution; the default gives 95 %.
-    """
+    """Returns correct / count (count at least 1) and its Wilson (1927) score interval; the default z gives 95 %."""
     share, spread = correct / count, z * z / count
     middle = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)

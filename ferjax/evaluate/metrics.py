@@ -55,8 +55,7 @@ def weighted_f1(confusion: np.ndarray) -> float:
 def per_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """Returns (C,) arrays `precision`, `recall`, `f1`, in 0..1, and `support`, the number of true examples.
 
-    Raises:
-      InputError: if the counts are not a square table with at least one example.
+    Raises InputError if the counts are not a square table with at least one example.
     """
     counts = _checked(confusion)
     hits, support, predicted = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)

@@ -254,8 +254,7 @@ def main(argv: Sequence[str]) -> None:
 def read_benchmark(path: pathlib.Path, name: str) -> list[dict[str, Any]]:
     """Returns the rows of a benchmark.csv for the file of this name.
 
-    Raises:
-      InputError: if there is no such table, or it contains several files of this name.
+    Raises InputError if there is no such table, or it contains several files of this name.
     """
     rows = [row for row in tables.read_csv(path) if pathlib.Path(row["file"]).name == name]
     if len(found := sorted({row["file"] for row in rows})) > 1:
@@ -264,11 +263,7 @@ def read_benchmark(path: pathlib.Path, name: str) -> list[dict[str, Any]]:
 
 
 def read_export(path: pathlib.Path) -> Mapping[str, Any]:
-    """Returns the entry of a file in the export.json beside it; empty if there is none.
-
-    Raises:
-      InputError: if export.json is malformed.
-    """
+    """Returns the entry of a file in the export.json beside it, or {}; raises InputError if that is malformed."""
     record = path.with_name("export.json")
     if not record.is_file():
         return {}

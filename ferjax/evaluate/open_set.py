@@ -13,13 +13,7 @@ COUNT = 500
 
 
 def non_faces(count: int, shape: tuple[int, int, int], *, seed: int = 0) -> np.ndarray:
-    """Returns random textures, uint8 (count, H, W, C): clouds, stripes, checks, gradients and edges.
-
-    Args:
-      count: number of images.
-      shape: (H, W, C).
-      seed: seed of the random numbers.
-    """
+    """Returns random textures, uint8 (count, *shape), shape (H, W, C): clouds, stripes, checks, gradients and edges."""
     height, width, channels = shape
     y, x = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
     pictures = []

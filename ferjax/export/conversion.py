@@ -92,14 +92,7 @@ class Conversion:
 
 
 def calibration_images(spec: ModelSpec, train: Split, *, count: int = IMAGES, seed: int = 0) -> np.ndarray:
-    """Returns class-balanced training images as network inputs, float32 (count, H, W, C).
-
-    Args:
-      spec: the spec of the network.
-      train: the split that it was trained on.
-      count: number of images; all if there are fewer.
-      seed: seed of the draw.
-    """
+    """Returns `count` class-balanced training images, or all if fewer, as network inputs float32 (count, H, W, C)."""
     return normalize(spec, train.images[subsets.balanced(train.labels, count, seed=seed)])
 
 
@@ -138,11 +131,7 @@ def normalize(spec: ModelSpec, images: np.ndarray) -> np.ndarray:
 
 
 def import_tensorflow() -> Any:
-    """Imports tensorflow without its log messages.
-
-    Raises:
-      InputError: if it is not installed.
-    """
+    """Imports tensorflow without its log messages; raises InputError if it is not installed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with quiet():

@@ -47,14 +47,7 @@ class Layer(NamedTuple):
 
 
 def explain(path: pathlib.Path, convert: Callable[[Conversion], bytes], source: Conversion, truth: Reference) -> str:
-    """Returns a phrase on where a file first deviates from its network.
-
-    Args:
-      path: the file, with its spec.
-      convert: the function that made it.
-      source: the network that was converted.
-      truth: the reference of the comparison.
-    """
+    """Returns a phrase on where the file that `convert` made of `source` first deviates from its network."""
     file_spec = specs.read(path)
     for field in _FIELDS:
         written, wanted = getattr(file_spec, field), getattr(truth.spec, field)
@@ -72,15 +65,9 @@ def first(errors: list[Layer]) -> Layer:
 
 
 def layers(convert: Callable[[Conversion], bytes], source: Conversion, images: np.ndarray) -> list[Layer]:
-    """Converts the network again with its intermediates as outputs and compares them.
+    """Converts the network again with its intermediates as outputs and compares them on uint8 images (N, H, W, C).
 
-    Args:
-      convert: the function that makes the file.
-      source: the network.
-      images: uint8 (N, H, W, C).
-
-    Returns:
-      The layers in the order of computation, the logits last.
+    Returns the layers in the order of computation, the logits last.
     """
     names = _intermediates(source)
     tapped_source = dataclasses.replace(source, function=partial(_with_intermediates, names=names))

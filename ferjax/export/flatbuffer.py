@@ -68,11 +68,9 @@ def integer_weights(blob: bytes) -> bytes:
 
 
 def in_floats(blob: bytes, operation: str) -> bytes:
-    """Returns a TFLite file with the int8 operations of one name computed in float32.
+    """Returns a TFLite file with the int8 operations of one name, such as HARD_SWISH, computed in float32.
 
-    Args:
-      blob: a TFLite file.
-      operation: an operation with one input, such as HARD_SWISH.
+    The operation must have one input.
     """
     model = _unpack(blob)
     graph, changed = model.subgraphs[0], []
@@ -94,11 +92,7 @@ def in_floats(blob: bytes, operation: str) -> bytes:
 def unpacked_weights(blob: bytes, operation: str) -> bytes:
     """Returns a TFLite file with the operations of one name computed in float32 where the input is float32.
 
-    Their int8 weights stay stored as int8; the runtime dequantizes them once, when it loads the file.
-
-    Args:
-      blob: a TFLite file.
-      operation: an operation whose second input are the weights, such as DEPTHWISE_CONV_2D.
+    Their second input, the int8 weights, stays stored as int8; the runtime dequantizes it once, when it loads the file.
     """
     model = _unpack(blob)
     graph = model.subgraphs[0]

@@ -106,11 +106,7 @@ def static_int8(source: Conversion) -> bytes:
 
 
 def qat(source: Conversion) -> bytes:
-    """Computes as `tflite.qat`, with QuantizeLinear and DequantizeLinear and unsigned activations (u8s8).
-
-    Raises:
-      InputError: if a range was never observed.
-    """
+    """Computes as `tflite.qat`, with QuantizeLinear and DequantizeLinear and unsigned activations (u8s8)."""
     model = onnx_graph.from_tflite(tflite.qat(source))
     _make_unsigned(model)
     return model.SerializeToString()

@@ -221,11 +221,7 @@ def _not_of_an_export(out: pathlib.Path) -> list[str]:
 
 @contextlib.contextmanager
 def _whole_folder(out: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder that becomes `out` on success.
-
-    Raises:
-      InputError: if `out` exists and may not be replaced.
-    """
+    """Yields a temporary folder that becomes `out` on success; raises InputError if `out` may not be replaced."""
     filled = out.is_dir() and any(out.iterdir())
     if (out.exists() and not out.is_dir()) or (filled and not (out / RECORD).is_file()):
         raise errors.InputError(f"{out} exists and is not an export: choose another --out")

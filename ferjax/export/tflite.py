@@ -73,11 +73,7 @@ def qat(source: Conversion) -> bytes:
 
 
 def int4(source: Conversion) -> bytes:
-    """Computes as `qat`, with 4-bit weights.
-
-    Raises:
-      InputError: if a range was never observed.
-    """
+    """Computes as `qat`, with 4-bit weights; raises InputError if a range was never observed."""
     return _strict(source, weight_bits=4)
 
 

@@ -83,11 +83,7 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
 
 
 def _parse(argv: Sequence[str], help_text: str, values: flags.FlagValues) -> flags.FlagValues:
-    """Parses the flags; --some-name and --some_name are equivalent.
-
-    Raises:
-      InputError: for an unknown flag or configuration key, or a value of the wrong type.
-    """
+    """Parses the flags, or raises InputError; --some-name and --some_name are equivalent."""
     given = _underscored(argv)
     if any(a in ("--help", "-h", "--helpfull") for a in given):
         print(f"{help_text}\n\n{values.get_help()}")
@@ -122,11 +118,7 @@ def _with_path(argv: Sequence[str]) -> list[str]:
 
 
 def _resolve(given: flags.FlagValues, suffix: str = "") -> tuple[dict[str, Any], str, pathlib.Path]:
-    """Returns the configuration, its name and the workdir.
-
-    Raises:
-      InputError: if --config is missing.
-    """
+    """Returns the configuration, its name and the workdir."""
     if not isinstance(given.config, ConfigDict):
         raise errors.InputError(
             "--config is missing: give --config NAME or --config FILE.py; `ferjax train --list` prints the names"

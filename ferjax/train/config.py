@@ -1,7 +1,4 @@
-"""Maps each group of a configuration to the function that takes it, and compares the configurations of runs.
-
-Each group holds the keyword arguments of one function, see `FUNCTIONS`.
-"""
+"""Maps each configuration group to the function that takes it as keyword arguments, and compares configurations."""
 
 import contextlib
 import inspect
@@ -73,8 +70,7 @@ def call(function: Callable[..., Any], group: str, values: Mapping[str, Any], **
 def check_value(group: str, key: str, value: Any) -> None:
     """Checks what ml_collections does not: None where a value is required, and the elements of sequences.
 
-    Raises:
-      InputError: if the group's function does not accept the value.
+    Raises InputError if the group's function does not accept the value.
     """
     if parameter := inspect.signature(FUNCTIONS[group]).parameters.get(key):
         _check_value(parameter, group, value)
@@ -130,11 +126,7 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
 
 
 def check_same(workdir: pathlib.Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Checks that two configurations are the same experiment, see `claim`.
-
-    Raises:
-      InputError: if they differ; names the workdir and the first difference.
-    """
+    """Raises InputError with the first difference if two configurations are not the same experiment, see `claim`."""
     old, new = flat(stored), flat(asked)
     both = sorted((old.keys() | new.keys()) - {f"data.{key}" for key in data.READ_OPTIONS})
     if differing := [k for k in both if old.get(k, _default(k)) != new.get(k, _default(k))]:

@@ -79,11 +79,7 @@ def recorded_name(text: str) -> str:
 
 
 def load(file: ConfigFile) -> types.ModuleType:
-    """Imports a configuration file.
-
-    Raises:
-      InputError: if it cannot be imported or has no `get_config`.
-    """
+    """Imports a configuration file; raises InputError if it cannot be imported or has no `get_config`."""
     make_importable()
     found = importlib.util.spec_from_file_location(file.path.stem, file.path)
     if found is None or found.loader is None:

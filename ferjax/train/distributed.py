@@ -96,11 +96,7 @@ def arrays_of_first(tree: Any) -> Any:
 
 
 def all_or_none(function: Callable[[], T]) -> T:
-    """Calls a function in every process; if it fails in one of them, all fail.
-
-    Raises:
-      InputError: in every process, if the function raised an InputError or OSError in one of them.
-    """
+    """Calls a function in every process; if it raises InputError or OSError in one, raises InputError in all."""
     if jax.process_count() == 1:
         return function()
     problem = ""
@@ -117,8 +113,7 @@ def all_or_none(function: Callable[[], T]) -> T:
 def agree(what: str, values: Mapping[str, Any]) -> None:
     """Compares values, such as a resolved configuration, with those of the other processes.
 
-    Raises:
-      InputError: in every process if a process differs from process 0; names it and the first difference.
+    Raises InputError in every process if one differs from process 0; names it and the first difference.
     """
     texts = _gather(json.dumps(values, sort_keys=True, default=str))
     odd = next((number for number, text in enumerate(texts) if text != texts[0]), None)

@@ -59,16 +59,13 @@ def distill(
     teachers: Sequence[pathlib.Path | str] = (),
     **options: Any,
 ) -> loop.Result:
-    """Trains the network of a configuration with a teacher.
+    """Trains the network of a configuration with a teacher; the history also has `teacher_agreement`.
 
     Args:
       config: see `train`.
       workdir: see `train`.
       teachers: workdirs or .safetensors files that replace `teacher.workdirs`; several form an ensemble.
       **options: see `train`.
-
-    Returns:
-      See `train`; the history also has `teacher_agreement`.
 
     Raises:
       InputError: see `train`; also if there is no teacher.

@@ -197,8 +197,7 @@ class Streamed:
 def soft_targets(train: Arrays, column: str, class_names: Sequence[str]) -> dict[str, np.ndarray]:
     """Returns {"targets": float32 (N, classes)} from a column of the training split.
 
-    Raises:
-      InputError: if there is no such column, or it does not hold class probabilities.
+    Raises InputError if there is no such column, or it does not hold class probabilities.
     """
     columns = train.get("columns", {})
     if column not in columns:

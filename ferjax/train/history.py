@@ -37,11 +37,7 @@ def make_row(epoch: int, state: TrainState, sums: Sums, optimizer: Optimizer, st
 def validate(predict: Callable[..., np.ndarray], variables: Any, data: Arrays, spec: ModelSpec) -> dict[str, float]:
     """Returns loss, accuracy and macro-F1 on the validation split.
 
-    Args:
-      predict: (variables, images) -> logits float32 (N, classes).
-      variables: for `predict`.
-      data: {"images": …, "labels": int32 (N,)}.
-      spec: names the classes.
+    `predict` is (variables, images) -> logits float32 (N, classes); `data` is {"images": …, "labels": int32 (N,)}.
     """
     logits = predict(variables, data["images"]).astype(np.float64)
     labels = np.asarray(data["labels"])

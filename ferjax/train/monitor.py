@@ -59,15 +59,10 @@ class Watch:
         self._bar.close()
 
     def dispatched(self, steps: int, flag: jax.Array, sums: Sums) -> None:
-        """Counts a dispatch and waits for the previous one, so that one is always queued on the device.
+        """Counts a dispatch of `steps` steps and waits for the previous one, so one is always queued on the device.
 
-        Args:
-          steps: number of steps in the dispatch.
-          flag: its `Sums.first_bad`, see `Feed.compile`.
-          sums: sums of the epoch so far.
-
-        Raises:
-          InputError: if a loss or gradient of the previous dispatch is not finite.
+        `flag` is its `Sums.first_bad`; `sums` are those of the epoch so far. Raises InputError if a loss or gradient of
+        the previous dispatch is not finite.
         """
         self._trace.note(flag)
         self.wait(sums)
@@ -76,11 +71,7 @@ class Watch:
         self._bar.update(steps * self._options.batch_size)
 
     def wait(self, sums: Sums) -> None:
-        """Waits for the last dispatch.
-
-        Raises:
-          InputError: if a loss or gradient in it is not finite.
-        """
+        """Waits for the last dispatch; raises InputError if a loss or gradient in it is not finite."""
         flag, self._flag = self._flag, None
         if flag is None or int(flag) == np.iinfo(np.int32).max:
             return

@@ -36,16 +36,14 @@ def make_loss(
       label_smoothing: ε of Paraschiv eq. 13.
       class_weighted: weight each example by w_c = N / (C · N_c) of its class (Paraschiv eq. 1, 12, 15).
       focal_gamma: γ of the focal loss (Lin et al. 2017), which replaces cross-entropy; not with a teacher.
-      method: "soft" (`losses.distillation`), "hard" (`losses.hard_distillation`) or "decoupled"
-        (`losses.decoupled_distillation`); with a teacher.
+      method: `losses.distillation` ("soft"), `hard_distillation` ("hard") or `decoupled_distillation` ("decoupled").
       alpha: weight of the teacher, in [0, 1]; for "decoupled", of its target-class term (default: `ALPHAS`).
       temperature: for "soft" and "decoupled".
       beta: for "decoupled".
       features: "STUDENT:TEACHER" pairs of intermediates for `losses.attention_transfer`.
       feature_weight: weight of their sum, averaged over teachers.
       teachers: number of teachers.
-      heads: from `models.teacher_heads`; the second head learns from the teacher (Touvron et al. 2021, eq. 2 and 3).
-        Requires alpha < 1; with alpha 0 the mean of both heads learns from the labels.
+      heads: `models.teacher_heads`; the second learns from the teacher (Touvron et al. 2021, eq. 2, 3), alpha below 1.
 
     Raises:
       InputError: for an unknown method, a value outside its range, or teacher settings without a teacher.

@@ -30,53 +30,26 @@ class Optimizer(NamedTuple):
 
 
 def create(
-    name: str = "adam",
+    name: str = "adam",  # "adam" (coupled L2, as in torch), "adamw" (Loshchilov & Hutter 2019), "sgd" (Nesterov, L2)
     *,
-    learning_rate: float,
-    steps_per_epoch: int,
-    epochs: float,
-    schedule: str = "cosine",
-    final_learning_rate: float = 0.0,
-    warmup_epochs: float = 0.0,
-    decay_epochs: float = 10.0,
-    decay_rate: float = 0.5,
-    power: float = 1.0,
-    weight_decay: float = 0.0,
-    decay_only: Sequence[str] = (".*",),
-    momentum: float = 0.9,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    clip_norm: float = 0.0,
-    stages: Sequence[Sequence[Any]] = (),
+    learning_rate: float,  # peak after warm-up
+    steps_per_epoch: int,  # optimizer steps
+    epochs: float,  # length of the schedule
+    schedule: str = "cosine",  # "constant", "cosine", "step" (times `decay_rate` every `decay_epochs`), "polynomial"
+    final_learning_rate: float = 0.0,  # final value of "cosine" and "polynomial"
+    warmup_epochs: float = 0.0,  # linear warm-up from zero, part of `epochs`
+    decay_epochs: float = 10.0,  # period of "step"
+    decay_rate: float = 0.5,  # factor of "step", in (0, 1]
+    power: float = 1.0,  # exponent of "polynomial"
+    weight_decay: float = 0.0,  # 0 or more
+    decay_only: Sequence[str] = (".*",),  # regular expressions of decayed parameter paths, such as "^stage1/"
+    momentum: float = 0.9,  # of "sgd", in [0, 1)
+    b1: float = 0.9,  # Adam's first decay rate, in [0, 1)
+    b2: float = 0.999,  # Adam's second decay rate, in [0, 1)
+    clip_norm: float = 0.0,  # largest global norm of the gradient, before weight decay; 0 disables clipping
+    stages: Sequence[Sequence[Any]] = (),  # see `ferjax.train.stages.create_stages`
 ) -> Optimizer:
     """Builds the optimizer: gradient clipping, weight decay, adaptation, learning rate.
-
-    Args:
-      name: "adam" (coupled L2 added to the gradient, as in torch), "adamw" (decoupled, Loshchilov & Hutter 2019) or
-        "sgd" (Nesterov momentum, coupled L2).
-      learning_rate: peak after warm-up.
-      steps_per_epoch: optimizer steps per epoch.
-      epochs: length of the schedule.
-      schedule: "constant", "cosine", "step" (times `decay_rate` every `decay_epochs`) or "polynomial".
-      final_learning_rate: final value of "cosine" and "polynomial".
-      warmup_epochs: linear warm-up from zero, part of `epochs`.
-      decay_epochs: period of "step".
-      decay_rate: factor of "step", in (0, 1].
-      power: exponent of "polynomial".
-      weight_decay: 0 or more.
-      decay_only: regular expressions over parameter paths such as "stage1/block0/conv1/kernel"; matching parameters are
-        decayed. The default decays all, as torch does.
-      momentum: of "sgd", in [0, 1).
-      b1: Adam's first decay rate, in [0, 1).
-      b2: Adam's second decay rate, in [0, 1).
-      clip_norm: largest global norm of the gradient, before weight decay; 0 disables clipping.
-      stages: (epochs, rules) or (epochs, rules, learning-rate factor) each, such as
-        `((5, ("^head/",)), (None, (".*",)))` to freeze the backbone for five epochs. Rules are regular expressions over
-        parameter paths. None in the last stage means the remaining epochs. The schedule covers all stages; a
-        parameter's moments and their count start when it is first trained, as in torch.
-
-    Returns:
-      The optax transform, the schedule and the stages.
 
     Raises:
       InputError: for an unknown name or a value outside its range; at initialization, for a rule without a match.
@@ -151,8 +124,7 @@ def prune(
       keep_zeros: whether weights that are zero at the start stay zero.
 
     Raises:
-      InputError: for an unknown name or a value outside its range; at initialization, for a rule without a match or a
-        parameter that a stage freezes while it is pruned.
+      InputError: for an invalid value; at initialization, for a rule without a match or a pruned, frozen parameter.
     """
     if not begin_epochs >= 0 or not ramp_epochs >= 0 or begin_epochs + ramp_epochs > epochs:
         raise errors.InputError(

@@ -13,12 +13,9 @@ class Trace:
     """Traces a number of dispatches of a run, after the first ones, which compile."""
 
     def __init__(self, folder: pathlib.Path, *, skip: int = 3, dispatches: int = 5):
-        """Stores the settings.
+        """Traces `dispatches` dispatches (0 for none) into a folder, after `skip` others.
 
-        Args:
-          folder: output for `tensorboard --logdir`; https://ui.perfetto.dev opens its .trace.json.gz.
-          skip: dispatches before the trace.
-          dispatches: dispatches to trace; 0 for none.
+        `tensorboard --logdir` reads the folder; https://ui.perfetto.dev opens its .trace.json.gz.
         """
         self._folder, self._begin, self._end, self._seen, self._running = folder, skip, skip + dispatches, 0, False
 

@@ -28,11 +28,7 @@ class InUse(errors.InputError):
 
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
-    """Holds an exclusive lock on a workdir, created if missing; the lock ends with the process.
-
-    Raises:
-      InUse: if another process holds the lock.
-    """
+    """Holds an exclusive lock on a workdir, created if missing; raises InUse if another process holds it."""
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / ".lock").open("a") as file:  # never removed: a third process would lock a new file
         try:
@@ -48,13 +44,9 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def training_seconds(workdir: pathlib.Path, epoch_images: int) -> float:
-    """Returns the training time of a run in seconds, without scoring and saving.
+    """Returns the training time of a run of `epoch_images` images per epoch in seconds, without scoring and saving.
 
     Uses the last measured speed of each epoch, so that a resumed epoch counts once.
-
-    Args:
-      workdir: the run's workdir.
-      epoch_images: images per epoch.
 
     Raises:
       InputError: if timing.jsonl is missing or damaged.

@@ -33,10 +33,13 @@ WHOLE = Stage()  # everything is trained
 
 
 def create_stages(entries: Sequence[Sequence[Any]], *, epochs: float) -> tuple[Stage, ...]:
-    """Returns the stages of a configuration, see `ferjax.train.optim.create`.
+    """Returns the stages of a configuration; the schedule covers all of them.
 
     Args:
-      entries: (epochs, rules) or (epochs, rules, learning-rate factor) each; None epochs in the last means the rest.
+      entries: (epochs, rules) or (epochs, rules, learning-rate factor) each, such as
+        `((5, ("^head/",)), (None, (".*",)))` to freeze the backbone for five epochs. Rules are regular expressions over
+        parameter paths. None in the last stage means the remaining epochs. A parameter's moments and their count start
+        when it is first trained, as in torch.
       epochs: epochs of the run.
 
     Raises:
@@ -89,15 +92,7 @@ def trained(stage: Stage, params: Any, collections: Any) -> tuple[Any, Any]:
     """Returns masks of the parameters and statistics that a stage trains: (of params, of collections).
 
     A statistic, such as a running mean, is trained if its module has a trained parameter. If its module has no
-    parameter, the nearest enclosing module with parameters decides.
-
-    Args:
-      stage: the stage.
-      params: nested dict of arrays.
-      collections: nested dicts of arrays at the same modules, such as {"batch_stats": …}.
-
-    Raises:
-      InputError: for a rule that matches no parameter.
+    parameter, the nearest enclosing module with parameters decides. Raises InputError for a rule without a match.
     """
     mask = path_mask(stage.trainable, params)
     marks = {path_name(path): mark for path, mark in jax.tree_util.tree_leaves_with_path(mask)}
@@ -120,15 +115,10 @@ def select(mask: Any, chosen: Any, other: Any) -> Any:
 
 
 def frozen_modules(mask: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the collection "frozen", which marks the frozen statistics of a network.
+    """Returns the collection "frozen", one nested dict that marks the frozen statistics; empty if nothing is frozen.
 
-    A normalization with marked statistics uses its running statistics in training, too.
-
-    Args:
-      mask: mask of the collections, from `trained`.
-
-    Returns:
-      One nested dict without the names of the collections; empty if nothing is frozen.
+    A normalization with marked statistics uses its running statistics in training, too. `mask` is that of the
+    collections, from `trained`.
     """
     flat: dict[tuple[str, ...], Any] = {}
     for collection in mask.values():

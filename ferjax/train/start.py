@@ -60,11 +60,7 @@ def start(
 
 
 def network_of(source: str | Path) -> dict[str, Any]:
-    """Returns the arguments of `models.create` for the network of a workdir or .safetensors file.
-
-    Raises:
-      InputError: if the source cannot be read.
-    """
+    """Returns the `models.create` arguments of the network in a workdir or .safetensors file, or raises InputError."""
     if not source:
         raise errors.InputError("init.network requires init.workdir, the workdir of a run")
     spec = weights.load(source).spec

@@ -154,20 +154,10 @@ Learn = Callable[[Any, Mapping[str, jax.Array], jax.Array], Learned]
 def learn_in_parts(
     learn: Learn, collections: Any, batch: Mapping[str, jax.Array], key: jax.Array, *, parts: int, scan: Scan
 ) -> Learned:
-    """Processes micro-batches one after the other.
+    """Processes micro-batches one after the other; returns mean gradients and loss, sums of counts, final collections.
 
-    Micro-batch i holds the examples i, i + parts, i + 2 · parts, …, so that examples stay on their devices.
-
-    Args:
-      learn: (collections, batch, key) -> `Learned`.
-      collections: initial collections; each micro-batch continues from the previous one.
-      batch: arrays (N, …), N a multiple of `parts`.
-      key: micro-batch i uses fold_in(key, i).
-      parts: number of micro-batches.
-      scan: the loop over them.
-
-    Returns:
-      Mean gradients and loss, sums of the counts, and the final collections.
+    Micro-batch i holds the examples i, i + parts, i + 2 · parts, …, so that examples stay on their devices. It uses
+    fold_in(key, i) and continues with the collections of the previous one. N must be a multiple of `parts`.
     """
     cut = {name: a.reshape(len(a) // parts, parts, *a.shape[1:]) for name, a in batch.items()}
 
@@ -188,11 +178,7 @@ def learn_in_parts(
 
 
 def pick(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, jax.Array]:
-    """Returns the named intermediates from the state that linen's `apply` returns.
-
-    Raises:
-      InputError: for an unknown name.
-    """
+    """Returns the named intermediates from the state of linen's `apply`; raises InputError for an unknown name."""
     found = state.get("intermediates", {})
     if missing := [name for name in names if name not in found]:
         have = [name for name, value in found.items() if isinstance(value, tuple)]
@@ -210,15 +196,7 @@ def _example(task: Task, batch: Arrays, key: jax.Array) -> Mapping[str, jax.Arra
 
 
 def _learner(task: Task, params: Any, mask: Any, frozen: Mapping[str, Any], teacher_variables: Any) -> Learn:
-    """Returns the function that computes loss and gradient of a batch or micro-batch.
-
-    Args:
-      task: the network and its loss.
-      params: parameters of the network.
-      mask: True for trained parameters.
-      frozen: from `stages.frozen_modules`.
-      teacher_variables: variables of the teacher, if any.
-    """
+    """Returns the function that computes loss and gradient of a batch; `mask` is True for trained parameters."""
     extra = {"frozen": frozen} if frozen else {}
 
     def learn(collections: Any, example: Mapping[str, jax.Array], key: jax.Array) -> Learned:

@@ -34,11 +34,7 @@ SEED = 0x71E3
 
 
 def check(groups: Mapping[str, Mapping[str, Any]]) -> None:
-    """Checks that a configuration is compatible with stored views.
-
-    Raises:
-      InputError: for mixup, cutmix, `loss.features` or `fit.targets`.
-    """
+    """Raises InputError for settings that stored views exclude: mixup, cutmix, `loss.features` and `fit.targets`."""
     augment = groups["augment"]
     for key in ("mixup", "cutmix"):
         if augment.get(key):

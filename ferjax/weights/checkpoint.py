@@ -181,11 +181,7 @@ def fingerprint(arrays: Mapping[str, Any]) -> str:
 
 
 def check_path(workdir: pathlib.Path) -> None:
-    """Checks that checkpoints can be stored in a folder.
-
-    Raises:
-      InputError: if the path contains "[", which orbax interprets as a glob pattern, so that it cannot read its files.
-    """
+    """Raises InputError if the path contains "[", which orbax takes for a glob pattern when it reads."""
     if "[" in str(workdir.absolute()):
         raise errors.InputError(f"the path of a workdir must not contain '[', got {workdir.absolute()}")
 

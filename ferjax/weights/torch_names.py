@@ -33,7 +33,6 @@ class Format(NamedTuple):
 
     Attributes:
       signature: a tensor that only this format has.
-    CENTERED = Preprocessing("rgb", (0.5,) * 3, (0.5,) * 3)
       rules: (pattern, replacement) pairs; the first pattern that matches a ferjax module path applies.
       preprocessing: preprocessing of the networks in this format.
       epsilon: epsilon of its batch normalizations, if it differs from ferjax's 1e-3.
@@ -185,12 +184,7 @@ VGGFACE2_IDENTITIES = 8631  # outputs of VGGFace2's ResNet-50, which distinguish
 
 
 def tensor_name(path: str, form: Format) -> str:
-    """Returns the tensor name of a variable; "(new) path" if no rule applies.
-
-    Args:
-      path: path of the variable in its collection, such as "stem/conv/kernel".
-      form: the format of the file.
-    """
+    """Returns the tensor name of a variable path, such as "stem/conv/kernel"; "(new) path" if no rule applies."""
     module, _, leaf = path.rpartition("/")
     if not module:
         return leaf

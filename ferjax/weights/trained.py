@@ -34,19 +34,14 @@ class Trained(NamedTuple):
         return self.apply_of(self.module)
 
     def module_in(self, dtype: Any) -> Any:
-        """Returns the Flax network with computation in `dtype`, which overrides the dtype of the spec.
-
-        Raises:
-          InputError: if the architecture is unknown.
-        """
+        """Returns the Flax network with computation in `dtype`, or raises InputError for an unknown architecture."""
         arguments = {**self.spec.architecture_args, "dtype": dtype}
         return models.create(self.spec.architecture, num_classes=len(self.spec.class_names), **arguments)
 
     def apply_of(self, module: Any) -> Callable[..., Any]:
         """Returns the apply function of a module, with fake quantization if the spec has it.
 
-        Returns:
-          (variables, images, train=…, mutable=…, rngs=…) -> logits, and the changed collections if any is mutable.
+        It is (variables, images, train=…, mutable=…, rngs=…) -> logits, and the changed collections if any is mutable.
         """
         bits = weight_bits(self.spec)
         return rounding.make_apply(module, weight_bits=bits) if bits else module.apply

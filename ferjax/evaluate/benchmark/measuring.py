@@ -27,8 +27,7 @@ class Contender(NamedTuple):
 def contenders(files: Sequence[pathlib.Path], providers: Sequence[str]) -> list[Contender]:
     """Returns all pairs of file and provider that run; prints a note for each unavailable provider.
 
-    Raises:
-      InputError: if a file cannot be loaded, or no pair runs.
+    Raises InputError if a file cannot be loaded, or no pair runs.
     """
     found: list[Contender] = []
     missing: dict[tuple[str, str], str] = {}

@@ -95,11 +95,7 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 
 def read_csv(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the rows that `csv_text` wrote, with numbers parsed.
-
-    Raises:
-      InputError: if there is no such file, or it is not a benchmark.csv.
-    """
+    """Returns the rows that `csv_text` wrote, with numbers parsed; raises InputError for any other file."""
     if not path.is_file():
         raise InputError(f"{path} does not exist; write it with ferjax benchmark FILE… --out DIR")
     rows: list[dict[str, str]] = []

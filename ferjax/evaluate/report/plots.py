@@ -99,12 +99,7 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str 
 
 
 def plot_f1(per_class: Mapping[str, Mapping[str, float]], path: str | os.PathLike[str]) -> None:
-    """Draws the F1 of each class as a bar, the lowest on top.
-
-    Args:
-      per_class: class name -> `f1` in 0..1 and `support`, from `metrics.summary`.
-      path: the PNG file; its folder must exist.
-    """
+    """Draws the F1 of each class as a bar, the lowest on top; `per_class` is from `metrics.summary`."""
     ordered = sorted(per_class.items(), key=lambda item: -item[1]["f1"])
     figure = _figure(7.5, 1.2 + 0.4 * len(ordered))
     axes = figure.subplots()
@@ -149,12 +144,7 @@ def plot_size_accuracy(models: Sequence[Mapping[str, Any]], path: str | os.PathL
 
 
 def plot_robustness(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Draws accuracy by corruption and severity as a heat map, with the clean accuracy in the first column.
-
-    Args:
-      result: from `robustness.measure`.
-      path: the PNG file; its folder must exist.
-    """
+    """Draws the result of `robustness.measure` as a heat map by corruption and severity; the first column is clean."""
     kinds = list(result["accuracy"])
     shares = 100 * np.array([[result["clean"], *result["accuracy"][kind]] for kind in kinds])
     figure = _figure(7.5, 1.5 + 0.42 * len(kinds))
