@@ -51,7 +51,7 @@ def create(
     cutmix: float = 0.0,
     mix_probability: float = 1.0,
 ) -> Augment:
-    """Composes an augmentation; transforms of strength 0 are left out.
+    """Composes an augmentation, a function (key, batch) -> batch; transforms of strength 0 are left out.
 
     Args:
       flip: probability of a horizontal flip.
@@ -69,9 +69,6 @@ def create(
       mixup: α of mixup, 0 for none, see `random_mix`; MicroExpNet uses 0.2.
       cutmix: α of CutMix, 0 for none; its paper uses 1.
       mix_probability: probability of mixing a batch.
-
-    Returns:
-      A function (key, batch) -> batch.
 
     Raises:
       InputError: if a value is outside its range.

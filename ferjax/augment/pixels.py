@@ -67,8 +67,7 @@ def random_erase(
 ) -> jax.Array:
     """Fills one random rectangle per image with noise or a color (Zhong et al. 2020; Paraschiv eq. 21).
 
-    The area is uniform in the given range, height : width is log-uniform in 1/aspect..aspect. Sides are clipped to the
-    image.
+    The area is uniform in its range, height : width log-uniform in 1/aspect..aspect. Sides are clipped to the image.
 
     Args:
       key: PRNG key.

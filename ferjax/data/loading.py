@@ -48,9 +48,6 @@ def load(
         images train, validation and test. For all other data sets: size in pixels, to which images are resized when
         they are read, and channels=3, which copies gray into three channels.
 
-    Returns:
-      The data with the requested splits.
-
     Raises:
       InputError: if the data set is not prepared, a split is missing, or an option is out of range.
     """
@@ -167,11 +164,7 @@ def not_prepared(name: str, data_dir: Path) -> InputError:
 
 
 def groups(name: str) -> Mapping[str, tuple[str, ...]]:
-    """Returns the demographic groups that a data set annotates.
-
-    Returns:
-      Column of `Split` -> names of its values 0, 1, …; {} if the data set has no such column.
-    """
+    """Returns a data set's demographic groups: column of `Split` -> names of its values 0, 1, …; {} if none."""
     return getattr(DATASETS.get(name), "GROUPS", {})
 
 

@@ -17,16 +17,13 @@ from ferjax.errors import InputError
 
 
 def complete(folder: Path, name: str, class_names: Iterable[str], **more: Any) -> dict[str, Any]:
-    """Marks exact duplicates of training images in the splits of `folder` and writes manifest.json.
+    """Marks exact duplicates of training images in the splits of `folder`; writes and returns manifest.json.
 
     Args:
       folder: contains one folder per split, one of them "train".
       name: name of the data set.
       class_names: class names, in the order of the labels.
       **more: further JSON values for the manifest.
-
-    Returns:
-      The manifest.
 
     Raises:
       InputError: if there is no training split, a class has no training image, or a channel is constant.

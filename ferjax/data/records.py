@@ -27,11 +27,7 @@ _BLOCK = 256  # images decoded per read
 
 
 def check() -> Any:
-    """Returns the module tensorflow_datasets if it can write.
-
-    Raises:
-      InputError: if TensorFlow or TensorFlow Datasets is not installed.
-    """
+    """Returns the module tensorflow_datasets; raises InputError if it or TensorFlow is not installed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         import tensorflow  # noqa: F401
@@ -79,10 +75,6 @@ def write(folder: Path, splits: Mapping[str, Any], class_names: Sequence[str], *
 
 def open_split(folder: Path, split: str) -> DiskImages:
     """Opens the records of a split and reads one image of each file as a check.
-
-    Args:
-      folder: folder of the prepared data set.
-      split: name of the split.
 
     Raises:
       InputError: if TensorFlow Datasets is not installed, or a file cannot be read, naming it.

@@ -54,8 +54,7 @@ class FaceData:
       name: name of the data set.
       class_names: class names, in the order of the labels.
       splits: the loaded splits by name.
-      mean: mean of the training pixels per channel, on the 0..1 scale.
-      std: standard deviation of the training pixels per channel, on the 0..1 scale.
+      mean, std: mean and standard deviation of the training pixels per channel, on the 0..1 scale.
       sha256: hash of the images, labels and columns of all splits.
       manifest: the manifest, see `ferjax.data.manifest`.
     """
@@ -80,10 +79,7 @@ class FaceData:
 
 
 def class_weights(counts: np.ndarray) -> np.ndarray:
-    """Returns the class weights w_c = N / (C * N_c), float64 (C,) (Paraschiv 2026, eq. 1).
-
-    Args:
-      counts: images per class (C,), each at least 1.
+    """Returns the class weights w_c = N / (C * N_c), float64 (C,), for images per class (C,) (Paraschiv 2026, eq. 1).
 
     Raises:
       InputError: if a class has no image.
@@ -250,11 +246,7 @@ def _restore(data_dir: Path, name: str) -> None:
 
 
 def read_manifest(data_dir: Path, name: str) -> dict[str, Any] | None:
-    """Returns the manifest of data_dir/name, or None if it is not prepared.
-
-    Raises:
-      InputError: if the manifest is damaged.
-    """
+    """Returns the manifest of data_dir/name, None if it is not prepared; raises InputError if it is damaged."""
     if data_dir.is_dir():
         _restore(data_dir, name)
     path = data_dir / name / "manifest.json"

@@ -47,14 +47,8 @@ def focal(
 ) -> jax.Array:
     """Returns the focal loss (Lin et al. 2017, eq. 4 and 5), a cross-entropy with less weight on easy examples.
 
-    The loss of example i is w_y · Σ_c q̃_c · (1 − p_c)^γ · (−log p_c) with p = softmax(z); w is α in the paper.
-
-    Args:
-      logits: see `cross_entropy`.
-      targets: see `cross_entropy`.
-      gamma: γ, 0 or more; 0 is `cross_entropy`, 2 is the best value in the paper.
-      label_smoothing: see `cross_entropy`.
-      class_weights: see `cross_entropy`.
+    The loss of example i is w_y · Σ_c q̃_c · (1 − p_c)^γ · (−log p_c) with p = softmax(z); w is α in the paper. `gamma`
+    is γ, 0 or more; 0 is `cross_entropy`, 2 is best in the paper. The other arguments are those of `cross_entropy`.
 
     Returns:
       (N,) losses, float32 (float64 for float64 logits).

@@ -116,15 +116,7 @@ def decoupled_distillation(
 ) -> jax.Array:
     """Returns cross-entropy plus T² · `decoupled_divergence` (Zhao et al. 2022, "Decoupled Knowledge Distillation").
 
-    Args:
-      logits: student logits (N, C).
-      targets: (N, C) probabilities.
-      teacher_logits: teacher logits (N, C).
-      alpha: see `decoupled_divergence`.
-      beta: see `decoupled_divergence`.
-      temperature: T, greater than 0; 4 in the paper.
-      label_smoothing: label smoothing of the cross-entropy.
-      class_weights: class weights of the cross-entropy.
+    The arguments are those of `distillation` and, for α and β, `decoupled_divergence`. T is 4 in the paper.
 
     Returns:
       (N,) losses, float32 (float64 for float64 logits).

@@ -22,8 +22,7 @@ class BaselineCNN(nn.Module):
       bare_last: whether the last convolution has no normalization, activation and pooling.
       bias: whether convolutions have a bias before their normalization.
       head_dropout: dropout rate before the head.
-      folded: see `ConvNormAct`.
-      dtype: computation dtype; parameters stay float32.
+      folded, dtype: see `ConvNormAct`.
     """
 
     num_classes: int = 7

@@ -30,12 +30,7 @@ class Cost(NamedTuple):
 
 
 def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
-    """Returns the cost of a network without running it.
-
-    Args:
-      module: the network, from `ferjax.models.for_export`.
-      input_shape: (height, width, channels).
-    """
+    """Returns the cost of a network, from `for_export`, for images (height, width, channels), without running it."""
     image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
     program = jax.make_jaxpr(lambda v, x: module.apply(v, x, train=False))(variables, image)

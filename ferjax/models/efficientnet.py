@@ -60,11 +60,8 @@ class EfficientNetLite0(nn.Module):
       widths: all widths, as in `Widths`; set in slimmed networks.
       stem_stride: 2 as published; with 1, a 48-pixel face has maps of the size of a 96-pixel face.
       act: activation.
-      head_hidden: see `Head.hidden`.
-      head_dropout: see `Head.dropout`.
-      depthwise: see `operations.depthwise`.
-      folded: see `ConvNormAct`.
-      dtype: computation dtype; parameters stay float32.
+      head_hidden, head_dropout: see `Head`.
+      depthwise, folded, dtype: see `ConvNormAct`.
     """
 
     num_classes: int = 7

@@ -162,8 +162,7 @@ class DenseNormAct(nn.Module):
       features: output width.
       act: name of the activation.
       norm: whether there is a batch normalization.
-      folded: see `ConvNormAct`.
-      dtype: computation dtype; parameters stay float32.
+      folded, dtype: see `ConvNormAct`.
     """
 
     features: int
@@ -190,8 +189,7 @@ class Head(nn.Module):
       dropout: dropout rate before each linear layer, one more than hidden widths; empty for no dropout.
       act: activation of the hidden layers.
       norm: whether hidden layers are normalized.
-      folded: see `ConvNormAct`.
-      dtype: computation dtype; parameters stay float32.
+      folded, dtype: see `ConvNormAct`.
     """
 
     num_classes: int

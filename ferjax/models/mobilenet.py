@@ -70,10 +70,7 @@ class InvertedResidual(nn.Module):
       residual: whether the input is added.
       act: name of the activation.
       gate: activation of the squeeze-and-excitation.
-      depthwise: see `operations.depthwise`.
-      folded: see `ConvNormAct`.
-      dtype: computation dtype.
-      pad: of the depthwise convolution, see `ConvNormAct`.
+      depthwise, folded, dtype, pad: see `ConvNormAct`; the padding is that of the depthwise convolution.
     """
 
     kernel_size: int
@@ -117,12 +114,9 @@ class MobileNetV3Small(nn.Module):
       gate: gate of the squeeze-and-excitation in the blocks.
       attention: squeezed width of the squeeze-and-excitation after the last map, 0 for none.
       attention_gate: gate of the squeeze-and-excitation after the last map.
-      head_hidden: see `Head.hidden`.
-      head_dropout: see `Head.dropout`.
+      head_hidden, head_dropout: see `Head`.
       head_act: activation of the head's hidden layers.
-      depthwise: see `operations.depthwise`.
-      folded: see `ConvNormAct`.
-      dtype: computation dtype; parameters stay float32.
+      depthwise, folded, dtype: see `ConvNormAct`.
     """
 
     num_classes: int = 7

@@ -25,10 +25,8 @@ class ResEmoteNet(nn.Module):
       squeezed: width inside the squeeze-and-excitation block.
       widths: output channels of the residual blocks.
       hidden: channels inside the residual blocks; `widths` if not given.
-      head_hidden: see `Head.hidden`.
-      head_dropout: see `Head.dropout`.
-      folded: see `ConvNormAct`.
-      dtype: computation dtype; parameters stay float32.
+      head_hidden, head_dropout: see `Head`.
+      folded, dtype: see `ConvNormAct`.
     """
 
     num_classes: int = 7

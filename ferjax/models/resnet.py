@@ -23,8 +23,7 @@ class BasicBlock(nn.Module):
       hidden: channels between the two convolutions.
       stride: of the first convolution and of the shortcut.
       bias: whether convolutions have a bias before their normalization.
-      folded: see `ConvNormAct`.
-      dtype: computation dtype.
+      folded, dtype: see `ConvNormAct`.
     """
 
     features: int
@@ -53,8 +52,7 @@ class Bottleneck(nn.Module):
       hidden: channels after the first and after the second convolution.
       stride: of the block.
       stride_first: whether the first 1x1 convolution has the stride (Caffe) instead of the 3x3 (torch).
-      folded: see `ConvNormAct`.
-      dtype: computation dtype.
+      folded, dtype: see `ConvNormAct`.
     """
 
     features: int
@@ -93,10 +91,8 @@ class ResNet(nn.Module):
       bottleneck: whether blocks are `Bottleneck` instead of `BasicBlock`.
       caffe: Caffe's layout, as in VGGFace2's ResNet-50: `Bottleneck.stride_first`, and the max pooling of the
         stem is padded at the bottom and on the right only.
-      head_hidden: see `Head.hidden`.
-      head_dropout: see `Head.dropout`.
-      folded: see `ConvNormAct`.
-      dtype: computation dtype; parameters stay float32.
+      head_hidden, head_dropout: see `Head`.
+      folded, dtype: see `ConvNormAct`.
     """
 
     num_classes: int = 7

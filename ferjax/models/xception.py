@@ -22,9 +22,7 @@ class SeparableConv(nn.Module):
     Attributes:
       features: output channels.
       act: name of the activation.
-      depthwise: see `operations.depthwise`.
-      folded: see `ConvNormAct`.
-      dtype: computation dtype.
+      depthwise, folded, dtype: see `ConvNormAct`.
     """
 
     features: int
@@ -48,9 +46,7 @@ class Module(nn.Module):
     Attributes:
       features: output channels.
       hidden: channels between the two separable convolutions.
-      depthwise: see `operations.depthwise`.
-      folded: see `ConvNormAct`.
-      dtype: computation dtype.
+      depthwise, folded, dtype: see `ConvNormAct`.
     """
 
     features: int
@@ -81,9 +77,7 @@ class MiniXception(nn.Module):
       stem_widths: channels of the first two convolutions.
       widths: output channels of each module.
       hidden: channels inside each module; `widths` if not given.
-      depthwise: see `operations.depthwise`.
-      folded: see `ConvNormAct`.
-      dtype: computation dtype; parameters stay float32.
+      depthwise, folded, dtype: see `ConvNormAct`.
     """
 
     num_classes: int = 7

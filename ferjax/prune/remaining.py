@@ -13,12 +13,7 @@ from ferjax.trees import path_name
 
 
 def apply_masks(params: Any, masks: Mapping[str, jax.Array]) -> Any:
-    """Sets pruned weights to zero, such as in a moving average (EMA), where they only decay.
-
-    Args:
-      params: a nested dict of arrays.
-      masks: by parameter path, from `find_masks`.
-    """
+    """Sets weights to zero by the masks of `find_masks`, such as in a moving average (EMA), where they only decay."""
 
     def masked(path: Any, weight: jax.Array) -> jax.Array:
         mask = masks.get(path_name(path))
@@ -42,9 +37,7 @@ def layer_sparsity(params: Any, *, rules: Sequence[str] = KERNELS) -> dict[str, 
 def compression_ratio(dense: Any, pruned: Any) -> float:
     """Returns R, the number of parameters before pruning over the number of nonzeros after it (Valverde, eq. 1).
 
-    Args:
-      dense: parameters before pruning.
-      pruned: parameters after pruning, of the same or of a slimmed network.
+    `pruned` is of the same or of a slimmed network.
     """
     remaining = sum(int(np.count_nonzero(np.asarray(w))) for w in jax.tree.leaves(pruned))
     if not remaining:

@@ -23,7 +23,7 @@ _NO_EXPRESSION = ("8", "9", "10")  # none, uncertain, no face
 
 
 def read(source: Path, *, classes: int = 8, size: int = 224, channels: int = 3) -> Source:
-    """Reads either form of AffectNet.
+    """Reads either form of AffectNet; the examples are sorted by split and file.
 
     The forms are `train_set/images/N.jpg` with `train_set/annotations/N_exp.npy` (and `val_set`), and `training.csv`
     and `validation.csv` with the listed images, cropped to the face box if the table has one. Faces labeled none,
@@ -35,9 +35,6 @@ def read(source: Path, *, classes: int = 8, size: int = 224, channels: int = 3) 
       classes: 8, or 7 without contempt.
       size: height and width of the prepared images in pixels.
       channels: 3 for RGB, 1 for gray.
-
-    Returns:
-      The examples, sorted by split and file.
 
     Raises:
       InputError: if the source has neither form, or `classes` is not 7 or 8.

@@ -24,17 +24,11 @@ _CSV_ORDER = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 
 
 def read(source: Path) -> Source:
-    """Reads FER2013 in any of its forms.
+    """Reads FER2013 in any of its forms; the examples are sorted by split and file name or row.
 
     The Kaggle archive, zipped or unpacked, has `train/<class>/Training_*.jpg` (train), `test/<class>/PublicTest_*.jpg`
     (validation) and `test/<class>/PrivateTest_*.jpg` (test). The other forms are `fer2013.csv` and
     `icml_face_data.csv` (columns emotion, pixels, Usage), alone, in a folder or in a zip file.
-
-    Args:
-      source: zip file, folder or CSV file.
-
-    Returns:
-      The examples, sorted by split and file name or row.
 
     Raises:
       InputError: if the archive is damaged, or has an unknown class folder or a misplaced file.
@@ -48,11 +42,7 @@ def read(source: Path) -> Source:
 
 
 def pixels(row: Row) -> np.ndarray:
-    """Returns the image of one row, uint8 (48, 48).
-
-    Raises:
-      BadExample: if the row does not contain 48 * 48 integers in 0..255.
-    """
+    """Returns the image of one row, uint8 (48, 48); raises BadExample unless it has 48 * 48 integers in 0..255."""
     values = row.values["pixels"].split()
     if len(values) != 48 * 48:
         raise BadExample(f"{row.where}: {len(values):,} pixel values instead of 2,304")

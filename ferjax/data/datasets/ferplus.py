@@ -27,13 +27,10 @@ def read(source: Path) -> Source:
 
     As in the authors' code, single votes are removed as outliers. The label is the class with more than half of the
     remaining votes. A face without such a class, or with the majority "unknown" or "not a face", is left out. The
-    column `votes` is the distribution of the remaining votes over the eight classes.
+    column `votes` is the distribution of the remaining votes over the classes. Examples are sorted by split and row.
 
     Args:
       source: folder or zip file with both tables, or fer2013.csv with fer2013new.csv in the same folder.
-
-    Returns:
-      The examples, sorted by split and row.
 
     Raises:
       InputError: if a table is missing, or the rows of the tables do not match.

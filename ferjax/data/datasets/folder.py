@@ -33,7 +33,8 @@ def read(
 ) -> Source:
     """Reads a folder or zip file with one folder of images per class.
 
-    The class folders may be in train/, validation/ (or val/) and test/; otherwise `fractions` defines the splits.
+    The class folders may be in train/, validation/ (or val/) and test/; otherwise `fractions` defines the splits. Class
+    names are sorted alphabetically, examples by split, class and file name.
 
     Args:
       source: folder or zip file.
@@ -41,9 +42,6 @@ def read(
       channels: 1 for gray, 3 for RGB.
       fractions: fractions of train, validation and test, each 0..1, with sum 1; FRACTIONS if None.
       find_faces: crop the largest face, rotated until the eyes are level; an image without a face is unusable.
-
-    Returns:
-      The examples, sorted by split, class and file name; class names in alphabetical order.
 
     Raises:
       InputError: if there are fewer than two classes, a class has no image, split folders are next to other folders, or
@@ -95,7 +93,7 @@ def read_table(
 ) -> Source:
     """Reads a CSV file with the columns path, label and optionally split.
 
-    Paths are relative to the folder of the file.
+    Paths are relative to the folder of the file. Class names are sorted alphabetically, examples by split and row.
 
     Args:
       source: CSV file.
@@ -103,9 +101,6 @@ def read_table(
       channels: 1 for gray, 3 for RGB.
       fractions: fractions of train, validation and test if there is no column split; FRACTIONS if None.
       find_faces: crop the largest face, rotated until the eyes are level; an image without a face is unusable.
-
-    Returns:
-      The examples, sorted by split and row; class names in alphabetical order.
 
     Raises:
       InputError: if a column is missing, there are fewer than two classes, or `fractions` is given with a column split.
@@ -171,11 +166,7 @@ def _source(
 
 
 def check_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
-    """Returns the fractions of train, validation and test.
-
-    Raises:
-      InputError: if they are not three numbers in 0..1 with sum 1, or train is 0.
-    """
+    """Returns fractions of train, validation and test; raises InputError unless in 0..1, sum 1 and train > 0."""
     if len(fractions) != 3 or min(fractions) < 0 or fractions[0] == 0 or not math.isclose(sum(fractions), 1):
         given = ",".join(map(str, fractions))
         raise InputError(f"fractions of train, validation and test must sum to 1, such as 0.8,0.1,0.1; got {given}")

@@ -27,15 +27,13 @@ _ORDER = ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral")  # 
 def read(source: Path, *, size: int = 100, channels: int = 3) -> Source:
     """Reads `list_patition_label.txt` and the images `<name>_aligned.jpg` that it lists, in any subfolder.
 
-    Gender, race and age group are read from `<name>_manu_attri.txt`; a missing value is -1.
+    Gender, race and age group are read from `<name>_manu_attri.txt`; a missing value is -1. Examples are sorted by
+    split and name.
 
     Args:
       source: the folder `basic`, a folder that contains it, or a zip file of it.
       size: height and width of the prepared images in pixels.
       channels: 3 for RGB, 1 for gray.
-
-    Returns:
-      The examples, sorted by split and name.
 
     Raises:
       InputError: if the list is missing or has an invalid line.

@@ -125,11 +125,7 @@ class Tree:
         self.folders = sorted(folders | {str(q) for p in self.files for q in PurePosixPath(p).parents if q.name})
 
     def read(self, path: str) -> bytes:
-        """Returns the content of one file.
-
-        Raises:
-          InputError: if it is damaged or encrypted.
-        """
+        """Returns the content of one file; raises InputError if it is damaged or encrypted."""
         if self._zip is None:
             return (self._root / path).read_bytes()
         try:

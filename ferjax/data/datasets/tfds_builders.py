@@ -31,7 +31,7 @@ def register() -> None:
 
 
 def builder(name: str, data_dir: str | Path | None = None, **options: Any) -> Any:
-    """Returns a TFDS builder.
+    """Returns a `tfds.core.GeneratorBasedBuilder`.
 
     An example contains `image` uint8 (H, W, C), `label`, `name` and the columns of the data set. The order is that of
     the arrays of `ferjax prepare`.
@@ -42,9 +42,6 @@ def builder(name: str, data_dir: str | Path | None = None, **options: Any) -> An
         `tfds.download.DownloadConfig`.
       **options: options of the parser, such as size, channels and classes; for synthetic_faces, options of
         `ferjax.data.load`.
-
-    Returns:
-      A `tfds.core.GeneratorBasedBuilder`.
 
     Raises:
       InputError: if the name or an option is unknown.

@@ -25,15 +25,12 @@ class Tile(NamedTuple):
 
 
 def write_sheets(name: str, out: str | Path, data_dir: str | Path | None = None) -> str:
-    """Writes `<class>.png` for each class and `distribution.png`.
+    """Writes `<class>.png` for each class and `distribution.png`; returns a table of the counts.
 
     Args:
       name: name of a prepared data set.
       out: output folder; created if missing.
       data_dir: folder of prepared data; `default_data_dir()` if None.
-
-    Returns:
-      A table of the counts.
     """
     facts = loading.load(name, data_dir, splits=()).manifest
     data = loading.load(name, data_dir, splits=tuple(facts["counts"]))
@@ -60,15 +57,7 @@ def save(sheet: Image.Image, path: Path) -> None:
 
 
 def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[Tile]]]) -> Image.Image:
-    """Draws a contact sheet: rows of images with captions.
-
-    Args:
-      title: title line.
-      rows: caption and tiles of each row.
-
-    Returns:
-      RGB image on white.
-    """
+    """Draws a contact sheet on white (RGB): a title line and rows of images, each with a caption."""
     below = 14 if any(tile.caption for _, row in rows for tile in row) else 0
     above = 16 if any(text for text, _ in rows) else 0
     width = max([len(row) for _, row in rows], default=1) * (_TILE + 4) + 8

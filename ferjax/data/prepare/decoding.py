@@ -32,7 +32,7 @@ def decode(
     box: Box | None = None,
     crop: Callable[[Image.Image], Image.Image] | None = None,
 ) -> Decoded:
-    """Decodes an image of any format that Pillow reads.
+    """Decodes an image of any format that Pillow reads; returns it with the applied conversions.
 
     Applies EXIF rotation, blends transparency with white, scales 16 bits to 8 bits, and takes the first frame of an
     animation. Color is converted to gray by ITU-R 601 luma, as in OpenCV. An image of another size is cropped to its
@@ -44,9 +44,6 @@ def decode(
       channels: 1 for gray, 3 for RGB.
       box: crop (left, top, right, bottom) in pixels, clipped to the image.
       crop: function that crops the face of an 8-bit image, called after `box`.
-
-    Returns:
-      The image and the applied conversions.
 
     Raises:
       Exception: any type; the errors of Pillow for invalid files have no common base class.

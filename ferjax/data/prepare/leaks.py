@@ -17,7 +17,7 @@ _SHEET_ROWS, _SHEET_COLUMNS = 14, 12
 
 
 def write_report(name: str, out: str | Path, data_dir: str | Path | None = None) -> str:
-    """Finds exact and near duplicates within and across all splits of a prepared data set.
+    """Finds exact and near duplicates in and across all splits of a prepared data set; returns the counts as text.
 
     Writes `leaks.json` (counts), `leaks.csv` (all images with a duplicate, by group) and `leaks.png` (groups across
     splits first, then groups with conflicting labels).
@@ -26,9 +26,6 @@ def write_report(name: str, out: str | Path, data_dir: str | Path | None = None)
       name: name of a prepared data set.
       out: output folder; created if missing.
       data_dir: folder of prepared data; `default_data_dir()` if None.
-
-    Returns:
-      The counts as text.
     """
     facts = loading.load(name, data_dir, splits=()).manifest
     data = loading.load(name, data_dir, splits=tuple(facts["counts"]))

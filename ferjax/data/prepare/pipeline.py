@@ -35,7 +35,7 @@ def prepare(
     array_record: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
-    """Prepares one of DATASETS from a copy of it.
+    """Prepares one of DATASETS from a copy of it and returns the manifest.
 
     Args:
       name: one of DATASETS.
@@ -46,9 +46,6 @@ def prepare(
       holdout: fraction of training (0..0.5) to use as validation, for a data set without validation.
       array_record: store the images as `ferjax.data.records` instead of one array per split.
       **options: options of the parser.
-
-    Returns:
-      The manifest.
 
     Raises:
       InputError: if the source is invalid; data prepared before do not change.
@@ -77,19 +74,7 @@ def write(
     holdout: float = 0.0,
     array_record: bool = False,
 ) -> dict[str, Any]:
-    """Decodes a parsed source and stores it as data_dir/name.
-
-    Args:
-      name: name of the data set.
-      source: result of a parser.
-      data_dir: as for `prepare`.
-      skip_bad: as for `prepare`.
-      drop_leaks: as for `prepare`.
-      holdout: as for `prepare`.
-      array_record: as for `prepare`.
-
-    Returns:
-      The manifest.
+    """Decodes a parsed source, stores it as data_dir/name and returns the manifest; for the options, see `prepare`.
 
     Raises:
       InputError: if an image cannot be decoded, a class has no training image, or data_dir/name is not a data set.
@@ -137,11 +122,7 @@ def write(
 
 
 def write_arrays(source: Source, staged: Path) -> tuple[dict[str, int], list[str]]:
-    """Decodes every example into staged/<split>/.
-
-    Returns:
-      Conversion -> number of images, and one error message per unusable image.
-    """
+    """Decodes examples into staged/<split>/; returns conversion -> image count, and one message per unusable image."""
     writers: dict[str, store.SplitWriter] = {}
     remarks: Counter[str] = Counter()
     bad = []
@@ -159,11 +140,7 @@ def write_arrays(source: Source, staged: Path) -> tuple[dict[str, int], list[str
 
 
 def decoded_examples(source: Source) -> Iterator[tuple[Example, decoding.Decoded | str]]:
-    """Decodes the examples in threads (Pillow releases the GIL), in order, block by block.
-
-    Yields:
-      Each example and its image, or an error message of one line.
-    """
+    """Yields examples with their image or a one-line error, in order, decoded in threads (Pillow releases the GIL)."""
 
     def decode(example: Example) -> decoding.Decoded | str:
         try:

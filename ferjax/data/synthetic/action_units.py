@@ -1,7 +1,7 @@
 """Defines the parameters of a rendered face: action units of an expression, and features of a person.
 
-Expressions are combinations of facial action units (AU; Ekman & Friesen 1978, *Facial Action Coding
-System*). The seven prototypes follow the predictions of EMFACS (Friesen & Ekman 1983).
+Expressions are combinations of facial action units (AU; Ekman & Friesen 1978, *Facial Action Coding System*). The seven
+prototypes follow the predictions of EMFACS (Friesen & Ekman 1983).
 """
 
 import dataclasses
@@ -17,21 +17,13 @@ class ActionUnits:
     """Intensity of each action unit, 0 (rest) to 1 (maximum).
 
     Attributes:
-      au1: inner brow raiser.
-      au2: outer brow raiser.
+      au1, au2: inner brow raiser, outer brow raiser.
       au4: brow lowerer; also draws the brows together.
-      au5: upper lid raiser.
-      au6: cheek raiser.
-      au7: lid tightener.
-      au9: nose wrinkler.
-      au10: upper lip raiser.
-      au12: lip corner puller.
-      au15: lip corner depressor.
-      au17: chin raiser.
-      au20: lip stretcher.
-      au24: lip pressor.
-      au25: lips part.
-      au26: jaw drop.
+      au5, au6, au7: upper lid raiser, cheek raiser, lid tightener.
+      au9, au10: nose wrinkler, upper lip raiser.
+      au12, au15: lip corner puller, lip corner depressor.
+      au17, au20, au24: chin raiser, lip stretcher, lip pressor.
+      au25, au26: lips part, jaw drop.
     """
 
     au1: float = 0.0
@@ -115,13 +107,10 @@ class Identity:
       mouth_width: half width of the resting mouth.
       mouth_curve: resting height of the mouth corners, positive is upward.
       lips: thickness of one lip.
-      skin: RGB in 0..255 at full illumination.
-      hair: RGB in 0..255.
-      iris: RGB in 0..255.
+      skin, hair, iris: RGB in 0..255; the skin at full illumination.
       hair_style: 0 bald, 1 short, 2 side parting, 3 bangs, 4 long.
       hairline: height of the hairline above the middle of the face.
-      beard: density of the beard in 0..1, 0 is none.
-      mustache: density of the mustache in 0..1, 0 is none.
+      beard, mustache: density in 0..1, 0 is none.
       glasses: darkness of the frames in 0..1, 0 is no glasses.
       age: depth of resting wrinkles in 0..1.
     """

@@ -81,7 +81,7 @@ def render_clip(
 
 
 def write_clip(kind: str, path: str | Path, *, seed: int = 0, seconds: float = 10.0, fps: float = 30.0) -> int:
-    """Renders a clip into an .mp4 file.
+    """Renders a clip into an .mp4 file and returns the number of frames.
 
     Args:
       kind: see `render_clip`.
@@ -89,9 +89,6 @@ def write_clip(kind: str, path: str | Path, *, seed: int = 0, seconds: float = 1
       seed: see `render_clip`.
       seconds: duration, greater than 0.
       fps: frames per second.
-
-    Returns:
-      The number of frames.
 
     Raises:
       InputError: if an argument is outside its range, or the file cannot be written.

@@ -15,15 +15,7 @@ Color = tuple[int, int, int]
 
 
 def draw_face(canvas: Image.Image, identity: Identity, units: ActionUnits, pose: Pose, light: Light) -> None:
-    """Draws a head on a canvas, in place.
-
-    Args:
-      canvas: RGB image; the head is clipped to it.
-      identity: features of the person.
-      units: action units.
-      pose: position and rotation.
-      light: illumination.
-    """
+    """Draws a head on an RGB canvas, in place; the head is clipped to the canvas."""
     reach = REACH * pose.scale
     left, top = max(0, math.floor(pose.x - reach)), max(0, math.floor(pose.y - reach))
     right, bottom = min(canvas.width, math.ceil(pose.x + reach)), min(canvas.height, math.ceil(pose.y + reach))

@@ -1,7 +1,7 @@
 """Computes the geometry and the shading of a face from pose and action units.
 
-Lengths are in half face widths. The origin is the middle of the face, between the eyes and the mouth;
-x points to the viewer's right, y down, z toward the viewer. The head is an ellipsoid.
+Lengths are in half face widths. The origin is the middle of the face, between the eyes and the mouth; x points to the
+viewer's right, y down, z toward the viewer. The head is an ellipsoid.
 """
 
 import dataclasses
@@ -26,12 +26,9 @@ class Pose:
     """Position and rotation of a head.
 
     Attributes:
-      x: column of the middle of the face, in pixels.
-      y: row of the middle of the face, in pixels.
+      x, y: column and row of the middle of the face, in pixels.
       scale: half a face width, in pixels.
-      roll: clockwise rotation in the image plane, in radians.
-      yaw: rotation to the viewer's right, in radians.
-      pitch: upward rotation, in radians.
+      roll, yaw, pitch: rotation clockwise in the image plane, to the viewer's right and upward, in radians.
     """
 
     x: float
@@ -56,8 +53,7 @@ class Light:
 
     Attributes:
       direction: unit vector from the head to the light.
-      ambient: ambient light, in 0..1.
-      diffuse: light from `direction`, in 0..1.
+      ambient, diffuse: ambient light and light from `direction`, in 0..1.
       color: RGB factors in 0..1.
     """
 
@@ -133,14 +129,7 @@ class Shape:
         return start + (end - start) * (t + 1) / 2, np.minimum(y, EYE_Y - 0.11), half
 
     def shading(self, light: Light) -> np.ndarray:
-        """Computes the shading on a coarse grid: Lambert's law on the ellipsoid, times the relief.
-
-        Args:
-          light: illumination.
-
-        Returns:
-          uint8 (32, 32); 255 is full light.
-        """
+        """Returns the shading (Lambert's law times the relief) on a coarse grid, uint8 (32, 32); 255 is full light."""
         steps = (np.arange(_SHADE_GRID, dtype=np.float32) + 0.5) / _SHADE_GRID
         u, v = ((steps * n - o) / self.scale for n, o in zip(self.size, self.origin, strict=True))
         c, s = self._roll
