@@ -22,12 +22,12 @@ def test_a_batch_that_can_be_cut_passes(batch, size, accumulate):
 @pytest.mark.parametrize(
     ("batch", "size", "accumulate", "largest", "said"),
     [
-        (100, 8, 1, 999, "for 8 devices: set fit.batch_size to 96 or 104, or use --devices 5"),
-        (7, 8, 1, 999, "for 8 devices: set fit.batch_size to 8, or use --devices 7"),
+        (100, 8, 1, 999, "over 8 devices: set fit.batch_size to 96 or 104, or use --devices 5"),
+        (7, 8, 1, 999, "over 8 devices: set fit.batch_size to 8, or use --devices 7"),
         (100, 8, 1, 103, "set fit.batch_size to 96, or"),
-        (7, 8, 1, 7, "the training set is too small for so many, or use --devices 7"),
-        (64, 1, 3, 999, "for fit.accumulate=3 micro-batches: set fit.batch_size to 63 or 66$"),
-        (64, 4, 5, 999, "for 4 devices and fit.accumulate=5 micro-batches: set fit.batch_size to 60 or 80$"),
+        (7, 8, 1, 7, "the training set of 7 is too small, or use --devices 7"),
+        (64, 1, 3, 999, "over fit.accumulate=3 micro-batches: set fit.batch_size to 63 or 66$"),
+        (64, 4, 5, 999, "over 4 devices and fit.accumulate=5 micro-batches: set fit.batch_size to 60 or 80$"),
     ],
 )
 def test_the_nearest_sizes_are_named(batch, size, accumulate, largest, said):

@@ -218,7 +218,7 @@ def test_stored_views_are_answered_as_they_are_stored_and_drawn_once(teachers, t
         store(views=4)
     assert not [path for path in (tmp_path / "views").iterdir() if "part" in path.name]
     os.truncate(tmp_path / "views" / "view001.npy", 1000)
-    with pytest.raises(InputError, match=r"stored views in .*views are damaged \(.*cut short.*\); remove that folder"):
+    with pytest.raises(InputError, match=r"stored views in .*views are damaged \(.*truncated.*\); remove that folder"):
         store(views=2)
 
 
