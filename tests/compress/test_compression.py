@@ -160,7 +160,10 @@ def test_a_student_is_pruned_quantized_and_distilled_at_once(rounded, tmp_path):
         ({"prune__sparsity": 1.0}, r"sparsity must be in \[0, 1\), got 1\.0"),
         ({"prune__sparsity": 0.5, "prune__rules": ("stm/",)}, "the rule 'stm/' matches no parameter"),
         ({"prune__sparsity": 0.999, "prune__distribution": "uniform"}, "sparsity 0.999 prunes all of "),
-        ({"prune__sparsity": 0.5, "prune__ramp_epochs": 9.0}, "prune.begin_epochs and prune.ramp_epochs .* got 0.0 and 9.0"),
+        (
+            {"prune__sparsity": 0.5, "prune__ramp_epochs": 9.0},
+            "prune.begin_epochs and prune.ramp_epochs .* got 0.0 and 9.0",
+        ),
         (
             {"prune__sparsity": 0.5, "optim__stages": [[1, ["^head/"]], [None, [".*"]]]},
             r"optim\.stages\[0\] freezes conv1/conv/kernel while it is pruned",
