@@ -61,7 +61,7 @@ def test_what_does_not_belong_together_is_refused(made, tmp_path):
         row(made, "seed0", tmp_path / "else")
     write_timed_run(tmp_path / "untimed", faces)
     (tmp_path / "untimed" / "timing.jsonl").unlink()
-    with pytest.raises(InputError, match="time that training took is not known"):
+    with pytest.raises(InputError, match="training time is unknown"):
         accuracy.row([tmp_path / "untimed"], data_dir=made / "data")
 
 

@@ -47,7 +47,7 @@ def as_source(name, variables, x):
         mean=(0.5,) * x.shape[-1],
         std=(0.25,) * x.shape[-1],
         architecture=name,
-        architecture_args={**tiny.SMALL[name][0], "folded": True},
+        architecture_args=tiny.SMALL[name][0] if name.startswith("deit") else {**tiny.SMALL[name][0], "folded": True},
     )
     return conversion.Conversion(Trained(spec, variables), np.asarray(x))
 
