@@ -1,6 +1,8 @@
 """Processes that tests start: how they are started and how they end."""
 
+import functools
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +34,7 @@ def start(environment, *arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored below a shell's `&`
     )
 
 
