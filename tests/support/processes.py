@@ -1,6 +1,5 @@
 """Processes that tests start: how they are started and how they end."""
 
-import functools
 import os
 import signal
 import socket
@@ -26,16 +25,19 @@ def environment(folder):
 
 
 def start(environment, *arguments):
-    """Starts Python with arguments, in the repository's root."""
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored below a shell's `&`
-    )
+    """Starts Python with arguments, in the repository's root, where Ctrl-C is not ignored as below a shell's `&`."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def end(process):
