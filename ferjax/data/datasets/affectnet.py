@@ -14,7 +14,7 @@ PREPARE = "ferjax prepare affectnet --source FOLDER"
 MISSING = {
     "train": "unpack train_set, or training.csv with its images",
     "validation": "unpack val_set, or validation.csv with its images",
-    "test": "use the validation split as papers do: the test labels are not public",
+    "test": "ask the authors: its labels are not public, and papers report on validation",
 }
 COLUMNS = dict.fromkeys(("valence", "arousal"), Column((), "float32", -2))
 CLASSES = (*EXPRESSIONS, "contempt")
