@@ -39,7 +39,7 @@ def prepare(
 
     Args:
       name: one of DATASETS.
-      source: zip file, folder or CSV file; see the parser `ferjax.data.datasets.<name>.read`.
+      source: folder, archive or table; see the parser `ferjax.data.datasets.<name>.read`.
       data_dir: folder of prepared data; `default_data_dir()` if None.
       skip_bad: leave out images that cannot be decoded and report them, instead of raising.
       drop_leaks: remove training images with an exact or near duplicate in another split.
@@ -79,6 +79,36 @@ def write(
     Raises:
       InputError: if an image cannot be decoded, a class has no training image, or data_dir/name is not a data set.
     """
+    _check(name, source, holdout)
+    if array_record:
+        records.check()
+    with store.staging(Path(data_dir or store.default_data_dir()), name) as staged:
+        remarks, bad = write_arrays(source, staged)
+        if bad and not skip_bad:
+            raise InputError(f"{_list(bad)}; repair or remove them, or leave them out with --skip-bad")
+        empty = _divide(name, source, staged, holdout)
+        dropped = _drop_leaks(staged) if drop_leaks else 0
+        if dropped and not (staged / "train").exists():
+            raise InputError(
+                f"--drop-leaks would remove all {dropped:,} training images: each has a near duplicate in another "
+                "split. Remove --drop-leaks, or use other images; ferjax leaks shows the duplicates"
+            )
+        missing = {s: t for s, t in {**source.missing, **empty}.items() if not (staged / s).exists()}
+        facts = {"remarks": remarks, "skipped": bad, "dropped_leaks": dropped, "missing": missing}
+        result = manifest.complete(staged, name, source.class_names, **facts, notes=list(source.notes))
+        if array_record:
+            store.use_records(staged, source.class_names)
+    messages = [f"left out: {_list(bad)}"] if bad else []
+    messages += [f"{count:,} images {remark}" for remark, count in remarks.items()]
+    messages += source.notes
+    messages += [f"{dropped:,} training images removed: near duplicates in another split"] if drop_leaks else []
+    messages += [f"the source has no {s} split; to get it, {text}" for s, text in missing.items() if s not in empty]
+    for line in messages:
+        note(f"{name}: {line}")
+    return result
+
+
+def _check(name: str, source: Source, holdout: float) -> None:
     if not re.fullmatch(r"\w[\w.-]*", name) or name == "synthetic_faces":
         raise InputError(
             f"invalid data set name {name!r}: use letters, digits, -, _ and .; synthetic_faces is reserved"
@@ -89,36 +119,6 @@ def write(
         raise InputError(f"size must be 1 or more pixels, got {source.size}")
     if not 0 <= holdout <= 0.5:
         raise InputError(f"holdout must be in 0..0.5, got {holdout}")
-    if array_record:
-        records.check()
-    with store.staging(Path(data_dir or store.default_data_dir()), name) as staged:
-        remarks, bad = write_arrays(source, staged)
-        if bad and not skip_bad:
-            raise InputError(f"{_list(bad)}; repair or remove them, or leave them out with --skip-bad")
-        _divide(name, source, staged, holdout)
-        dropped = _drop_leaks(staged) if drop_leaks else 0
-        if dropped and not (staged / "train").exists():
-            raise InputError(
-                f"--drop-leaks would remove all {dropped:,} training images: each has a near duplicate in another "
-                "split. Remove --drop-leaks, or use other images; ferjax leaks shows the duplicates"
-            )
-        missing = {s: t for s, t in source.missing.items() if not (staged / s).exists()}
-        if holdout and "validation" in missing:
-            missing["validation"] = (
-                "use other images: all are near duplicates of each other, so --holdout cannot divide them"
-            )
-        facts = {"remarks": remarks, "skipped": bad, "dropped_leaks": dropped, "missing": missing}
-        result = manifest.complete(staged, name, source.class_names, **facts, notes=list(source.notes))
-        if array_record:
-            store.use_records(staged, source.class_names)
-    messages = [f"left out: {_list(bad)}"] if bad else []
-    messages += [f"{count:,} images {remark}" for remark, count in remarks.items()]
-    messages += source.notes
-    messages += [f"{dropped:,} training images removed: near duplicates in another split"] if drop_leaks else []
-    messages += [f"the source has no {split} split; to get it, {text}" for split, text in missing.items()]
-    for line in messages:
-        note(f"{name}: {line}")
-    return result
 
 
 def write_arrays(source: Source, staged: Path) -> tuple[dict[str, int], list[str]]:
@@ -164,27 +164,36 @@ def _list(lines: list[str]) -> str:
     return f"{len(lines):,} unusable image{'s'[: len(lines) != 1]}: {'; '.join(lines[:5])}{more}"
 
 
-def _divide(name: str, source: Source, staged: Path, holdout: float) -> None:
-    """Divides the training split by fractions; near duplicates stay in one split."""
+def _divide(name: str, source: Source, staged: Path, holdout: float) -> dict[str, str]:
+    """Divides the training split by fractions; near duplicates stay in one split.
+
+    Returns:
+      For each split that should have images and has none: how to get it.
+    """
     fractions = source.fractions
     if holdout:
         if (staged / "validation").exists() or fractions:
             raise InputError(f"{name} already has a validation split: remove --holdout")
         fractions = (1 - holdout, holdout, 0.0)
     if fractions is None or not (staged / "train").exists():
-        return
+        return {}
     train = {"train": store.read_split(staged / "train")}
     exact = duplicates.exact_groups(train)
     groups = duplicates.connected_groups(duplicates.near_pairs(train, exact), exact)
     parts = divide(train["train"].labels, [[m.row for m in g] for g in groups], fractions)
-    for i, split in enumerate(store.SPLITS):
-        if fractions[i] > 0 and not (parts == i).any():
-            together = max(map(len, groups), default=0)
-            note(
-                f"the {split} split is empty: {together} of {len(parts)} images are near duplicates, as frames of one "
-                "video are, and stay in one split. Divide the images into folders train, val and test"
-            )
+    empty = [s for i, s in enumerate(store.SPLITS) if fractions[i] > 0 and not (parts == i).any()]
+    wanted, largest = sum(f > 0 for f in fractions), int(np.bincount(train["train"].labels).max())
+    if largest < wanted:
+        reason = f"no class has more than {largest} image{'s' * (largest > 1)}, too few for {wanted} splits"
+        remedy = f"add images: a class needs {wanted} or more"
+    else:
+        together = max(map(len, groups), default=0)
+        reason = f"{together} of {len(parts)} images are near duplicates, as frames of one video, and stay in one split"
+        remedy = "use other images, or divide them into folders train, val and test"
+    for split in empty:
+        note(f"{name}: the {split} split is empty: {reason}; {remedy}")
     store.resplit(staged, {s: np.flatnonzero(parts == i) for i, s in enumerate(store.SPLITS)})
+    return dict.fromkeys(empty, remedy)
 
 
 def divide(labels: np.ndarray, groups: list[list[int]], fractions: tuple[float, float, float]) -> np.ndarray:
@@ -196,7 +205,8 @@ def divide(labels: np.ndarray, groups: list[list[int]], fractions: tuple[float, 
       fractions: fractions of train, validation and test.
 
     Returns:
-      int (N,): 0, 1 or 2 for train, validation or test. A class with too few images for all three fills train first.
+      int (N,): 0, 1 or 2 for train, validation or test. A class has an image in
+      each split if it has enough, and fills train first if not.
     """
     rng = np.random.default_rng(_SEED)
     alone = np.setdiff1d(np.arange(len(labels)), [i for g in groups for i in g])
@@ -205,6 +215,7 @@ def divide(labels: np.ndarray, groups: list[list[int]], fractions: tuple[float, 
     counts = np.bincount(labels)
     wanted = np.outer(counts, fractions)
     wanted = np.where(np.array(fractions) > 0, np.maximum(wanted, 1), 0)
+    wanted[:, 0] = np.maximum(1, counts - wanted[:, 1:].sum(1))
     parts = np.zeros(len(labels), np.int64)
     for unit in units:
         label = labels[unit[0]]
