@@ -58,7 +58,10 @@ def _prepare_parser(parser: argparse.ArgumentParser) -> None:
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name in (*pipeline.DATASETS, "folder", "csv"):
         data_set = names.add_parser(name, argument_default=argparse.SUPPRESS)
-        data_set.add_argument("--source", type=Path, required=True, help="zip archive, folder or CSV file")
+        data_set.add_argument("--source", type=Path, required=True, help="folder, zip or tar archive, or table")
+        data_set.add_argument(
+            "--name-encoding", metavar="ENCODING", help="encoding of the file names in the archive (default: detected)"
+        )
         data_set.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be decoded")
         data_set.add_argument(
             "--drop-leaks", action="store_true", help="remove training images with a near duplicate in another split"
@@ -75,6 +78,12 @@ def _prepare_parser(parser: argparse.ArgumentParser) -> None:
         if name in ("folder", "csv"):
             data_set.add_argument("--name", dest="store_as", required=True, help="name of the new data set")
             data_set.add_argument("--fractions", type=_fractions, help="train,validation,test (default: 0.8,0.1,0.1)")
+            data_set.add_argument(
+                "--class-names",
+                type=lambda text: tuple(name.strip() for name in text.split(",")),
+                metavar="NAME,…",
+                help="names of classes that are numbers, in the order of the numbers",
+            )
             data_set.add_argument("--detect", dest="find_faces", action="store_true", help="crop the largest face")
         _data_dir(data_set)
     embedded = names.add_parser("synthetic_faces", argument_default=argparse.SUPPRESS)

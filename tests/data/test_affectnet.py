@@ -112,6 +112,37 @@ def test_a_box_outside_the_image_is_named(tmp_path):
 def test_a_source_without_the_data_set_is_refused(tmp_path):
     write(tmp_path, {"a.jpg": jpeg(faces()[0][0])})
     with pytest.raises(
-        InputError, match=r"neither train_set/annotations/\*_exp\.npy nor training\.csv; ask its authors"
+        InputError, match=r"neither train_set/annotations/\*_exp\.npy nor training\.csv nor .*; ask its authors"
     ):
         affectnet.read(tmp_path)
+
+
+def test_tables_without_header_are_read(tmp_path):
+    files = table_files()
+    files["validation.csv"] = files["validation.csv"].split("\n", 1)[1]
+    files["training.csv"] = files["training.csv"].split("\n", 1)[1].replace("/", "\\").upper()
+    source = affectnet.read(write(tmp_path, files))
+    assert [source.class_names[e.label] for e in source.examples if e.split == "train"] == list(ORDER)
+    assert [source.class_names[e.label] for e in source.examples if e.split == "validation"] == list(ORDER)
+    assert source.examples[0].box == (20, 10, 40, 30) and source.examples[0].columns["valence"] == 0.5
+    prepare("affectnet", tmp_path, tmp_path / "data", size=20)  # all images are found
+
+
+@pytest.mark.parametrize("train, val", [("train", "val"), ("Train_Class", "VAL_CLASS"), ("train_set", "val_set")])
+def test_class_folders_with_the_numbers_of_affectnet_are_read_with_a_note(tmp_path, train, val, capsys):
+    images, _ = faces("train", 9, size=64, channels=3)
+    files = {f"set/{s}/{i}/{s}_{i}.jpg": jpeg(images[i]) for s in (train, val) for i in range(9)}
+    prepare("affectnet", write_zip(tmp_path / "a.zip", files), tmp_path, size=32)
+    data = load("affectnet", tmp_path)
+    for split in data.splits.values():
+        assert [data.class_names[i] for i in split.labels] == list(ORDER)
+    said = capsys.readouterr().err
+    assert "0 neutral, 1 happy, 2 sad, 3 surprise, 4 fear, 5 disgust, 6 angry, 7 contempt" in said
+    assert "--class-names" in said and "2 faces left out: no expression" in said
+
+
+def test_a_yolo_export_is_refused_by_name(tmp_path):
+    files = {f"train/images/{i}.jpg": jpeg(image) for i, image in enumerate(faces()[0])}
+    files |= {f"train/labels/{i}.txt": "4 0.5 0.5 1 1\n" for i in range(7)}
+    with pytest.raises(InputError, match="YOLO export"):
+        affectnet.read(write(tmp_path, files))

@@ -5,7 +5,7 @@ from ferjax.data import EXPRESSIONS, load
 from ferjax.data.datasets import fer2013
 from ferjax.data.prepare.pipeline import prepare
 from ferjax.errors import InputError
-from tests.support.data_layouts import CSV_NUMBERS, faces, fer2013_csv, fer2013_files, write, write_zip
+from tests.support.data_layouts import CSV_NUMBERS, faces, fer2013_csv, fer2013_files, write, write_tar, write_zip
 
 
 def labels_by_name(source):
@@ -92,9 +92,63 @@ def test_a_bad_row_is_named_by_its_number_and_can_be_skipped(tmp_path, changes, 
 
 
 def test_a_missing_column_is_named(tmp_path):
-    (tmp_path / "fer2013.csv").write_text("emotion,pixels\n0,1 2\n")
-    with pytest.raises(InputError, match="no column usage"):
+    (tmp_path / "fer2013.csv").write_text("pixels,Usage\n1 2,Training\n")
+    with pytest.raises(InputError, match="no column emotion"):
         fer2013.read(tmp_path / "fer2013.csv")
+
+
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_without_the_column_usage_all_images_are_in_train(tmp_path, form, capsys):
+    rows = [line.rsplit(",", 1)[0] for line in fer2013_csv(("train",), 14).splitlines()]
+    write(tmp_path / "set", {"train.csv": "\n".join(rows), "test.csv": "pixels\n" + rows[1].split(",")[1]})
+    source = tmp_path / "set" / "train.csv" if form == "file" else tmp_path / "set"
+    manifest = prepare("fer2013", source, tmp_path)
+    assert {s: sum(c.values()) for s, c in manifest["counts"].items()} == {"train": 14}
+    assert set(manifest["missing"]) == {"validation", "test"}
+    assert "train.csv has no column Usage: all images are in train; --holdout" in capsys.readouterr().err
+    assert set(prepare("fer2013", source, tmp_path, holdout=0.5)["counts"]) == {"train", "validation"}
+
+
+@pytest.mark.parametrize("text", [fer2013_csv().replace(",", ";"), fer2013_csv().replace(",", "\t")])
+def test_other_separators_and_encodings_change_nothing(tmp_path, text):
+    plain = labels_by_name(write(tmp_path / "a", {"fer2013.csv": fer2013_csv()}))
+    assert labels_by_name(write(tmp_path / "b", {"fer2013.csv": text.encode("utf-16")})) == plain
+
+
+def test_the_archives_of_the_challenge_are_read(tmp_path):
+    table = {"fer2013/README": "", "fer2013/fer2013.csv": fer2013_csv()}
+    archive = write_tar(tmp_path / "fer2013.tar.gz", table)
+    outer = {"fer2013.tar.gz": archive.read_bytes(), "example_submission.csv": "id,emotion\n1,0\n"}
+    plain = labels_by_name(write(tmp_path / "a", table))
+    assert labels_by_name(archive) == labels_by_name(write_zip(tmp_path / "challenge.zip", outer)) == plain
+
+
+def test_other_names_of_folders_and_classes_change_nothing(tmp_path):
+    files = fer2013_files()
+    other = {"train": "TRAIN", "test": "Test", "disgust": "disgusted", "fear": "Fearful", "happy": "happiness"}
+    other |= {"surprise": "surprised", "sad": "Sadness", "angry": "ANGER", "neutral": "Neutral"}
+    renamed = {"/".join(other.get(part, part) for part in path.split("/")): c for path, c in files.items()}
+    first, second = (fer2013.read(write(tmp_path / n, f)) for n, f in (("a", files), ("b", renamed)))
+    assert [(e.split, e.label, e.read()) for e in first.examples] == [
+        (e.split, e.label, e.read()) for e in second.examples
+    ]
+
+
+def test_a_test_folder_without_usage_is_the_test_split(tmp_path, capsys):
+    files = {}
+    for i, (path, content) in enumerate(fer2013_files().items()):
+        files[f"{path.rsplit('/', 1)[0]}/im{i}.png"] = content
+    manifest = prepare("fer2013", write(tmp_path / "a", files), tmp_path)
+    assert {s: sum(c.values()) for s, c in manifest["counts"].items()} == {"train": 7, "test": 14}
+    assert "no file in test/ is named PublicTest_* or PrivateTest_*" in capsys.readouterr().err
+
+
+def test_a_validation_folder_is_the_validation_split(tmp_path):
+    files = {p.replace("test/", "validation/"): c for p, c in fer2013_files(("train", "validation")).items()}
+    assert {e.split for e in fer2013.read(write(tmp_path / "a", files)).examples} == {"train", "validation"}
+    files["validation/happy/PrivateTest_7.jpg"] = b""
+    with pytest.raises(InputError, match="PrivateTest image in validation/ is a leak"):
+        fer2013.read(write(tmp_path / "a", files))
 
 
 def test_an_unknown_class_folder_is_named_with_the_nearest(tmp_path):

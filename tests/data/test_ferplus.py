@@ -5,7 +5,7 @@ from ferjax.data import load
 from ferjax.data.datasets import ferplus
 from ferjax.data.prepare.pipeline import prepare
 from ferjax.errors import InputError
-from tests.support.data_layouts import faces, ferplus_files, write, write_zip
+from tests.support.data_layouts import faces, ferplus_files, ferplus_pictures, write, write_tar, write_zip
 
 
 def test_majority_labels_and_votes_follow_the_paper(tmp_path, capsys):
@@ -63,3 +63,42 @@ def test_a_bad_vote_or_face_is_named_by_its_row(tmp_path):
     files["fer2013.csv"] = files["fer2013.csv"].replace(" ", "", 1)
     with pytest.raises(InputError, match=r"fer2013new\.csv row 1 \(line 2\): a vote is not an integer"):
         prepare("ferplus", write(tmp_path, files), tmp_path)
+
+
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.mark.parametrize("labels", ["fer2013new.csv", "label.csv", "without box"])
+def test_the_pictures_of_the_authors_script_equal_the_tables(tmp_path, labels, capsys):
+    files = ferplus_pictures()
+    if labels == "fer2013new.csv":  # which wins over label.csv
+        files = {p: "x" if p.endswith("label.csv") else c for p, c in files.items()}
+    else:
+        del files["fer2013new.csv"]
+    if labels == "without box":
+        files = {p: c.replace(',"(0, 0, 48, 48)"', "") if p.endswith(".csv") else c for p, c in files.items()}
+    prepare("ferplus", write_zip(tmp_path / "tables.zip", ferplus_files()), tmp_path / "tables")
+    capsys.readouterr()
+    prepare("ferplus", write_tar(tmp_path / "pictures.tar", files, "w:"), tmp_path / "pictures")
+    one, other = (load("ferplus", tmp_path / form, SPLITS) for form in ("tables", "pictures"))
+    assert one.manifest["sha256"] == other.manifest["sha256"]
+    assert other.splits["test"].columns["votes"].shape == (5, 8)
+    assert ("3 labeled faces left out: no image" in capsys.readouterr().err) == (labels == "fer2013new.csv")
+
+
+def test_faces_without_a_picture_are_left_out_and_counted(tmp_path, capsys):
+    files = ferplus_pictures(("FER2013Train", "FER2013Valid"))
+    del files["data/FER2013Valid/fer0000000.png"]
+    prepare("ferplus", write(tmp_path / "a", files), tmp_path)
+    data = load("ferplus", tmp_path, ("train", "validation"))
+    assert len(data.splits["validation"].labels) == 4 and data.splits["train"].labels.size == 8
+    said = capsys.readouterr().err
+    assert "10 labeled faces left out: no image" in said  # 2 named as no face, 1 deleted, 7 of test
+    assert "has no test split; to get it, use a source that contains FER2013Test/" in said
+
+
+def test_the_tables_may_be_in_archives_of_their_own(tmp_path):
+    files = ferplus_files()
+    write_tar(tmp_path / "fer2013.tar.gz", {"fer2013/fer2013.csv": files["fer2013.csv"]})
+    write(tmp_path, {"fer2013new.csv": files["fer2013new.csv"]})
+    assert len(ferplus.read(tmp_path).examples) == 18

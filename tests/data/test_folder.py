@@ -11,7 +11,7 @@ from ferjax.data.datasets import folder
 from ferjax.data.prepare.pipeline import write as prepare_as
 from ferjax.data.synthetic import rendering
 from ferjax.errors import InputError
-from tests.support.data_layouts import album, faces, jpeg, write, write_zip
+from tests.support.data_layouts import album, faces, jpeg, write, write_tar, write_zip
 
 
 def test_a_folder_per_class_is_divided_into_three_splits(tmp_path, capsys):
@@ -184,11 +184,97 @@ def test_a_class_folder_that_is_not_utf8_is_refused(tmp_path):
         folder.read(made)
 
 
-def test_a_source_that_is_not_a_csv_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"is not a \.csv file"):
-        folder.read_table(tmp_path)
+def test_a_source_without_one_table_is_refused(tmp_path):
+    with pytest.raises(InputError, match="contains no table"):
+        folder.read_table(write(tmp_path / "none", album(1)))
+    with pytest.raises(InputError, match=r"several tables, a\.csv, b\.tsv"):
+        folder.read_table(write(tmp_path / "two", {"a.csv": "path,label\n", "b.tsv": "path,label\n"}))
     with pytest.raises(InputError, match="no column path"):
         folder.read_table(table(tmp_path, "file,label\na,b\n"))
+
+
+def test_a_table_is_no_folder(tmp_path):
+    with pytest.raises(InputError, match=r"is a file: .*ferjax prepare csv"):
+        folder.read(table(tmp_path, "path,label\n"))
+
+
+@pytest.mark.parametrize("form", ["file", "zip", "tar"])
+def test_a_table_written_on_windows(tmp_path, form, capsys):
+    paths = {path: "D:\\my faces\\" + path.replace("/", "\\").upper() for path in album(10)}
+    text = "path;label\n" + "".join(f"{listed};{path.split('/')[0]}\n" for path, listed in paths.items())
+    files = {f"set/{path}": content for path, content in album(10).items()} | {"set/labels.csv": text.encode("utf-16")}
+    made = {"file": write, "zip": write_zip, "tar": write_tar}[form](tmp_path / "made", files)
+    prepare_as("pets", folder.read_table(made / "set" / "labels.csv" if form == "file" else made), tmp_path)
+    train = load("pets", tmp_path).splits["train"]
+    assert [name.split("/")[0].lower() for name in train.names] == [("cat", "dog")[i] for i in train.labels]
+    assert "leading folders of all paths ignored: D:/my faces" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("as_table", [False, True])
+def test_numbered_classes_require_names(tmp_path, as_table):
+    files = album(3, ("2", "10", "1"))
+    made = write(tmp_path / "album", files)
+    rows = "".join(f"{path},{path.split('/')[0]}\n" for path in files)
+    source = write(tmp_path / "album", {"t.csv": f"path,label\n{rows}"}) / "t.csv" if as_table else made
+    read = folder.read_table if as_table else folder.read
+    with pytest.raises(InputError, match=r"the classes are numbers \(1, 2, 10\)\. Name them .*--class-names"):
+        read(source)
+    named = read(source, class_names=("one", "two", "ten"))
+    assert named.class_names == ("one", "ten", "two")
+    assert {e.name.split("/")[0]: named.class_names[e.label] for e in named.examples} == {
+        "1": "one",
+        "2": "two",
+        "10": "ten",
+    }
+    for wrong in (("one", "two"), ("one", "two", "two"), ("one", "two", "")):
+        with pytest.raises(InputError, match="must be 3 different names for 1, 2, 10"):
+            read(source, class_names=wrong)
+
+
+def test_names_of_classes_that_are_not_numbers_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"the classes have names \(cat, dog\): remove --class-names"):
+        folder.read(write(tmp_path / "album", album(2)), class_names=("a", "b"))
+
+
+def test_files_beside_the_single_folder_are_ignored(tmp_path):
+    files = {"README.md": "", "LICENSE": "", "top/notes.txt": ""} | {f"top/faces/{p}": c for p, c in album(3).items()}
+    source = folder.read(write_zip(tmp_path / "a.zip", files))
+    assert source.class_names == ("cat", "dog") and source.examples[0].name == "cat/000.jpg"
+    assert "3 files ignored" in source.notes[0]
+
+
+def test_an_archive_inside_is_read_but_not_beside_images(tmp_path):
+    inner = write_zip(tmp_path / "inner.zip", album(2)).read_bytes()
+    source = folder.read(write_zip(tmp_path / "outer.zip", {"README": "", "faces.zip": inner}))
+    assert source.class_names == ("cat", "dog")
+    beside = folder.read(write(tmp_path / "beside", album(1) | {"cat/faces.zip": inner}))
+    assert len(beside.examples) == 2
+
+
+def test_a_yolo_export_is_refused_by_name(tmp_path):
+    files = {f"images/{i}.jpg": c for i, c in enumerate(album(3).values())} | {"labels/0.txt": "4 0.5 0.5 1 1\n"}
+    with pytest.raises(InputError, match="YOLO export"):
+        folder.read(write(tmp_path / "a", files))
+
+
+@pytest.mark.parametrize(
+    "count, splits",
+    [
+        (1, ["train"]),
+        (2, ["train", "validation"]),
+        (3, ["train", "validation", "test"]),
+        (5, ["train", "validation", "test"]),
+    ],
+)
+def test_few_images_are_divided_as_far_as_they_reach(tmp_path, count, splits, capsys):
+    manifest = prepare_as("few", folder.read(write(tmp_path / "album", album(count))), tmp_path)
+    assert list(manifest["counts"]) == splits and all(min(c.values()) > 0 for c in manifest["counts"].values())
+    said = capsys.readouterr().err
+    assert "near duplicates" not in said
+    assert said.count(f"split is empty: no class has more than {count} image") == 3 - len(splits)
+    if "test" not in splits:
+        with pytest.raises(InputError, match=r"without a test split .*to get it, add images: a class needs 3 or more"):
+            load("few", tmp_path, ("test",))
 
 
 def test_the_largest_face_is_cropped_and_images_without_a_face_are_named(tmp_path):

@@ -5,7 +5,7 @@ from ferjax.data import load
 from ferjax.data.datasets import rafdb
 from ferjax.data.prepare.pipeline import prepare
 from ferjax.errors import InputError
-from tests.support.data_layouts import rafdb_files, write, write_zip
+from tests.support.data_layouts import rafdb_class_folders, rafdb_files, write, write_tar, write_zip
 
 LIST = "basic/EmoLabel/list_patition_label.txt"
 
@@ -72,5 +72,42 @@ def test_missing_list_or_images_are_named(tmp_path):
     files, _ = rafdb_files()
     with pytest.raises(InputError, match=r"contain \*_aligned\.jpg; unpack aligned\.zip"):
         rafdb.read(write(tmp_path / "a", {LIST: files[LIST]}))
-    with pytest.raises(InputError, match=r"contain list_patition_label\.txt; ask its authors"):
+    with pytest.raises(InputError, match=r"neither list_patition_label\.txt nor .*; ask its authors"):
         rafdb.read(write(tmp_path / "b", {"x.txt": "x"}))
+
+
+@pytest.mark.parametrize("form", ["tables", "windows", "flat", "folders", "capitals"])
+def test_copies_with_class_folders_map_to_class_names(tmp_path, form):
+    files, truth = rafdb_class_folders()
+    if form == "windows":
+        for table in ("train_labels.csv", "test_labels.csv"):
+            folder = table.split("_")[0]
+            files[table] = files[table].replace(f"{folder}_0", f"DATASET\\{folder}\\{folder}_0").upper()
+    elif form == "flat":
+        files = {p.replace(p.split("/")[2] + "/", "") if "/" in p else p: c for p, c in files.items()}
+    elif form in ("folders", "capitals"):
+        files = {p: c for p, c in files.items() if not p.endswith(".csv")}
+    if form == "capitals":
+        files = {p.replace("train/", "TRAIN/").replace("test/", "Test/"): c for p, c in files.items()}
+    prepare("rafdb", write_tar(tmp_path / "raf.tgz", files), tmp_path)
+    data = load("rafdb", tmp_path, ("train", "test"))
+    found = {n: data.class_names[i] for s in data.splits.values() for n, i in zip(s.names, s.labels, strict=True)}
+    assert {name.lower(): label for name, label in found.items()} == truth
+
+
+def test_a_bad_row_of_the_tables_is_named(tmp_path):
+    files, _ = rafdb_class_folders()
+    files["train_labels.csv"] = files["train_labels.csv"].replace(
+        "train_00001_aligned.jpg,2", "train_00001_aligned.jpg,8"
+    )
+    files["test_labels.csv"] = files["test_labels.csv"].replace("test_00000", "test_99999")
+    with pytest.raises(
+        InputError, match=r"row 2 \(line 3\): label '8' is not in 1\.\.7; .*test_99999_aligned.jpg is missing"
+    ):
+        prepare("rafdb", write(tmp_path, files), tmp_path)
+
+
+def test_aligned_images_may_have_another_ending(tmp_path):
+    files = {p.replace("_aligned.jpg", "_aligned.JPG"): c for p, c in rafdb_files()[0].items()}
+    assert {e.split for e in rafdb.read(write(tmp_path, files)).examples} == {"train", "test"}
+    prepare("rafdb", tmp_path, tmp_path / "data")  # all are found

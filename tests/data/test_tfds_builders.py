@@ -5,7 +5,15 @@ from ferjax.data import load
 from ferjax.data.datasets import tfds_builders
 from ferjax.data.prepare.pipeline import prepare
 from ferjax.errors import InputError
-from tests.support.data_layouts import affectnet_files, fer2013_files, ferplus_files, rafdb_files, write, write_zip
+from tests.support.data_layouts import (
+    affectnet_files,
+    fer2013_files,
+    ferplus_files,
+    rafdb_files,
+    write,
+    write_tar,
+    write_zip,
+)
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -25,7 +33,7 @@ def user_copy(manual, name):
     elif name == "ferplus":
         write(manual, ferplus_files())
     elif name == "rafdb":
-        write(manual / "rafdb", rafdb_files()[0])
+        write_tar(manual / "rafdb.tar.gz", rafdb_files()[0])
     elif name == "affectnet":
         write(manual / "affectnet", affectnet_files()[0])
 

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import tarfile
 import zipfile
 
 import numpy as np
@@ -42,6 +43,34 @@ def write_zip(path, files):
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)
+    return pathlib.Path(path)
+
+
+class _Named(zipfile.ZipInfo):
+    encoding = "utf-8"
+
+    def _encodeFilenameFlags(self):
+        return self.filename.encode(self.encoding), self.flag_bits
+
+
+def write_foreign_zip(path, files, encoding):
+    """Writes {path: bytes} into a zip file whose names are in a code page and not marked, as by old programs."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            entry = _Named(name)
+            entry.encoding = encoding
+            archive.writestr(entry, content)
+    return pathlib.Path(path)
+
+
+def write_tar(path, files, mode="w:gz", encoding="utf-8"):
+    """Writes {path: bytes or text} into a tar archive; the mode decides the compression."""
+    with tarfile.open(path, mode, encoding=encoding, format=tarfile.GNU_FORMAT) as archive:
+        for name, content in files.items():
+            data = content.encode() if isinstance(content, str) else content
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
     return pathlib.Path(path)
 
 
@@ -92,6 +121,21 @@ def album(count=20, classes=("cat", "dog"), size=60, channels=3):
     return files
 
 
+def rafdb_class_folders():
+    """RAF-DB in train/1 to test/7 with two tables, as it is passed on, and the class of each image."""
+    order = ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral")
+    files, truth = {}, {}
+    for split, count in (("train", 14), ("test", 7)):
+        lines = ["image,label"]
+        for i, image in enumerate(faces(split, count, size=100, channels=3)[0]):
+            name = f"{split}_{i:05d}_aligned.jpg"
+            files[f"DATASET/{split}/{i % 7 + 1}/{name}"] = jpeg(image)
+            lines.append(f"{name},{i % 7 + 1}")
+            truth[name] = order[i % 7]
+        files[f"{split}_labels.csv"] = "\n".join(lines) + "\n"
+    return files, truth
+
+
 def npy(value):
     """The bytes of a .npy file."""
     buffer = io.BytesIO()
@@ -134,3 +178,22 @@ def ferplus_files():
     lines[8:8] = [f"Training,fer{i:07d}.png,{v}" for i, v in enumerate(extra, 7)]
     faces_csv = fer2013_csv(("train",), 10) + fer2013_csv(("validation", "test")).split("\n", 1)[1]
     return {"fer2013.csv": faces_csv, "fer2013new.csv": "\n".join(lines) + "\n"}
+
+
+def ferplus_pictures(folders=("FER2013Train", "FER2013Valid", "FER2013Test")):
+    """What the script of FER+ writes from `ferplus_files`: PNG files and a label.csv without header in each folder."""
+    tables = ferplus_files()
+    labels = [line.split(",") for line in tables["fer2013new.csv"].splitlines()[1:]]
+    rows = [line.split(",") for line in tables["fer2013.csv"].splitlines()[1:]]
+    folder_of = dict(zip(USAGES.values(), ("FER2013Train", "FER2013Valid", "FER2013Test"), strict=True))
+    files = {}
+    for (usage, name, *votes), (_, pixels, _) in zip(labels, rows, strict=True):
+        folder = folder_of[usage]
+        if name and folder in folders:
+            buffer = io.BytesIO()
+            face = np.array(pixels.split(), np.uint8).reshape(48, 48)
+            Image.fromarray(face).save(buffer, "PNG")
+            files[f"data/{folder}/{name}"] = buffer.getvalue()
+            table = f"data/{folder}/label.csv"
+            files[table] = files.get(table, "") + ",".join([name, '"(0, 0, 48, 48)"', *votes]) + "\n"
+    return files | {"fer2013new.csv": tables["fer2013new.csv"]}

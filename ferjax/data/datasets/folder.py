@@ -6,15 +6,12 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from ferjax.data.datasets.sources import Example, Source, Tree, by_split, is_picture
+from ferjax.data.datasets import tables
+from ferjax.data.datasets.sources import SPLITS, Example, Source, by_split, is_picture
+from ferjax.data.datasets.tree import Tree, holding, refuse_yolo
 from ferjax.data.prepare import detection
 from ferjax.errors import InputError, unknown
 
-ALIASES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "val", "valid"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 FRACTIONS = (0.8, 0.1, 0.1)
 _composed = functools.partial(unicodedata.normalize, "NFC")  # macOS decomposes é in file names into e and an accent
 _MISSING = {
@@ -30,57 +27,72 @@ def read(
     channels: int = 1,
     fractions: Sequence[float] | None = None,
     find_faces: bool = False,
+    class_names: Sequence[str] | None = None,
+    name_encoding: str | None = None,
 ) -> Source:
-    """Reads a folder or zip file with one folder of images per class.
+    """Reads a folder or archive with one folder of images per class.
 
     The class folders may be in train/, validation/ (or val/) and test/; otherwise `fractions` defines the splits. Class
     names are sorted alphabetically, examples by split, class and file name.
 
     Args:
-      source: folder or zip file.
+      source: folder or archive.
       size: height and width of the prepared images in pixels.
       channels: 1 for gray, 3 for RGB.
       fractions: fractions of train, validation and test, each 0..1, with sum 1; FRACTIONS if None.
       find_faces: crop the largest face, rotated until the eyes are level; an image without a face is unusable.
+      class_names: names of the classes if their folders are numbers, in the order of the numbers.
+      name_encoding: encoding of the names in an archive; detected if None.
 
     Raises:
-      InputError: if there are fewer than two classes, a class has no image, split folders are next to other folders, or
-        `fractions` is given for data with splits.
+      InputError: if there are fewer than two classes, a class has no image, split folders are next to other folders,
+        class folders are numbers without names, or `fractions` is given for data with splits.
     """
-    tree = Tree(source)
+    tree = holding(source, lambda tree: any(map(is_picture, tree.files)), name_encoding)
+    if tree.table:
+        raise InputError(f"{source} is a file: use a folder or archive of images, or ferjax prepare csv for a table")
+    refuse_yolo(tree)
     top = _top(tree)
     folders = [f.removeprefix(top) for f in tree.folders if f.startswith(top)]
-    above = {PurePosixPath(f).parts[0] for f in folders}
-    splits = {name for name in above if name.lower() in ALIASES}
-    divided = bool(above) and above == splits
-    nested = {PurePosixPath(f).parts[0] for f in folders if len(PurePosixPath(f).parts) > 1}
-    several = len({ALIASES[name.lower()] for name in splits}) > 1
-    if splits and not divided and (several or splits & nested):
-        raise InputError(
-            f"{source} has the split folders {', '.join(sorted(splits))} and other folders, "
-            f"{', '.join(sorted(above - splits))}: move every image into a split, or remove the split folders"
-        )
+    divided = _in_splits(source, folders)
     depth = 2 if divided else 1
     named = {PurePosixPath(f).parts[depth - 1] for f in folders if len(PurePosixPath(f).parts) >= depth}
     if odd := [
         name for name in named if any("\ud800" <= letter <= "\udfff" for letter in name)
     ]:  # bytes that are not UTF-8
         raise InputError(f"{source}: the name of the class folder {odd[0]!r} is not UTF-8; rename it")
-    classes = tuple(sorted(set(map(_composed, named))))
+    names = _names(source, set(map(_composed, named)), class_names)
+    classes = tuple(sorted(names.values()))
     examples = []
     for path in tree.files:
         parts = PurePosixPath(path.removeprefix(top)).parts
         if len(parts) > depth and is_picture(path):
-            split = ALIASES[parts[0].lower()] if divided else "train"
-            label = classes.index(_composed(parts[depth - 1]))
+            split = SPLITS[parts[0].lower()] if divided else "train"
+            label = classes.index(names[_composed(parts[depth - 1])])
             examples.append(Example(split, "/".join(parts), label, tree.reader(path)))
     ignored = len(tree.files) - len(examples)
     shares = _shares(source, fractions, divided=divided)
-    made = _source(source, classes, by_split(examples), size, channels, shares, find_faces, ignored)
+    notes = [f"{ignored:,} files ignored: not images"] if ignored else []
+    made = _source(source, classes, by_split(examples), size, channels, shares, find_faces, notes)
     present = {e.label for e in examples}
     if empty := [c for i, c in enumerate(classes) if i not in present]:
         raise InputError(f"{source}: the class {', '.join(empty)} has no images; add images or remove the class")
     return made
+
+
+def _in_splits(source: Path, folders: Sequence[str]) -> bool:
+    """Returns whether all folders are in folders of splits; raises InputError if some are."""
+    above = {PurePosixPath(f).parts[0] for f in folders}
+    splits = {name for name in above if name.lower() in SPLITS}
+    divided = bool(above) and above == splits
+    nested = {PurePosixPath(f).parts[0] for f in folders if len(PurePosixPath(f).parts) > 1}
+    several = len({SPLITS[name.lower()] for name in splits}) > 1
+    if splits and not divided and (several or splits & nested):
+        raise InputError(
+            f"{source} has the split folders {', '.join(sorted(splits))} and other folders, "
+            f"{', '.join(sorted(above - splits))}: move every image into a split, or remove the split folders"
+        )
+    return divided
 
 
 def read_table(
@@ -90,40 +102,78 @@ def read_table(
     channels: int = 1,
     fractions: Sequence[float] | None = None,
     find_faces: bool = False,
+    class_names: Sequence[str] | None = None,
+    name_encoding: str | None = None,
 ) -> Source:
-    """Reads a CSV file with the columns path, label and optionally split.
+    """Reads a table with the columns path, label and optionally split.
 
-    Paths are relative to the folder of the file. Class names are sorted alphabetically, examples by split and row.
+    Paths are relative to the folder of the table. Class names are sorted alphabetically, examples by split and row.
 
     Args:
-      source: CSV file.
+      source: table, or folder or archive that contains one table.
       size: height and width of the prepared images in pixels.
       channels: 1 for gray, 3 for RGB.
       fractions: fractions of train, validation and test if there is no column split; FRACTIONS if None.
       find_faces: crop the largest face, rotated until the eyes are level; an image without a face is unusable.
+      class_names: names of the classes if the labels are numbers, in the order of the numbers.
+      name_encoding: encoding of the names in an archive; detected if None.
 
     Raises:
-      InputError: if a column is missing, there are fewer than two classes, or `fractions` is given with a column split.
+      InputError: if there is not one table, a column is missing, there are fewer than two classes, labels are numbers
+        without names, or `fractions` is given with a column split.
     """
-    if source.is_dir() or source.suffix.lower() != ".csv":
-        raise InputError(f"{source} is not a .csv file with the columns path, label and optionally split")
-    rows = list(Tree(source).rows(source.name, ("path", "label")))
-    classes = tuple(sorted({_composed(r.values["label"]) for r in rows} - {""}))
+    tree = holding(source, lambda tree: bool(_tables(tree)), name_encoding)
+    found = _tables(tree)
+    if len(found) != 1:
+        state = f"contains several tables, {', '.join(found)}" if found else "contains no table"
+        raise InputError(f"{source} {state}: use one CSV file with the columns path, label and optionally split")
+    rows = list(tables.rows(tree, found[0], ("path", "label")))
+    names = _names(source, {_composed(r.values["label"]) for r in rows} - {""}, class_names)
+    classes = tuple(sorted(names.values()))
     divided = bool(rows) and "split" in rows[0].values
+    listed = [row for row in rows if row.values["path"]]
+    files, lead = tables.locate(tree, found[0], [row.values["path"] for row in listed])
+    places = {row.where: file for row, file in zip(listed, files, strict=True)}
     examples = []
     for row in rows:
         path, label, split = (row.values.get(k, "") for k in ("path", "label", "split"))
         if not label or not path:
             examples.append(row.bad("path or label is empty"))
-        elif divided and split.lower() not in ALIASES:
-            raise unknown(f"split in {row.where}", split, ALIASES)
-        elif not (source.parent / path).is_file():
+        elif divided and split.lower() not in SPLITS:
+            raise unknown(f"split in {row.where}", split, SPLITS)
+        elif (file := places[row.where]) is None:
             examples.append(row.bad(f"the image {path} is missing"))
         else:
-            where = ALIASES[split.lower()] if divided else "train"
-            examples.append(Example(where, path, classes.index(_composed(label)), (source.parent / path).read_bytes))
+            where = SPLITS[split.lower()] if divided else "train"
+            name = tables.posix(path).removeprefix(f"{lead}/")
+            examples.append(Example(where, name, classes.index(names[_composed(label)]), tree.reader(file)))
     shares = _shares(source, fractions, divided=divided)
-    return _source(source, classes, by_split(examples), size, channels, shares, find_faces)
+    notes = [f"leading folders of all paths ignored: {lead}"] if lead else []
+    return _source(source, classes, by_split(examples), size, channels, shares, find_faces, notes)
+
+
+def _tables(tree: Tree) -> list[str]:
+    return [tree.table] if tree.table else [p for p in tree.files if p.lower().endswith((".csv", ".tsv"))]
+
+
+def _names(source: Path, found: set[str], class_names: Sequence[str] | None) -> dict[str, str]:
+    """Returns class in the source -> class name; raises InputError unless numbers, and only they, are given names."""
+    numbered = bool(found) and all(name.isdecimal() for name in found)
+    if not numbered:
+        if class_names:
+            raise InputError(f"{source}: the classes have names ({', '.join(sorted(found))}): remove --class-names")
+        return {name: name for name in found}
+    order = sorted(found, key=lambda name: (int(name), name))
+    if not class_names:
+        raise InputError(
+            f"{source}: the classes are numbers ({', '.join(order)}). Name them in this order with --class-names "
+            "NAME,NAME,…; for RAF-DB or AffectNet, use ferjax prepare rafdb or affectnet"
+        )
+    if len({*class_names}) != len(order) or len(class_names) != len(order) or not all(class_names):
+        raise InputError(
+            f"--class-names must be {len(order)} different names for {', '.join(order)}; got {class_names}"
+        )
+    return dict(zip(order, class_names, strict=True))
 
 
 def _shares(source: Path, fractions: Sequence[float] | None, *, divided: bool) -> Sequence[float] | None:
@@ -133,14 +183,14 @@ def _shares(source: Path, fractions: Sequence[float] | None, *, divided: bool) -
 
 
 def _top(tree: Tree) -> str:
-    """Returns the single folder that contains everything, as in many zip files, with a slash, or ""."""
+    """Returns the single folder that contains all images, as in many archives, with a slash, or ""."""
     top = ""
     while True:
-        below = {p.removeprefix(top).split("/")[0] for p in tree.files + tree.folders if p.startswith(top) and p != top}
-        inner = [f for f in tree.folders if f.startswith(top) and f != top.rstrip("/")]
-        tops = {f.removeprefix(top).split("/")[0] for f in inner}
-        deeper = any("/" in f.removeprefix(top) for f in inner)
-        if len(below) != 1 or len(tops) != 1 or not deeper or {t.lower() for t in tops} <= ALIASES.keys():
+        folders = [f.removeprefix(top) for f in tree.folders if f.startswith(top)]
+        pictures = [p.removeprefix(top) for p in tree.files if p.startswith(top) and is_picture(p)]
+        tops = {path.split("/")[0] for path in folders + pictures}
+        deeper = any("/" in folder for folder in folders)
+        if len(tops) != 1 or not deeper or {t.lower() for t in tops} <= SPLITS.keys():
             return top
         top += f"{tops.pop()}/"
 
@@ -153,13 +203,12 @@ def _source(
     channels: int,
     fractions: Sequence[float] | None,
     find_faces: bool,
-    ignored: int = 0,
+    notes: Sequence[str],
 ) -> Source:
     if len(classes) < 2:
         raise InputError(f"{source} must contain two or more classes, found {', '.join(classes) or 'none'}")
     crop = detection.largest_face(size, channels) if find_faces else None
-    notes = ["cropped to the largest face of each image"] if find_faces else []
-    notes += [f"{ignored:,} files ignored: not images"] if ignored else []
+    notes = [*(["cropped to the largest face of each image"] if find_faces else []), *notes]
     missing = {} if fractions else _MISSING
     parts = check_fractions(fractions) if fractions else None
     return Source(classes, size, channels, examples, missing, tuple(notes), crop, parts)

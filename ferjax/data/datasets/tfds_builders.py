@@ -121,7 +121,8 @@ def _instructions(name: str) -> str | None:
     if name == "synthetic_faces":
         return None
     how = DATASETS[name].GET
-    return f"{how[0].upper()}{how[1:]}; put {name}.zip, or the unpacked files, into manual_dir or manual_dir/{name}."
+    files = f"{name}.zip, {name}.tar.gz, or the unpacked files"
+    return f"{how[0].upper()}{how[1:]}; put {files}, into manual_dir or manual_dir/{name}."
 
 
 def _defaults(name: str) -> dict[str, Any]:
@@ -141,7 +142,8 @@ def _columns(name: str) -> dict[str, Column]:
 
 
 def _locate(manual: Path, name: str) -> Path:
-    return next((p for p in (manual / f"{name}.zip", manual / name) if p.exists()), manual)
+    places = (manual / f"{name}{suffix}" for suffix in (".zip", ".tar", ".tar.gz", ".tgz", ""))
+    return next((place for place in places if place.exists()), manual)
 
 
 def _stored(split: Any) -> Iterator[dict[str, Any]]:

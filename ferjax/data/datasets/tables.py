@@ -1,0 +1,113 @@
+"""Reads tables of labels and pixels."""
+
+import codecs
+import csv
+import io
+import itertools
+import posixpath
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import IO, NamedTuple
+
+from ferjax.data.datasets import archives
+from ferjax.data.datasets.sources import Example, bad_example
+from ferjax.data.datasets.tree import Tree
+from ferjax.errors import InputError
+
+_DELIMITERS = ",;\t"
+
+
+class Row(NamedTuple):
+    """One row of a table: its location, for messages, and its values by column name."""
+
+    where: str
+    values: dict[str, str]
+
+    def bad(self, reason: str, split: str = "train") -> Example:
+        """Returns an example whose `read` raises BadExample with the location of this row and the reason."""
+        return bad_example(self.where, f"{self.where}: {reason}", split)
+
+
+def rows(
+    tree: Tree, path: str, needed: Sequence[str], *, without_header: Sequence[Sequence[str]] = ()
+) -> Iterator[Row]:
+    """Reads a table row by row; column names are stripped and converted to lower case.
+
+    Columns are separated by commas, semicolons or tabs; the text is UTF-8, or UTF-16 with a byte order mark.
+
+    Args:
+      tree: the files of the data set.
+      path: path of the table.
+      needed: names of columns that the table must have.
+      without_header: the columns of the forms of this table that have no header.
+
+    Raises:
+      InputError: if a needed column is missing, or the file is not UTF-8, not UTF-16 or not CSV.
+    """
+    name = PurePosixPath(path).name
+    reader = csv.reader(())
+    with tree.open(path) as raw:
+        try:
+            text = _text(raw)
+            first = text.readline()
+            delimiter, header = _header(first, needed)
+            given = next((h for h in without_header if len(h) == len(header) and not {*h} & {*header}), None)
+            if given is None and (lacking := [c for c in needed if c not in header]):
+                raise InputError(f"{name} has no column {', '.join(lacking)}; found {', '.join(header) or 'none'}")
+            reader = csv.reader(itertools.chain([first], text), delimiter=delimiter)
+            columns = list(given) if given is not None else [c.strip().lower() for c in next(reader)]
+            for number, values in enumerate(reader, 1):
+                where = f"{name} row {number} (line {reader.line_num})"
+                padded = [v.strip() for v in values] + [""] * (len(columns) - len(values))
+                yield Row(where, dict(zip(columns, padded, strict=False)))
+        except UnicodeError as error:
+            raise InputError(f"{name} is not UTF-8 ({error}); save it as UTF-8") from error
+        except InputError:
+            raise
+        except (csv.Error, *archives.DAMAGE) as error:
+            raise InputError(f"{name} is damaged at line {max(reader.line_num, 1)}: {error}") from error
+
+
+def _text(raw: IO[bytes]) -> io.TextIOWrapper:
+    buffered = io.BufferedReader(raw)  # type: ignore[type-var]
+    utf16 = buffered.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return io.TextIOWrapper(buffered, encoding="utf-16" if utf16 else "utf-8-sig", newline="")
+
+
+def _header(line: str, needed: Sequence[str]) -> tuple[str, list[str]]:
+    """Returns the delimiter of a table and the column names in its first line."""
+    headers = [(d, [c.strip().lower() for c in next(csv.reader([line], delimiter=d), [])]) for d in _DELIMITERS]
+    return max(headers, key=lambda h: (sum(c in h[1] for c in needed), h[0] == ","))
+
+
+def posix(path: str) -> str:
+    r"""Returns a path with / for \, as in tables written on Windows."""
+    return path.replace("\\", "/")
+
+
+def locate(tree: Tree, table: str, listed: Sequence[str]) -> tuple[list[str | None], str]:
+    r"""Finds the files that a table lists, relative to its folder.
+
+    In a table written on Windows, \ separates folders, and letters of another case are accepted if only one file fits.
+    If no path exists, as with absolute paths of another computer, leading folders that all paths share are ignored.
+
+    Args:
+      tree: the files of the data set.
+      table: path of the table.
+      listed: paths in the table.
+
+    Returns:
+      For each path that of the file, or None if it is missing; and the leading folders that were ignored.
+    """
+    windows = any("\\" in path or path[1:2] == ":" for path in listed)
+    parts = [PurePosixPath(posix(path) if windows else path).parts for path in listed]
+    for skipped in range(min(map(len, parts), default=0)):
+        lead = parts[0][:skipped]
+        if any(path[:skipped] != lead for path in parts):
+            break
+        folder = str(PurePosixPath(table).parent)
+        paths = [posixpath.normpath(posixpath.join(folder, *path[skipped:])) for path in parts]
+        found = [tree.locate(path, any_case=windows) for path in paths]
+        if any(found):
+            return found, str(PurePosixPath(*lead)) if lead else ""
+    return [None] * len(listed), ""
