@@ -28,7 +28,7 @@ from ferjax.runtime.show.snapshots import Snapshots, snapshot_name
 from ferjax.runtime.show.window import Window
 from ferjax.runtime.smoothing import METHODS, Limits
 from ferjax.runtime.sources.factory import open_source
-from ferjax.runtime.sources.frame import Source
+from ferjax.runtime.sources.frame import CUT_SECONDS, Source
 
 _KEYS = {"q": "quit", "s": "snapshot"}
 
@@ -69,13 +69,13 @@ def main(argv: Sequence[str]) -> None:
             rate=options.rate,
         )
         outputs = _Outputs(options, source, model.spec.class_names)
-        summary = _Summary()
+        summary, pace = _Summary(), _Pace(source)
         try:
             for result in results:
-                result = outputs.draw(result) if window is not None or outputs.need_drawing else result
+                result = outputs.draw(result)
                 if window is not None:
                     window.show(result.frame.image)
-                    on_key(window.key(_pause(source, result, summary), until=lambda: source.stopped))
+                    on_key(window.key(pace.wait(result.time), until=lambda: source.stopped))
                 snapshot = requests.pop("snapshot", False)  # before saving, during which a signal may request another
                 outputs.write(result, snapshot=snapshot)
                 summary.add(result)
@@ -127,11 +127,28 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-def _pause(source: Source, result: Result, summary: "_Summary") -> float:
-    """Returns the seconds to wait for a key: no limit for an image, until its time for a video, 1 ms for a camera."""
-    if source.stills:
-        return math.inf
-    return 0.001 if source.live else max(0.001, result.time - summary.elapsed())
+class _Pace:
+    """Computes how long the window shows a frame: a video plays in real time, without the time that a cut skips."""
+
+    def __init__(self, source: Source):
+        self._source, self._longest = source, max(CUT_SECONDS, 2.5 / source.fps)
+        self._last = self._due = math.nan
+
+    def wait(self, shown: float) -> float:
+        """Returns the seconds to wait for a key after the frame of time `shown`.
+
+        There is no limit for an image; the wait is 1 ms for a camera.
+        """
+        if self._source.stills:
+            return math.inf
+        if self._source.live:
+            return 0.001
+        step, now, self._last = shown - self._last, time.monotonic(), shown
+        if math.isnan(step):  # the first frame
+            self._due = now
+        else:
+            self._due += step if step <= self._longest else 1 / self._source.fps
+        return max(0.001, self._due - now)
 
 
 class _Outputs:
@@ -142,11 +159,14 @@ class _Outputs:
         self._recorder = Recorder(options.record, source.fps) if options.record else None
         self._snapshots = Snapshots(options.snapshot) if options.snapshot else None
         self._log = Log(options.log, class_names) if options.log else None  # last, because it replaces the file
-        self._painter, self._stills = Painter(class_names), source.stills
+        drawn = options.record or options.snapshot or not options.no_display
+        self._painter, self._stills = Painter(class_names) if drawn else None, source.stills
         self._last: Result | None = None
-        self.need_drawing = bool(options.record or options.snapshot)
 
     def draw(self, result: Result) -> Result:
+        """Draws on the frame if an output shows it."""
+        if self._painter is None:
+            return result
         start = time.perf_counter()
         self._painter.draw(result)
         return result._replace(latency=result.latency._replace(draw=(time.perf_counter() - start) * 1e3))

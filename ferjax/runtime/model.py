@@ -7,7 +7,7 @@ only to convert color to gray.
 import functools
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +54,8 @@ def load(path: str | os.PathLike[str] | None = None, *, threads: int = 2, provid
             f"{os.fspath(path)}: products of 8-bit weights saturate in ONNX Runtime on this processor, which lacks "
             "VNNI. Predictions differ from the network's: use the .tflite file"
         )
-    return Model(spec, engine, os.fspath(path))
+    reload = functools.partial(load, os.path.abspath(path), threads=threads, provider=provider)
+    return Model(spec, engine, os.fspath(path), reload)
 
 
 class NotFinite(InputError):
@@ -64,13 +65,18 @@ class NotFinite(InputError):
 class Model:
     """A loaded classifier. It is thread-safe; inferences are serialized by a lock.
 
+    A model from `load` can be pickled, for example as an argument of a process pool: the pickle contains the path and
+    the options, and the file is loaded again.
+
     Attributes:
       spec: the spec of the file.
     """
 
-    def __init__(self, spec: ModelSpec, engine: Engine, name: str = "the model"):
+    def __init__(
+        self, spec: ModelSpec, engine: Engine, name: str = "the model", reload: Callable[[], "Model"] | None = None
+    ):
         self.spec = spec
-        self._engine, self._name = engine, name
+        self._engine, self._name, self._reload = engine, name, reload
         _check_fit(spec, engine, name)
         # A pixel has 256 values: a table holds their normalized, and for integer inputs quantized, values.
         self._table = _input_table(spec, engine)
@@ -81,6 +87,11 @@ class Model:
         self._slots = self._batch if channels_last else self._batch.transpose(0, 2, 3, 1)
         self._lock = threading.Lock()
         self._check_runs()
+
+    def __reduce__(self) -> tuple[Callable[[], "Model"], tuple[()]]:
+        if self._reload is None:
+            raise InputError(f"{self._name} cannot be pickled: only models from `load` can")
+        return self._reload, ()
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Runs the network.

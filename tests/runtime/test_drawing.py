@@ -3,9 +3,12 @@ import time
 
 import numpy as np
 import pytest
+from PIL import ImageFont
 
+from ferjax.runtime.show import drawing
 from ferjax.runtime.show.drawing import Painter, colors
 from tests.support.live_parts import NAMES, face, frame, result
+from tests.support.small_fonts import write_font
 
 EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 
@@ -118,19 +121,42 @@ def test_any_size_of_frame_can_be_drawn_on(size):
     assert image.shape == (*size, 3) and (image != 90).any()
 
 
-def test_names_beyond_ascii_are_drawn():
-    def shown(*names):
-        of = frame(size=(480, 640))
-        seen = face()._replace(label=names[1], probabilities=dict(zip(names, (0.4, 0.6), strict=True)))
-        Painter(names).draw(result(seen, of=of))
-        return of.image
+def labelled(*names):
+    """Draws a face with the second of two class names."""
+    of = frame(size=(480, 640))
+    seen = face()._replace(label=names[1], probabilities=dict(zip(names, (0.4, 0.6), strict=True)))
+    Painter(names).draw(result(seen, of=of))
+    return of.image
 
-    assert (shown("überrascht", "喜") == shown("uberrascht", "class 2")).all()
-    assert (shown("гнев", "a悲") == shown("class 1", "a")).all()
-    assert (shown("a怒", "a悲") == shown("class 1", "class 2")).all()
-    assert (shown("радость 1", "печаль!") == shown("class 1", "class 2")).all()
-    assert (shown("1", "2") != shown("class 1", "class 2")).any()
-    assert (shown("喜", "b") != shown("b", "喜")).any()
+
+def test_names_without_a_font_are_drawn_in_ascii(monkeypatch):
+    monkeypatch.setattr(drawing, "fonts", lambda names: {})
+    assert (labelled("überrascht", "喜") == labelled("uberrascht", "class 2")).all()
+    assert (labelled("гнев", "a悲") == labelled("class 1", "a")).all()
+    assert (labelled("a怒", "a悲") == labelled("class 1", "class 2")).all()
+    assert (labelled("радость 1", "печаль!") == labelled("class 1", "class 2")).all()
+    assert (labelled("1", "2") != labelled("class 1", "class 2")).any()
+    assert (labelled("喜", "b") != labelled("b", "喜")).any()
+
+
+def test_names_of_any_script_are_drawn_with_a_font_that_has_their_letters(tmp_path, monkeypatch, capsys):
+    name = "\U0010ac01\U0010ac02"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_font(tmp_path / ".fonts" / "letters.ttf", name)
+    white = [count(labelled("angry", shown), (235, 235, 235)) for shown in (name, "happy")]
+    assert white[0] > white[1] + 100 and capsys.readouterr().err == ""  # the font's letters are squares
+
+
+def test_a_new_track_renders_no_name_again(tmp_path, monkeypatch):
+    name, opened = "\U0010ac03", []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_font(tmp_path / ".fonts" / "letters.ttf", name)
+    painter, load = Painter(("angry", name)), ImageFont.truetype
+    monkeypatch.setattr(ImageFont, "truetype", lambda *given, **more: opened.append(given) or load(*given, **more))
+    for track in range(9):
+        seen = face(track, label=name)._replace(probabilities={"angry": 0.4, name: 0.6})
+        painter.draw(result(seen, of=frame(size=(480, 640))))
+    assert len(opened) == 1
 
 
 def test_the_line_says_rate_latency_and_drops(monkeypatch):

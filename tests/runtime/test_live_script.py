@@ -1,8 +1,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import cv2
@@ -17,7 +19,7 @@ from ferjax.errors import InputError
 from ferjax.runtime import live
 from ferjax.runtime.result import FaceResult, Latency, Result
 from ferjax.runtime.show import snapshots, window
-from ferjax.runtime.sources.frame import Frame
+from ferjax.runtime.sources.frame import Frame, Source
 from tests.support import ROOT, small_files
 
 SPEC = small_files.GRAY.replace(input_size=(48, 48), std=(12.0,))
@@ -287,6 +289,96 @@ def test_a_signal_ends_the_wait_for_a_key(tmp_path, monkeypatch, model, capfd):
     monkeypatch.setattr(window.cv2, "waitKey", lambda _: (signal.raise_signal(signal.SIGTERM), -1)[1])
     live.main(["--model", str(model), "--source", str(tmp_path)])
     assert "1 frames" in capfd.readouterr().err
+
+
+class SlowScreen(Screen):
+    """A window whose waits take their time; `keys` is called for a key after each."""
+
+    def install(self, monkeypatch):
+        super().install(monkeypatch)
+        self.waits = []
+
+        def wait(milliseconds):
+            self.waits.append(milliseconds)
+            time.sleep(milliseconds / 1e3)
+            return self.keys()
+
+        monkeypatch.setattr(window.cv2, "waitKey", wait)
+
+    def __init__(self, keys=lambda: -1):
+        super().__init__({})
+        self.keys = keys
+
+
+def play(monkeypatch, times, fps):
+    """Replaces the source by a film of frames at these times."""
+    made = [Frame(np.zeros((48, 64, 3), np.uint8), at, i, 0) for i, at in enumerate(times)]
+    monkeypatch.setattr(live, "open_source", lambda *_, **__: Source("film", iter(made), threading.Event(), fps=fps))
+
+
+def test_a_jump_of_the_time_stamps_is_a_cut_and_not_a_wait(monkeypatch, model, capfd):
+    SlowScreen().install(monkeypatch)
+    play(monkeypatch, [0, 0.1, 0.2, 7200, 7200.1, 7200.2, 9000], fps=10.0)
+    start = time.monotonic()
+    live.main(["--model", str(model), "--source", "film"])
+    assert "7 frames" in capfd.readouterr().err and 0.4 < time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize("way", ["q", signal.SIGINT, signal.SIGTERM])
+def test_a_long_wait_listens_to_keys_and_signals(monkeypatch, model, capfd, way):
+    began = []
+
+    def pressed():
+        began.append(time.monotonic())
+        if began[-1] - began[0] < 0.2:
+            return -1
+        if way != "q":
+            signal.raise_signal(way)
+        return ord("q") if way == "q" else -1
+
+    screen = SlowScreen(pressed)
+    screen.install(monkeypatch)
+    play(monkeypatch, [0, 10, 20], fps=0.1)
+    live.main(["--model", str(model), "--source", "film"])
+    assert "2 frames" in capfd.readouterr().err and max(screen.waits) <= 500
+    assert time.monotonic() - began[0] < 1.2
+
+
+def stalling_server(content):
+    """Returns the port of a server that sends some bytes and then nothing, and the event of its first request."""
+    server, asked = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def serve():
+        with server, server.accept()[0] as client:
+            client.recv(4096)
+            client.sendall(content)
+            asked.set()
+            client.recv(4096)  # until the client hangs up
+
+    threading.Thread(target=serve, daemon=True).start()
+    return server.getsockname()[1], asked
+
+
+@pytest.mark.parametrize("frames, number", [(0, signal.SIGINT), (30, signal.SIGINT), (30, signal.SIGTERM)])
+def test_a_signal_ends_the_wait_for_a_sender(tmp_path, model, frames, number):
+    log, film = tmp_path / "log.jsonl", tmp_path / "film.mkv"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"MJPG"), 30.0, (320, 240))
+    for _ in range(60):
+        writer.write(np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8))
+    writer.release()
+    content, head = film.read_bytes(), b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % film.stat().st_size
+    port, asked = stalling_server(head + content[: len(content) * 2 // 3] if frames else b"")
+    asked_for = ["--model", model, "--source", f"http://127.0.0.1:{port}/film.mkv", "--detector", "none", "--log", log]
+    process = subprocess.Popen(command(*asked_for), stderr=subprocess.PIPE, text=True)
+    assert asked.wait(60)
+    while process.poll() is None and frames and (not log.exists() or log.read_text().count("\n") < frames):
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(number)
+    start = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - start < 2 and "Traceback" not in errors  # one second, and the end of the interpreter
+    assert process.returncode == (0 if frames else 130)
 
 
 def test_closing_the_window_ends_the_loop(monkeypatch, model, clip, capfd):

@@ -62,6 +62,16 @@ def test_uneven_frame_times_keep_the_rate(model):
         assert max(np.diff(at)) <= 0.13 and np.mean(np.diff(at)) < 0.1
 
 
+@pytest.mark.parametrize("jump", [1.6, 7200.0])
+def test_tracks_and_smoothing_start_anew_after_a_cut(model, jump):
+    steps = [*range(15), *(jump * 30 + i for i in range(15, 40))]
+    frames = [patches(i, {50: (20 + i, 20)}, time=step / 30) for i, step in enumerate(steps)]
+    results = list(stream(frames, model, detector=patch_detector(), smoothing="mean", smooth=300))
+    assert [face.track for face in results[14].faces] == [1] and {f.track for r in results[15:] for f in r.faces} == {2}
+    first = next(face for result in results[15:] for face in result.faces)
+    assert first.probabilities == pytest.approx(first.raw_probabilities)
+
+
 def test_a_face_keeps_its_probabilities_between_classifications(model):
     before = None
     for result in stream(moving(10, places={0: (20, 20)}), model, detector=patch_detector()):

@@ -1,4 +1,5 @@
 import os
+import pickle
 import subprocess
 import sys
 from concurrent import futures
@@ -12,8 +13,9 @@ from ferjax.data.prepare import decoding
 from ferjax.errors import InputError
 from ferjax.runtime import UNCERTAIN, Model, load
 from ferjax.runtime import engine as engines
+from ferjax.runtime import model as models
 from ferjax.runtime.engine import open_engine
-from tests.support import small_files
+from tests.support import ROOT, small_files
 from tests.support.small_files import GRAY, RGB
 
 
@@ -285,6 +287,45 @@ def test_threads_may_share_a_model(make):
     with futures.ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda i: model.logits(pixels[i : i + 1])[0], range(400)))
     np.testing.assert_array_equal(answers, expected)
+
+
+POOL = """
+import multiprocessing
+import os
+import sys
+import numpy as np
+from ferjax.runtime import load
+
+if __name__ == "__main__":
+    model, faces = load(sys.argv[2], threads=1), np.load(sys.argv[3])
+    os.chdir("/")  # the file is found from any folder
+    with multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:
+        answer = pool.apply(model.logits, (faces,))
+    print((answer == model.logits(faces)).all())
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_model_goes_to_the_processes_of_a_pool(make, tmp_path, method):
+    path = make()
+    (tmp_path / "pool.py").write_text(POOL)
+    np.save(tmp_path / "faces.npy", small_files.images(GRAY, 4))
+    command = [sys.executable, tmp_path / "pool.py", method, path.name, tmp_path / "faces.npy"]
+    seen = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=path.parent, env=seen, capture_output=True, text=True, timeout=100)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_a_pickle_keeps_the_options_and_needs_the_file(tmp_path, monkeypatch):
+    path = small_files.onnx_file(tmp_path / "m.onnx")
+    opened = []
+    monkeypatch.setattr(models, "open_engine", lambda *a, **k: opened.append(k) or open_engine(*a, **k))
+    stored = pickle.dumps(load(path, threads=3))
+    pickle.loads(stored)
+    assert opened == [{"threads": 3, "provider": "cpu"}] * 2
+    path.unlink()
+    with pytest.raises(InputError, match=r"m\.onnx"):
+        pickle.loads(stored)
 
 
 def test_concurrent_loads_restore_standard_error():

@@ -1,6 +1,8 @@
+import contextlib
 import http.server
 import itertools
 import os
+import struct
 import threading
 import time
 import zlib
@@ -29,6 +31,21 @@ def write_video(path, frames=30, fps=10.0, fourcc="MJPG"):
     return path
 
 
+def damage(path, *numbers):
+    """Overwrites the compressed frames of these numbers in a video, in place."""
+    capture = cv2.VideoCapture(str(path))
+    capture.set(cv2.CAP_PROP_FORMAT, -1)  # read() then returns compressed frames
+    data, end = path.read_bytes(), 0
+    for number in range(max(numbers) + 1):
+        frame = capture.read()[1].tobytes()
+        start = data.index(frame, end)
+        end = start + len(frame)
+        if number in numbers:
+            data = data[:start] + bytes(len(frame)) + data[end:]
+    capture.release()
+    path.write_bytes(data)
+
+
 class Camera:
     """Fake cv2.VideoCapture: `script` has one entry per read."""
 
@@ -53,6 +70,32 @@ class Camera:
 
     def release(self):
         self.released = True
+
+
+class Film(Camera):
+    """Fake cv2.VideoCapture of a file: `script` has a time in seconds and an image for each frame."""
+
+    def __init__(self, script, fps=10.0, count=0.0):
+        super().__init__([image for _, image in script], fps)
+        self.stamps, self.count, self.stamp = [stamp for stamp, _ in script], count, 0.0
+
+    def get(self, what):
+        known = {cv2.CAP_PROP_FPS: self.fps, cv2.CAP_PROP_FRAME_COUNT: self.count, cv2.CAP_PROP_POS_MSEC: self.stamp}
+        return known[what]
+
+    def read(self):
+        self.stamp = 1e3 * self.stamps.pop(0) if self.stamps else 0.0
+        entry = self.script.pop(0) if self.script else None
+        image = entry() if callable(entry) else entry
+        return image is not None, image
+
+
+@pytest.fixture
+def films(monkeypatch):
+    """Returns a list of fake videos: each opening takes the next one."""
+    queue = []
+    monkeypatch.setattr(files.cv2, "VideoCapture", lambda *_: queue.pop(0))
+    return queue
 
 
 @pytest.fixture
@@ -80,6 +123,83 @@ def test_a_truncated_video_is_read_as_far_as_possible(tmp_path, capfd):
     assert 1 < len(list(open_source(path))) < 25
     (line,) = capfd.readouterr().err.splitlines()
     assert "ends early" in line and "of 30 frames" in line
+
+
+KINDS = [("avi", "MJPG"), ("mp4", "mp4v"), ("mkv", "mp4v"), ("webm", "VP80")]
+
+
+@pytest.mark.parametrize("suffix, fourcc", KINDS)
+def test_undecodable_frames_are_skipped_and_counted(tmp_path, capfd, suffix, fourcc):
+    path = write_video(tmp_path / f"v.{suffix}", frames=40, fourcc=fourcc)
+    damage(path, 7, 8, 30)
+    capfd.readouterr()  # the writer's messages
+    frames = list(open_source(path))
+    assert [f.index for f in frames] == [i for i in range(40) if i not in (7, 8, 30)]
+    np.testing.assert_allclose([f.time for f in frames], [f.index / 10 for f in frames], atol=0.002)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"v.{suffix}: 3 frames cannot be decoded" in line
+
+
+@pytest.mark.parametrize("suffix, fourcc", KINDS)
+def test_a_video_may_start_with_an_undecodable_frame(tmp_path, capfd, suffix, fourcc):
+    path = write_video(tmp_path / f"v.{suffix}", frames=300, fourcc=fourcc)
+    damage(path, 0)
+    capfd.readouterr()
+    frames = list(open_source(path))
+    first = frames[0].index  # VP8 starts again with the next key frame
+    assert 1 <= first < 200 and len(frames) == 300 - first and frames[-1].index == 299
+    assert frames[0].time == pytest.approx(first / 10, abs=0.002)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"v.{suffix}: {first} frame" in line
+
+
+def test_a_video_without_a_decodable_frame_is_refused_in_one_line(tmp_path, capfd):
+    path = write_video(tmp_path / "v.avi")
+    damage(path, *range(30))
+    with pytest.raises(InputError, match=r"v\.avi as a video or image: it is damaged"):
+        open_source(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_estimated_frame_count_is_not_believed(tmp_path, capfd, films):
+    # A variable frame rate: 4 seconds at nominally 30 frames a second, with 20 frames.
+    films.append(Film([(i * 0.2, picture(1)) for i in range(20)], fps=30.0, count=120))
+    (tmp_path / "v.webm").write_bytes(b"\x1a\x45\xdf\xa3")
+    frames = list(open_source(tmp_path / "v.webm"))
+    assert [f.index for f in frames] == list(range(20)) and frames[-1].time == pytest.approx(3.8)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("seconds, lines", [(3.1, 0), (60.0, 1)])
+def test_a_container_that_is_longer_than_its_frames_is_reported(tmp_path, capfd, seconds, lines):
+    path = write_video(tmp_path / "v.webm", fourcc="VP80")
+    data = path.read_bytes()
+    at = data.index(b"\x44\x89\x88") + 3  # the element Duration: eight bytes, in milliseconds
+    path.write_bytes(data[:at] + struct.pack(">d", 1e3 * seconds) + data[at + 8 :])
+    capfd.readouterr()
+    assert len(list(open_source(path))) == 30
+    errors = capfd.readouterr().err
+    assert len(errors.splitlines()) == errors.count("at 2.9 of 60.0 s") == lines
+
+
+def test_a_read_that_blocks_leaves_keys_and_stop_working(tmp_path, films):
+    (tmp_path / "v.mp4").write_bytes(b"")
+    waits = []
+    films.append(Film([(0, picture(1)), (0.1, lambda: time.sleep(3))]))
+    source = open_source(tmp_path / "v.mp4", on_wait=lambda: waits.append(1))
+    next(source)
+    threading.Timer(0.3, source.stop).start()
+    start = time.monotonic()
+    assert list(source) == [] and time.monotonic() - start < 1.0 and len(waits) > 2
+    source.close()
+
+
+def test_times_never_decrease(tmp_path, films):
+    (tmp_path / "v.mkv").write_bytes(b"")
+    stamps = [0, 0.1, 7200, 7200.1, 3, 3.1, 7201]
+    films.append(Film([(stamp, picture(1)) for stamp in stamps]))
+    times = [f.time for f in open_source(tmp_path / "v.mkv")]
+    np.testing.assert_allclose(times, [0, 0.1, 7200, 7200.1, 7200.2, 7200.3, 7201])
 
 
 @pytest.mark.parametrize("content, why", [(b"", "empty"), (b"no video at all", "damaged")])
@@ -218,6 +338,27 @@ def test_empty_frames_are_skipped(cameras):
         assert next(source).image[0, 0, 0] == 5
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="a device of Unix")
+def test_any_character_device_is_a_camera(tmp_path, cameras, monkeypatch):
+    asked, take = [], camera.cv2.VideoCapture
+    monkeypatch.setattr(camera.cv2, "VideoCapture", lambda name, *_: asked.append(name) or take())
+    (tmp_path / "by-id").mkdir()
+    link = tmp_path / "by-id" / "usb-camera-index0"
+    link.symlink_to("/dev/null")
+    (tmp_path / "webcam").symlink_to(link)
+    for name in (link, tmp_path / "webcam"):
+        cameras.append(Camera([picture(5)]))
+        with open_source(name) as source:
+            assert source.live and next(source).image[0, 0, 0] == 5
+    assert asked == [str(link), str(tmp_path / "webcam")]
+
+
+@pytest.mark.parametrize("name", ["/dev/video97", "/dev/v4l/by-id/usb-unplugged-index0"])
+def test_a_camera_that_is_unplugged_is_refused_as_a_camera(cameras, name):
+    with pytest.raises(InputError, match=f"camera {name} does not open"):
+        open_source(name)
+
+
 def test_stop_ends_the_iteration_even_while_no_frame_comes(cameras):
     cameras.append(Camera([picture(1), lambda: time.sleep(0.6) or picture(2)]))
     source = open_source("0")
@@ -245,21 +386,50 @@ class MotionJpeg(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_network_stream_is_read_and_reopened_when_the_sender_hangs_up(capfd):
-    server = http.server.HTTPServer(("127.0.0.1", 0), MotionJpeg)
-    server.served = 0
+class Download(http.server.BaseHTTPRequestHandler):
+    """Sends one file."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.content)))
+        self.end_headers()
+        self.wfile.write(self.server.content)
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def serving(handler):
+    server = http.server.HTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    url = f"http://user:secret@127.0.0.1:{server.server_port}/video.mjpg"
     try:
-        with open_source(url) as source:
-            for frame in source:
-                if frame.image[0, 0, 0] > 80:  # the second connection's frames
-                    break
+        yield server
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def test_a_video_at_a_url_is_read_past_undecodable_frames(tmp_path, capfd):
+    path = write_video(tmp_path / "v.mkv", frames=40, fourcc="mp4v")
+    damage(path, 0, 20)
+    with serving(Download) as server:
+        server.content = path.read_bytes()
+        with open_source(f"http://127.0.0.1:{server.server_port}/v.mkv") as source:
+            assert not source.live and [f.index for f in source] == [i for i in range(40) if i not in (0, 20)]
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.endswith(": 2 frames cannot be decoded: skipped")
+
+
+def test_a_network_stream_is_read_and_reopened_when_the_sender_hangs_up(capfd):
+    with serving(MotionJpeg) as server:
+        server.served = 0
+        with open_source(f"http://user:secret@127.0.0.1:{server.server_port}/video.mjpg") as source:
+            for frame in source:
+                if frame.image[0, 0, 0] > 80:  # the second connection's frames
+                    break
     errors = capfd.readouterr().err
     assert source.live and "is disconnected" in errors and "is connected again" in errors and "secret" not in errors
 

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from ferjax import folders
 from ferjax.data import loading, manifest, subsets
 from ferjax.data.store import FaceData
+from ferjax.runtime.show.fonts import fonts
 
 _TILE = 72  # pixels
 _COLUMNS, _ROWS = 12, 8
@@ -63,25 +64,30 @@ def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[Tile]]]) -> Ima
     width = max([len(row) for _, row in rows], default=1) * (_TILE + 4) + 8
     sheet = Image.new("RGB", (max(width, 360), 24 + len(rows) * (_TILE + 4 + above + below)), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((6, 6), title, fill="black")
+    captions = {tile.caption for _, row in rows for tile in row}
+    found = fonts([title, *(text for text, _ in rows), *sorted(captions)])
+    typefaces = {text: ImageFont.truetype(file, 10) for text, file in found.items()}
+
+    def write(corner: tuple[int, int], text: str, fill: str) -> None:
+        draw.text(corner, text, fill=fill, font=typefaces.get(text))
+
+    write((6, 6), title, "black")
     for y, (text, row) in enumerate(rows):
         top = 24 + y * (_TILE + 4 + above + below)
-        draw.text((6, top + 2), text, fill="black")
+        write((6, top + 2), text, "black")
         for x, (image, caption, color) in enumerate(row):
             picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
             corner = (6 + x * (_TILE + 4), top + above)
             sheet.paste(picture.resize((_TILE, _TILE), Image.Resampling.BICUBIC).convert("RGB"), corner)
-            draw.text((corner[0], corner[1] + _TILE + 1), caption, fill=color)
+            write((corner[0], corner[1] + _TILE + 1), caption, color)
     return sheet
 
 
 def plot_distribution(data: FaceData, path: Path) -> None:
     """Draws a bar chart of the number of images per class and split."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # preparing data does not require matplotlib
-    from matplotlib.figure import Figure
+    from ferjax.data.prepare import figures  # preparing data does not require matplotlib
 
-    figure = Figure(figsize=(max(6, 1.1 * len(data.class_names)), 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figures.figure(max(6, 1.1 * len(data.class_names)), 4)
     axes = figure.subplots()
     width = 0.8 / len(data.splits)
     for i, split in enumerate(data.splits):
@@ -95,7 +101,7 @@ def plot_distribution(data: FaceData, path: Path) -> None:
     axes.margins(y=0.12)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    figures.save(figure, path)
 
 
 def file_names(class_names: Sequence[str], *, taken: Sequence[str] = ()) -> list[str]:

@@ -1,20 +1,14 @@
-"""Draws figures of runs and models as PNG files.
+"""Draws figures of runs and models as PNG files."""
 
-The figures use the Agg canvas directly, so they need no display and leave pyplot's global state unchanged.
-"""
-
-import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from ferjax import folders
+from ferjax.data.prepare import figures
 from ferjax.errors import InputError
 from ferjax.evaluate.calibration import Bins, Coverage
 from ferjax.evaluate.metrics import best_row
@@ -44,7 +38,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: str | os.PathLike[
     best = list(history).index(best_row(finite)) if finite else 0
     epoch, top = series["epoch"][best], series["validation_accuracy"][best]
 
-    figure = _figure(13, 4)
+    figure = figures.figure(13, 4)
     figure.suptitle(f"best validation accuracy {top:.1%} at epoch {epoch:.0f}")
     loss, accuracy, rate = figure.subplots(1, 3)
     for axes, name, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
@@ -62,7 +56,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: str | os.PathLike[
     _label(rate, "learning rate", "learning rate")
     for axes in (loss, accuracy, rate):
         axes.axvline(epoch, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str | os.PathLike[str]) -> None:
@@ -83,7 +77,7 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str 
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
     side = max(5.0, 2.2 + 0.85 * classes)
-    figure = _figure(side + 0.9, side)
+    figure = figures.figure(side + 0.9, side)
     axes = figure.subplots()
     image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
     for row, column in np.ndindex(classes, classes):
@@ -95,20 +89,20 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str 
     axes.set(xlabel="predicted class", ylabel="true class (images)")
     axes.set_title(f"accuracy {np.trace(counts) / max(n, 1):.1%} of {n:,} images")
     figure.colorbar(image, ax=axes, shrink=0.75, label="share of the true class (%)")
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def plot_f1(per_class: Mapping[str, Mapping[str, float]], path: str | os.PathLike[str]) -> None:
     """Draws the F1 of each class as a bar, the lowest on top; `per_class` is from `metrics.summary`."""
     ordered = sorted(per_class.items(), key=lambda item: -item[1]["f1"])
-    figure = _figure(7.5, 1.2 + 0.4 * len(ordered))
+    figure = figures.figure(7.5, 1.2 + 0.4 * len(ordered))
     axes = figure.subplots()
     values = [scores["f1"] for _, scores in ordered]
     bars = axes.barh([f"{name} ({scores['support']:,})" for name, scores in ordered], values, color=TRAIN)
     axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=3)
     axes.set(xlim=(0, 1.08), xlabel="F1", title="F1 by class (images)")
     axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def plot_size_accuracy(models: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
@@ -118,7 +112,7 @@ def plot_size_accuracy(models: Sequence[Mapping[str, Any]], path: str | os.PathL
       models: at least one mapping with `file`, its name; `bytes`; `accuracy`, `accuracy_low`, `accuracy_high` in 0..1.
       path: the PNG file; its folder must exist.
     """
-    figure = _figure(11, 5)
+    figure = figures.figure(11, 5)
     axes = figure.subplots()
     ordered = sorted(models, key=lambda m: (m["bytes"], m["file"]))
     shown = 0.0
@@ -140,14 +134,14 @@ def plot_size_accuracy(models: Sequence[Mapping[str, Any]], path: str | os.PathL
     axes.set_title("accuracy against size")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def plot_robustness(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Draws the result of `robustness.measure` as a heat map by corruption and severity; the first column is clean."""
     kinds = list(result["accuracy"])
     shares = 100 * np.array([[result["clean"], *result["accuracy"][kind]] for kind in kinds])
-    figure = _figure(7.5, 1.5 + 0.42 * len(kinds))
+    figure = figures.figure(7.5, 1.5 + 0.42 * len(kinds))
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=100, aspect="auto")
     for row, column in np.ndindex(*shares.shape):
@@ -157,7 +151,7 @@ def plot_robustness(result: Mapping[str, Any], path: str | os.PathLike[str]) -> 
     axes.set_xticks(range(shares.shape[1]), ["clean", *map(str, range(1, shares.shape[1]))])
     axes.set(xlabel="severity", title=f"accuracy (%) on {result['n']:,} corrupted images, mean {result['mean']:.1%}")
     figure.colorbar(image, ax=axes, label="accuracy (%)")
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def plot_reliability(diagrams: Mapping[str, Bins], curve: Coverage, path: str | os.PathLike[str]) -> None:
@@ -168,7 +162,7 @@ def plot_reliability(diagrams: Mapping[str, Bins], curve: Coverage, path: str | 
       curve: from `calibration.coverage`.
       path: the PNG file; its folder must exist.
     """
-    figure = _figure(13, 4.2)
+    figure = figures.figure(13, 4.2)
     axes, counts, covered = figure.subplots(1, 3)
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":")
     for (caption, bins), color, side in zip(diagrams.items(), (VALIDATION, TRAIN), (-0.5, 0.5), strict=False):
@@ -184,13 +178,7 @@ def plot_reliability(diagrams: Mapping[str, Bins], curve: Coverage, path: str | 
     for each in (axes, counts, covered):
         each.grid(alpha=0.3)
         each.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    figures.save(figure, path)
 
 
 def _label(axes: Axes, title: str, ylabel: str) -> None:
@@ -198,10 +186,3 @@ def _label(axes: Axes, title: str, ylabel: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    image = io.BytesIO()
-    figure.savefig(image, format="png", bbox_inches="tight", pad_inches=0.1)
-    with folders.atomic_file(path) as part:
-        part.write_bytes(image.getvalue())

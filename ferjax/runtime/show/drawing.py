@@ -4,6 +4,7 @@ Rendered text is cached: drawing four faces at 640x480 takes far less than a mil
 """
 
 import functools
+import math
 import time
 import unicodedata
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 
 from ferjax.runtime.result import FaceResult, Latency, Result
+from ferjax.runtime.show.fonts import fonts
 
 Color = tuple[int, int, int]
 Area = tuple[int, int, int, int]
@@ -45,7 +47,9 @@ class Painter:
     """Draws results on their frames. It keeps the position of each track's panel, so that panels do not jump."""
 
     def __init__(self, class_names: Sequence[str]):
-        self._ascii, self._colors = _ascii_names(class_names), colors(class_names)
+        self._fonts, self._colors = fonts(class_names), colors(class_names)
+        plain = _ascii_names(class_names)
+        self._shown = {name: name if name in self._fonts else plain[name] for name in class_names}
         self._places: dict[int, int] = {}
         self._panel = functools.lru_cache(maxsize=4)(self._render_panel)
         self._sums, self._frames, self._since = np.zeros(4), 0, time.monotonic()
@@ -77,8 +81,12 @@ class Painter:
     def _color(self, face: FaceResult) -> Color:
         return self._colors.get(face.label, _UNCERTAIN)
 
-    def _label(self, face: FaceResult) -> str:
-        return self._ascii.get(face.label, face.label)
+    def _label(self, face: FaceResult, unit: float, *, end: str = "") -> np.ndarray:
+        """Returns track and label as a sprite."""
+        label = self._shown.get(face.label, face.label)
+        if label not in self._fonts:
+            return _text(f"#{face.track} {label}{end}", unit)
+        return np.hstack([_text(f"#{face.track} ", unit), _text(label, unit, self._fonts[label]), _text(end, unit)])
 
     def _draw_box(self, image: np.ndarray, face: FaceResult, unit: float) -> None:
         x, y, w, h = face.box
@@ -88,26 +96,31 @@ class Painter:
 
     def _draw_caption(self, image: np.ndarray, face: FaceResult, unit: float) -> None:
         """Draws the label only, if the image is too small for a panel."""
-        sprite = _text(f"#{face.track} {self._label(face)} {face.confidence:.0%}", unit)
+        sprite = self._label(face, unit, end=f" {face.confidence:.0%}")
         _paste(image, sprite, face.box[0], face.box[1] - sprite.shape[0])
 
     def _render_panel(self, unit: float) -> np.ndarray:
         """Returns the constant part of a panel, names and empty bars, as uint8 (h, w, 3)."""
-        layout = _Layout(tuple(self._ascii.values()), unit)
+        names, layout = self._names(unit), self._layout(unit)
         panel = np.full((layout.height, layout.width, 3), _BACKGROUND, np.uint8)
-        for i, name in enumerate(self._ascii.values()):
-            top = layout.row(i)
-            _paste(panel, _text(name, unit), layout.margin, top)
+        for i, name in enumerate(names):
+            _paste(panel, name, layout.margin, layout.row(i))
             bar = layout.bar(i)
             panel[bar[1] : bar[1] + bar[3], bar[0] : bar[0] + bar[2]] = _EMPTY_BAR
         return panel
 
+    def _names(self, unit: float) -> list[np.ndarray]:
+        return [_text(name, unit, self._fonts.get(name, "")) for name in self._shown.values()]
+
+    def _layout(self, unit: float) -> "_Layout":
+        return _Layout([name.shape[1] for name in self._names(unit)], unit)
+
     def _draw_panel(self, image: np.ndarray, area: Area, panel: np.ndarray, face: FaceResult, unit: float) -> None:
-        layout, (x, y, w, h) = _Layout(tuple(self._ascii.values()), unit), area
+        layout, (x, y, w, h) = self._layout(unit), area
         target = image[y : y + h, x : x + w]
         target[:] = panel
         target[: layout.margin] = self._color(face)
-        _paste(target, _text(f"#{face.track} {self._label(face)}", unit), layout.margin, layout.head)
+        _paste(target, self._label(face, unit), layout.margin, layout.head)
         _paste(target, _text(f"{face.confidence:.0%}", unit), layout.percent, layout.head)
         for i, (name, p) in enumerate(face.probabilities.items()):
             bx, by, bw, bh = layout.bar(i)
@@ -154,12 +167,13 @@ class Painter:
 class _Layout:
     """Positions in a panel in pixels; `unit` is 1 at 640x480."""
 
-    def __init__(self, names: tuple[str, ...], unit: float):
+    def __init__(self, widths: Sequence[int], unit: float):
+        """Takes the widths of the drawn class names."""
         self.line = _text("Ag", unit).shape[0]
         self.margin = max(2, round(3 * unit))
         self.head = self.margin + 1
-        self.rows = len(names)
-        self.left = self.margin + max(_text(name, unit).shape[1] for name in names) + self.margin
+        self.rows = len(widths)
+        self.left = self.margin + max(widths) + self.margin
         self.length = round(44 * unit)
         self.percent = self.left + self.length + self.margin
         self.width = self.percent + _text("100%", unit).shape[1] + self.margin
@@ -185,14 +199,26 @@ def _ascii_names(names: Sequence[str]) -> dict[str, str]:
 
 
 @functools.lru_cache(maxsize=512)
-def _text(plain: str, unit: float) -> np.ndarray:
-    """Returns ASCII text on the panel's background, uint8 (h, w, 3)."""
+def _text(text: str, unit: float, font: str = "") -> np.ndarray:
+    """Returns text on the panel's background, uint8 (h, w, 3): in a font file, or ASCII in OpenCV's font."""
     scale, thick = 0.4 * unit, max(1, round(unit))
-    (width, height), below = cv2.getTextSize(plain, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
     pad = max(1, round(2 * unit))
+    if font:
+        return _render(text, height + below + pad, font)
     sprite = np.full((height + below + pad, width + 2, 3), _BACKGROUND, np.uint8)
-    cv2.putText(sprite, plain, (1, height + pad // 2), cv2.FONT_HERSHEY_SIMPLEX, scale, _TEXT, thick, cv2.LINE_AA)
+    cv2.putText(sprite, text, (1, height + pad // 2), cv2.FONT_HERSHEY_SIMPLEX, scale, _TEXT, thick, cv2.LINE_AA)
     return sprite
+
+
+def _render(text: str, height: int, font: str) -> np.ndarray:
+    from PIL import Image, ImageDraw, ImageFont
+
+    typeface = ImageFont.truetype(font, round(0.9 * height))
+    sprite = Image.new("RGB", (math.ceil(typeface.getlength(text)) + 2, height), (_BACKGROUND,) * 3)
+    top = (height - sum(typeface.getmetrics())) / 2  # the metrics are the ascent and the descent
+    ImageDraw.Draw(sprite).text((1, top), text, fill=_TEXT, font=typeface)
+    return np.asarray(sprite)
 
 
 def _paste(image: np.ndarray, sprite: np.ndarray, x: int, y: int) -> None:

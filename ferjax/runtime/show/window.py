@@ -4,6 +4,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from ferjax.errors import InputError
 
 TITLE = "ferjax - q: quit, s: snapshot"
+_POLL_SECONDS = 0.1  # maximum duration of one call of OpenCV, during which no signal handler runs
 _ADVICE = "add --no-display (results: --log, --record or --snapshot)"
 
 
@@ -65,15 +67,17 @@ class Window:
 
         Args:
           wait: timeout in seconds; infinity waits for a key.
-          until: called ten times a second during an infinite wait; True ends it.
+          until: called ten times a second; True ends the wait. Signal handlers run between the calls.
         """
+        end = time.monotonic() + wait
         while True:
-            pressed = cv2.waitKey(100 if wait == float("inf") else max(1, round(wait * 1e3)))
+            left = min(end - time.monotonic(), _POLL_SECONDS)
+            pressed = cv2.waitKey(max(1, round(left * 1e3)))
             if self._shown and cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1:
                 return "q"
             if pressed >= 0:
                 return "q" if pressed & 0xFF == 27 else chr(pressed & 0xFF)
-            if wait != float("inf") or until():
+            if until() or time.monotonic() >= end:
                 return ""
 
     def close(self) -> None:

@@ -16,13 +16,24 @@ import numpy as np
 from ferjax.cli import note
 from ferjax.errors import InputError
 from ferjax.runtime.sources import files
-from ferjax.runtime.sources.frame import DEFAULT_FPS, Frame, Source, read, silence_opencv
+from ferjax.runtime.sources.frame import (
+    DEFAULT_FPS,
+    POLL_SECONDS,
+    Frame,
+    Source,
+    patiently,
+    read,
+    read_on,
+    silence_opencv,
+)
 
 STALL_SECONDS = 2.0  # time without a frame before a message
-_POLL_SECONDS = 0.05  # interval of the checks of the stop flag while waiting
 _MAX_BAD_READS = 5  # a working webcam may fail to decode a few frames
+_JOIN_SECONDS = 0.5  # maximum wait for a read that blocks in the driver
 _MAX_INDEX = 2**31 - 1  # OpenCV's limit
 _FIRST_PAUSE, _MAX_PAUSE = 0.5, 8.0  # seconds between attempts to reconnect
+# Returns the next frame, None if the camera is lost, and the number of failed reads.
+Read = Callable[[cv2.VideoCapture, threading.Event], tuple[np.ndarray | None, int]]
 
 
 def open_camera(
@@ -56,7 +67,7 @@ def open_camera(
             else "No camera works: check that one is connected, not in use, and permitted (docs/live.md)"
         )
         raise InputError(f"camera {text} does not open. {advice}")
-    return _live_source(f"camera {text}", capture, open_capture, stop, on_wait)
+    return _live_source(f"camera {text}", capture, open_capture, _read_camera, stop, on_wait)
 
 
 def redacted(address: str) -> str:
@@ -80,20 +91,25 @@ def open_url(text: str, stop: threading.Event, on_wait: Callable[[], object]) ->
         with silence_opencv():
             return cv2.VideoCapture(text, cv2.CAP_FFMPEG, limits)
 
-    capture = open_capture()
     name = redacted(text)
-    if not capture.isOpened():
+    capture = patiently(open_capture, stop)
+    if capture is None or not capture.isOpened():
         raise InputError(f"{name} does not open: check the address, the sender and the network")
-    if capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:  # a video file
-        first = read(capture)
-        if first is None:
-            raise InputError(f"{name} has no frame that OpenCV can read")
-        return files.play(capture, first, name, stop)
-    return _live_source(name, capture, open_capture, stop, on_wait)
+    if capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 0:
+        return _live_source(name, capture, open_capture, read_on, stop, on_wait)
+    video = files.play(capture, name, stop, on_wait, counted=False)
+    if video is None:
+        raise InputError(f"{name} has no frame that OpenCV can read")
+    return video
 
 
-def _first_frame(capture: cv2.VideoCapture) -> np.ndarray | None:
-    return next((image for _ in range(_MAX_BAD_READS) if (image := read(capture)) is not None), None)
+def _read_camera(capture: cv2.VideoCapture, stop: threading.Event) -> tuple[np.ndarray | None, int]:
+    for failed in range(_MAX_BAD_READS):
+        if (image := read(capture)) is not None:
+            return image, failed
+        if stop.wait(0.02):
+            break
+    return None, _MAX_BAD_READS
 
 
 class _Reader(threading.Thread):
@@ -105,10 +121,11 @@ class _Reader(threading.Thread):
         capture: cv2.VideoCapture,
         first: np.ndarray,
         reopen: Callable[[], cv2.VideoCapture],
+        read: Read,
         stop: threading.Event,
     ):
         super().__init__(name=f"ferjax reader of {name}", daemon=True)
-        self._label, self._capture, self._reopen, self._stop_flag = name, capture, reopen, stop
+        self._label, self._capture, self._reopen, self._read, self._stop_flag = name, capture, reopen, read, stop
         self._new = threading.Condition()
         self._newest: tuple[np.ndarray, float, int] | None = (first, time.monotonic(), 0)
         self._count = 1
@@ -122,20 +139,15 @@ class _Reader(threading.Thread):
             return taken
 
     def run(self) -> None:
-        bad = 0
         while not self._stop_flag.is_set():
-            image = read(self._capture)
+            image, failed = self._read(self._capture, self._stop_flag)
             if image is not None:
-                bad = 0
                 with self._new:
-                    self._newest = image, time.monotonic(), self._count
-                    self._count += 1
+                    self._newest = image, time.monotonic(), self._count + failed
+                    self._count += failed + 1
                     self._new.notify()
-            elif (bad := bad + 1) >= _MAX_BAD_READS:
+            elif not self._stop_flag.is_set():
                 self._reconnect()
-                bad = 0
-            else:
-                self._stop_flag.wait(0.02)
         self._capture.release()
 
     def _reconnect(self) -> None:
@@ -155,10 +167,11 @@ def _live_source(
     name: str,
     capture: cv2.VideoCapture,
     reopen: Callable[[], cv2.VideoCapture],
+    read: Read,
     stop: threading.Event,
     on_wait: Callable[[], object],
 ) -> Source:
-    first = _first_frame(capture)
+    first = patiently(lambda: read(capture, stop)[0], stop)
     if first is None:
         capture.release()
         raise InputError(
@@ -166,14 +179,14 @@ def _live_source(
             "that no other program uses it"
         )
     fps = capture.get(cv2.CAP_PROP_FPS)
-    reader = _Reader(name, capture, first, reopen, stop)
+    reader = _Reader(name, capture, first, reopen, read, stop)
 
     def frames() -> Iterator[Frame]:
         count, stalled = 0, False
         start = last = time.monotonic()
         try:
             while not stop.is_set():
-                taken = reader.take(_POLL_SECONDS)
+                taken = reader.take(POLL_SECONDS)
                 now = time.monotonic()
                 if taken is None:
                     on_wait()
@@ -189,7 +202,7 @@ def _live_source(
                 count += 1
         finally:
             stop.set()
-            reader.join(timeout=1)  # do not wait for a read that hangs in the driver
+            reader.join(_JOIN_SECONDS)
 
     reader.start()
     return Source(name, frames(), stop, fps=fps if 0 < fps < 1000 else DEFAULT_FPS, live=True)
@@ -206,7 +219,7 @@ def working_cameras(limit: int = 10) -> list[str]:
     for index in candidates[:limit]:
         with silence_opencv():
             capture = cv2.VideoCapture(index)
-        if capture.isOpened() and _first_frame(capture) is not None:
+        if capture.isOpened() and _read_camera(capture, threading.Event())[0] is not None:
             working.append(str(index))
         capture.release()
     return working

@@ -22,21 +22,23 @@ def open_source(
     """Opens a source.
 
     Args:
-      source: a camera index ("0") or device ("/dev/video0"), a video file, an image, a folder of images, or a URL
-        (rtsp, http, tcp, udp).
+      source: a camera index ("0") or device ("/dev/video0", or a link to one), a video file, an image, a folder of
+        images, or a URL (rtsp, http, tcp, udp).
       size: requested (width, height) of a camera; the driver selects the nearest size.
-      on_wait: called about 20 times a second while a camera sends no frame, to keep a window responsive.
+      on_wait: called about 20 times a second while no frame comes, to keep a window responsive.
 
     Raises:
       InputError: if the source does not open or has no image.
     """
     text = str(source)
     stop = threading.Event()
-    if text.isdecimal() or text.startswith("/dev/video"):
+    if text.isdecimal():
         return camera.open_camera(text, size, stop, on_wait)
     if "://" in text:
         return camera.open_url(text, stop, on_wait)
     path = expand_user(text)
+    if path.is_char_device() or (text.startswith(("/dev/video", "/dev/v4l/")) and not path.exists()):
+        return camera.open_camera(str(path), size, stop, on_wait)
     if not path.exists() and re.match(_MISTYPED_URL, text, re.IGNORECASE):  # not printed: it may contain a password
         raise InputError("the source is not a file and not a URL; a URL has :// before the host: rtsp://camera/stream")
     if not path.exists():
@@ -48,4 +50,4 @@ def open_source(
         return files.open_pictures(files.pictures_in(path), text, stop)
     if path.suffix.lower() in files.PICTURES:
         return files.open_pictures([path], text, stop)
-    return files.open_video(path, text, stop)
+    return files.open_video(path, text, stop, on_wait)

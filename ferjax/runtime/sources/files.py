@@ -6,14 +6,14 @@ import pathlib
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import cv2
 import numpy as np
 
 from ferjax.cli import note
 from ferjax.errors import InputError
-from ferjax.runtime.sources.frame import DEFAULT_FPS, Frame, Source, read, silence_opencv
+from ferjax.runtime.sources.frame import DEFAULT_FPS, Frame, Source, patiently, read_on, silence_opencv
 
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 _TIFF = (".tif", ".tiff")
@@ -91,44 +91,84 @@ def open_pictures(paths: list[pathlib.Path], name: str, stop: threading.Event) -
     return Source(name, frames(), stop, fps=1.0, stills=True)
 
 
-def open_video(path: pathlib.Path, name: str, stop: threading.Event) -> Source:
+def open_video(path: pathlib.Path, name: str, stop: threading.Event, on_wait: Callable[[], object]) -> Source:
     """Opens a video file.
 
     Raises:
-      InputError: if its first frame cannot be read.
+      InputError: if no frame can be read.
     """
     with silence_opencv():
         capture = cv2.VideoCapture(os.path.abspath(path))  # in a relative path, FFmpeg reads "name:" as a protocol
-    first = read(capture) if capture.isOpened() else None
-    if first is None:
+    counted = path.is_file() and _has_frame_count(path)
+    source = play(capture, name, stop, on_wait, counted=counted) if capture.isOpened() else None
+    if source is None:
         capture.release()
         reason = "it is empty" if not path.stat().st_size else "it is damaged, truncated, or has another format"
         raise InputError(f"OpenCV cannot read {path} as a video or image: {reason}")
-    return play(capture, first, name, stop)
+    return source
 
 
-def play(capture: cv2.VideoCapture, first: np.ndarray, name: str, stop: threading.Event) -> Source:
-    """Returns a source of an open video whose first frame has been read; prints a message if it ends early."""
+def _has_frame_count(path: pathlib.Path) -> bool:
+    """Returns whether a file is AVI or MP4. For others, FFmpeg estimates the count from length and frame rate."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip") or head[8:] == b"AVI "
+
+
+def play(
+    capture: cv2.VideoCapture, name: str, stop: threading.Event, on_wait: Callable[[], object], *, counted: bool
+) -> Source | None:
+    """Returns a source of an open video, or None if no frame can be read.
+
+    A message at the end reports undecodable frames and an early end.
+
+    Args:
+      capture: the video.
+      name: name for messages.
+      stop: ends the iteration.
+      on_wait: called while a read blocks.
+      counted: whether the frame count of the container is exact.
+    """
+    first = patiently(lambda: read_on(capture, stop), stop)
+    if first is None or first[0] is None:
+        return None
     fps = capture.get(cv2.CAP_PROP_FPS)
     fps = fps if 0 < fps < 1000 else DEFAULT_FPS
-    expected = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
 
-    def frames() -> Iterator[Frame]:
-        image: np.ndarray | None = first
-        index, clock, capture_ms = 0, 0.0, 0.0
+    def frames() -> Generator[Frame]:
+        image, failed = first
+        index, lost, clock, step, capture_ms = -1, 0, -1 / fps, 0.0, 0.0
         try:
             while image is not None:
+                # Some containers have no timestamps, or duplicates.
+                stamp = max(0.0, capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3)
+                step = stamp - clock if stamp > clock else 1 / fps
+                if failed or index < 0:  # a failed read may skip all frames up to the next keyframe
+                    failed = max(failed, round(step * fps) - 1)
+                index, lost, clock = index + 1 + failed, lost + failed, clock + step
                 yield Frame(image, clock, index, 0, capture_ms)
                 start = time.perf_counter()
-                image = read(capture)
+                image, failed = read_on(capture, stop)
                 capture_ms = (time.perf_counter() - start) * 1e3
-                index += 1
-                # Some containers have no timestamps, or duplicates.
-                stamp = capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
-                clock = stamp if stamp > clock else clock + 1 / fps
-            if index < 0.95 * expected:  # the frame count may be an estimate
-                note(f"{name} ends early: {index} of {expected:.0f} frames read; the file is truncated or damaged")
+            # The time is compared too: the count may be an estimate, or include frames that the decoder skipped.
+            if not stop.is_set() and index + 1 < 0.95 * count and clock + step < 0.95 * count / fps:
+                if counted:
+                    note(f"{name} ends early: {index + 1} of {count:.0f} frames read; the file is truncated or damaged")
+                else:
+                    note(f"the last frame of {name} is at {clock:.1f} of {count / fps:.1f} s: it may be truncated")
         finally:
+            if lost:
+                note(f"{name}: {lost} frame{'s' if lost > 1 else ''} cannot be decoded: skipped")
             capture.release()
 
-    return Source(name, frames(), stop, fps=fps)
+    return Source(name, _read_patiently(frames(), stop, on_wait), stop, fps=fps)
+
+
+def _read_patiently(frames: Generator[Frame], stop: threading.Event, on_wait: Callable[[], object]) -> Iterator[Frame]:
+    try:
+        while (frame := patiently(lambda: next(frames, None), stop, on_wait)) is not None:
+            yield frame
+    finally:
+        with contextlib.suppress(ValueError):  # a read still blocks; it ends the generator, because `stop` is set
+            frames.close()

@@ -1,15 +1,24 @@
 """Defines Frame, and Source, the iterator of frames of every kind of source."""
 
+import concurrent.futures
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 
 DEFAULT_FPS = 30.0
+CUT_SECONDS = 1.5  # a longer step between the frames of a video is a cut: the window does not wait, and tracks end
+POLL_SECONDS = 0.05  # interval of the checks of keys and the stop flag while waiting
+# OpenCV reports a frame that cannot be decoded like the end of the video. After damage, a decoder may need the next
+# keyframe, usually within 250 frames (the default of x264). At the end of a video, 1000 reads take 0.1 s.
+_MAX_FAILED_READS = 1000
+_MAX_FAILED_SECONDS = 5.0  # a read of a dead connection blocks
+T = TypeVar("T")
 
 
 class Frame(NamedTuple):
@@ -18,7 +27,7 @@ class Frame(NamedTuple):
     Attributes:
       image: BGR, uint8 (H, W, 3).
       time: seconds since the source was opened; for a video file, its timestamp; for a folder, the index of the image.
-      index: number of the frame from 0, including dropped frames.
+      index: number of the frame from 0, including dropped and undecodable frames.
       dropped: number of camera frames dropped so far.
       capture_ms: decoding time of a file's frame, or age of a camera's frame, in milliseconds.
       name: file name of an image, else empty.
@@ -78,16 +87,33 @@ class Source:
         self.close()
 
 
-@contextlib.contextmanager
-def silence_opencv() -> Iterator[None]:
+class _Silence:
+    """Suppresses OpenCV's messages while at least one thread asks for it."""
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._level = threading.Lock(), 0, 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._level = cv2.utils.logging.getLogLevel()
+                cv2.utils.logging.setLogLevel(0)
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                cv2.utils.logging.setLogLevel(self._level)
+
+
+_silence = _Silence()
+
+
+def silence_opencv() -> contextlib.AbstractContextManager[None]:
     """Suppresses the messages of OpenCV and FFmpeg on standard error."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(0)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)
+    return _silence
 
 
 def to_bgr(image: np.ndarray) -> np.ndarray:
@@ -101,3 +127,41 @@ def read(capture: cv2.VideoCapture) -> np.ndarray | None:
     """Returns the next frame, or None if there is none or it is empty."""
     ok, image = capture.read()
     return to_bgr(image) if ok and image is not None and image.size else None
+
+
+def read_on(capture: cv2.VideoCapture, stop: threading.Event) -> tuple[np.ndarray | None, int]:
+    """Returns the next frame that can be decoded, None at the end or after `stop`, and the number of failed reads."""
+    failed, start = 0, time.monotonic()
+    with silence_opencv():
+        while (image := read(capture)) is None:
+            failed += 1
+            if failed == _MAX_FAILED_READS or time.monotonic() - start > _MAX_FAILED_SECONDS or stop.is_set():
+                break
+    return image, failed
+
+
+def patiently(call: Callable[[], T], stop: threading.Event, on_wait: Callable[[], object] = lambda: None) -> T | None:
+    """Calls a function that can block for seconds in a thread, so that keys and signals work meanwhile.
+
+    Args:
+      call: the function.
+      stop: ends the wait; the call continues in its thread.
+      on_wait: called every `POLL_SECONDS` of the wait.
+
+    Returns:
+      The result, or None after `stop`.
+    """
+    outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            return outcome.result(POLL_SECONDS)
+        on_wait()
+    return None
