@@ -194,6 +194,17 @@ def test_a_read_that_blocks_leaves_keys_and_stop_working(tmp_path, films):
     source.close()
 
 
+def test_a_short_read_has_ended_when_the_iteration_stops(tmp_path, films):
+    """OpenCV must not return while the interpreter shuts down: the process would abort."""
+    (tmp_path / "v.mp4").write_bytes(b"")
+    ended = []
+    films.append(Film([(0, picture(1)), (0.1, lambda: time.sleep(0.3) or ended.append(1))]))
+    source = open_source(tmp_path / "v.mp4")
+    next(source)
+    threading.Timer(0.1, source.stop).start()
+    assert list(source) == [] and ended
+
+
 def test_times_never_decrease(tmp_path, films):
     (tmp_path / "v.mkv").write_bytes(b"")
     stamps = [0, 0.1, 7200, 7200.1, 3, 3.1, 7201]

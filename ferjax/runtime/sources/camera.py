@@ -18,6 +18,7 @@ from ferjax.errors import InputError
 from ferjax.runtime.sources import files
 from ferjax.runtime.sources.frame import (
     DEFAULT_FPS,
+    JOIN_SECONDS,
     POLL_SECONDS,
     Frame,
     Source,
@@ -29,7 +30,6 @@ from ferjax.runtime.sources.frame import (
 
 STALL_SECONDS = 2.0  # time without a frame before a message
 _MAX_BAD_READS = 5  # a working webcam may fail to decode a few frames
-_JOIN_SECONDS = 0.5  # maximum wait for a read that blocks in the driver
 _MAX_INDEX = 2**31 - 1  # OpenCV's limit
 _FIRST_PAUSE, _MAX_PAUSE = 0.5, 8.0  # seconds between attempts to reconnect
 # Returns the next frame, None if the camera is lost, and the number of failed reads.
@@ -202,7 +202,7 @@ def _live_source(
                 count += 1
         finally:
             stop.set()
-            reader.join(_JOIN_SECONDS)
+            reader.join(JOIN_SECONDS)
 
     reader.start()
     return Source(name, frames(), stop, fps=fps if 0 < fps < 1000 else DEFAULT_FPS, live=True)

@@ -14,6 +14,7 @@ import numpy as np
 DEFAULT_FPS = 30.0
 CUT_SECONDS = 1.5  # a longer step between the frames of a video is a cut: the window does not wait, and tracks end
 POLL_SECONDS = 0.05  # interval of the checks of keys and the stop flag while waiting
+JOIN_SECONDS = 0.5  # maximum wait for a read that blocks
 # OpenCV reports a frame that cannot be decoded like the end of the video. After damage, a decoder may need the next
 # keyframe, usually within 250 frames (the default of x264). At the end of a video, 1000 reads take 0.1 s.
 _MAX_FAILED_READS = 1000
@@ -145,7 +146,7 @@ def patiently(call: Callable[[], T], stop: threading.Event, on_wait: Callable[[]
 
     Args:
       call: the function.
-      stop: ends the wait; the call continues in its thread.
+      stop: ends the wait; a call that then lasts longer than `JOIN_SECONDS` continues in its thread.
       on_wait: called every `POLL_SECONDS` of the wait.
 
     Returns:
@@ -159,9 +160,11 @@ def patiently(call: Callable[[], T], stop: threading.Event, on_wait: Callable[[]
         except BaseException as error:
             outcome.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
     while not stop.is_set():
         with contextlib.suppress(TimeoutError):
             return outcome.result(POLL_SECONDS)
         on_wait()
+    thread.join(JOIN_SECONDS)  # the process aborts if OpenCV returns while the interpreter shuts down
     return None
