@@ -377,7 +377,7 @@ def test_a_signal_ends_the_wait_for_a_sender(tmp_path, model, frames, number):
     process.send_signal(number)
     start = time.monotonic()
     _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - start < 2 and "Traceback" not in errors  # one second, and the end of the interpreter
+    assert time.monotonic() - start < 3.5 and "Traceback" not in errors  # on a busy computer; OpenCV waits 5 s
     assert process.returncode == (0 if frames else 130)
 
 
