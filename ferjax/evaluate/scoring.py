@@ -254,7 +254,9 @@ def _optional(scorer: Scorer, faces: data.Split, options: argparse.Namespace) ->
             scorer.logits, faces.images, temperature=scorer.spec.temperature, unknown=unknown
         )
     if options.robustness:
-        result["robustness"] = robustness.measure(scorer.logits, faces, full=options.full)
+        result["robustness"] = robustness.measure(
+            scorer.logits, faces, trained=scorer.spec.trained_corruptions, full=options.full
+        )
     return result
 
 
