@@ -1,4 +1,4 @@
-"""Provides the default groups of configurations and their arguments, such as `demo`."""
+"""Provides the default groups of configurations and their arguments, such as `demo` and `robust`."""
 
 from collections.abc import Callable
 
@@ -23,13 +23,14 @@ def base() -> ConfigDict:
 
 
 def arguments(config: ConfigDict, text: str | None, **known: Callable[[ConfigDict], None]) -> ConfigDict:
-    """Applies the comma-separated arguments of `configs/name.py:a,b`, in order.
+    """Applies the comma-separated arguments of `configs/name.py:a,b`, in order; every configuration has `robust`.
 
     Then locks the groups except `data` and `model`, because data sets and networks have options of their own.
 
     Raises:
       InputError: for an unknown argument.
     """
+    known = {"robust": robust, **known}
     for name in (text or "").split(","):
         if name and name not in known:
             raise errors.unknown("config argument", name, known)
@@ -46,6 +47,22 @@ def reset(config: ConfigDict, name: str) -> None:
     for group, values in base().items():
         config[group] = values
     config.model.name = name
+
+
+def robust(config: ConfigDict) -> None:
+    """Trains on images with the faults of cameras; a teacher sees the images without them."""
+    config.camera.probability = 0.25
+    config.teacher.clean = True
+
+
+def student(config: ConfigDict) -> None:
+    """Learns from a larger teacher that sees clean images of its own size; answers are fairer to rare classes."""
+    robust(config)
+    config.teacher.update(resize=True, stored_views=8)
+    config.augment.update(rotate=10.0, translate=0.1, crop=(0.85, 1.15), brightness=0.2, contrast=0.2, erase=0.1)
+    config.loss.update(alpha=0.8, temperature=3.0, logit_adjustment=0.25)
+    config.optim.update(name="sgd", warmup_epochs=1.0, decay_only=("kernel",))
+    config.fit.ema_decay = 0.999
 
 
 def scratch(config: ConfigDict) -> None:

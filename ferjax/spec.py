@@ -24,7 +24,7 @@ _TYPES: dict[Any, tuple[Any, str]] = {
     str: (str, "a string"),
     Mapping: (Mapping, "an object"),
 }
-_LISTS = {"class_names": (str,), "input_size": (int,), "mean": _NUMBER, "std": _NUMBER}
+_LISTS = {"class_names": (str,), "input_size": (int,), "mean": _NUMBER, "std": _NUMBER, "trained_corruptions": (str,)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,7 @@ class ModelSpec:
       dataset_sha256: hash of the prepared arrays.
       split_sha256: hash of the arrays by split name, if the manifest of the data set has them.
       source_run: configuration of the training run.
+      trained_corruptions: kinds of `ferjax.evaluate.corruptions` that the training images had too.
       accuracy: measured accuracy by split name, in 0..1.
       parameters: number of trainable parameters.
       macs: multiply-accumulate operations for one image; 0 if not counted.
@@ -72,6 +73,7 @@ class ModelSpec:
     dataset_sha256: str = ""
     split_sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
     source_run: str = ""
+    trained_corruptions: tuple[str, ...] = ()
     accuracy: Mapping[str, float] = dataclasses.field(default_factory=dict)
     parameters: int = 0
     macs: int = 0

@@ -1,7 +1,6 @@
 """Puts a trained model into the package: a file that passed its gate, its card, and float weights to train on.
 
-    python -m tools.ship --name resnet20 --model runs/resnet20-qat --file exports/resnet20/resnet20_qat.tflite \
-        --weights runs/resnet20 --commands "python train.py …" "python export.py …" --default
+    python -m tools.ship --name resnet20 --model runs/ship/resnet20 --file exports/ship/resnet20/resnet20_int8.tflite
 
 The file is refused if its spec differs from the run's, if export.py did not compare it with the run on the whole
 validation split, if its accuracy here is not that of its spec, or if the files together would be too large.
@@ -23,8 +22,9 @@ from ferjax.evaluate import model_card, predictor, robustness, scoring
 from ferjax.runtime import shipped
 from ferjax.spec import ModelSpec
 from ferjax.weights import checkpoint, single_file
+from tools import rebuild
 
-FILES_BYTES, WEIGHTS_BYTES = 2_000_000, 5_000_000
+FILES_BYTES, WEIGHTS_BYTES = 4_000_000, 5_000_000
 # What export.py, and only export.py, changes in the spec.
 _EXPORTED = ("quantization", "accuracy", "macs", "ferjax_version")
 _LAW, _SELECTED = "Regulation (EU) 2024/1689", "The epoch was selected on this split"
@@ -68,7 +68,7 @@ def ship(
     scored = predictor.open_model(file)
     evaluation = scoring.evaluate(scored, data_dir=data_dir)
     faces = predictor.load_split(spec, "validation", data_dir=data_dir)
-    evaluation["robustness"] = robustness.measure(scored.logits, faces)
+    evaluation["robustness"] = robustness.measure(scored.logits, faces, trained=spec.trained_corruptions)
     said = spec.accuracy["validation"]
     if abs(evaluation["accuracy"] - said) > 0.5 / evaluation["n"]:
         raise errors.InputError(f"{file} scores {evaluation['accuracy']:.4f} here, its spec says {said:.4f}")
@@ -207,7 +207,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=pathlib.Path, required=True, help="the --workdir of the run that was exported")
     parser.add_argument("--file", type=pathlib.Path, required=True, help="the .tflite file, where export.py left it")
     parser.add_argument(
-        "--commands", nargs="+", required=True, metavar="LINE", help="what makes it again, for the card"
+        "--commands",
+        nargs="+",
+        metavar="LINE",
+        help="commands that make it again (default: those of configs/ship/NAME.py)",
     )
     parser.add_argument("--weights", type=pathlib.Path, help="the run in floats whose weights are shipped; --model's")
     parser.add_argument("--benchmark", type=pathlib.Path, help="benchmark.csv of ferjax benchmark")
@@ -218,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.name,
         model=options.model,
         file=options.file,
-        commands=options.commands,
+        commands=options.commands or [step.command for step in rebuild.steps(options.name)],
         weights_of=options.weights,
         benchmark=options.benchmark,
         data_dir=options.data_dir,

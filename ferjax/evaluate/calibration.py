@@ -51,7 +51,11 @@ def reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: in
     values, truth = _checked(probabilities, labels)
     if bins < 1:
         raise InputError(f"the number of bins must be at least 1, got {bins}")
-    confidence, correct = values.max(axis=1), values.argmax(axis=1) == truth
+    return _binned(values.max(axis=1), values.argmax(axis=1) == truth, bins, adaptive=adaptive)
+
+
+def _binned(confidence: np.ndarray, correct: np.ndarray, bins: int, *, adaptive: bool = False) -> Bins:
+    """Returns the bins of confidences (N,) in 0..1 and of what is correct of each prediction (N,), in 0..1."""
     if adaptive:
         order = np.argsort(confidence, kind="stable")
         place = np.empty(len(order), np.int64)
@@ -90,6 +94,30 @@ def scores(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, flo
         "brier": brier(probabilities, labels),
         "nll": negative_log_likelihood(probabilities, labels),
     }
+
+
+def vote_scores(probabilities: npt.ArrayLike, votes: npt.ArrayLike) -> dict[str, float]:
+    """Compares probabilities with the votes of several annotators, as those of FER+ (Barsoum et al. 2016).
+
+    Args:
+      probabilities: (N, C), N at least 1.
+      votes: (N, C) shares of the votes; rows sum to 1.
+
+    Returns:
+      `kl`, the mean of Σ_c v_c log(v_c / p_c) in nats, and `ece`, the calibration error with the share of annotators
+      who chose the predicted class in place of correct or wrong.
+
+    Raises:
+      InputError: if the shapes do not fit.
+    """
+    shares = np.asarray(votes, np.float64)
+    values, predicted = _checked(probabilities, shares.argmax(axis=1))[0], np.asarray(probabilities).argmax(axis=1)
+    if shares.shape != values.shape:
+        raise InputError(f"expected votes of shape {values.shape}, got {shares.shape}")
+    tiny = np.finfo(np.float64).tiny
+    kl = (shares * (np.log(np.maximum(shares, tiny)) - np.log(np.maximum(values, tiny)))).sum(axis=1).mean()
+    chosen = np.take_along_axis(shares, predicted[:, None], axis=1)[:, 0]
+    return {"kl": float(kl), "ece": _binned(values.max(axis=1), chosen, 15).error()}
 
 
 def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:

@@ -11,27 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from ferjax.augment.camera import JPEG_TABLE
 from ferjax.errors import InputError, unknown
 
 SEVERITIES = (1, 2, 3, 4, 5)
 Generators = Sequence[np.random.Generator]
 # (images float64 (N, H, W, C) in 0..1, strength, one generator per image) -> same shape, any range
 Corruption = Callable[[np.ndarray, float, Generators], np.ndarray]
-
-# Luminance table of ISO 10918-1, annex K, used for each channel.
-_JPEG_TABLE = np.array(
-    [
-        [16, 11, 10, 16, 24, 40, 51, 61],
-        [12, 12, 14, 19, 26, 58, 60, 55],
-        [14, 13, 16, 24, 40, 57, 69, 56],
-        [14, 17, 22, 29, 51, 87, 80, 62],
-        [18, 22, 37, 56, 68, 109, 103, 77],
-        [24, 35, 55, 64, 81, 104, 113, 92],
-        [49, 64, 78, 87, 103, 121, 120, 101],
-        [72, 92, 95, 98, 112, 100, 103, 99],
-    ],
-    np.float64,
-)
 
 
 def corrupt(
@@ -89,6 +75,18 @@ def qin(images: np.ndarray, *, sigma: float = 0.05, seed: int = 0, indices: Sequ
 def clouds(rng: np.random.Generator, size: Sequence[int]) -> np.ndarray:
     """Returns noise (rows, columns) in 0..1 at four scales; coarser scales have larger amplitudes."""
     return sum((_smooth(rng, size, 2**k) / 2**k for k in range(1, 5)), np.zeros(size)) / 0.9375
+
+
+def trained_kinds(augment: Mapping[str, Any], camera: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the kinds of KINDS that training images have under the configuration groups `augment` and `camera`.
+
+    Their mean says little about unknown corruptions, so it is reported apart (Hendrycks & Dietterich 2019, section 4).
+    """
+    on = {f"augment.{key}" for key, value in augment.items() if value and tuple(np.atleast_1d(value)) != (1.0, 1.0)}
+    if camera.get("probability"):
+        strengths = dict.fromkeys(("blur", "resolution", "light", "noise", "jpeg"), 1.0) | dict(camera)
+        on |= {f"camera.{key}" for key, value in strengths.items() if value}
+    return tuple(kind for kind in KINDS if on.intersection(_TRAINED_BY.get(kind, ())))
 
 
 def mean_corruption_error(errors: Mapping[str, Sequence[float]], reference: Mapping[str, Sequence[float]]) -> float:
@@ -153,7 +151,7 @@ def _motion(x: np.ndarray, length: float, rngs: Generators) -> np.ndarray:
 def _jpeg(x: np.ndarray, quality: float, rngs: Generators) -> np.ndarray:
     """Quantizes the cosine transform of 8x8 blocks (ISO 10918-1), each channel separately."""
     scale = 5000 / quality if quality < 50 else 200 - 2 * quality
-    table = np.clip(np.floor((_JPEG_TABLE * scale + 50) / 100), 1, 255)
+    table = np.clip(np.floor((JPEG_TABLE * scale + 50) / 100), 1, 255)
     k = np.arange(8)
     basis = np.cos((2 * k[None] + 1) * k[:, None] * np.pi / 16) * np.where(k[:, None] == 0, np.sqrt(1 / 8), 0.5)
     n, height, width, channels = x.shape
@@ -287,3 +285,18 @@ _KINDS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
     "scale": (_scale, (1.1, 1.2, 1.3, 1.4, 1.55)),
 }
 KINDS = tuple(_KINDS)
+# Configuration keys that put a kind into the training images.
+_TRAINED_BY = {
+    "noise": ("camera.noise",),
+    "blur": ("camera.blur",),
+    "motion": ("camera.blur",),
+    "jpeg": ("camera.jpeg",),
+    "brightness": ("camera.light", "augment.brightness"),
+    "contrast": ("augment.contrast",),
+    "pixelate": ("camera.resolution",),
+    "bar": ("augment.erase",),
+    "low_light": ("camera.light",),
+    "rotation": ("augment.rotate",),
+    "translation": ("augment.translate",),
+    "scale": ("augment.crop",),
+}

@@ -139,8 +139,14 @@ def _robustness(measured: Mapping[str, Any]) -> str:
     ]
     text = (
         f"Accuracy on {found['n']:,} images: {found['clean']:.1%} clean, {found['mean']:.1%} corrupted (mean), "
-        f"{found['qin']:.1%} with the perturbation of Qin (2025). By corruption and severity:"
+        f"{found['qin']:.1%} with the perturbation of Qin (2025)."
     )
+    if "trained" in found:
+        text += (
+            f" Training images had the corruptions {', '.join(found['trained'])}: mean {found['trained_mean']:.1%}; "
+            f"mean of the others {found['untrained_mean']:.1%}."
+        )
+    text += " By corruption and severity:"
     return f"{text}\n\n{_table(['corruption', *map(str, severities), 'mean'], rows)}"
 
 

@@ -64,7 +64,7 @@ def _file_logits(model: runtime.Model, images: data.Images) -> np.ndarray:
 def load_split(
     spec: ModelSpec, split: str, *, dataset: str | None = None, data_dir: pathlib.Path | str | None = None
 ) -> data.Split:
-    """Loads one split of a data set, its labels mapped to the classes of the model.
+    """Loads one split of a data set, its labels and votes mapped to the classes of the model.
 
     Args:
       spec: the spec of the model.
@@ -87,7 +87,12 @@ def load_split(
             "contain training images"
         )
     chosen = faces.splits[split]
-    return chosen._replace(labels=places[chosen.labels])
+    columns = chosen.columns
+    if "votes" in columns:
+        votes = np.zeros((len(chosen.labels), len(spec.class_names)), np.float32)
+        votes[:, places] = columns["votes"]
+        columns = {**columns, "votes": votes}
+    return chosen._replace(labels=places[chosen.labels], columns=columns)
 
 
 def left_out(

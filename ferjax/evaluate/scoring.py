@@ -45,7 +45,7 @@ def evaluate(
     Returns:
       `metrics.summary`, and `model`, `dataset`, `split`, `step`, `intervals` (95 %, bootstrap) and `calibration`;
       if the data marks exact copies of training images, `without_twins`: accuracy, interval and n without them; if
-      the data names groups of people, `groups`.
+      the data names groups of people, `groups`; if it has votes, `votes` (`calibration.vote_scores`).
 
     Raises:
       InputError: if the model, the data and the split do not fit together.
@@ -65,6 +65,8 @@ def score(scorer: Scorer, faces: data.Split, logits: np.ndarray, *, dataset: str
         "temperature": scorer.spec.temperature,
         **calibration.scores(probabilities, faces.labels),
     }
+    if "votes" in faces.columns:
+        summary["votes"] = calibration.vote_scores(probabilities, faces.columns["votes"])
     copies = faces.columns.get("twin_in_train")
     if copies is not None and copies.any() and not copies.all():
         own = ~copies.astype(bool)
@@ -160,6 +162,10 @@ def _text(result: Mapping[str, Any]) -> str:
     lines.append(
         f"calibration error {result['calibration']['ece']:.3f} at T = {result['calibration']['temperature']:g}"
     )
+    if "votes" in result:
+        lines.append(
+            f"against the votes: KL {result['votes']['kl']:.3f}, calibration error {result['votes']['ece']:.3f}"
+        )
     if "test_time_average" in result:
         average = result["test_time_average"]
         value, low, high = average["accuracy"]
@@ -254,7 +260,9 @@ def _optional(scorer: Scorer, faces: data.Split, options: argparse.Namespace) ->
             scorer.logits, faces.images, temperature=scorer.spec.temperature, unknown=unknown
         )
     if options.robustness:
-        result["robustness"] = robustness.measure(scorer.logits, faces, full=options.full)
+        result["robustness"] = robustness.measure(
+            scorer.logits, faces, trained=scorer.spec.trained_corruptions, full=options.full
+        )
     return result
 
 

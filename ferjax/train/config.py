@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ferjax import augment, data, errors, folders, models
+from ferjax.augment import camera
 from ferjax.train import objective, optim, options, quantization, start, teacher
 from ferjax.weights import checkpoint
 
@@ -19,6 +20,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "teacher": teacher.load,
     "init": start.start,
     "augment": augment.create,
+    "camera": camera.create,
     "loss": objective.make_loss,
     "quant": quantization.prepare,
     "optim": optim.create,

@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ferjax import augment, data, devices, errors, models
-from ferjax.evaluate import report
+from ferjax.augment import camera
+from ferjax.evaluate import corruptions, report
 from ferjax.models import cpu
 from ferjax.spec import ModelSpec
 from ferjax.train import distributed, loop, objective, optim, profiling, quantization, run_folder, start, stored_views
@@ -154,6 +155,7 @@ def _begin(
     module = call(models.create, "model", chosen, num_classes=len(faces.class_names))
     variables = init_variables(module, faces.image_shape, seed=options.seed)
     spec = make_spec(faces, chosen, variables, name=name, dataset_args=groups["data"])
+    spec = spec.replace(trained_corruptions=corruptions.trained_kinds(groups["augment"], groups["camera"]))
     network, adopted = call(start.start, "init", init, fresh=Trained(spec, variables))
     network, apply_fn = call(
         quantization.prepare,
@@ -218,6 +220,7 @@ def _task(
         loss=call(objective.make_loss, "loss", groups["loss"], faces=faces, **more),
         spec=network.spec,
         augment=call(augment.create, "augment", groups["augment"]),
+        camera=call(camera.create, "camera", groups["camera"]),
         teacher=teacher,
         taps=taps,
         eval_apply=network.apply,

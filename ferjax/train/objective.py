@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ferjax import data, errors, losses
 from ferjax.train.step import LossFn, Outputs, TaughtLossFn
@@ -20,6 +21,7 @@ def make_loss(
     label_smoothing: float = 0.0,
     class_weighted: bool = False,
     focal_gamma: float = 0.0,
+    logit_adjustment: float = 0.0,
     method: str = "soft",
     alpha: float | None = None,
     temperature: float = 4.0,
@@ -36,6 +38,8 @@ def make_loss(
       label_smoothing: ε of Paraschiv eq. 13.
       class_weighted: weight each example by w_c = N / (C · N_c) of its class (Paraschiv eq. 1, 12, 15).
       focal_gamma: γ of the focal loss (Lin et al. 2017), which replaces cross-entropy; not with a teacher.
+      logit_adjustment: τ of Menon et al. 2021, eq. 10: in training, τ log π_c of the class's share π_c is added to the
+        logits. The network then answers as if classes were less unequal (τ = 1: equally frequent); 0 is off.
       method: `losses.distillation` ("soft"), `hard_distillation` ("hard") or `decoupled_distillation` ("decoupled").
       alpha: weight of the teacher, in [0, 1]; for "decoupled", of its target-class term (default: `ALPHAS`).
       temperature: for "soft" and "decoupled".
@@ -55,7 +59,7 @@ def make_loss(
             key = "alpha" if alpha else "features"
             raise errors.InputError(f"loss.{key} requires a teacher: run `ferjax distill --teacher MODEL`")
         plain = functools.partial(losses.focal, gamma=focal_gamma) if focal_gamma else losses.cross_entropy
-        return functools.partial(plain, **labelled)
+        return _adjusted(functools.partial(plain, **labelled), faces, logit_adjustment)
     if focal_gamma:
         raise errors.InputError(f"loss.focal_gamma must be 0 with a teacher, got {focal_gamma}")
     if method not in METHODS:
@@ -69,7 +73,7 @@ def make_loss(
         )
     used = method if uses_teacher(method, alpha) else "none"
     term = functools.partial(_term(used, temperature=temperature, beta=beta), **labelled)
-    answer = _answer_loss(term, share, heads)
+    answer = _answer_loss(_adjusted(term, faces, logit_adjustment), share, heads)
     # One example, so that any other value outside its range raises before anything is written.
     one = jnp.zeros((1, len(faces.class_names)), jnp.float32)
     answer(Outputs(one, dict.fromkeys(heads, one)), one, Outputs(one, {}))
@@ -85,6 +89,17 @@ def taps(features: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns the student's and the teacher's intermediates in `loss.features`."""
     pairs = [_pair(text) for text in features]
     return tuple(dict.fromkeys(own for own, _ in pairs)), tuple(dict.fromkeys(other for _, other in pairs))
+
+
+def _adjusted(loss: Callable[..., jax.Array], faces: data.FaceData, strength: float) -> Callable[..., jax.Array]:
+    """Returns a loss of (logits, …) that adds strength · log(share of the class) to the logits."""
+    if not 0 <= strength < float("inf"):
+        raise errors.InputError(f"loss.logit_adjustment must be 0 or more, got {strength}; 0 is off")
+    if not strength:
+        return loss
+    counts = np.array(faces.class_counts("train"))
+    offsets = jnp.array(strength * np.log(counts / counts.sum()), jnp.float32)[None, :]
+    return lambda logits, *more, **options: loss(logits + offsets.astype(logits.dtype), *more, **options)
 
 
 def _check_share(method: str, share: float, heads: tuple[str, ...]) -> None:

@@ -93,7 +93,8 @@ def _from_trained(fresh: Trained, source: str | Path) -> tuple[Trained, Report]:
     started, report = adopt_variables(variables, theirs, head_pattern="(?!)" if same_classes else HEAD)
     if same_classes and other.class_names != spec.class_names:
         started, report = _reorder(started, report, other.class_names, spec.class_names)
-    adopted = spec.replace(mean=other.mean, std=other.std, quantization=other.quantization)
+    kinds = tuple(dict.fromkeys((*other.trained_corruptions, *spec.trained_corruptions)))
+    adopted = spec.replace(mean=other.mean, std=other.std, quantization=other.quantization, trained_corruptions=kinds)
     return Trained(adopted, started), report
 
 

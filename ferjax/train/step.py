@@ -45,12 +45,14 @@ class Teacher(NamedTuple):
       variables: of all teachers; an argument of the compiled step, not stored in checkpoints.
       specs: one per teacher.
       stored_views: K, see `ferjax.train.stored_views`; 0 if the teacher runs in the step.
+      clean: whether it sees the images without the faults of `Task.camera`.
     """
 
     apply: TeacherFn
     variables: Any
     specs: tuple[ModelSpec, ...] = ()
     stored_views: int = 0
+    clean: bool = False
 
 
 class Task(NamedTuple):
@@ -63,6 +65,7 @@ class Task(NamedTuple):
         `Outputs`, targets, teacher's `Outputs`) -> losses (N,).
       spec: the C classes, mean and standard deviation.
       augment: (key, batch) -> batch; on images in 0..1, before normalization.
+      camera: (key, images) -> images with camera faults, after `augment`; see `ferjax.augment.camera`.
       teacher: None to learn from labels alone.
       taps: names of the student's intermediates that a `TaughtLossFn` reads.
       eval_apply: apply function for validation, in float32 (default: `apply`).
@@ -73,6 +76,7 @@ class Task(NamedTuple):
     loss: Callable[..., jax.Array]
     spec: ModelSpec
     augment: augmentation.Augment | None = None
+    camera: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     teacher: Teacher | None = None
     taps: Sequence[str] = ()
     eval_apply: ApplyFn | None = None
@@ -187,12 +191,17 @@ def pick(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, jax.Array]
 
 
 def _example(task: Task, batch: Arrays, key: jax.Array) -> Mapping[str, jax.Array]:
-    """Returns the augmented batch: images in 0..1, targets (N, C)."""
+    """Returns the augmented batch: images in 0..1, targets (N, C), and "clean" images for a teacher that sees those."""
     real = jnp.result_type(float)  # float32, or float64 with jax_enable_x64
     classes = len(task.spec.class_names)
     targets = batch.get("targets", jax.nn.one_hot(batch["labels"], classes, dtype=jnp.float32)).astype(real)
     example = {**batch, "images": augmentation.to_float(batch["images"]).astype(real), "targets": targets}
-    return example if task.augment is None else task.augment(key, example)
+    if task.augment is not None:
+        example = task.augment(key, example)
+    if task.camera is None:
+        return example
+    clean = {"clean": example["images"]} if task.teacher is not None and task.teacher.clean else {}
+    return {**example, **clean, "images": task.camera(key, example["images"])}
 
 
 def _learner(task: Task, params: Any, mask: Any, frozen: Mapping[str, Any], teacher_variables: Any) -> Learn:

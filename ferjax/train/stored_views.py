@@ -3,7 +3,8 @@
 On two cores, the forward pass of a teacher takes several times as long as the step of a small student. Therefore the
 run's augmentation draws K views of each image, rounded to 8 bits, and the teacher's logits are stored with them in half
 precision. Epoch e trains on view (image + e) mod K without further augmentation. The student sees each image in at most
-K versions. All seeds share the views.
+K versions. All seeds share the views. Camera faults are part of the views, unless the teacher sees clean images: then
+the student's images get new faults at each step.
 
 If the images stay on disk, or the views take more than `data.resident_bytes`, the views stay on disk. The logits, 2 · K
 · classes bytes per image, are always in memory.
@@ -63,6 +64,7 @@ def taught_arrays(
     """
     teacher, augment = task.teacher, task.augment
     assert teacher is not None and augment is not None
+    faulty = task.camera is not None and not teacher.clean
     dtype, tta = groups["model"].get("dtype", "float32"), groups["teacher"].get("tta", "one")
     uncalibrated = [each.replace(temperature=1.0, abstention_threshold=0.0) for each in teacher.specs]
     name = _folder_name(
@@ -74,12 +76,27 @@ def taught_arrays(
         # omitted at their defaults, so that views of older versions keep their name
         **({} if dtype == "float32" else {"dtype": dtype}),
         **({} if tta == "one" else {"tta": tta}),
+        **({"camera": groups["camera"]} if faulty else {}),
     )
     resident_bytes = groups["data"].get("resident_bytes", RESIDENT_BYTES)
-    pixels, logits = store(train["images"], teacher, augment, folder=data_dir / name, resident_bytes=resident_bytes)
+    draw = _then(augment, task.camera if faulty else None)
+    pixels, logits = store(train["images"], teacher, draw, folder=data_dir / name, resident_bytes=resident_bytes)
     labels = np.tile(train["labels"], teacher.stored_views)
     stored = teacher._replace(apply=answer, variables=())
-    return {"images": pixels, "labels": labels, "teacher_logits": logits}, task._replace(augment=None, teacher=stored)
+    task = task._replace(augment=None, camera=None if faulty else task.camera, teacher=stored)
+    return {"images": pixels, "labels": labels, "teacher_logits": logits}, task
+
+
+def _then(augment: augmentation.Augment, camera: Callable[..., jax.Array] | None) -> augmentation.Augment:
+    """Returns the augmentation followed by the faults of a camera, if there is one."""
+    if camera is None:
+        return augment
+
+    def both(key: jax.Array, batch: augmentation.Batch) -> augmentation.Batch:
+        batch = augment(key, batch)
+        return {**batch, "images": camera(key, batch["images"])}
+
+    return both
 
 
 def store(

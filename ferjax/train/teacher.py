@@ -29,6 +29,7 @@ def load(
     resize: bool = False,
     stored_views: int = 0,
     tta: str = "one",
+    clean: bool = False,
     taps: Sequence[str] = (),
     dtype: Any = jnp.float32,
 ) -> Teacher:
@@ -43,6 +44,7 @@ def load(
         the step, on freshly augmented images.
       tta: views over which logits are averaged (`augment.views`): "one" is the image itself, "flip" adds its mirror
         image and doubles the time, "ten" is ten crops.
+      clean: whether the teacher sees the images without the faults of the group `camera`; the student sees the faults.
       taps: names of the intermediates that the student learns from; of the image itself.
       dtype: dtype of the computation.
 
@@ -66,12 +68,13 @@ def load(
         specs.append(network.spec)
 
     def apply(variables: Sequence[Any], example: Mapping[str, jax.Array]) -> Outputs:
-        answers = [part(v, example["images"]) for part, v in zip(parts, variables, strict=True)]
+        images = example.get("clean", example["images"])
+        answers = [part(v, images) for part, v in zip(parts, variables, strict=True)]
         mean = functools.reduce(jnp.add, [a.logits for a in answers]) / len(answers)
         found = {f"{i}/{name}": value for i, a in enumerate(answers) for name, value in a.taps.items()}
         return Outputs(mean, found)
 
-    return Teacher(apply, tuple(variables), tuple(specs), stored_views)
+    return Teacher(apply, tuple(variables), tuple(specs), stored_views, clean)
 
 
 def _answer(

@@ -26,6 +26,17 @@ def test_calibration_error_by_hand():
     assert bins.error() == pytest.approx(0.1)
 
 
+def test_probabilities_are_compared_with_votes_by_hand():
+    probabilities, votes = np.array([[0.75, 0.25], [0.5, 0.5]]), np.array([[0.5, 0.5], [1.0, 0.0]])
+    found = calibration.vote_scores(probabilities, votes)
+    # KL: (0.5 ln(0.5 / 0.75) + 0.5 ln(0.5 / 0.25)) and ln 2; the chosen classes have 0.5 and 1 of the votes
+    assert found["kl"] == pytest.approx((0.5 * np.log(4 / 3) + np.log(2)) / 2)
+    assert found["ece"] == pytest.approx((0.25 + 0.5) / 2)
+    assert calibration.vote_scores(votes, votes) == {"kl": 0, "ece": 0}
+    with pytest.raises(InputError, match="votes"):
+        calibration.vote_scores(probabilities, np.eye(3)[:2])
+
+
 def test_adaptive_bins_hold_equally_many():
     logits, labels = scores()
     bins = calibration.reliability(calibration.softmax(logits), labels, bins=8, adaptive=True)

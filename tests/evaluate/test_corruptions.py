@@ -9,9 +9,10 @@ import sys
 import numpy as np
 import pytest
 
+from ferjax import data
 from ferjax.data.synthetic.rendering import render_faces
 from ferjax.errors import InputError
-from ferjax.evaluate import corruptions
+from ferjax.evaluate import corruptions, robustness
 from tests.support import GOLDEN, ROOT
 
 HASHES = GOLDEN / "corruptions.json"
@@ -103,6 +104,26 @@ def test_jpeg_keeps_a_flat_image_and_loses_detail():
     np.testing.assert_array_equal(corruptions.corrupt(flat, "jpeg", 5), flat)
     checks = ((np.indices((1, 48, 48, 1)).sum(0) % 2) * 20 + 118).astype(np.uint8)
     assert corruptions.corrupt(checks, "jpeg", 5).std() < 0.2 * checks.std()
+
+
+def test_the_kinds_of_training_are_told_from_the_others():
+    augment = {"flip": 0.5, "rotate": 10.0, "crop": (1.0, 1.0), "erase": 0.0}
+    assert corruptions.trained_kinds(augment, {"probability": 0.0}) == ("rotation",)
+    faulty = corruptions.trained_kinds(augment, {"probability": 0.2, "noise": 0.0})
+    assert faulty == ("blur", "motion", "jpeg", "brightness", "pixelate", "low_light", "rotation")
+
+
+def test_the_means_of_trained_and_other_kinds_are_apart():
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
+    faces = data.Split(images, np.zeros(6, np.int32), [""] * 6, {})
+    dark = lambda pictures: np.stack([pictures.mean((1, 2, 3)) < 90, np.full(len(pictures), 0.5)], 1)  # noqa: E731
+    found = robustness.measure(dark, faces, trained=("low_light", "noise"))
+    others = [found["accuracy"][k] for k in corruptions.KINDS if k not in ("low_light", "noise")]
+    assert found["trained"] == ["noise", "low_light"]
+    assert found["untrained_mean"] == pytest.approx(np.mean(others))
+    assert found["trained_mean"] == pytest.approx(np.mean([found["accuracy"][k] for k in found["trained"]]))
+    assert found["trained_mean"] > found["untrained_mean"]  # this model calls what is dark right
+    assert "low_light*" in robustness.table(found)
 
 
 def test_mean_corruption_error_by_hand():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ferjax import data, models
-from ferjax.data import subsets
+from ferjax.data import manifest, store, subsets
 from ferjax.errors import InputError
 from ferjax.evaluate import corruptions, intervals, metrics, open_set, predictor, scoring, temperature
 from ferjax.evaluate import grad_cam as evaluate_grad_cam
@@ -228,6 +228,23 @@ def test_groups_of_people_are_scored_apart(run, tmp_path):
         "male": (pytest.approx(2 / 3), 3),
         "female": (1.0, 2),
     }
+
+
+def test_votes_are_scored_in_the_order_of_the_models_classes(run, tmp_path):
+    opened = predictor.open_model(exported(tmp_path / "linear.onnx", run))
+    names = opened.spec.class_names[::-1]
+    votes = np.eye(7, dtype=np.float32) * 0.8 + 0.2 / 7
+    images = np.random.default_rng(0).integers(0, 256, (14, 24, 24, 1), np.uint8)
+    with store.staging(tmp_path, "reversed") as staged:
+        for split, some in (("train", images[:7]), ("test", images[7:])):
+            with store.SplitWriter(staged / split, (24, 24, 1)) as writer:
+                for label in range(7):
+                    writer.add(some[label], label, "", {"votes": votes[label]})
+        manifest.complete(staged, "reversed", names)
+    faces = predictor.load_split(opened.spec, "test", dataset="reversed", data_dir=tmp_path)
+    logits = np.log(votes[:, ::-1])
+    result = scoring.score(opened, faces, logits, dataset="reversed", split="test")
+    assert result["votes"]["kl"] == pytest.approx(0, abs=1e-6) and result["accuracy"] == 1
 
 
 def test_several_models_have_corruption_errors_relative_to_the_first(run, tmp_path):

@@ -264,6 +264,24 @@ def test_a_teacher_of_another_precision_or_of_other_views_answers_anew(teachers,
     assert folders[-1] == folders[0]
 
 
+def test_faults_are_in_the_stored_views_unless_the_teacher_sees_clean_images(teachers, tmp_path, monkeypatch):
+    store, drawn, tasks = stored_views.store, [], []
+    monkeypatch.setattr(stored_views, "store", lambda *a, **k: drawn.append(store(*a, **k)[0]) or store(*a, **k))
+    fit = experiment.loop.fit
+    monkeypatch.setattr(experiment.loop, "fit", lambda task, *a, **k: tasks.append(task) or fit(task, *a, **k))
+    plain = {"teacher__stored_views": 1, "loss__alpha": 0.5, "fit__epochs": 1}
+    for name, more in {
+        "plain": {},
+        "faulty": {"camera__probability": 1.0},
+        "clean": {"camera__probability": 1.0, "teacher__clean": True},
+    }.items():
+        distill(teachers, tmp_path / name, config(**plain, **more))
+    plain, faulty, clean = drawn
+    np.testing.assert_array_equal(clean, plain)
+    assert (np.abs(faulty.astype(int) - plain).max((1, 2, 3)) > 5).all()
+    assert [task.camera is not None for task in tasks] == [False, False, True]
+
+
 def test_every_epoch_takes_one_view_of_each_image_and_in_turn_all():
     shuffled = np.array([2, 0, 3, 1])
     order_of = functools.partial(sampling.view_order, lambda epoch: shuffled, 3)

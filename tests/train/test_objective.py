@@ -1,5 +1,7 @@
 """The loss that a configuration asks for: one head or two, a teacher or none, and what makes no sense."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +39,27 @@ def test_with_two_heads_labels_and_teacher_have_one_each(method):
         teacher = -jax.nn.log_softmax(distilled)[[0, 1], [1, 0]]
     expected = 0.75 * labels + 0.25 * teacher
     np.testing.assert_allclose(loss(student, TARGETS, Outputs(TAUGHT, {})), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("teachers", [0, 1])
+def test_adjusted_logits_are_fair_to_a_rare_class(teachers):
+    """Menon et al. 2021, eq. 10: the loss is that of logits + τ log π, so that the network need not learn π."""
+    labels = np.array([0] * 6 + [1] * 3 + [2])
+    train = data.Split(np.zeros((10, 1, 1, 1), np.uint8), labels, [""] * 10, {})
+    faces = dataclasses.replace(three_classes(), splits={"train": train})
+    plain, adjusted = (
+        objective.make_loss(faces=faces, teachers=teachers, logit_adjustment=strength) for strength in (0.0, 0.5)
+    )
+    known = LOGITS + 0.5 * np.log(np.array([0.6, 0.3, 0.1], np.float32))
+    if teachers:
+        taught = Outputs(TAUGHT, {})
+        np.testing.assert_allclose(
+            adjusted(Outputs(LOGITS, {}), TARGETS, taught), plain(Outputs(known, {}), TARGETS, taught), rtol=1e-5
+        )
+    else:
+        np.testing.assert_allclose(adjusted(LOGITS, TARGETS), plain(known, TARGETS), rtol=1e-5)
+    with pytest.raises(InputError, match="logit_adjustment"):
+        objective.make_loss(faces=faces, teachers=teachers, logit_adjustment=-1.0)
 
 
 @pytest.mark.parametrize("method", ["soft", "hard"])

@@ -65,6 +65,33 @@ def test_the_teacher_sees_the_augmented_images_and_the_gradient_is_that_of_the_w
     assert int(sums.agreed) == (np.asarray(logits).argmax(1) == taught.argmax(1)).sum()
 
 
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_camera_is_the_students_and_the_teacher_shares_its_geometry(clean):
+    """The camera turns images to negatives; the teacher sees positives if it is to see clean images."""
+    seen = []
+
+    def teach(variables, example):
+        seen.append(example.get("clean", example["images"]))
+        return Outputs(jnp.zeros((8, 3)), {})
+
+    def apply(variables, x, **more):
+        seen.append(x * 0.25 + 0.5)
+        return tiny.apply_fn(variables, x, **more)
+
+    made = tiny.task(
+        loss=taught_loss,
+        teacher=Teacher(teach, (), clean=clean),
+        augment=augment.create(flip=1.0),
+        camera=lambda key, images: 1 - images,
+    )
+    tx, batch = optax.sgd(0.5), tiny.faces(8)
+    make_train_step(made._replace(apply=apply), tx)(init_state(tiny.variables(), tx), batch, ())
+    mirrored = batch["images"][:, :, ::-1] / 255
+    taught, student = (np.asarray(jax.lax.stop_gradient(images)) for images in seen)
+    np.testing.assert_allclose(taught, mirrored if clean else 1 - mirrored, atol=1e-6)
+    np.testing.assert_allclose(student, 1 - mirrored, atol=1e-6)
+
+
 @pytest.mark.parametrize("saves", [2, 9])
 def test_a_run_with_a_teacher_stopped_at_any_save_resumes_to_the_bit(tmp_path, monkeypatch, saves):
     settings = {"task": task(augment=augment.create(flip=0.5, erase=0.5)), "epochs": 3}

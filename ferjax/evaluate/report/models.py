@@ -39,7 +39,7 @@ def measure(scorer: Scorer, faces: data.Split, *, dataset: str, split: str, corr
     logits = scorer.logits(faces.images)
     result = scoring.score(scorer, faces, logits, dataset=dataset, split=split)
     if corrupted:
-        result["robustness"] = robustness.measure(scorer.logits, faces)
+        result["robustness"] = robustness.measure(scorer.logits, faces, trained=scorer.spec.trained_corruptions)
     return Measured(scorer, result, logits)
 
 

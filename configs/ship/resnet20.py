@@ -1,0 +1,23 @@
+"""The shipped ResNet-20 (0.27 million parameters): a student of EfficientNet-Lite0 that saw the faults of cameras.
+
+ferjax train --config efficientnet_lite0 --workdir runs/teacher    # 1.5 h
+ferjax distill --config ship/resnet20 --teacher runs/teacher --workdir runs/ship/resnet20    # 2 h
+ferjax calibrate --model runs/ship/resnet20
+ferjax export --model runs/ship/resnet20 --out exports/ship/resnet20 --format tflite onnx --overwrite
+python -m tools.ship --name resnet20 --model runs/ship/resnet20 --file exports/ship/resnet20/resnet20_int8.tflite
+ferjax distill --config ship/resnet20:demo --teacher runs/efficientnet_lite0-demo     embedded data
+
+`python -m tools.rebuild resnet20` runs all lines but the last, and continues where it was stopped. The hours are those
+of two cores.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    config = common.base()
+    config.model.name = "resnet20"
+    common.student(config)
+    config.optim.update(learning_rate=0.05, weight_decay=5e-4)
+    config.fit.epochs = 60
+    return common.arguments(config, arg, demo=common.demo(epochs=4))
