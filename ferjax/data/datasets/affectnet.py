@@ -6,10 +6,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ferjax.data.datasets.sources import EXPRESSIONS, SPLITS, Column, Example, Source, bad_example, by_split, is_picture
+from ferjax.data.datasets.sources import EXPRESSIONS, SPLITS, Column, Example, Source, bad_example, by_split
 from ferjax.data.datasets.tables import Row, posix, rows
 from ferjax.data.datasets.tree import Tree, holding, refuse_yolo
 from ferjax.errors import InputError
+from ferjax.runtime.sources.pictures import is_picture
 
 GET = "ask its authors for access at http://mohammadmahoor.com/pages/databases/affectnet/ and unpack it"
 PREPARE = "ferjax prepare affectnet --source FOLDER"

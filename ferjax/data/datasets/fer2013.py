@@ -14,11 +14,11 @@ from ferjax.data.datasets.sources import (
     Example,
     Source,
     by_split,
-    is_picture,
 )
 from ferjax.data.datasets.tables import Row, rows
 from ferjax.data.datasets.tree import Tree, holding
 from ferjax.errors import InputError, unknown
+from ferjax.runtime.sources.pictures import is_picture
 
 CLASSES = EXPRESSIONS
 GET = "download the archive as fer2013.zip from https://www.kaggle.com/datasets/msambare/fer2013 (free account)"

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ferjax.data.datasets import fer2013
-from ferjax.data.datasets.sources import EXPRESSIONS, BadExample, Column, Example, Source, by_split, is_picture
+from ferjax.data.datasets.sources import EXPRESSIONS, BadExample, Column, Example, Source, by_split
 from ferjax.data.datasets.tables import Row, rows
 from ferjax.data.datasets.tree import Tree, holding
 from ferjax.errors import InputError
+from ferjax.runtime.sources.pictures import is_picture
 
 GET = (
     "download fer2013new.csv from https://github.com/microsoft/FERPlus and fer2013.csv (or icml_face_data.csv) from "

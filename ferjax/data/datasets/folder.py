@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ferjax.data.datasets import tables
-from ferjax.data.datasets.sources import SPLITS, Example, Source, by_split, is_picture
+from ferjax.data.datasets.sources import SPLITS, Example, Source, by_split
 from ferjax.data.datasets.tree import Tree, holding, refuse_yolo
 from ferjax.data.prepare import detection
 from ferjax.errors import InputError, unknown
+from ferjax.runtime.sources.pictures import is_picture
 
 FRACTIONS = (0.8, 0.1, 0.1)
 _composed = functools.partial(unicodedata.normalize, "NFC")  # macOS decomposes é in file names into e and an accent

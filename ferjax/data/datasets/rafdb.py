@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from ferjax.data.datasets.sources import EXPRESSIONS, Column, Example, Source, bad_example, by_split, is_picture
+from ferjax.data.datasets.sources import EXPRESSIONS, Column, Example, Source, bad_example, by_split
 from ferjax.data.datasets.tables import posix, rows
 from ferjax.data.datasets.tree import Tree, holding
 from ferjax.errors import InputError
+from ferjax.runtime.sources.pictures import is_picture
 
 CLASSES = EXPRESSIONS
 GET = "ask its authors for access at http://www.whdeng.cn/RAF/model1.html and unpack the folder basic"

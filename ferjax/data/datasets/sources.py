@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +24,6 @@ EXPRESSION_NAMES = {
     **dict.fromkeys(("surprise", "surprised"), "surprise"),
     **dict.fromkeys(("contempt", "contemptuous"), "contempt"),
 }
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
 class BadExample(ValueError):
@@ -90,11 +88,6 @@ class Column(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     unknown: float
-
-
-def is_picture(path: str) -> bool:
-    """Returns whether the suffix of a file is that of an image."""
-    return PurePosixPath(path).suffix.lower() in PICTURES
 
 
 def bad_example(name: str, reason: str, split: str = "train") -> Example:

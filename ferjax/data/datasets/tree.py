@@ -11,6 +11,7 @@ from typing import IO
 from ferjax.data.datasets import archives
 from ferjax.data.datasets.sources import BadExample
 from ferjax.errors import InputError
+from ferjax.runtime.sources.pictures import is_leftover
 
 
 class Tree:
@@ -47,8 +48,8 @@ class Tree:
                 _check_table(source)
                 self._root, self.table = source.parent, source.name
             paths = [source.name] if self._archive is None else self._archive.paths
-        self.files = sorted(p for p in paths if not p.endswith("/") and _visible(p))
-        folders = {p.rstrip("/") for p in paths if p.endswith("/") and _visible(p)}
+        self.files = sorted(p for p in paths if not p.endswith("/") and not is_leftover(p))
+        folders = {p.rstrip("/") for p in paths if p.endswith("/") and not is_leftover(p)}
         self._listed_files, self._listings = frozenset(self.files), dict[str, list[str]]()
         self.folders = sorted(folders | {str(q) for p in self.files for q in PurePosixPath(p).parents if q.name})
 
@@ -190,7 +191,3 @@ def _walk(source: Path) -> Iterator[str]:
         relative = Path(folder).relative_to(source)
         yield from ((relative / f).as_posix() for f in files)
         yield from ((relative / f).as_posix() + "/" for f in below)
-
-
-def _visible(path: str) -> bool:
-    return not any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(path).parts)
