@@ -9,6 +9,7 @@ import contextlib
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -106,6 +107,7 @@ def run(main: Callable[[], object], *, interrupted: str = "interrupted") -> None
       main: the command.
       interrupted: message after Ctrl-C, which exits with 130; RESUMES for commands that can be continued.
     """
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata of images
     try:
         main()
         if sys.stdout is not None:  # None if closed

@@ -16,6 +16,7 @@ from ferjax.errors import InputError
 
 UNCERTAIN = "uncertain"  # the label below the abstention threshold
 COLOR_ORDERS = {"gray": 1, "rgb": 3, "bgr": 3}
+INTERPOLATIONS = ("antialiased bilinear",)
 _NUMBER = (int, float)
 _LARGEST = 1e6  # bound of |mean|, std and temperature; 1 / _LARGEST is the lower bound of std and temperature
 _TYPES: dict[Any, tuple[Any, str]] = {
@@ -39,6 +40,8 @@ class ModelSpec:
       color_order: "gray", "rgb" or "bgr"; it sets the number of channels.
       mean: per channel, on the 0..1 scale.
       std: per channel, on the 0..1 scale, greater than 0.
+      interpolation: filter that resizes a face, after a center crop to the aspect ratio of `input_size`: a triangle,
+        as wide as two pixels of the result when it reduces (BILINEAR of Pillow, not of OpenCV).
       architecture: name in the model registry.
       architecture_args: keyword arguments of `ferjax.models.create`.
       quantization: "none" or the name of an export quantization.
@@ -65,6 +68,7 @@ class ModelSpec:
     std: tuple[float, ...]
     architecture: str
     architecture_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    interpolation: str = INTERPOLATIONS[0]
     quantization: str = "none"
     temperature: float = 1.0
     abstention_threshold: float = 0.0
@@ -104,6 +108,8 @@ class ModelSpec:
             raise InputError(f"input_size must be (height, width), each at least 1, got {self.input_size}")
         if self.color_order not in COLOR_ORDERS:
             raise InputError(f"color_order must be one of {', '.join(COLOR_ORDERS)}, got {self.color_order!r}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise InputError(f"interpolation must be {' or '.join(INTERPOLATIONS)}, got {self.interpolation!r}")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise InputError(
                 f"mean and std must have {self.channels} values for color_order {self.color_order!r}, "

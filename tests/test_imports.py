@@ -96,7 +96,10 @@ def below(name: str, tops: tuple[str, ...]) -> bool:
 
 
 def imports(source: str, module: str) -> Iterator[Import]:
-    """Yields every import statement of a module; `from a import b` counts as a.b."""
+    """Yields every import statement of a module; `from a import b` counts as a.b.
+
+    An import for type checkers does not happen with the module, like one in a function.
+    """
 
     def visit(node: ast.AST, in_function: bool) -> Iterator[Import]:
         if isinstance(node, ast.Import):
@@ -106,6 +109,7 @@ def imports(source: str, module: str) -> Iterator[Import]:
             base = ".".join([*parents, *([node.module] if node.module else [])])
             yield from (Import(f"{base}.{alias.name}", in_function) for alias in node.names)
         inside = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        inside = inside or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
         for child in ast.iter_child_nodes(node):
             yield from visit(child, inside)
 
@@ -161,6 +165,7 @@ def test_the_top_level_is_small():
             "from ferjax.evaluate.metrics import confusion",
         ),
         ("runtime needs no jax and no TensorFlow", "ferjax.runtime.faces.finders", "import dlib"),
+        ("runtime needs no jax and no TensorFlow", "ferjax.runtime.preprocessing", "from PIL import Image"),
         ("the numerics know no data, loop or file", "ferjax.models.resnet", "from ferjax.data.synthetic import clips"),
         ("the numerics know no data, loop or file", "ferjax.losses", "from ferjax.train import step"),
         ("the numerics know no data, loop or file", "ferjax.models.resnet", "from ..weights import checkpoint"),
@@ -195,6 +200,11 @@ def test_a_breach_is_found(rule, module, source):
             "runtime needs no jax and no TensorFlow",
             "ferjax.runtime.faces.finders",
             "import cv2\ndef f():\n  import dlib",
+        ),
+        (
+            "runtime needs no jax and no TensorFlow",
+            "ferjax.runtime.preprocessing",
+            "if TYPE_CHECKING:\n  from PIL import Image\ndef f():\n  from PIL import ImageOps",
         ),
         ("the numerics know no data, loop or file", "ferjax.train.loop", "from ferjax import data, weights"),
         ("TensorFlow enters in functions of data and export", "ferjax.export", "def f():\n  import tensorflow as tf"),

@@ -80,6 +80,7 @@ def test_a_spec_cannot_be_changed_in_place():
         ({"input_size": (48, 0)}, "input_size must be"),
         ({"color_order": "grey"}, "color_order must be one of gray, rgb, bgr, got 'grey'"),
         ({"color_order": "rgb"}, "must have 3 values for color_order 'rgb', got 1 and 1"),
+        ({"interpolation": "nearest"}, "interpolation must be antialiased bilinear, got 'nearest'"),
         ({"std": (0.1, 0.1)}, "must have 1 values for color_order 'gray', got 1 and 2"),
         ({"std": (0.0,)}, "std and temperature must be within"),
         ({"temperature": -1.0}, "std and temperature must be within"),
@@ -105,7 +106,7 @@ def test_keys_of_a_newer_ferjax_are_ignored():
 
 def test_fields_with_defaults_may_be_omitted():
     values = json.loads(GRAY.to_json())
-    for name in ("temperature", "accuracy", "ferjax_version", "license"):
+    for name in ("interpolation", "temperature", "accuracy", "ferjax_version", "license"):
         del values[name]
     assert ModelSpec.from_json(json.dumps(values)) == GRAY.replace(accuracy={})
 

@@ -1,21 +1,21 @@
 """Classifies cropped faces with an exported model, with the preprocessing of its training.
 
-Preprocessing and class names come from the spec in the file (`ferjax.spec`). Requires numpy and one runtime; OpenCV
-only to convert color to gray.
+Preprocessing and class names come from the spec in the file (`ferjax.spec`). Requires numpy and one runtime; Pillow
+only to resize faces and to convert color to gray.
 """
 
 import functools
 import os
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 import ferjax.spec
 from ferjax.cli import note
 from ferjax.errors import InputError
-from ferjax.runtime import shipped
+from ferjax.runtime import preprocessing, shipped
 from ferjax.runtime.engine import Engine, int8_saturates, open_engine
 from ferjax.spec import UNCERTAIN, ModelSpec
 
@@ -146,8 +146,7 @@ class Model:
     def prepare(self, face: np.ndarray) -> np.ndarray:
         """Converts a cropped face to the size and color order of the spec, as the training data were prepared.
 
-        Color becomes gray by ITU-R 601 luma; gray is repeated to three channels. A face of another size is
-        center-cropped to the aspect ratio of the spec and resized with Pillow's antialiased BILINEAR filter.
+        Color is converted and another size resized as in `ferjax.runtime.preprocessing.fit`.
 
         Args:
           face: uint8 (h, w) or (h, w, 1) gray, or (h, w, 3) BGR, of any size.
@@ -156,23 +155,10 @@ class Model:
           uint8 (H, W, C); it may share memory with `face`.
 
         Raises:
-          InputError: if the array is empty, not uint8 or of another shape; if OpenCV is required and missing.
+          InputError: if the array is empty, not uint8 or of another shape; if Pillow is required and missing.
         """
         _check_face(face)
-        image, (height, width, channels) = face.reshape(*face.shape[:2], -1), self.spec.input_shape
-        if channels == 1 and image.shape[2] == 3:
-            cv2 = _import_opencv()
-            image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-        if image.shape[:2] != (height, width):
-            part = _center_crop(image, height, width)
-            planes = np.moveaxis(part.reshape(*part.shape[:2], -1), 2, 0).astype(np.float32)
-            planes = np.floor(planes @ _resize_matrix(part.shape[1], width).T + 0.5)  # Pillow also rounds in between
-            planes = np.floor(_resize_matrix(part.shape[0], height) @ planes + 0.5)
-            image = np.moveaxis(planes, 0, 2).astype(np.uint8)
-        image = image.reshape(height, width, -1)
-        if image.shape[2] < channels:
-            return np.repeat(image, channels, axis=2)
-        return image[..., ::-1] if self.spec.color_order == "rgb" else image
+        return preprocessing.to_input(face, self.spec)
 
     def decide(self, probabilities: np.ndarray) -> Prediction:
         """Returns the prediction for probabilities (classes,): "uncertain" below the abstention threshold."""
@@ -185,32 +171,6 @@ class Model:
     def predict(self, face: np.ndarray) -> Prediction:
         """Classifies one cropped face; see `prepare` for the accepted arrays."""
         return self.decide(self.probabilities(self.prepare(face)[None])[0])
-
-
-@functools.lru_cache(maxsize=256)
-def _resize_matrix(old: int, new: int) -> np.ndarray:
-    """Returns float32 (new, old), the weight of each old pixel in each new one: a triangle filter with antialiasing."""
-    step = old / new
-    centers = (np.arange(new) + 0.5) * step
-    weights = np.maximum(0.0, 1 - np.abs(np.arange(old) + 0.5 - centers[:, None]) / max(step, 1.0))
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
-
-
-def _center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Returns the largest centered crop with the aspect ratio height : width."""
-    rows, columns = image.shape[:2]
-    part_rows = max(1, min(rows, round(columns * height / width)))
-    part_columns = max(1, min(columns, round(rows * width / height)))
-    top, left = (rows - part_rows) // 2, (columns - part_columns) // 2
-    return image[top : top + part_rows, left : left + part_columns]
-
-
-def _import_opencv() -> Any:
-    try:
-        import cv2
-    except ImportError as error:
-        raise InputError("converting color to gray requires OpenCV: pip install opencv-python-headless") from error
-    return cv2
 
 
 def _input_table(spec: ModelSpec, engine: Engine) -> np.ndarray:

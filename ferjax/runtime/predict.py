@@ -7,32 +7,30 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ferjax import cli, errors, folders
 from ferjax.runtime import Model, Prediction, load, shipped
+from ferjax.runtime.sources import pictures
 
 
-def predict_folder(model: Model, folder: pathlib.Path) -> Iterator[tuple[str, Prediction | None]]:
-    """Classifies all images in a folder and its subfolders, in the order of their names.
+def predict_folder(model: Model, folder: pathlib.Path) -> Iterator[tuple[str, Prediction | str]]:
+    """Classifies all images in a folder and its subfolders, in natural order.
 
     Args:
       model: a loaded model.
       folder: the folder; hidden files and folders are skipped.
 
     Yields:
-      The path relative to the folder, with forward slashes, and the prediction; None for an unreadable image.
+      The path relative to the folder, with forward slashes, and the prediction, or why the image cannot be read.
 
     Raises:
       InputError: if the folder does not exist or has no image.
     """
-    from ferjax.runtime.sources import files as pictures  # needs OpenCV
-
     if not folder.is_dir():
         raise errors.InputError(f"{str(folder)!r} is not a folder: give a folder of cropped faces")
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in pictures.PICTURES and p.is_file())
-    files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    if not files:
-        raise errors.InputError(f"{folder} has no image; accepted: {', '.join(pictures.PICTURES)}")
-    for path in files:
-        face = pictures.read_picture(path)
-        yield path.relative_to(folder).as_posix(), None if face is None else model.predict(face)
+    for path in pictures.listed(folder, folder.rglob("*")):
+        try:
+            answer: Prediction | str = model.predict(pictures.read_bgr(path))
+        except pictures.UnreadableImage as error:
+            answer = str(error)
+        yield path.relative_to(folder).as_posix(), answer
 
 
 def write_csv(path: pathlib.Path, class_names: Sequence[str], rows: Iterable[tuple[str, Prediction]]) -> None:
@@ -68,9 +66,9 @@ def main(argv: Sequence[str]) -> None:
     predictions: list[tuple[str, Prediction]] = []
     unreadable = 0
     for name, prediction in predict_folder(model, options.folder):
-        if prediction is None:
+        if isinstance(prediction, str):
             unreadable += 1
-            cli.note(f"{name} cannot be read as an image: skipped")
+            cli.note(f"{name} cannot be read as an image ({prediction}): skipped")
         else:
             predictions.append((name, prediction))
     if not predictions:

@@ -6,6 +6,7 @@ import types
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from ferjax.data.synthetic.clips import render_clip
 from ferjax.data.synthetic.rendering import render_scene
@@ -107,7 +108,7 @@ def test_a_face_of_the_input_size_keeps_its_pixels(color_order):
     frame = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
     (whole,) = create_detector("none")(frame)
     expected = {
-        "gray": cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)[..., None],
+        "gray": np.array(Image.fromarray(frame[..., ::-1].copy()).convert("L"))[..., None],
         "rgb": frame[..., ::-1],
         "bgr": frame,
     }[color_order]
@@ -133,7 +134,7 @@ def test_a_crop_is_the_box_resized():
     frame = np.zeros((200, 300, 3), np.uint8)
     frame[40:136, 100:148] = (0, 0, 200)  # the left half of the box is red
     cut = crop(frame, Face((100, 40, 96, 96), 1.0), spec(color_order="rgb"))
-    assert (cut[:, :24] == (200, 0, 0)).all() and (cut[:, 24:] == 0).all()
+    assert (cut[:, :23] == (200, 0, 0)).all() and (cut[:, 25:] == 0).all()  # the filter mixes the columns in between
     assert crop(frame, Face((100, 40, 20, 20), 1.0), spec()).shape == (48, 48, 1)  # enlarged
 
 

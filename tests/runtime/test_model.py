@@ -9,7 +9,6 @@ import onnx
 import pytest
 
 from ferjax import spec as specs
-from ferjax.data.prepare import decoding
 from ferjax.errors import InputError
 from ferjax.runtime import UNCERTAIN, Model, load
 from ferjax.runtime import engine as engines
@@ -94,18 +93,6 @@ def test_prepare_puts_the_channels_in_the_specs_order(tmp_path, order, kept):
     np.testing.assert_array_equal(model.prepare(face), face[..., kept])
     gray = face[..., 0]
     np.testing.assert_array_equal(model.prepare(gray), np.repeat(gray[..., None], 3, 2))
-
-
-@pytest.mark.parametrize("size", [(3, 3), (30, 30), (64, 64), (90, 131), (224, 224), (500, 333)])
-@pytest.mark.parametrize("spec", [GRAY, RGB])
-def test_prepare_resizes_like_the_data_preparation(tmp_path, spec, size):
-    """Training images are resized by Pillow; prepared faces must be equal, also for noise."""
-    square = spec.replace(input_size=(48, 48))
-    face = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
-    trained = decoding.decode(np.ascontiguousarray(face[..., ::-1]), size=48, channels=spec.channels).image
-    served = load(small_files.onnx_file(tmp_path / "m.onnx", square)).prepare(face)
-    difference = np.abs(served.astype(int) - trained)
-    assert difference.max() <= 1 and difference.mean() < 0.02
 
 
 def test_prepare_makes_gray_by_luma_and_keeps_the_proportions(tmp_path):
@@ -218,11 +205,11 @@ from ferjax.errors import InputError
 model = ferjax.runtime.load(path)
 face = np.arange(30, dtype=np.uint8).reshape(6, 5)
 print(model.predict(face).confidence)
-model.predict(np.zeros((9, 9), np.uint8))
-try:
-    model.predict(np.zeros((9, 9, 3), np.uint8))
-except InputError as error:
-    print(error)
+for shape in ((9, 9), (6, 5, 3)):
+    try:
+        model.predict(np.zeros(shape, np.uint8))
+    except InputError as error:
+        print(error)
 """
 
 
@@ -231,10 +218,10 @@ def test_files_run_with_nothing_but_numpy_and_their_runtime(make, tmp_path):
     runtime = "onnxruntime" if path.suffix == ".onnx" else "ai_edge_litert"
     done = subprocess.run([sys.executable, "-c", ALONE, runtime, path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    confidence, error = done.stdout.splitlines()
+    confidence, *errors = done.stdout.splitlines()
     face = np.arange(30, dtype=np.uint8).reshape(6, 5)
     assert float(confidence) == pytest.approx(load(path).predict(face).confidence, abs=1e-6)
-    assert error == "converting color to gray requires OpenCV: pip install opencv-python-headless"
+    assert len(errors) == 2 and all("require Pillow: pip install pillow" in error for error in errors)
 
 
 def test_provider_and_threads_are_checked(tmp_path):

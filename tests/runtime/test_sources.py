@@ -5,7 +5,6 @@ import os
 import struct
 import threading
 import time
-import zlib
 
 import cv2
 import numpy as np
@@ -245,7 +244,8 @@ def test_a_folder_gives_its_pictures_in_natural_order_and_leaves_out_the_broken(
         ("img11.png", 110, 3),
     ]
     assert frames[2].image.shape == (48, 64, 3)
-    assert "img3.jpg as an image" in capfd.readouterr().err
+    counted, skipped = capfd.readouterr().err.splitlines()
+    assert ".txt 1" in counted and "img3.jpg" in skipped
 
 
 def test_one_picture_is_a_source(tmp_path):
@@ -253,27 +253,23 @@ def test_one_picture_is_a_source(tmp_path):
     (frame,) = open_source(tmp_path / "a.png")
     assert frame.image[0, 0, 0] == 7 and frame.name == "a.png"
     (tmp_path / "b.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"b\.png as an image"):
+    with pytest.raises(InputError, match=r"b\.png .*image: it is empty"):
         open_source(tmp_path / "b.png")
 
 
 def test_a_folder_without_a_readable_picture_is_an_error(tmp_path):
     with pytest.raises(InputError, match="has no image"):
         open_source(tmp_path)
-    for name in files.PICTURES[:2]:
-        (tmp_path / f"a{name}").write_bytes(b"x")
+    for name in ("a.jpg", "a.png"):
+        (tmp_path / name).write_bytes(b"x")
     with pytest.raises(InputError, match="none of the 2 images"):
         list(open_source(tmp_path))
 
 
-def test_an_image_too_large_for_opencv_is_an_error(tmp_path):
-    path = tmp_path / "huge.png"
-    size = np.array([60000, 60000], ">u4").tobytes()
-    header = b"IHDR" + size + bytes([8, 2, 0, 0, 0])
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big") + bytes(64)
-    )
-    with pytest.raises(InputError, match=r"huge\.png as an image"):
+def test_an_image_that_is_too_large_is_an_error(tmp_path):
+    path = tmp_path / "huge.ppm"
+    path.write_bytes(b"P6 60000 60000 255\n" + bytes(64))
+    with pytest.raises(InputError, match=r"huge\.ppm cannot be read as an image .*3600000000 pixels"):
         open_source(path)
 
 

@@ -18,6 +18,7 @@ from ferjax.data.datasets import affectnet, fer2013, ferplus, rafdb
 from ferjax.data.datasets.sources import BadExample, Example, Source
 from ferjax.data.prepare import decoding, duplicates
 from ferjax.errors import InputError, unknown
+from ferjax.runtime.sources import pictures
 from ferjax.spec import UNCERTAIN
 
 DATASETS: dict[str, ModuleType] = {"fer2013": fer2013, "ferplus": ferplus, "rafdb": rafdb, "affectnet": affectnet}
@@ -150,8 +151,8 @@ def decoded_examples(source: Source) -> Iterator[tuple[Example, decoding.Decoded
             return str(error) if example.name in str(error) else f"{example.name}: {error}"
         except InputError:
             raise
-        except Exception:  # Pillow raises many types for damaged files
-            return f"{example.name} cannot be decoded"
+        except (pictures.UnreadableImage, OSError) as error:
+            return f"{example.name} cannot be decoded: {error}"
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(source.examples), 1024):

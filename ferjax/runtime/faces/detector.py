@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from ferjax.errors import InputError, unknown
+from ferjax.runtime import preprocessing
 from ferjax.runtime.faces import finders
 from ferjax.runtime.faces.boxes import MAX_SCALE, Box, Face, check_frame, crop_region, resized
 from ferjax.runtime.faces.finders import Find
@@ -140,8 +141,8 @@ def create_detector(name: str = "haar", *, scale: float | None = None, model: st
 def crop(frame: np.ndarray, face: Face, spec: ModelSpec) -> np.ndarray:
     """Crops a face to the input of a model: square, rotated so that known eyes are level, resized.
 
-    The square rotates about its center. Pixels outside the frame repeat its edge. A face of exactly the model's input
-    size keeps its pixels.
+    The square is taken at the resolution of the frame, and resized as the training images were. It rotates about its
+    center; pixels outside the frame repeat its edge. A face of exactly the model's input size keeps its pixels.
 
     Args:
       frame: uint8 (H, W, 3), BGR.
@@ -151,24 +152,25 @@ def crop(frame: np.ndarray, face: Face, spec: ModelSpec) -> np.ndarray:
     Returns:
       uint8 `spec.input_shape`.
     """
-    height, width = spec.input_size
     x, y, w, h = face.box
     side = max(w, h, 1.0)
-    factor = max(1, round(side / max(height, width)))  # sample at about the frame's resolution, then average
-    cosine, sine = math.cos(tilt(face)), math.sin(tilt(face))
-    kx, ky = side / (width * factor), side / (height * factor)
-    # Pixel centers: (i + 0.5) * k from the corner of the rotated square, minus half a pixel of the frame.
-    matrix = np.array([[cosine * kx, -sine * ky, 0.0], [sine * kx, cosine * ky, 0.0]])
-    center = np.array([width * factor / 2 - 0.5, height * factor / 2 - 0.5])
-    matrix[:, 2] = np.array([x + w / 2 - 0.5, y + h / 2 - 0.5]) - matrix[:, :2] @ center
+    pixels, angle = round(side), tilt(face)
+    left, top = round(x + (w - pixels) / 2), round(y + (h - pixels) / 2)
+    if not angle and min(left, top) >= 0 and top + pixels <= frame.shape[0] and left + pixels <= frame.shape[1]:
+        square = frame[top : top + pixels, left : left + pixels]
+    else:
+        square = _rotated(frame, (x + w / 2, y + h / 2), side, angle, pixels)
+    return np.ascontiguousarray(preprocessing.to_input(square, spec))
+
+
+def _rotated(frame: np.ndarray, center: tuple[float, float], side: float, angle: float, pixels: int) -> np.ndarray:
+    """Returns (pixels, pixels, 3): the square of this side about a center, rotated by an angle in radians."""
+    cosine, sine = math.cos(angle), math.sin(angle)
+    # Pixel centers: (i + 0.5) * side / pixels from the corner of the rotated square, minus half a pixel of the frame.
+    matrix = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0]]) * (side / pixels)
+    matrix[:, 2] = np.array(center) - 0.5 - matrix[:, :2] @ np.full(2, pixels / 2 - 0.5)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    size = (width * factor, height * factor)
-    square = cv2.warpAffine(frame, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    if factor > 1:
-        square = cv2.resize(square, (width, height), interpolation=cv2.INTER_AREA)
-    if spec.color_order == "gray":
-        return cv2.cvtColor(square, cv2.COLOR_BGR2GRAY)[..., None]
-    return np.ascontiguousarray(square[..., ::-1]) if spec.color_order == "rgb" else square
+    return cv2.warpAffine(frame, matrix, (pixels, pixels), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def tilt(face: Face) -> float:

@@ -7,7 +7,7 @@ from os import PathLike
 
 from ferjax.errors import InputError
 from ferjax.folders import expand_user
-from ferjax.runtime.sources import camera, files
+from ferjax.runtime.sources import camera, files, pictures
 from ferjax.runtime.sources.frame import Source
 
 _MISTYPED_URL = "(rtsps?|rtmps?|srt|https?|tcp|udp)[:;]?/"
@@ -47,7 +47,7 @@ def open_source(
             "folder of images, URL (rtsp://, http://)"
         )
     if path.is_dir():
-        return files.open_pictures(files.pictures_in(path), text, stop)
-    if path.suffix.lower() in files.PICTURES:
+        return files.open_pictures(pictures.listed(path, path.iterdir()), text, stop)
+    if path.is_file() and pictures.is_still(path):
         return files.open_pictures([path], text, stop)
     return files.open_video(path, text, stop, on_wait)

@@ -1,69 +1,18 @@
-"""Reads the frames of video files, and the images of a folder."""
+"""Reads the frames of video files, and images as frames."""
 
 import contextlib
 import os
 import pathlib
-import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 
 import cv2
-import numpy as np
 
 from ferjax.cli import note
 from ferjax.errors import InputError
+from ferjax.runtime.sources import pictures
 from ferjax.runtime.sources.frame import DEFAULT_FPS, Frame, Source, patiently, read_on, silence_opencv
-
-PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-_TIFF = (".tif", ".tiff")
-_TRANSPARENT = (".png", ".webp", *_TIFF)
-_EXIF = cv2.IMAGE_METADATA_EXIF
-
-
-def pictures_in(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the images in a folder in natural order, img2 before img10.
-
-    Raises:
-      InputError: if there is none.
-    """
-    found = [p for p in folder.iterdir() if p.suffix.lower() in PICTURES and p.is_file()]
-    if not found:
-        raise InputError(f"folder {folder} has no image; accepted: {', '.join(PICTURES)}")
-    return sorted(found, key=_natural)
-
-
-def _natural(path: pathlib.Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name.lower())]
-
-
-def read_picture(path: pathlib.Path) -> np.ndarray | None:
-    """Reads an image as uint8 BGR (h, w, 3); returns None if it cannot be read.
-
-    As in data preparation, the EXIF orientation is applied and transparent images are composited on white.
-    """
-    with silence_opencv(), contextlib.suppress(OSError, cv2.error):  # cv2.error: empty, or too many pixels
-        data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every path on Windows
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
-        if image is None or path.suffix.lower() not in _TRANSPARENT:
-            return image
-        whole, kinds, known = cv2.imdecodeWithMetadata(data, flags=cv2.IMREAD_UNCHANGED)
-        if whole.shape[2:] != (4,):
-            return image
-        alpha = _turned(whole[..., 3], [v for kind, v in zip(kinds, known, strict=True) if kind == _EXIF])[..., None]
-        if path.suffix.lower() in _TIFF and alpha.dtype == np.uint8 and (image <= alpha).all():
-            return 255 - alpha + image  # libtiff returns colors premultiplied by alpha
-        opaque = alpha.astype(np.float32) / np.iinfo(alpha.dtype).max
-        return np.rint(255 - (255 - image) * opaque).astype(np.uint8)
-    return None
-
-
-def _turned(alpha: np.ndarray, exif: list[np.ndarray]) -> np.ndarray:
-    """Applies the EXIF orientation to an alpha channel; OpenCV applies it only to images read without alpha."""
-    if not exif:
-        return alpha
-    _, encoded = cv2.imencodeWithMetadata(".png", np.ascontiguousarray(alpha), [_EXIF], exif)
-    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH))
 
 
 def open_pictures(paths: list[pathlib.Path], name: str, stop: threading.Event) -> Source:
@@ -77,17 +26,21 @@ def open_pictures(paths: list[pathlib.Path], name: str, stop: threading.Event) -
         count = 0
         for index, path in enumerate(paths):
             start = time.perf_counter()
-            image = read_picture(path)
-            if image is None:
-                note(f"OpenCV cannot read {path} as an image: skipped")
+            try:
+                image = pictures.read_bgr(path)
+            except pictures.UnreadableImage as error:
+                note(f"{path} cannot be read as an image ({error}): skipped")
                 continue
             count += 1
             yield Frame(image, float(index), index, 0, (time.perf_counter() - start) * 1e3, path.name)
         if not count:
             raise InputError(f"none of the {len(paths)} images in {name} can be read")
 
-    if len(paths) == 1 and read_picture(paths[0]) is None:
-        raise InputError(f"OpenCV cannot read {paths[0]} as an image: it is damaged or has another format")
+    if len(paths) == 1:
+        try:
+            pictures.read_bgr(paths[0])
+        except pictures.UnreadableImage as error:
+            raise InputError(f"{paths[0]} cannot be read as an image ({error})") from error
     return Source(name, frames(), stop, fps=1.0, stills=True)
 
 

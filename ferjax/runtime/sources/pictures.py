@@ -4,11 +4,24 @@ The content of a file decides its format, never its name. The same bytes give th
 imported on first use.
 """
 
-from pathlib import PurePosixPath
+import collections
+import io
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ferjax.cli import note
+from ferjax.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageFile
 
 FORMATS = {  # Pillow's name: usual endings
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "MPO": (".mpo",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
     "GIF": (".gif",),
     "WEBP": (".webp",),
@@ -20,6 +33,34 @@ FORMATS = {  # Pillow's name: usual endings
 }
 ENDINGS = tuple(ending for endings in FORMATS.values() for ending in endings)
 _LEFTOVERS = ("__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini")
+_MOST_PIXELS = 2**28  # photos of phones have up to 2e8; Pillow refuses twice this number
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {  # its values: how Pillow names the turn to upright
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+_GRAY_STEPS = {"L;2": 85, "L;4": 17}  # PNG of 2 and 4 bits
+
+
+class UnreadableImage(ValueError):
+    """An image cannot be decoded; the message is the reason."""
+
+
+class Picture(NamedTuple):
+    """A decoded image.
+
+    Attributes:
+      image: upright, without transparency, of mode "L" or "RGB".
+      remarks: applied conversions, such as "transparent, laid on white".
+    """
+
+    image: "Image.Image"
+    remarks: tuple[str, ...]
 
 
 def is_picture(path: str) -> bool:
@@ -30,3 +71,156 @@ def is_picture(path: str) -> bool:
 def is_leftover(path: str) -> bool:
     """Returns whether a relative path with forward slashes is hidden, or left by an operating system."""
     return any(part.startswith(".") or part.lower() in _LEFTOVERS for part in PurePosixPath(path).parts)
+
+
+def listed(folder: Path, paths: Iterable[Path]) -> list[Path]:
+    """Returns the images among paths in a folder in natural order, img2 before img10; reports the number of others.
+
+    Raises:
+      InputError: if there is no image.
+    """
+    files = (p.relative_to(folder).as_posix() for p in paths if p.is_file())
+    names = sorted((name for name in files if not is_leftover(name)), key=_natural)
+    found = [folder / name for name in names if is_picture(name)]
+    others = passed_over([name for name in names if not is_picture(name)])
+    if not found:
+        below = (
+            ", but its subfolders have: give one of them" if any(is_picture(str(p)) for p in folder.rglob("*")) else ""
+        )
+        reason = f"; {others}" if others else ""
+        raise InputError(f"folder {folder} has no image{below}{reason}; accepted: {', '.join(ENDINGS)}")
+    if others:
+        note(f"{folder}: {others}")
+    return found
+
+
+def passed_over(names: Sequence[str]) -> str:
+    """Returns "3 files passed over, not images: .txt 2, .heic 1" for the names of other files, "" for none."""
+    counts = collections.Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in names)
+    kinds = ", ".join(f"{ending} {count:,}" for ending, count in counts.most_common(5))
+    return f"{len(names):,} file{'s'[: len(names) != 1]} passed over, not images: {kinds}" if names else ""
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    parts = re.split(r"(\d+)", name.lower())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts] + [(-1, name)]
+
+
+def read(data: bytes) -> Picture:
+    """Decodes an image file of one of FORMATS.
+
+    Applies the EXIF orientation, blends transparency with white, converts CMYK and CIELAB to RGB, scales 16 bits and
+    float to 8 bits, and takes the first frame of an animation.
+
+    Raises:
+      UnreadableImage: if the file is empty, damaged or of another format.
+    """
+    from PIL import UnidentifiedImageError
+
+    try:
+        with _pillow().open(io.BytesIO(data), formats=tuple(FORMATS)) as picture:
+            return _upright(picture)
+    except UnreadableImage:
+        raise
+    except UnidentifiedImageError as error:
+        reason = "it is damaged or not an image of an accepted format" if data else "it is empty"
+        raise UnreadableImage(reason) from error
+    except Exception as error:  # Pillow raises many types for damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImage(f"Pillow cannot decode it: {reason}") from error
+
+
+def read_bgr(path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads an image file as `read`; returns uint8 BGR (h, w, 3).
+
+    Raises:
+      UnreadableImage: if the file cannot be opened or decoded.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableImage(error.strerror or str(error)) from error
+    return np.ascontiguousarray(np.asarray(read(data).image.convert("RGB"))[..., ::-1])
+
+
+def is_still(path: str | os.PathLike[str]) -> bool:
+    """Returns whether the content of a file is an image; animated GIF and PNG, and Motion JPEG, are videos."""
+    from PIL import UnidentifiedImageError
+
+    try:
+        with _pillow().open(path, formats=tuple(FORMATS)) as picture:
+            if picture.format in ("GIF", "PNG"):
+                return getattr(picture, "n_frames", 1) == 1
+            if picture.format != "JPEG":
+                return True
+    except UnidentifiedImageError:
+        return False
+    except Exception:  # a damaged image; `read` says why
+        return True
+    return b"\xff\xd9\xff\xd8" not in Path(path).read_bytes()  # the end of a frame and the start of the next one
+
+
+def _pillow() -> Any:
+    """Returns the module PIL.Image."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = _MOST_PIXELS
+    return Image
+
+
+def _upright(picture: "ImageFile.ImageFile") -> Picture:
+    remarks = []
+    # An MPO file of a phone contains a second view, not an animation.
+    if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
+        remarks.append("animated or of several pages, first one taken")
+        picture.seek(0)
+    if picture.format == "PNG" and picture.mode == "L" and "transparency" in picture.info:
+        picture.info["transparency"] *= _GRAY_STEPS.get(str(picture.tile[0].args), 1)  # Pillow scales the pixels only
+    if _turn(picture):
+        remarks.append("rotated as the EXIF tag says")
+    picture.load()  # turns TIFF
+    turn = _turn(picture)
+    of_16_bits = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM")
+    flat, more = _eight_bit(picture, of_16_bits)
+    upright = flat.transpose(_pillow().Transpose[turn]) if turn else flat
+    return Picture(upright, (*remarks, *more))
+
+
+def _turn(picture: "Image.Image") -> str | None:
+    try:
+        return _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF, of any type; the pixels may be intact
+        return None
+
+
+def _eight_bit(picture: "Image.Image", of_16_bits: bool) -> tuple["Image.Image", list[str]]:
+    """Returns an 8-bit gray or RGB image without transparency and the applied conversions."""
+    from PIL import Image, ImageCms
+
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return Image.fromarray(_scaled(picture, of_16_bits)), ["of more than 8 bits, scaled to 8"]
+    if picture.mode == "LAB":
+        lab, rgb = (ImageCms.ImageCmsProfile(ImageCms.createProfile(name)) for name in ("LAB", "sRGB"))
+        return ImageCms.buildTransform(lab, rgb, "LAB", "RGB").apply(picture), []
+    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        if layer.getchannel("A").getextrema() != (255, 255):
+            background = Image.new("RGBA", layer.size, "white")
+            return Image.alpha_composite(background, layer).convert("RGB"), ["transparent, laid on white"]
+        return layer.convert("RGB"), []
+    return picture if picture.mode in ("L", "RGB") else picture.convert("RGB"), []
+
+
+def _scaled(picture: "Image.Image", of_16_bits: bool) -> np.ndarray:
+    """Returns the values of an integer or float image scaled to uint8 (h, w)."""
+    values = np.array(picture, np.float64)
+    clear = values == picture.info.get("transparency", np.nan)
+    largest = values.max()
+    if not np.isfinite([largest, values.min()]).all():
+        raise UnreadableImage("it has pixels that are infinite or not a number")
+    # For float and 32-bit files the range is guessed from the maximum.
+    tops = [65535.0] if of_16_bits else [1.0] * (picture.mode == "F") + [255.0, 65535.0]
+    values *= 255 / next((top for top in tops if largest <= top), largest)  # in place: images may be large
+    scaled = np.clip(np.rint(values, out=values), 0, 255, out=values).astype(np.uint8)
+    scaled[clear] = 255
+    return scaled
