@@ -14,7 +14,7 @@ NAMES = ("angry", "happy", "sad")
 # A linear network on 24x24 pixels whose answers are far from certain.
 SPEC = small_files.GRAY.replace(input_size=(24, 24), std=(12.0,))
 
-RED = np.random.default_rng(0).integers(0, 256, (40, 40))  # something to be sharp
+RED = np.random.default_rng(0).integers(0, 256, (20, 20)).repeat(2, 0).repeat(2, 1)  # something to be sharp
 
 
 def frame(index=0, *, size=(120, 160), fps=30.0, value=90, time=None):

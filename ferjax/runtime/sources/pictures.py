@@ -195,11 +195,13 @@ def _turn(picture: "Image.Image") -> str | None:
 
 def _eight_bit(picture: "Image.Image", of_16_bits: bool) -> tuple["Image.Image", list[str]]:
     """Returns an 8-bit gray or RGB image without transparency and the applied conversions."""
-    from PIL import Image, ImageCms
+    from PIL import Image
 
     if picture.mode.startswith("I") or picture.mode == "F":
         return Image.fromarray(_scaled(picture, of_16_bits)), ["of more than 8 bits, scaled to 8"]
     if picture.mode == "LAB":
+        from PIL import ImageCms
+
         lab, rgb = (ImageCms.ImageCmsProfile(ImageCms.createProfile(name)) for name in ("LAB", "sRGB"))
         return ImageCms.buildTransform(lab, rgb, "LAB", "RGB").apply(picture), []
     if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
