@@ -28,16 +28,18 @@ def fit(picture: "Image.Image", size: tuple[int, int], channels: int) -> np.ndar
     Returns:
       uint8 (height, width, channels).
     """
-    height, width = size
-    picture = picture.convert("L" if channels == 1 else "RGB")
+    (height, width), mode = size, "L" if channels == 1 else "RGB"
+    if picture.mode != mode:  # `convert` and `crop` would copy
+        picture = picture.convert(mode)
     if picture.size != (width, height):
         columns, rows = picture.size
         across = max(1, min(columns, round(rows * width / height)))
         down = max(1, min(rows, round(columns * height / width)))
         left, top = (columns - across) // 2, (rows - down) // 2
-        part = picture.crop((left, top, left + across, top + down))
-        picture = part.resize((width, height), _pillow().Resampling.BILINEAR)
-    return np.array(picture, np.uint8).reshape(height, width, channels)
+        if (across, down) != picture.size:
+            picture = picture.crop((left, top, left + across, top + down))
+        picture = picture.resize((width, height), _pillow().Resampling.BILINEAR)
+    return np.array(picture).reshape(height, width, channels)
 
 
 def to_input(face: np.ndarray, spec: ModelSpec) -> np.ndarray:
