@@ -70,7 +70,7 @@ RULES = {
         never=("ferjax.data", "ferjax.train", "ferjax.weights", "ferjax.evaluate", "ferjax.export", "ferjax.compress"),
     ),
     "scores need numpy only": Rule(
-        tuple(f"ferjax.evaluate.{name}" for name in ("metrics", "intervals", "calibration", "corruptions")),
+        tuple(f"ferjax.evaluate.{name}" for name in ("metrics", "intervals", "calibration")),
         only=("ferjax.errors", "ferjax.evaluate.metrics", "numpy"),
     ),
     "TensorFlow enters in functions of data and export": Rule(
