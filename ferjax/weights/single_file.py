@@ -75,12 +75,12 @@ def load(source: str | os.PathLike[str], kind: str = "best") -> Trained:
 def main(argv: Sequence[str]) -> None:
     """Runs `ferjax weights`."""
     parser = cli.parser("weights", "Saves the best weights of a run as one .safetensors file with the spec.")
-    parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="workdir of a training run")
+    parser.add_argument("--model", required=True, metavar="WORKDIR", type=Path, help="workdir of a training run")
     cli.add_out(parser, "the .safetensors file")
     options = parser.parse_args(argv)
     if options.out.suffix != SUFFIX or not options.out.absolute().parent.is_dir():
         raise InputError(f"--out must be a {SUFFIX} file in an existing folder, got {options.out}")
-    network, _ = checkpoint.read(options.workdir)
+    network, _ = checkpoint.read(options.model)
     save(options.out, network)
     print(f"saved {options.out}: {network.spec.architecture}, {network.spec.parameters:,} parameters")
 

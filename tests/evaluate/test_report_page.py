@@ -57,7 +57,7 @@ def test_a_page_is_escaped_and_well_formed(tmp_path):
 
 def test_a_report_on_a_run_and_a_file(run, tmp_path, capsys):
     path, out = exported(tmp_path / "linear.onnx", run), tmp_path / "out"
-    main([str(run / "run"), str(path), "--data-dir", str(run / "data"), "--out", str(out)])
+    main(["--model", str(run / "run"), str(path), "--data-dir", str(run / "data"), "--out", str(out)])
     reader = Reader((out / "report.html").read_text())
     assert len(reader.sources) >= 12 and all(s.startswith("data:image/png;base64,") for s in reader.sources)
     words = " ".join(reader.words)
@@ -94,7 +94,7 @@ def test_a_report_reads_the_test_split_only_by_name(run, tmp_path, monkeypatch):
         return load(name, data_dir, splits, **options)
 
     monkeypatch.setattr(data, "load", spy)
-    arguments = [str(run / "run"), "--data-dir", str(run / "data"), "--without-robustness"]
+    arguments = ["--model", str(run / "run"), "--data-dir", str(run / "data"), "--without-robustness"]
     main([*arguments, "--out", str(tmp_path / "a")])
     assert {s for splits in asked for s in splits} == {"validation"}
     asked.clear()
@@ -105,7 +105,7 @@ def test_a_report_reads_the_test_split_only_by_name(run, tmp_path, monkeypatch):
 def test_models_of_other_classes_are_rejected(run, tmp_path):
     path = exported(tmp_path / "a.onnx", run, class_names=tuple(np.roll(data.EXPRESSIONS, 1)))
     with pytest.raises(InputError, match=r"a\.onnx"):
-        main([str(run / "run"), str(path), "--data-dir", str(run / "data"), "--out", str(tmp_path / "out")])
+        main(["--model", str(run / "run"), str(path), "--data-dir", str(run / "data"), "--out", str(tmp_path / "out")])
 
 
 def test_a_benchmark_is_included_and_other_tables_are_rejected(run, tmp_path):
@@ -113,6 +113,7 @@ def test_a_benchmark_is_included_and_other_tables_are_rejected(run, tmp_path):
     row = {"file": "net.tflite", "runtime": "LiteRT", "threads": 2, "p50_ms": 1.254, "bytes": 320000}
     table.write_text(tables.csv_text([row]))
     arguments = [
+        "--model",
         str(run / "run"),
         "--data-dir",
         str(run / "data"),

@@ -97,9 +97,9 @@ def test_a_network_that_is_no_longer_plain_is_refused(run, tmp_path, change):
 
 def test_the_command_writes_the_weights_of_a_run(run, tmp_path, capsys):
     folder, variables = tmp_path / "run", run[2]
-    single_file.main([str(folder), "--out", str(tmp_path / "new.safetensors")])
+    single_file.main(["--model", str(folder), "--out", str(tmp_path / "new.safetensors")])
     theirs, read = single_file.load(tmp_path / "new.safetensors")
     assert theirs == RESNET and "saved" in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, read, dict(variables))
     with pytest.raises(InputError, match=r"--out must be a \.safetensors file in an existing folder"):
-        single_file.main([str(folder), "--out", str(tmp_path / "w.npz")])
+        single_file.main(["--model", str(folder), "--out", str(tmp_path / "w.npz")])

@@ -1,4 +1,4 @@
-"""Writes an HTML and a Markdown page on one or several models: `ferjax report MODEL… --out DIR`.
+"""Writes an HTML and a Markdown page on one or several models: `ferjax report --model MODEL… --out DIR`.
 
 All models are evaluated on the validation split, or on --split. The HTML file embeds its figures.
 """
@@ -17,7 +17,7 @@ from ferjax.evaluate.report.page import Block, Code, Heading, Text
 def main(argv: Sequence[str]) -> None:
     """Runs `ferjax report`."""
     parser = cli.parser("report", __doc__)
-    parser.add_argument("model", nargs="+", help="workdirs, .safetensors, .tflite or .onnx files")
+    cli.add_model(parser, several=True)
     cli.add_out(parser, "folder for the page and its figures")
     cli.add_data(parser)
     cli.add_split(parser)
