@@ -1,16 +1,17 @@
 """Reads weight files of other frameworks without torch and without executing code.
 
-A `.pth` file is a pickle, which can run any function. This reader builds tensors, arrays and plain containers, and
-rejects all other names.
+A `.pth` file is a pickle, which can run any function. This reader builds tensors, arrays and plain containers.
+Everything else, such as an optimizer or an `argparse.Namespace`, becomes a placeholder, which does nothing.
 """
 
 import collections
 import io
 import math
 import pickle
+import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,6 @@ import numpy as np
 from ferjax.errors import InputError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
 _STORAGES = {
     "DoubleStorage": "f8",
     "FloatStorage": "f4",
@@ -33,35 +33,46 @@ _STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
+# What often has the name of a weights file: (pattern of the first bytes, what it is, what to do).
+_FOREIGN = (
+    (rb"\Z", "is empty", "download it again"),
+    (rb"version https://git-lfs", "is a Git LFS pointer, not the weights", "run git lfs pull, or download the file"),
+    (rb"(\xef\xbb\xbf)?\s*<", "is a web page, not the weights", "read it in a browser, then download again"),
+    (rb"\x89HDF", "is an HDF5 file, as Keras writes them", "give the .pth or .safetensors file of the same network"),
+)
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads tensors by name from a `.safetensors`, a torch (`.pth`, zip or legacy) or a numpy pickle file.
+    """Reads tensors by name from a safetensors, a torch (`.pth`, zip or legacy) or a numpy pickle file.
 
-    A nested dictionary (`{"state_dict": …}`) is unwrapped, and the prefix `module.` of data-parallel training is
-    removed.
+    The content decides what a file is, not its ending.
 
     Returns:
-      Arrays by name, in the order of the file; floating-point ones are float32.
+      Arrays by name, in the order of the file; floating-point ones are float32. Nested dictionaries, lists and tuples
+      are flattened, with the keys joined by dots: `{"state_dict": {"fc.bias": …}}` has "state_dict.fc.bias". Keys that
+      are not strings, as in the state of an optimizer, are left out.
 
     Raises:
-      InputError: if the file is missing, damaged, of another kind, or contains other objects.
+      InputError: if the file is missing, damaged, of another kind, or has no named tensors.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist")
-    if path.suffix == ".safetensors":
+    with path.open("rb") as file:
+        start = file.read(256)
+    for pattern, kind, remedy in _FOREIGN:
+        if re.match(pattern, start):
+            raise InputError(f"{path} {kind}: {remedy}")
+    # A safetensors file starts with the length of its JSON header, at most 100 MB.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000:
         tensors = _read_safetensors(path)
     else:
         try:
-            content = _read_zip(path) if zipfile.is_zipfile(path) else _read_plain(path)
+            tensors = _named_arrays(_read_zip(path) if zipfile.is_zipfile(path) else _read_plain(path), path)
         except InputError:
             raise
         except _DAMAGE as error:
             raise InputError(f"{path} is damaged or not a weights file: {error}") from error
-        tensors = _unwrap(content, path)
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return {name: _float32(value) for name, value in tensors.items()}
 
 
@@ -73,6 +84,37 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         return {name: np.asarray(value) for name, value in load_file(path).items()}
     except (SafetensorError, ValueError) as error:
         raise InputError(f"{path} is damaged or not a safetensors file: {error}") from error
+
+
+def _named_arrays(content: Any, path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays in nested containers; raises InputError with the other contents if there are none."""
+    arrays: dict[str, np.ndarray] = {}
+    others: list[_Placeholder] = []
+    seen: set[int] = set()
+    pending = [("", content)]
+    while pending:
+        name, value = pending.pop()
+        if isinstance(value, _Tensor):
+            arrays[name] = value.array(name, path)
+        elif isinstance(value, _Array) and value.value is not None:
+            arrays[name] = value.value
+        elif isinstance(value, _Placeholder):
+            others.append(value)
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, dict) else ((str(i), part) for i, part in enumerate(value))
+            inner = [(f"{name}.{key}" if name else key, part) for key, part in items if isinstance(key, str)]
+            pending.extend(reversed(inner))
+    if arrays:
+        return arrays
+    for other in others:
+        if other.is_network():
+            raise InputError(
+                f"{path} contains a whole network ({other.origin}), which only its own program can load: "
+                "save its tensors there with torch.save(model.state_dict(), FILE)"
+            )
+    found = f", only {', '.join(dict.fromkeys(other.origin for other in others))}" if others else ""
+    raise InputError(f"{path} contains no named tensors{found}")
 
 
 class _Storage:
@@ -109,34 +151,68 @@ class _Tensor(NamedTuple):
         return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides, writeable=False).copy()
 
 
-class _Array:
-    """Replaces numpy.ndarray in a pickle; accepts numeric arrays only."""
+class _Placeholder:
+    """Replaces an object of any other class in a pickle: it accepts all that unpickling does, and does nothing."""
 
-    value: np.ndarray
+    origin = "an unsupported tensor"
+    state: Any = None
+
+    def __new__(cls, *_: Any, **__: Any) -> "_Placeholder":
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any): ...
+
+    def __call__(self, *_: Any, **__: Any) -> "_Placeholder":
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def _ignore(self, *_: Any) -> None: ...
+
+    add = append = extend = __setitem__ = _ignore
+
+    def is_network(self) -> bool:
+        """Returns whether it replaces a torch module, in Python or as TorchScript."""
+        return self.origin.startswith("__torch__") or (isinstance(self.state, dict) and "_modules" in self.state)
+
+
+class _Array(_Placeholder):
+    """Replaces numpy.ndarray in a pickle; its value is None for arrays of anything but numbers."""
+
+    value: np.ndarray | None = None
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, data = state
-        if not isinstance(dtype, _DType):
-            raise pickle.UnpicklingError("an array without a number type")
+        self.origin = f"an array of type {dtype.code}"
+        if dtype.value is None:
+            return
         raw = data.encode("latin1") if isinstance(data, str) else data
         values = np.frombuffer(raw, dtype.value)
         self.value = values.reshape(shape, order="F") if fortran else values.reshape(shape)
 
 
 class _DType:
-    """Replaces numpy.dtype in a pickle."""
+    """Replaces numpy.dtype in a pickle; its value is None for other types than numbers."""
 
-    def __init__(self, code: str, *_: Any):
-        self.value = np.dtype(code)
-        if self.value.kind not in "fiub":
-            raise pickle.UnpicklingError(f"an array of type {code}")
+    def __init__(self, code: Any, *_: Any):
+        self.code = str(code)
+        self.value = np.dtype(code) if re.fullmatch(r"[fiub]\d+", self.code) else None
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if state[1] in ("<", ">"):
+        if self.value is not None and state[1] in ("<", ">"):
             self.value = self.value.newbyteorder(state[1])
 
 
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+class _StorageType(NamedTuple):
+    """Replaces the class of a torch storage in a pickle."""
+
+    dtype: np.dtype
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor | _Placeholder:
+    if isinstance(storage, _Placeholder):
+        return storage
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, _Storage) or not all(isinstance(n, int) for n in numbers) or len(shape) != len(strides):
         raise pickle.UnpicklingError("a malformed tensor")
@@ -147,41 +223,53 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
     return tensor
 
 
+def _rebuild_subclass(rebuild: Any, _: Any, arguments: Any, *__: Any) -> _Tensor | _Placeholder:
+    """Returns the tensor of a subclass of torch.Tensor, or of a tensor with attributes."""
+    return _rebuild_tensor(*arguments) if rebuild is _rebuild_tensor else _Placeholder()
+
+
 def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
 _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("collections", "defaultdict"): lambda *_: {},
+    **{("torch._utils", f"_rebuild_tensor{version}"): _rebuild_tensor for version in ("", "_v2")},
+    **{("torch._utils", f"_rebuild_parameter{more}"): _rebuild_parameter for more in ("", "_with_state")},
+    ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_subclass,
     ("torch", "Size"): tuple,
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _DType,
     ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): lambda *_: b"",  # protocol 2 writes empty bytes as a call
     **{(f"numpy.{core}.multiarray", "_reconstruct"): lambda *_: _Array() for core in ("core", "_core")},
 }
 
 
 class _Reader(pickle.Unpickler):
-    """An unpickler that accepts the names in _ALLOWED and _STORAGES only."""
+    """An unpickler that calls nothing but the functions in _ALLOWED and placeholders."""
 
-    def __init__(self, file: Any, path: Path, storage: Callable[[str, np.dtype, int], _Storage]):
+    def __init__(self, file: Any, storage: Callable[[str, np.dtype, int], _Storage]):
         super().__init__(file, encoding="latin1")
-        self.path, self.storage = path, storage
+        self.storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGES:
-            return np.dtype(_STORAGES[name])
-        if (module, name) not in _ALLOWED:
-            raise InputError(f"{self.path} contains {module}.{name}; accepted are tensors, arrays and plain containers")
-        return _ALLOWED[module, name]
+            return _StorageType(np.dtype(_STORAGES[name]))
+        if (module, name) in _ALLOWED:
+            return _ALLOWED[module, name]
+        return type("_Placeholder", (_Placeholder,), {"origin": f"{module}.{name}"})
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _, count = pid[:5]
-        if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(count, int):
+    def persistent_load(self, pid: Any) -> Any:
+        if pid[0] == "module":  # the legacy format stores the class of a module with its source
+            return pid[1]
+        kind, storage_type, key, _, count = pid[:5]
+        if kind != "storage" or not isinstance(count, int):
             raise pickle.UnpicklingError(f"an unknown record {kind!r}")
-        return self.storage(str(key), dtype, count)
+        if not isinstance(storage_type, _StorageType):
+            return _Placeholder()
+        return self.storage(str(key), storage_type.dtype, count)
 
 
 # Exceptions of the standard library for damaged pickles and zip files.
@@ -194,7 +282,10 @@ _DAMAGE = (
 def _read_zip(path: Path) -> Any:
     """Reads the format of torch 1.6 and later: a zip file of a pickle and one record per storage."""
     with zipfile.ZipFile(path) as archive:
-        (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl")
+        indices = [name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl"]
+        if len(indices) != 1:
+            raise InputError(f"{path} is a zip archive that torch.save did not write: give the weights file in it")
+        (index,) = indices
         root = index.removesuffix("data.pkl")
         order = archive.read(root + "byteorder") if root + "byteorder" in archive.namelist() else b"little"
         known: dict[str, _Storage] = {}
@@ -205,7 +296,7 @@ def _read_zip(path: Path) -> Any:
                 known[key].fill(archive.read(f"{root}data/{key}"), key, path)
             return known[key]
 
-        return _Reader(io.BytesIO(archive.read(index)), path, storage).load()
+        return _Reader(io.BytesIO(archive.read(index)), storage).load()
 
 
 def _read_plain(path: Path) -> Any:
@@ -218,29 +309,14 @@ def _read_plain(path: Path) -> Any:
     with path.open("rb") as file:
         if file.peek(2)[:2] == b"PK":
             raise InputError(f"{path} is truncated: the end of the zip file is missing")
-        first = _Reader(file, path, storage).load()
+        first = _Reader(file, storage).load()
         if first != _LEGACY_MAGIC:
             return first
-        _, _, content = (_Reader(file, path, storage).load() for _ in range(3))
-        for key in _Reader(file, path, storage).load():
+        _, _, content = (_Reader(file, storage).load() for _ in range(3))
+        for key in _Reader(file, storage).load():
             count = int.from_bytes(file.read(8), "little")
             known[key].fill(file.read(count * known[key].dtype.itemsize), key, path)
         return content
-
-
-def _unwrap(content: Any, path: Path) -> dict[str, np.ndarray]:
-    for name in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-    arrays = {}
-    for name, value in content.items() if isinstance(content, Mapping) else ():
-        if isinstance(value, _Tensor):
-            arrays[str(name)] = value.array(str(name), path)
-        elif isinstance(value, _Array):
-            arrays[str(name)] = value.value
-    if not arrays:
-        raise InputError(f"{path} contains no named tensors")
-    return arrays
 
 
 def _float32(value: np.ndarray) -> np.ndarray:
