@@ -11,14 +11,12 @@ another shape are adapted:
 
 A classifier of another shape or structure keeps its random initialization.
 
-The tensors may lie in nested containers and under any prefix, such as "state_dict.module.backbone.". Of several copies
-of the network in a file, the first in this order is used: "state_dict", "model", "model_state_dict", "model_state",
-"net", "params", others in the order of the file, and moving averages ("ema") last.
+The tensors may lie in nested containers and under any prefix, see `placement`.
 """
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +26,13 @@ from flax import traverse_util
 
 from ferjax.errors import InputError, unknown
 from ferjax.models.deit import resize_positions
+from ferjax.weights import placement
 from ferjax.weights.state_dict import read_state_dict
-from ferjax.weights.torch_names import (
-    CLASSIFIER,
-    FORMATS,
-    NEW_PARTS,
-    VGGFACE2_IDENTITIES,
-    Format,
-    Preprocessing,
-    tensor_name,
-)
+from ferjax.weights.torch_names import FORMATS, NEW_PARTS, VGGFACE2_IDENTITIES, Format, Preprocessing, tensor_name
 
 Variables = Mapping[str, Any]
 HEAD = r"^head"
 _NOTHING = r"(?!)"
-_PLACES = ("", "state_dict", "model", "model_state_dict", "model_state", "net", "params")
-_MOVING_AVERAGE = r"(^|_)ema(_|$)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,12 +93,13 @@ def load_pretrained(
     stored = {k: v for k, v in read_state_dict(path).items() if not k.endswith("num_batches_tracked")}
     if architecture not in FORMATS:
         raise unknown("architecture with pretrained weights", architecture, FORMATS)
-    form, (prefix, *copies) = _locate(stored, architecture, Path(path))
+    form, (prefix, *copies) = placement.locate(stored, architecture, Path(path))
     own = traverse_util.flatten_dict(dict(variables), sep="/")
     places = {tensor_name(_path(target), form): target for target in own}
-    tensors, skipped = _network_tensors(stored, prefix, copies)
-    skipped += _take_head(tensors, places, form)
-    if architecture == "resnet50" and np.shape(tensors.get("fc.weight"))[:1] == (VGGFACE2_IDENTITIES,):
+    tensors, skipped = placement.network_tensors(stored, prefix, copies)
+    skipped += placement.take_head(tensors, places, form)
+    faces = "fc.weight" in tensors and tensors["fc.weight"].shape[:1] == (VGGFACE2_IDENTITIES,)
+    if faces and architecture == "resnet50":
         raise InputError(f"{path} contains VGGFace2's ResNet-50, which has other strides: use resnet50_caffe")
     if strict:
         _check_names(tensors, places, architecture, Path(path))
@@ -182,66 +172,6 @@ def _path(name: str) -> str:
 
 def _is_head(target: str) -> bool:
     return re.search(HEAD, _path(target)) is not None
-
-
-def _locate(tensors: Mapping[str, Any], architecture: str, path: Path) -> tuple[Format, list[str]]:
-    """Returns the format of a file and the prefixes of the networks in it, the one to use first."""
-
-    def order(prefix: str) -> tuple[bool, int]:
-        parts = prefix.split(".")
-        average = any(re.search(_MOVING_AVERAGE, part, re.IGNORECASE) for part in parts)
-        return average, _PLACES.index(parts[0]) if parts[0] in _PLACES else len(_PLACES)
-
-    for form in FORMATS[architecture]:
-        found = [name.removesuffix(form.signature) for name in tensors if f".{name}".endswith(f".{form.signature}")]
-        if found:
-            return form, sorted(found, key=order)
-    expected = " or ".join(repr(form.signature) for form in FORMATS[architecture])
-    raise InputError(f"{path} does not fit {architecture}: it has tensor {next(iter(tensors))!r}, but not {expected}")
-
-
-def _network_tensors(
-    stored: Mapping[str, np.ndarray], prefix: str, copies: Sequence[str]
-) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
-    """Returns the tensors under a prefix, without the prefix, and (tensor, reason) of the unused others.
-
-    If there is no classifier under the prefix, it may be beside it: "module.fc.1" beside "module.backbone.".
-    """
-    parts = prefix.split(".")
-    parents = ["".join(f"{part}." for part in parts[:n]) for n in reversed(range(len(parts) - 1))]
-    tensors, beside = {}, {}
-    for name, value in stored.items():
-        owner = max((p for p in (prefix, *copies) if name.startswith(p)), key=len, default=None)
-        if owner == prefix:
-            tensors[name.removeprefix(prefix)] = value
-        elif owner is None:
-            beside[name] = value
-    skipped = []
-    has_classifier = any(re.match(CLASSIFIER, name) for name in tensors)
-    for name, value in beside.items():
-        short = name.removeprefix(next(parent for parent in parents if name.startswith(parent)))
-        if re.match(CLASSIFIER, short) and not has_classifier:
-            tensors[short] = value
-        else:
-            skipped.append((name, f"not under {prefix!r}"))
-    return tensors, skipped
-
-
-def _take_head(tensors: dict[str, np.ndarray], places: Mapping[str, str], form: Format) -> list[tuple[str, str]]:
-    """Renames the only layer of a classifier, such as "fc.1", to its name in the format, in place.
-
-    Removes a classifier of several layers and returns (tensor, reason).
-    """
-    names = [name for name in tensors if name not in places and re.match(CLASSIFIER, name)]
-    layers = {name.rpartition(".")[0] for name in names}
-    output = tensor_name("head/out/kernel", form)
-    if len(layers) == 1 and output not in tensors:
-        for name in names:
-            tensors[output.replace("weight", name.rpartition(".")[2])] = tensors.pop(name)
-        return []
-    for name in names:
-        del tensors[name]
-    return [(name, "belongs to another head") for name in names]
 
 
 def _check_names(tensors: Mapping[str, Any], places: Mapping[str, str], architecture: str, path: Path) -> None:

@@ -151,6 +151,14 @@ def test_a_pickle_of_a_command_only_is_refused(tmp_path, form):
     assert not trace.exists()
 
 
+def test_a_state_dict_cannot_replace_its_methods(tmp_path):
+    path = tmp_path / "w.pth"
+    array = pickle.dumps(np.float32([1, 2]), protocol=4)[11:-1]
+    state = b"}(" + b"".join(_text(name) + b"ccollections\nUserDict\n" for name in ("items", "get", "keys")) + b"u"
+    path.write_bytes(b"\x80\x04ccollections\nOrderedDict\n)R" + _text("a") + array + b"s" + state + b"b.")
+    assert list(read_state_dict(path)) == ["a"]
+
+
 @pytest.mark.parametrize("code", ["classes", "functions"])
 def test_a_pickle_does_not_change_the_reader(tmp_path, code):
     """BUILD may set attributes of what the reader itself provides."""
@@ -224,6 +232,12 @@ def test_truncated_files(tmp_path, name, part):
         read_state_dict(path)
 
 
+def test_a_damaged_memo_index_does_not_take_all_memory(tmp_path):
+    (tmp_path / "x.pth").write_bytes(b"\x80\x02}r" + (1 << 20).to_bytes(4, "little") + b".")
+    with pytest.raises(InputError, match="damaged"):
+        read_state_dict(tmp_path / "x.pth")
+
+
 def test_truncated_safetensors(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"a": np.ones((100,), np.float32)}, path)
@@ -258,6 +272,38 @@ def test_a_tensor_beyond_its_storage_is_named(tmp_path):
     (tmp_path / "x.pth").write_bytes(whole.replace(b"K\x03K\x04\x86", b"K\x03K\x05\x86", 1))
     with pytest.raises(InputError, match=r"'state_dict\.module\.plain' exceeds its storage"):
         read_state_dict(tmp_path / "x.pth")
+
+
+def _torch_tensor(kind, storage="FloatStorage"):
+    """Returns the pickle of a tensor of two numbers, as versions of torch write it."""
+    record = b"(" + _text("storage") + f"ctorch\n{storage}\n".encode() + _text("0") + _text("cpu") + b"K\x02tQ"
+    arguments = record + b"K\x00K\x02\x85K\x01\x85"
+    rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    plain = rebuild + b"(" + arguments + b"\x89}tR"
+    return {
+        "tensor": plain,
+        "tensor of torch 0.3": b"ctorch._utils\n_rebuild_tensor\n(" + arguments + b"tR",
+        "parameter": b"ctorch._utils\n_rebuild_parameter\n(" + plain + b"\x88}tR",
+        "parameter with attributes": b"ctorch._utils\n_rebuild_parameter_with_state\n(" + plain + b"\x88}}tR",
+        "subclass": b"ctorch._tensor\n_rebuild_from_type_v2\n("
+        + rebuild
+        + b"cfastai\nTensorBase\n("
+        + arguments
+        + b"\x89}t}tR",
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind", ["tensor", "tensor of torch 0.3", "parameter", "parameter with attributes", "subclass"]
+)
+def test_tensors_of_all_versions_of_torch(tmp_path, kind):
+    odd = _torch_tensor(kind, storage="ComplexFloatStorage")
+    content = b"\x80\x02}" + _text("odd") + odd + b"s" + _text("w") + _torch_tensor(kind) + b"s."
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+        archive.writestr("archive/data/0", np.float32([1, 2]).tobytes())
+    tensors = read_state_dict(tmp_path / "w.pth")
+    assert list(tensors) == ["w"] and tensors["w"].tolist() == [1, 2]
 
 
 class _Module:
