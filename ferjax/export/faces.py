@@ -63,12 +63,12 @@ def _required(missing: str, spec: ModelSpec, home: pathlib.Path) -> errors.Input
     )
 
 
-def rendered(spec: ModelSpec) -> Split:
-    """Returns rendered faces in the shape of the network, with the label -1: it may have other classes than they."""
+def rendered(spec: ModelSpec, *, count: int = _COUNT) -> Split:
+    """Returns rendered faces in the shape of a network, with the label -1: their expressions may not be its classes."""
     side, channels = max(spec.input_size), spec.channels
     smallest, largest = rendering.SIZES
     size = min(max(side, smallest), largest)
-    images = rendering.render_faces(np.arange(_COUNT) % len(data.EXPRESSIONS), seed=0, size=size, channels=channels)
+    images = rendering.render_faces(np.arange(count) % len(data.EXPRESSIONS), seed=0, size=size, channels=channels)
     if size != side:
         images = np.stack([decode(image, side, channels).image for image in images])
-    return Split(images, np.full(_COUNT, -1, np.int32), [], {})
+    return Split(images, np.full(count, -1, np.int32), [], {})
