@@ -45,6 +45,7 @@ class ModelSpec:
       architecture: name in the model registry.
       architecture_args: keyword arguments of `ferjax.models.create`.
       quantization: "none" or the name of an export quantization.
+      batch_size: images in one run of the file; 0 for any number.
       temperature: divides the logits before the softmax (Guo et al. 2017); 1 if not calibrated.
       abstention_threshold: the label is "uncertain" below this confidence; 0 never abstains.
       dataset: name of the training data set.
@@ -70,6 +71,7 @@ class ModelSpec:
     architecture_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     interpolation: str = INTERPOLATIONS[0]
     quantization: str = "none"
+    batch_size: int = 1
     temperature: float = 1.0
     abstention_threshold: float = 0.0
     dataset: str = ""
@@ -122,6 +124,8 @@ class ModelSpec:
                 f"std and temperature must be within {1 / _LARGEST:g}..{_LARGEST:g}, got {self.std} and "
                 f"{self.temperature}"
             )
+        if self.batch_size < 0:
+            raise InputError(f"batch_size must be 0 (any number) or more, got {self.batch_size}")
         if not 0 <= self.abstention_threshold <= 1:
             raise InputError(f"abstention_threshold must be within 0..1, got {self.abstention_threshold}")
 

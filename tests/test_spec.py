@@ -91,6 +91,8 @@ def test_a_spec_cannot_be_changed_in_place():
         ({"mean": (float("nan"),)}, "mean must be within"),
         ({"mean": (10**400,)}, "mean must be within"),
         ({"class_names": ("happy", "uncertain")}, "must not contain 'uncertain'"),
+        ({"batch_size": -1}, r"batch_size must be 0 \(any number\) or more, got -1"),
+        ({"batch_size": 1.5}, "batch_size must be an integer"),
         ({"abstention_threshold": 1.2}, r"abstention_threshold must be within 0..1, got 1.2"),
     ],
 )

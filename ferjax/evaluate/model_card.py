@@ -75,6 +75,7 @@ def _head(spec: ModelSpec, measured: Mapping[str, Any]) -> tuple[str, str]:
         "input": f"one cropped face, {width}×{height} pixels, {spec.color_order}; (p / 255 − mean) / std with mean "
         f"{_numbers(spec.mean)}, std {_numbers(spec.std)}",
         "quantization": spec.quantization,
+        "images per run": {0: "any number", 1: None}.get(spec.batch_size, spec.batch_size),
         "parameters": f"{spec.parameters:,}" if spec.parameters else None,
         "multiply-accumulates": f"{spec.macs:,} per image" if spec.macs else None,
         "size": f"{measured['bytes']:,} bytes" if "bytes" in measured else None,
@@ -104,7 +105,8 @@ def _accuracy(spec: ModelSpec, measured: Mapping[str, Any]) -> str:
         parts.append(
             f"On {evaluation['n']:,} images of {evaluation.get('dataset', spec.dataset)}, split "
             f"{evaluation.get('split', 'unknown')}: accuracy {evaluation['accuracy']:.1%}, macro-F1 "
-            f"{evaluation['macro_f1']:.3f}, weighted F1 {evaluation['weighted_f1']:.3f}.{_more(evaluation)}"
+            f"{evaluation['macro_f1']:.3f}, weighted F1 {evaluation['weighted_f1']:.3f}."
+            f"{_more(evaluation, spec.dataset)}"
         )
         keys = ("precision", "recall", "f1")
         rows = [[n, *(f"{s[k]:.3f}" for k in keys), f"{s['support']:,}"] for n, s in evaluation["per_class"].items()]
@@ -112,7 +114,7 @@ def _accuracy(spec: ModelSpec, measured: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) or "Not measured."
 
 
-def _more(evaluation: Mapping[str, Any]) -> str:
+def _more(evaluation: Mapping[str, Any], dataset: str) -> str:
     """Returns sentences on the interval, near duplicates, calibration and split of an evaluation."""
     sentences = []
     if "intervals" in evaluation:
@@ -123,7 +125,7 @@ def _more(evaluation: Mapping[str, Any]) -> str:
         sentences.append(f"On the {own['n']:,} images without an exact copy in training: {own['accuracy']:.1%}.")
     if "calibration" in evaluation:
         sentences.append(f"Expected calibration error: {evaluation['calibration']['ece']:.3f}.")
-    if evaluation.get("split") == "validation":
+    if evaluation.get("split") == "validation" and evaluation.get("dataset", dataset) == dataset:
         sentences.append("**The epoch was selected on this split: these are not test results.**")
     return "".join(f" {sentence}" for sentence in sentences)
 

@@ -57,6 +57,10 @@ class Format(NamedTuple):
         """Returns the file of a network, without its spec."""
         return self.convert[family(source.network.spec)](source)
 
+    def needs_calibration(self, spec: ModelSpec) -> bool:
+        """Returns whether the file of a network needs calibration images."""
+        return self.convert[family(spec)] in (tflite.static_int8, onnx_file.static_int8)
+
     @property
     def suffix(self) -> str:
         """The end of the file name, such as "_int8.tflite"."""
@@ -159,6 +163,21 @@ def choose(
         accepted = [f"{r.format} {r.quantization}" for r in table if own in r.convert]
         raise errors.InputError(f"{spec.architecture} supports only: {', '.join(accepted)}")
     return rows
+
+
+def check_batch_size(spec: ModelSpec, rows: Sequence[Format], size: int) -> None:
+    """Checks the number of images in one run of a network's ONNX files, 0 for any.
+
+    Raises InputError for another number than 1 if the network is a transformer or no file is ONNX.
+    """
+    if size == 1:
+        return
+    if family(spec) == TRANSFORMER:
+        raise errors.InputError(
+            f"--batch: {spec.architecture} is a transformer, whose tokens are laid out for one image; leave --batch out"
+        )
+    if all(row.format != "onnx" for row in rows):
+        raise errors.InputError("--batch applies to ONNX files, TFLite files take one image: add --format onnx")
 
 
 def _suitable(spec: ModelSpec) -> list[str]:

@@ -112,6 +112,15 @@ def qat(source: Conversion) -> bytes:
     return model.SerializeToString()
 
 
+def with_batch_size(blob: bytes, size: int) -> bytes:
+    """Returns the file of a convolutional network for `size` images in one run, or for any number if 0."""
+    import onnx
+
+    model = onnx.load_from_string(blob)
+    onnx_graph.set_batch_size(model, size)
+    return model.SerializeToString()
+
+
 def _make_unsigned(model: Any) -> None:
     """Shifts the activations of a QDQ model from int8 to uint8, in place; the weights stay int8."""
     from onnx import numpy_helper

@@ -88,6 +88,32 @@ def store_weights(model: Any, rewrite: Callable[[str, np.ndarray, int], list[Any
     _replace(graph.node, [*nodes, *graph.node])
 
 
+def set_batch_size(model: Any, size: int) -> None:
+    """Changes the number of images of a convolutional model from 1 to `size`, or to any number if 0, in place.
+
+    Its only constants with the number are the shapes of maps of one pixel, between their two layouts.
+    """
+    from onnx import numpy_helper
+
+    graph, stored = model.graph, constants(model)
+    for value in (*graph.input, *graph.output):
+        first = value.type.tensor_type.shape.dim[0]
+        if size:
+            first.dim_value = size
+        else:
+            first.dim_param = "batch"
+    for node in graph.node:
+        if node.op_type == "Reshape":
+            shape = numpy_helper.to_array(stored[node.input[1]]).copy()
+            shape[0] = 0  # as the input
+            node.input[1] = f"{node.input[1]}/batch"
+            if node.input[1] not in stored:
+                stored[node.input[1]] = numpy_helper.from_array(shape, node.input[1])
+                graph.initializer.append(stored[node.input[1]])
+    _drop_unused(graph)
+    del graph.value_info[:]
+
+
 def _handle_gelu() -> None:
     """Adds TFLite's GELU to tf2onnx, in the form that onnxruntime fuses."""
     from tf2onnx import utils
@@ -158,16 +184,18 @@ def _channels_first(model: Any) -> None:
     for node in graph.node:
         _replace(node.input, [renamed.get(name, name) for name in node.input])
         out, maps = node.output[0], [name for name in node.input if name in first]
-        if node.op_type == "Transpose" and list(node.attribute[0].ints) == [0, 2, 3, 1]:
+        order = _new_order(node, shapes, stored)
+        if order == [0, 2, 3, 1]:
             first[out] = node.input[0]
-        elif node.op_type == "Transpose" and list(node.attribute[0].ints) == [0, 3, 1, 2] and maps:
+        elif order == [0, 3, 1, 2] and maps:
             renamed[out] = first[maps[0]]
             continue
         elif node.op_type == "Mul" and len(maps) == 1 and any(len(shapes.get(n, ())) == 2 for n in node.input):
             factor = next(name for name in node.input if name not in first)
-            axes = numpy_helper.from_array(np.array([2, 3]), f"{out}/axes")
-            graph.initializer.append(axes)
-            nodes.append(helper.make_node("Unsqueeze", [factor, axes.name], [f"{out}/factor"]))
+            # Not Unsqueeze, which OpenCV takes for one axis only.
+            map_shape = numpy_helper.from_array(np.array([0, -1, 1, 1]), f"{out}/shape")
+            graph.initializer.append(map_shape)
+            nodes.append(helper.make_node("Reshape", [factor, map_shape.name], [f"{out}/factor"]))
             nodes.append(helper.make_node("Mul", [first[maps[0]], f"{out}/factor"], [f"{out}/first"]))
             node = helper.make_node("Transpose", [f"{out}/first"], [out], perm=[0, 2, 3, 1])
             first[out] = f"{out}/first"
@@ -179,6 +207,21 @@ def _channels_first(model: Any) -> None:
         nodes.append(node)
     _replace(graph.node, nodes)
     _drop_unused(graph)
+
+
+def _new_order(node: Any, shapes: dict[str, list[int]], stored: dict[str, Any]) -> list[int]:
+    """Returns the new order of the axes by a Transpose, or by a Reshape of a map of one pixel; [] for other nodes."""
+    from onnx import numpy_helper
+
+    if node.op_type == "Transpose":
+        return list(node.attribute[0].ints)
+    if node.op_type == "Reshape" and node.input[1] in stored:
+        old, new = shapes.get(node.input[0], []), numpy_helper.to_array(stored[node.input[1]]).tolist()
+        if len(old) == 4 and old[2:] == [1, 1] and new == [1, 1, 1, old[1]]:
+            return [0, 2, 3, 1]
+        if len(old) == 4 and old[1:3] == [1, 1] and new == [1, old[3], 1, 1]:
+            return [0, 3, 1, 2]
+    return []
 
 
 def _hard_sigmoids(model: Any) -> None:

@@ -26,7 +26,7 @@ class Reference(NamedTuple):
     Attributes:
       spec: the spec of the checkpoint.
       images: uint8 (N + M, H, W, C): N real images, then M synthetic ones (all 0, all 255, noise).
-      labels: int (N,) of the real images.
+      labels: int (N,) of the real images; -1 if they are unknown.
       probabilities: float32 (N + M, classes), in the order of the spec's class names.
     """
 
@@ -40,7 +40,7 @@ class Comparison(NamedTuple):
     """The differences between a file and its network.
 
     Attributes:
-      images: number of real images.
+      images: number of real images. Without labels, the accuracies are NaN.
       max_difference: maximum difference of any probability of all images; NaN if a logit of the file is not finite.
       agreement: share of real images with the same prediction, up to ties of 1e-5, in 0..1.
       flips: number of real images whose predictions differ in the network's probability by more than 1e-4.
@@ -48,17 +48,17 @@ class Comparison(NamedTuple):
       accuracy_interval: 95 % bootstrap interval.
       accuracy_difference: accuracy of the file minus that of the network, in percentage points.
       difference_interval: 95 % paired bootstrap interval, in percentage points.
-      confusion: (C, C) counts of the file's predictions; row = true class.
+      confusion: (C, C) counts of the file's predictions; row = true class; empty without labels.
     """
 
     images: int
     max_difference: float
     agreement: float
     flips: int
-    accuracy: float
-    accuracy_interval: tuple[float, float]
-    accuracy_difference: float
-    difference_interval: tuple[float, float]
+    accuracy: float = math.nan
+    accuracy_interval: tuple[float, float] = (math.nan, math.nan)
+    accuracy_difference: float = math.nan
+    difference_interval: tuple[float, float] = (math.nan, math.nan)
     confusion: Sequence[Sequence[int]] = ()
 
 
@@ -87,6 +87,8 @@ def reference(network: Trained, split: Split, *, count: int = 0, seed: int = 0) 
 def compare(path: pathlib.Path, truth: Reference) -> Comparison:
     """Runs a file on the images of the reference and compares the probabilities.
 
+    A file for any number of images gets them in batches of 1, 2, 3, … images.
+
     The inputs and outputs follow the spec in the file, so a wrong spec shows like a wrong graph.
 
     Raises:
@@ -101,8 +103,10 @@ def compare(path: pathlib.Path, truth: Reference) -> Comparison:
     images = truth.images
     if model.spec.color_order != truth.spec.color_order and model.spec.channels == 3:
         images = images[..., ::-1]
+    sizes = range(1, math.isqrt(2 * len(images)) if model.spec.batch_size == 0 else 1)
     try:
-        found = model.probabilities(np.ascontiguousarray(images))[:, places]
+        parts = [model.probabilities(np.ascontiguousarray(part)) for part in np.split(images, np.cumsum(sizes))]
+        found = np.concatenate(parts)[:, places]
     except NotFinite:
         found = np.full_like(truth.probabilities, np.nan)
     return measure(found, truth.probabilities, truth.labels)
@@ -113,15 +117,19 @@ def measure(found: np.ndarray, wanted: np.ndarray, labels: np.ndarray) -> Compar
     count, classes = len(labels), wanted.shape[1]
     predicted, expected = found[:count].argmax(1), wanted[:count].argmax(1)
     margin = wanted[np.arange(count), expected] - wanted[np.arange(count), predicted]
-    counts = metrics.confusion(labels, predicted, classes)
-    accuracy = intervals.bootstrap(counts)["accuracy"]
-    change = intervals.paired_bootstrap(labels, expected, predicted, classes)["accuracy"]
     difference = np.abs(found - wanted)
-    return Comparison(
+    agreement = Comparison(
         images=count,
         max_difference=float(difference.max()) if np.isfinite(difference).all() else math.nan,
         agreement=float((margin <= TIE).mean()),
         flips=int((margin > 1e-4).sum()),
+    )
+    if labels.min() < 0:
+        return agreement
+    counts = metrics.confusion(labels, predicted, classes)
+    accuracy = intervals.bootstrap(counts)["accuracy"]
+    change = intervals.paired_bootstrap(labels, expected, predicted, classes)["accuracy"]
+    return agreement._replace(
         accuracy=float(accuracy.value),
         accuracy_interval=(float(accuracy.low), float(accuracy.high)),
         accuracy_difference=100 * float(change.value),

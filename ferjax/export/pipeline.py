@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ferjax import cli, data, errors, folders, models, runtime, weights
+from ferjax import cli, errors, folders, models, runtime, weights
 from ferjax import spec as specs
 from ferjax.data import FaceData
 from ferjax.evaluate import metrics, model_card, predictor
-from ferjax.export import diagnosis, formats, parity
+from ferjax.export import diagnosis, formats, onnx_file, parity
+from ferjax.export import faces as export_faces
 from ferjax.export.conversion import Conversion, calibration_images
 from ferjax.export.formats import Format
 from ferjax.models.costs import cost
@@ -56,8 +57,10 @@ def export(
     *,
     wanted_formats: Sequence[str] | None = None,
     wanted_quantizations: Sequence[str] | None = None,
+    dataset: str | None = None,
     data_dir: pathlib.Path | str | None = None,
     images: int = 0,
+    batch_size: int = 1,
     overwrite: bool = False,
 ) -> list[Exported]:
     """Exports a trained network, compares every file with it, and removes those that fail.
@@ -67,8 +70,11 @@ def export(
       out: folder of the files, written atomically.
       wanted_formats: see `formats.choose`.
       wanted_quantizations: see `formats.choose`.
+      dataset: the prepared data for calibration and comparison; None for the training data. If that is not prepared and
+        no file needs calibration images, files are compared on rendered faces, and accuracy is not measured.
       data_dir: folder of prepared data.
       images: number of validation images, at least 512; 0 for all.
+      batch_size: images in one run of an ONNX file, see `formats.check_batch_size`; TFLite files take one.
       overwrite: whether to replace an existing export.
 
     Returns:
@@ -79,15 +85,15 @@ def export(
     """
     network = weights.load(model)
     spec, rows = network.spec, formats.choose(network.spec, wanted_formats, wanted_quantizations)
+    formats.check_batch_size(spec, rows, batch_size)
     with _whole_folder(pathlib.Path(out), overwrite) as folder:
-        faces = data.load(spec.dataset, data_dir=data_dir, **spec.dataset_args)
-        if faces.sha256 != spec.dataset_sha256:
-            cli.note(f"{faces.name} has changed since {model} was trained")
-        results = export_network(network, faces, rows, folder, images=images)
-        _record(folder, model, spec, faces, results)
+        faces = export_faces.load(spec, rows, dataset, data_dir)
+        name = export_faces.RENDERED if faces is None else faces.name
+        results = export_network(network, faces, rows, folder, images=images, batch_size=batch_size)
+        _record(folder, model, spec, name, results)
         for result in results:
             if not result.faults:
-                _card(folder / result.file, result)
+                _card(folder / result.file, result, name)
         if all(result.faults for result in results):
             raise errors.InputError(f"no file passes: {'; '.join(_failure(result) for result in results)}")
     for result in results:
@@ -97,23 +103,39 @@ def export(
 
 
 def export_network(
-    network: Trained, faces: FaceData, rows: Sequence[Format], folder: pathlib.Path, *, images: int = 0
+    network: Trained,
+    faces: FaceData | None,
+    rows: Sequence[Format],
+    folder: pathlib.Path,
+    *,
+    images: int = 0,
+    batch_size: int = 1,
 ) -> list[Exported]:
     """Writes the files of a network into a folder, compares each and removes those that fail.
 
     Args:
       network: the network.
-      faces: the data, with the splits train (calibration) and validation (comparison).
+      faces: the data, with the splits train (calibration) and validation (comparison); None for rendered faces, without
+        calibration and accuracy.
       rows: formats and quantizations.
       folder: an existing folder.
       images: see `export`.
+      batch_size: see `export`.
     """
-    places, validation = predictor.check_fit(network.spec, faces), faces.splits["validation"]
-    validation = validation._replace(labels=places[validation.labels])
-    truth = parity.reference(network, validation, count=images)
-    source = Conversion(network, calibration_images(network.spec, faces.splits["train"]))
-    whole = len(truth.labels) == len(validation.labels)
-    results = [_one(row, source, truth, folder, whole=whole) for row in cli.progress(rows, what="files")]
+    spec = network.spec
+    if faces is None:
+        validation, examples = export_faces.rendered(spec), np.empty((0, *spec.input_shape), np.float32)
+    else:
+        places, validation = predictor.check_fit(spec, faces), faces.splits["validation"]
+        validation = validation._replace(labels=places[validation.labels])
+        examples = calibration_images(spec, faces.splits["train"])
+    truth, source = parity.reference(network, validation, count=images), Conversion(network, examples)
+    # The spec stores accuracies of whole splits of the training data only.
+    scored = faces is not None and faces.name == spec.dataset and len(truth.labels) == len(validation.labels)
+    results = [
+        _one(row, source, truth, folder, batch_size=batch_size if row.format == "onnx" else 1, scored=scored)
+        for row in cli.progress(rows, what="files")
+    ]
     kept = [result.file for result in results if not result.faults]
     times = _milliseconds([folder / name for name in kept], truth.images[:1])
     return [result._replace(milliseconds=times.get(result.file)) for result in results]
@@ -133,21 +155,26 @@ def table(results: Sequence[Exported]) -> str:
     for result in results:
         found = result.comparison
         spread = 50 * (found.accuracy_interval[1] - found.accuracy_interval[0])
+        accuracy = f"{100 * found.accuracy:>8.2f} ± {spread:>6.2f}"
         time = "–" if result.milliseconds is None else f"{result.milliseconds:.2f}"
         verdict = "removed" if result.faults else "passes"
         lines.append(
             f"{result.file:{width}}  {result.bytes:>10,}  {found.max_difference:>9.2g}  {found.agreement:>9.2%}"
-            f"  {100 * found.accuracy:>8.2f} ± {spread:>6.2f}  {time:>8}"
+            f"  {'not measured' if math.isnan(found.accuracy) else accuracy:>17}  {time:>8}"
             f"  {sum(result.float_operations.values()):>9}  {verdict}"
         )
     return "\n".join(lines)
 
 
-def _one(row: Format, source: Conversion, truth: parity.Reference, folder: pathlib.Path, *, whole: bool) -> Exported:
+def _one(
+    row: Format, source: Conversion, truth: parity.Reference, folder: pathlib.Path, *, batch_size: int, scored: bool
+) -> Exported:
     spec, module = source.network.spec, models.for_export(source.network.module)
     path = folder / (spec.architecture + row.suffix)
-    path.write_bytes(row.make(source))
-    written = spec.replace(quantization=row.quantization, accuracy={}, macs=cost(module, spec.input_shape).macs)
+    made = row.make(source)
+    path.write_bytes(made if batch_size == 1 else onnx_file.with_batch_size(made, batch_size))
+    macs = cost(module, spec.input_shape).macs
+    written = spec.replace(quantization=row.quantization, batch_size=batch_size, accuracy={}, macs=macs)
     specs.embed(path, written)
     found, floats = parity.compare(path, truth), diagnosis.float_operations(path)
     faults = parity.faults(found, row.tolerance)
@@ -155,7 +182,7 @@ def _one(row: Format, source: Conversion, truth: parity.Reference, folder: pathl
         size, where = path.stat().st_size, diagnosis.explain(path, row.make, source, truth)
         path.unlink()
         return Exported(path.name, row, size, found, faults, where, float_operations=floats)
-    if whole:  # the spec stores accuracies of whole splits only
+    if scored:
         specs.embed(path, written.replace(accuracy={"validation": found.accuracy}))
     return Exported(path.name, row, path.stat().st_size, found, faults, float_operations=floats)
 
@@ -176,11 +203,11 @@ def _milliseconds(paths: Sequence[pathlib.Path], image: np.ndarray, rounds: int 
 
 
 def _record(
-    folder: pathlib.Path, model: pathlib.Path | str, spec: ModelSpec, faces: FaceData, results: Sequence[Exported]
+    folder: pathlib.Path, model: pathlib.Path | str, spec: ModelSpec, dataset: str, results: Sequence[Exported]
 ) -> None:
     """Writes export.json."""
     files = [record(result) for result in results]
-    content = {"model": str(model), "dataset": faces.name, "split": "validation", "spec": json.loads(spec.to_json())}
+    content = {"model": str(model), "dataset": dataset, "split": "validation", "spec": json.loads(spec.to_json())}
     (folder / RECORD).write_text(json.dumps({**content, "files": files}, indent=1) + "\n")
 
 
@@ -193,7 +220,7 @@ def record(result: Exported) -> dict[str, Any]:
         "quantization": result.row.quantization,
         "runtime": result.row.runtime,
         "bytes": result.bytes,
-        **{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in comparison.items()},
+        **{k: None if isinstance(v, float | tuple) and not np.isfinite(v).all() else v for k, v in comparison.items()},
         "milliseconds": result.milliseconds,
         "float_operations": dict(result.float_operations),
         "faults": result.faults,
@@ -201,12 +228,13 @@ def record(result: Exported) -> dict[str, Any]:
     }
 
 
-def _card(path: pathlib.Path, result: Exported) -> None:
+def _card(path: pathlib.Path, result: Exported, dataset: str) -> None:
     """Writes the model card beside a file."""
-    spec, measured = specs.read(path), record(result)
-    scored = metrics.summary(np.array(measured.pop("confusion")), spec.class_names)
-    evaluation = {**scored, "split": "validation", "dataset": spec.dataset}
-    model_card.write(spec, path.with_name(f"{path.name}.md"), {**measured, "evaluation": evaluation})
+    spec, measured = specs.read(path), {"compared_on": dataset, **record(result)}
+    if confusion := measured.pop("confusion"):
+        scored = metrics.summary(np.array(confusion), spec.class_names)
+        measured["evaluation"] = {**scored, "split": "validation", "dataset": dataset}
+    model_card.write(spec, path.with_name(f"{path.name}.md"), measured)
 
 
 def _failure(result: Exported) -> str:

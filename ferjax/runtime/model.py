@@ -19,6 +19,8 @@ from ferjax.runtime import preprocessing, shipped
 from ferjax.runtime.engine import Engine, int8_saturates, open_engine
 from ferjax.spec import UNCERTAIN, ModelSpec
 
+_LARGEST_BATCH = 16  # of a file for any number of images: larger ones take more memory and no less time per image
+
 
 class Prediction(NamedTuple):
     """The prediction for one face.
@@ -82,7 +84,8 @@ class Model:
         self._table = _input_table(spec, engine)
         self._offsets = np.arange(0, 256 * spec.channels, 256, dtype=np.intp)
         self._indices = np.empty(spec.input_shape, np.intp)
-        self._batch = np.zeros(engine.input.shape, engine.input.dtype)
+        size = engine.input.shape[0] if spec.batch_size else _LARGEST_BATCH
+        self._batch = np.zeros((size, *engine.input.shape[1:]), engine.input.dtype)
         channels_last = engine.input.shape[1:] == spec.input_shape
         self._slots = self._batch if channels_last else self._batch.transpose(0, 2, 3, 1)
         self._lock = threading.Lock()
@@ -118,7 +121,7 @@ class Model:
                 for slot, image in zip(self._slots, images[start : start + count], strict=False):
                     np.add(image, self._offsets, out=self._indices)
                     self._table.take(self._indices, out=slot, mode="clip")
-                answer, output = self._engine.run(self._batch)[:count], self._engine.output
+                answer, output = self._run(count), self._engine.output
             if output.scale:
                 answer = (answer.astype(np.float32) - output.zero_point) * output.scale
             logits[start : start + count] = answer
@@ -129,10 +132,15 @@ class Model:
             )
         return logits
 
+    def _run(self, count: int) -> np.ndarray:
+        """Returns the output for the first `count` images of the buffer."""
+        batch = self._batch if self.spec.batch_size else self._batch[:count]
+        return self._engine.run(batch)[:count]
+
     def _check_runs(self) -> None:
         """Runs the network once, because a damaged file can load without an error."""
         try:
-            self._engine.run(self._batch)
+            self._run(2)
         except Exception as error:  # the runtimes' exceptions have no common base class
             reason = " ".join(str(error).split())
             raise InputError(f"{self._name} loads but does not run: copy or export it again ({reason})") from error

@@ -9,7 +9,9 @@ another shape are adapted:
   response to constant regions is the same;
 - a position embedding is interpolated to another grid of patches (Touvron et al. 2021, section 3).
 
-A classifier of another shape keeps its random initialization.
+A classifier of another shape or structure keeps its random initialization.
+
+The tensors may lie in nested containers and under any prefix, see `placement`.
 """
 
 import dataclasses
@@ -24,6 +26,7 @@ from flax import traverse_util
 
 from ferjax.errors import InputError, unknown
 from ferjax.models.deit import resize_positions
+from ferjax.weights import placement
 from ferjax.weights.state_dict import read_state_dict
 from ferjax.weights.torch_names import FORMATS, NEW_PARTS, VGGFACE2_IDENTITIES, Format, Preprocessing, tensor_name
 
@@ -42,6 +45,8 @@ class Report:
       skipped: (tensor, reason) of the unused tensors of the file.
       missing: variables that keep their random initialization.
       preprocessing: preprocessing of the pretrained network, for the channels of the target; None if unknown.
+      prefix: what precedes the names of the network's tensors in the file, such as "state_dict.module.".
+      copies: prefixes of other copies of the network in the file, which are not used.
     """
 
     loaded: tuple[str, ...] = ()
@@ -49,11 +54,16 @@ class Report:
     skipped: tuple[tuple[str, str], ...] = ()
     missing: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
+    prefix: str = ""
+    copies: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Returns one line of counts, then one line per tensor that was not copied unchanged."""
         counts = f"{len(self.loaded)} loaded, {len(self.adapted)} adapted, {len(self.skipped)} skipped"
         lines = [f"{counts}, {len(self.missing)} missing"]
+        if self.prefix or self.copies:
+            more = f"; not used: {', '.join(map(repr, self.copies))}" if self.copies else ""
+            lines.append(f"  tensors under {self.prefix!r}{more}")
         lines += [f"  adapted {name}: {how}" for name, how in self.adapted]
         lines += [f"  skipped {name}: {why}" for name, why in self.skipped]
         lines += [f"  missing {name}: random initialization" for name in self.missing]
@@ -66,11 +76,12 @@ def load_pretrained(
     """Replaces variables by those of a file.
 
     Args:
-      path: a torchvision, timm or VGGFace2 weights file (`.pth`, `.safetensors`, numpy pickle).
+      path: a torchvision, timm or VGGFace2 weights file (`.pth`, `.safetensors`, numpy pickle), or a checkpoint with
+        such weights.
       architecture: name of the network in the registry.
       variables: variables of the network.
-      strict: whether all tensors of the file and all variables outside the head must match; otherwise, those that do
-        not are skipped and reported.
+      strict: whether all tensors of the network in the file and all variables outside the head must match; otherwise,
+        those that do not are skipped and reported.
 
     Returns:
       New variables of the same structure, and the report.
@@ -79,16 +90,21 @@ def load_pretrained(
       InputError: if the architecture has no pretrained weights, the file cannot be read or, if strict, it belongs to
         another network.
     """
-    tensors = {k: v for k, v in read_state_dict(path).items() if not k.endswith("num_batches_tracked")}
+    stored = {k: v for k, v in read_state_dict(path).items() if not k.endswith("num_batches_tracked")}
     if architecture not in FORMATS:
         raise unknown("architecture with pretrained weights", architecture, FORMATS)
-    form = _detect_format(tensors, architecture, Path(path))
+    form, (prefix, *copies) = placement.locate(stored, architecture, Path(path))
     own = traverse_util.flatten_dict(dict(variables), sep="/")
     places = {tensor_name(_path(target), form): target for target in own}
+    tensors, skipped = placement.network_tensors(stored, prefix, copies)
+    skipped += placement.take_head(tensors, places, form)
+    faces = "fc.weight" in tensors and tensors["fc.weight"].shape[:1] == (VGGFACE2_IDENTITIES,)
+    if faces and architecture == "resnet50":
+        raise InputError(f"{path} contains VGGFace2's ResNet-50, which has other strides: use resnet50_caffe")
     if strict:
         _check_names(tensors, places, architecture, Path(path))
     result, loaded, adapted = dict(own), [], []
-    skipped = [(name, "not in the network") for name in tensors if name not in places]
+    skipped += [(name, "not in the network") for name in tensors if name not in places]
     for name, target in places.items():
         if name not in tensors:
             continue
@@ -104,7 +120,9 @@ def load_pretrained(
     missing = tuple(target for target in own if target not in taken)
     stem = next(v for k, v in own.items() if k in ("params/stem/conv/kernel", "params/patch/conv/kernel"))
     preprocessing = form.preprocessing.gray() if stem.shape[2] == 1 else form.preprocessing
-    report = Report(tuple(loaded), tuple(adapted), tuple(skipped), missing, preprocessing)
+    report = Report(
+        tuple(loaded), tuple(adapted), tuple(skipped), missing, preprocessing, prefix=prefix, copies=tuple(copies)
+    )
     return traverse_util.unflatten_dict(result, sep="/"), report
 
 
@@ -154,19 +172,6 @@ def _path(name: str) -> str:
 
 def _is_head(target: str) -> bool:
     return re.search(HEAD, _path(target)) is not None
-
-
-def _detect_format(tensors: Mapping[str, np.ndarray], architecture: str, path: Path) -> Format:
-    for form in FORMATS[architecture]:
-        if form.signature in tensors:
-            break
-    else:
-        first = next(iter(tensors))
-        raise InputError(f"{path} does not fit {architecture}: it has tensor {first!r}")
-    faces = any(len(tensors[n]) == VGGFACE2_IDENTITIES for n in ("fc.weight", "classifier.weight") if n in tensors)
-    if faces and architecture == "resnet50":
-        raise InputError(f"{path} contains VGGFace2's ResNet-50, which has other strides: use resnet50_caffe")
-    return form
 
 
 def _check_names(tensors: Mapping[str, Any], places: Mapping[str, str], architecture: str, path: Path) -> None:

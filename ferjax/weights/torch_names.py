@@ -177,6 +177,8 @@ FORMATS: dict[str, tuple[Format, ...]] = {
     "deit_tiny": (Format("patch_embed.proj.weight", _DEIT),),
     "deit_tiny_distilled": (Format("patch_embed.proj.weight", _DEIT),),
 }
+# How classifiers are called, whatever their layers: "fc.weight", "fc.1.weight", "classifier.3.bias".
+CLASSIFIER = r"(_?fc|classifier|heads?|head_dist|linear|last_linear|output)\d*\."
 # Modules of a network that its pretrained weights lack.
 NEW_PARTS = {"microexpnet": r"^attention_se"}
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}

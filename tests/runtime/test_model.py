@@ -60,6 +60,27 @@ def test_onnx_with_channels_first_or_a_larger_batch(tmp_path, batch):
     np.testing.assert_allclose(load(path).logits(pixels), small_files.expected_logits(RGB, pixels), atol=2e-5)
 
 
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_a_file_for_any_number_of_images_runs_once_for_many(tmp_path, channels_first):
+    pixels, spec = small_files.images(RGB, 40), RGB.replace(batch_size=0)
+    path = small_files.onnx_file(tmp_path / "model.onnx", spec, batch=0, channels_first=channels_first)
+    engine, counts = open_engine(path, threads=1, provider="cpu"), []
+    model = Model(spec, engine._replace(run=lambda batch: counts.append(len(batch)) or engine.run(batch)))
+    counts.clear()
+    np.testing.assert_allclose(model.logits(pixels), small_files.expected_logits(RGB, pixels), atol=2e-5)
+    assert sum(counts) == 40 and len(counts) < 10
+    counts.clear()
+    model.predict(pixels[0])
+    assert counts == [1]
+    assert model.logits(pixels[:0]).shape == (0, 3)
+
+
+def test_a_file_for_one_image_whose_spec_says_any_number_is_an_error(tmp_path):
+    path = small_files.onnx_file(tmp_path / "model.onnx", RGB.replace(batch_size=0), batch=1)
+    with pytest.raises(InputError, match="does not run"):
+        load(path)
+
+
 def test_temperature_flattens_and_keeps_the_order(make):
     pixels = small_files.images(GRAY)
     path = make(GRAY)

@@ -15,7 +15,7 @@ def network(architecture, shape, **kwargs):
     module = models.create(architecture, **kwargs)
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), x)
-    return module, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), variables)
+    return module, jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), variables)
 
 
 def write_run(folder, *, num_classes, spec):

@@ -57,9 +57,11 @@ def run_onnx_as_written(model, images):
 
 
 def onnx_file(path, spec=GRAY, *, batch=1, channels_first=False, bias=None, embed=True):
+    """Writes a file for `batch` images in one run, for any number if 0."""
     matrix, default = weights(spec)
     height, width, channels = spec.input_shape
-    shape = [batch, channels, height, width] if channels_first else [batch, height, width, channels]
+    first = batch or "batch"
+    shape = [first, channels, height, width] if channels_first else [first, height, width, channels]
     consts = {
         "matrix": matrix,
         "bias": default if bias is None else np.asarray(bias, np.float32),
@@ -75,7 +77,7 @@ def onnx_file(path, spec=GRAY, *, batch=1, channels_first=False, bias=None, embe
         nodes,
         "linear",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, len(spec.class_names)])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [first, len(spec.class_names)])],
         [numpy_helper.from_array(v, k) for k, v in consts.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

@@ -1,4 +1,9 @@
+import argparse
+import collections
+import datetime
+import io
 import os
+import pathlib
 import pickle
 import zipfile
 
@@ -27,10 +32,10 @@ def test_reads_what_torch_wrote(name):
         "scalar": np.int64(7),
         "empty": np.zeros((0, 3), np.float32),
     }
-    assert list(tensors) == list(expected)
-    for key, value in expected.items():
-        assert tensors[key].dtype == value.dtype
-        np.testing.assert_array_equal(tensors[key], value)
+    assert list(tensors) == [f"state_dict.module.{key}" for key in expected]
+    for found, value in zip(tensors.values(), expected.values(), strict=True):
+        assert found.dtype == value.dtype
+        np.testing.assert_array_equal(found, value)
 
 
 def test_reads_safetensors(tmp_path):
@@ -72,21 +77,130 @@ class _Command:
         return os.system, (f"touch {self.path}",)
 
 
-@pytest.mark.parametrize("wrap", ["plain", "zip"])
-def test_a_pickle_that_runs_a_command_is_refused(tmp_path, wrap):
-    trace, path = tmp_path / "trace", tmp_path / "evil.pth"
-    payload = pickle.dumps({"weight": _Command(trace)}, protocol=2)
-    if wrap == "zip":
+class _State:
+    def __setstate__(self, command):
+        os.system(command)
+
+
+def _text(text):
+    return b"X" + len(text).to_bytes(4, "little") + text.encode()
+
+
+def _calls(trace):
+    """Yields pickled values, without the header and the stop, that run `touch trace` in each way that a pickle can."""
+    module, name, argument = os.system.__module__, "system", _text(f"touch {trace}")
+    function = f"c{module}\n{name}\n".encode()
+    run = argument + b"\x85R"
+    yield "REDUCE", function + run
+    yield "STACK_GLOBAL", _text(module) + _text(name) + b"\x93" + run
+    yield "a dotted name", _text("os") + _text("path.os.system") + b"\x93" + run
+    yield "INST", b"(" + argument + f"i{module}\n{name}\n".encode()
+    yield "OBJ", b"(" + function + argument + b"o"
+    # Popen is a class, so it can be made by NEWOBJ too, and its state may be set.
+    popen = b"csubprocess\nPopen\n"
+    command = b"]" + _text("touch") + b"a" + _text(str(trace)) + b"a"
+    yield "a class", popen + command + b"\x85R"
+    yield "BUILD", f"c{__name__}\n_State\n".encode() + b")\x81" + argument + b"b"
+    yield "NEWOBJ and BUILD", popen + b")\x81}" + _text("args") + command + b"sb"
+    yield "NEWOBJ_EX", popen + b")}" + _text("args") + command + b"s\x92"
+    yield "a call of what a call returned", b"cfunctools\npartial\n" + function + argument + b"\x86R)R"
+    yield "an item set on it", b"ccollections\nUserDict\n)R" + _text("a") + function + run + b"s"
+    yield "items appended to it", b"ccollections\ndeque\n)R(" + function + run + b"e"
+    setter = b"cbuiltins\ngetattr\n" + b"ccollections\nUserDict\n" + _text("__init__") + b"\x86R"
+    yield "getattr", setter + b")R"
+    yield "a state of attributes", b"cargparse\nNamespace\n)\x81(N}" + _text("x") + function + run + b"stb"
+
+
+def _write(path, payload, form):
+    if form == "zip":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("archive/data.pkl", payload)
+    elif form == "legacy":
+        head = [pickle.dumps(each, protocol=2) for each in (0x1950A86A20F9469CFC6C, 1001, {})]
+        path.write_bytes(b"".join([*head, payload, pickle.dumps([], protocol=2)]))
     else:
         path.write_bytes(payload)
-    with pytest.raises(InputError, match=rf"{os.system.__module__}\.system"):
+
+
+@pytest.mark.parametrize("form", ["plain", "zip", "legacy"])
+@pytest.mark.parametrize("way", [name for name, _ in _calls("")])
+def test_nothing_of_a_pickle_is_called(tmp_path, way, form):
+    trace, path = tmp_path / "trace", tmp_path / "evil.pth"
+    array = pickle.dumps(np.float32([1, 2]), protocol=4)[11:-1]  # without the header and the stop
+    call = dict(_calls(trace))[way]
+    deep = b"}" + _text("optimizer") + b"]" + call + b"as" + _text("fc.bias") + array + b"s"
+    _write(path, b"\x80\x04" + deep + b".", form)
+    tensors = read_state_dict(path)
+    assert list(tensors) == ["fc.bias"] and tensors["fc.bias"].tolist() == [1, 2]
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("way", ["REDUCE", "STACK_GLOBAL", "a dotted name", "INST", "OBJ", "a class", "BUILD"])
+def test_these_traps_are_real(tmp_path, way):
+    made = pickle.loads(b"\x80\x04" + dict(_calls(tmp_path / "trace"))[way] + b".")
+    getattr(made, "wait", int)()
+    assert (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("form", ["plain", "zip", "legacy"])
+def test_a_pickle_of_a_command_only_is_refused(tmp_path, form):
+    trace, path = tmp_path / "trace", tmp_path / "evil.pth"
+    _write(path, pickle.dumps({"weight": _Command(trace)}, protocol=2), form)
+    with pytest.raises(InputError, match=rf"no named tensors.*{os.system.__module__}\.system"):
         read_state_dict(path)
     assert not trace.exists()
-    with path.open("rb") if wrap == "plain" else zipfile.ZipFile(path).open("archive/data.pkl") as file:
-        pickle.load(file)  # the trap is a real one
-    assert trace.exists()
+
+
+def test_a_state_dict_cannot_replace_its_methods(tmp_path):
+    path = tmp_path / "w.pth"
+    array = pickle.dumps(np.float32([1, 2]), protocol=4)[11:-1]
+    state = b"}(" + b"".join(_text(name) + b"ccollections\nUserDict\n" for name in ("items", "get", "keys")) + b"u"
+    path.write_bytes(b"\x80\x04ccollections\nOrderedDict\n)R" + _text("a") + array + b"s" + state + b"b.")
+    assert list(read_state_dict(path)) == ["a"]
+
+
+@pytest.mark.parametrize("code", ["classes", "functions"])
+def test_a_pickle_does_not_change_the_reader(tmp_path, code):
+    """BUILD may set attributes of what the reader itself provides."""
+    name = {"classes": "numpy\nndarray", "functions": "torch._utils\n_rebuild_tensor_v2"}[code]
+    path = tmp_path / "evil.pth"
+    path.write_bytes(f"\x80\x02}}X\x01\0\0\0wc{name}\n".encode("latin1") + b"(N}" + _text("value") + b"K\x01stbs.")
+    with pytest.raises(InputError, match=r"evil\.pth"):
+        read_state_dict(path)
+    test_reads_what_torch_wrote("zip.pth")
+    test_reads_numpy_pickles(tmp_path, 2)
+
+
+class _Optimizer:
+    def __init__(self):
+        self.state = {0: {"exp_avg": np.ones(3)}}
+        self.owner = self
+
+
+def test_what_is_no_tensor_is_passed_over(tmp_path):
+    weights = collections.OrderedDict({"fc.weight": np.float32([[1, 2]]), "fc.bias": np.float32([3])})
+    content = {
+        "epoch": 3,
+        "best": np.float64(71.2),
+        "when": datetime.datetime(2020, 1, 1),
+        "args": argparse.Namespace(lr=0.1, out=pathlib.PurePosixPath("a/b")),
+        "history": collections.defaultdict(list, {"loss": [np.float32(1), float("nan")]}),
+        "names": np.array(["angry", "happy"]),
+        "empty": np.zeros(0, np.float32),
+        "optimizer": _Optimizer(),
+        "state": {0: {"exp_avg": np.ones(3)}},
+        "none": None,
+        "kinds": {1, 2},
+        "models": [{"net": weights}],
+        "again": weights,
+    }
+    content["itself"] = content
+    for protocol in (2, 4):
+        path = tmp_path / "w.pth"
+        path.write_bytes(pickle.dumps(content, protocol=protocol))
+        found = read_state_dict(path)
+        assert list(found) == ["empty", "models.0.net.fc.weight", "models.0.net.fc.bias"]
+        assert found["models.0.net.fc.bias"].tolist() == [3]
 
 
 @pytest.mark.parametrize("what", [eval, getattr, pickle.loads, np.load])
@@ -116,6 +230,12 @@ def test_truncated_files(tmp_path, name, part):
     path.write_bytes(whole[: int(part * len(whole))])
     with pytest.raises(InputError, match=name):
         read_state_dict(path)
+
+
+def test_a_damaged_memo_index_does_not_take_all_memory(tmp_path):
+    (tmp_path / "x.pth").write_bytes(b"\x80\x02}r" + (1 << 20).to_bytes(4, "little") + b".")
+    with pytest.raises(InputError, match="damaged"):
+        read_state_dict(tmp_path / "x.pth")
 
 
 def test_truncated_safetensors(tmp_path):
@@ -150,8 +270,103 @@ def test_a_tensor_beyond_its_storage_is_named(tmp_path):
     # the shape of "plain", (3, 4), becomes (3, 5)
     assert whole.count(b"K\x03K\x04\x86") >= 1
     (tmp_path / "x.pth").write_bytes(whole.replace(b"K\x03K\x04\x86", b"K\x03K\x05\x86", 1))
-    with pytest.raises(InputError, match=r"'module\.plain' exceeds its storage"):
+    with pytest.raises(InputError, match=r"'state_dict\.module\.plain' exceeds its storage"):
         read_state_dict(tmp_path / "x.pth")
+
+
+def _torch_tensor(kind, storage="FloatStorage"):
+    """Returns the pickle of a tensor of two numbers, as versions of torch write it."""
+    record = b"(" + _text("storage") + f"ctorch\n{storage}\n".encode() + _text("0") + _text("cpu") + b"K\x02tQ"
+    arguments = record + b"K\x00K\x02\x85K\x01\x85"
+    rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    plain = rebuild + b"(" + arguments + b"\x89}tR"
+    return {
+        "tensor": plain,
+        "tensor of torch 0.3": b"ctorch._utils\n_rebuild_tensor\n(" + arguments + b"tR",
+        "parameter": b"ctorch._utils\n_rebuild_parameter\n(" + plain + b"\x88}tR",
+        "parameter with attributes": b"ctorch._utils\n_rebuild_parameter_with_state\n(" + plain + b"\x88}}tR",
+        "subclass": b"ctorch._tensor\n_rebuild_from_type_v2\n("
+        + rebuild
+        + b"cfastai\nTensorBase\n("
+        + arguments
+        + b"\x89}t}tR",
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind", ["tensor", "tensor of torch 0.3", "parameter", "parameter with attributes", "subclass"]
+)
+def test_tensors_of_all_versions_of_torch(tmp_path, kind):
+    odd = _torch_tensor(kind, storage="ComplexFloatStorage")
+    content = b"\x80\x02}" + _text("odd") + odd + b"s" + _text("w") + _torch_tensor(kind) + b"s."
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+        archive.writestr("archive/data/0", np.float32([1, 2]).tobytes())
+    tensors = read_state_dict(tmp_path / "w.pth")
+    assert list(tensors) == ["w"] and tensors["w"].tolist() == [1, 2]
+
+
+class _Module:
+    """Pickles as a torch module does."""
+
+    def __init__(self):
+        self.__dict__ = {"training": True, "_parameters": {"weight": None}, "_buffers": {}, "_modules": {}}
+
+
+@pytest.mark.parametrize("wrap", [lambda module: module, lambda module: {"epoch": 1, "model": module}])
+def test_a_whole_network_is_named(tmp_path, wrap):
+    path = tmp_path / "model.pth"
+    path.write_bytes(pickle.dumps(wrap(_Module()), protocol=2))
+    with pytest.raises(InputError, match=r"whole network \(.*_Module\).*state_dict"):
+        read_state_dict(path)
+
+
+def test_a_whole_network_in_the_legacy_format_is_named(tmp_path):
+    stored = []
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):  # torch stores the class of a module with its source
+            if value is not _Module or stored:
+                return None
+            stored.append(value)
+            return "module", value, "model.py", "class Net: ..."
+
+    content = io.BytesIO()
+    Pickler(content, protocol=2).dump(_Module())
+    _write(tmp_path / "model.pth", content.getvalue(), "legacy")
+    with pytest.raises(InputError, match="whole network"):
+        read_state_dict(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors", "bin"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"\n<!DOCTYPE html>\n<html><title>Virus scan warning</title></html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 46830571\n", "git lfs pull"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
+    ],
+)
+def test_other_files_are_named_whatever_their_ending(tmp_path, content, said, ending):
+    path = tmp_path / f"w.{ending}"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        read_state_dict(path)
+
+
+def test_the_content_decides_what_a_file_is(tmp_path):
+    save_file({"a": np.float32([1])}, tmp_path / "w.pth")
+    assert list(read_state_dict(tmp_path / "w.pth")) == ["a"]
+    (tmp_path / "w.safetensors").write_bytes((GOLDEN / "legacy.pth").read_bytes())
+    assert len(read_state_dict(tmp_path / "w.safetensors")) == 9
+
+
+def test_an_archive_without_weights_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
+        archive.writestr("resnet18.pth", b"...")
+    with pytest.raises(InputError, match=r"torch\.save did not write"):
+        read_state_dict(tmp_path / "w.zip")
 
 
 def test_other_content(tmp_path):
