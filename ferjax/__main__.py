@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command given by the arguments and exits."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(describe())
+        cli.run(lambda: print(describe()))
         return
     if arguments[0] == "--version":
         print(f"ferjax {__version__}")

@@ -181,7 +181,7 @@ def _record(
     """Writes export.json."""
     files = [record(result) for result in results]
     content = {"model": str(model), "dataset": faces.name, "split": "validation", "spec": json.loads(spec.to_json())}
-    (folder / RECORD).write_text(json.dumps({**content, "files": files}, indent=1) + "\n")
+    (folder / RECORD).write_text(json.dumps({**content, "files": files}, indent=1) + "\n", encoding="utf-8")
 
 
 def record(result: Exported) -> dict[str, Any]:

@@ -151,7 +151,10 @@ def calibrate(workdir: pathlib.Path | str, *, temperature: float, abstention_thr
     workdir = pathlib.Path(workdir)
     spec = read(workdir)[0].spec.replace(temperature=temperature, abstention_threshold=abstention_threshold)
     with folders.atomic_file(workdir / "calibration.json") as part:
-        part.write_text(json.dumps({name: getattr(spec, name) for name in ("params_sha256", *_CALIBRATED)}, indent=1))
+        part.write_text(
+            json.dumps({name: getattr(spec, name) for name in ("params_sha256", *_CALIBRATED)}, indent=1),
+            encoding="utf-8",
+        )
 
 
 def _calibrated(spec: ModelSpec, workdir: pathlib.Path) -> ModelSpec:
@@ -159,7 +162,7 @@ def _calibrated(spec: ModelSpec, workdir: pathlib.Path) -> ModelSpec:
     if not path.exists():
         return spec
     try:
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
         fits = stored["params_sha256"] == spec.params_sha256
         return spec.replace(**{name: stored[name] for name in _CALIBRATED}) if fits else spec
     except (json.JSONDecodeError, KeyError, TypeError) as error:
