@@ -102,6 +102,10 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
             raise errors.InputError(
                 f"`ferjax {name}` needs {error.name}, which is not installed: pip install 'ferjax[{chosen.extra}]'"
             ) from error
+        except (RuntimeError, AssertionError):
+            if "jax" in sys.modules:
+                importlib.import_module("ferjax.devices").check_platform()
+            raise
 
     cli.run(call, interrupted=chosen.interrupted if chosen else "interrupted")
 

@@ -42,6 +42,7 @@ class ModelSpec:
       architecture: name in the model registry.
       architecture_args: keyword arguments of `ferjax.models.create`.
       quantization: "none" or the name of an export quantization.
+      least_runtime: the oldest runtime that loads the file, such as "TensorFlow Lite 2.7.0"; empty if unknown.
       temperature: divides the logits before the softmax (Guo et al. 2017); 1 if not calibrated.
       abstention_threshold: the label is "uncertain" below this confidence; 0 never abstains.
       dataset: name of the training data set.
@@ -65,6 +66,7 @@ class ModelSpec:
     architecture: str
     architecture_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     quantization: str = "none"
+    least_runtime: str = ""
     temperature: float = 1.0
     abstention_threshold: float = 0.0
     dataset: str = ""

@@ -75,6 +75,7 @@ def _head(spec: ModelSpec, measured: Mapping[str, Any]) -> tuple[str, str]:
         "input": f"one cropped face, {width}×{height} pixels, {spec.color_order}; (p / 255 − mean) / std with mean "
         f"{_numbers(spec.mean)}, std {_numbers(spec.std)}",
         "quantization": spec.quantization,
+        "runtime": f"{spec.least_runtime} or newer" if spec.least_runtime else None,
         "parameters": f"{spec.parameters:,}" if spec.parameters else None,
         "multiply-accumulates": f"{spec.macs:,} per image" if spec.macs else None,
         "size": f"{measured['bytes']:,} bytes" if "bytes" in measured else None,

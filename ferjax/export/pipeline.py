@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -113,7 +113,7 @@ def export_network(
     truth = parity.reference(network, validation, count=images)
     source = Conversion(network, calibration_images(network.spec, faces.splits["train"]))
     whole = len(truth.labels) == len(validation.labels)
-    results = [_one(row, source, truth, folder, whole=whole) for row in cli.progress(rows, what="files")]
+    results = [_first_that_passes(row, source, truth, folder, whole=whole) for row in cli.progress(rows, what="files")]
     kept = [result.file for result in results if not result.faults]
     times = _milliseconds([folder / name for name in kept], truth.images[:1])
     return [result._replace(milliseconds=times.get(result.file)) for result in results]
@@ -143,16 +143,39 @@ def table(results: Sequence[Exported]) -> str:
     return "\n".join(lines)
 
 
-def _one(row: Format, source: Conversion, truth: parity.Reference, folder: pathlib.Path, *, whole: bool) -> Exported:
+def _first_that_passes(
+    row: Format, source: Conversion, truth: parity.Reference, folder: pathlib.Path, *, whole: bool
+) -> Exported:
+    for convert in row.forms(source.network.spec):
+        result = _one(row, convert, source, truth, folder, whole=whole)
+        if not result.faults:
+            break
+    return result
+
+
+def _one(
+    row: Format,
+    convert: Callable[[Conversion], bytes],
+    source: Conversion,
+    truth: parity.Reference,
+    folder: pathlib.Path,
+    *,
+    whole: bool,
+) -> Exported:
     spec, module = source.network.spec, models.for_export(source.network.module)
-    path = folder / (spec.architecture + row.suffix)
-    path.write_bytes(row.make(source))
-    written = spec.replace(quantization=row.quantization, accuracy={}, macs=cost(module, spec.input_shape).macs)
+    path, blob = folder / (spec.architecture + row.suffix), convert(source)
+    path.write_bytes(blob)
+    written = spec.replace(
+        quantization=row.quantization,
+        accuracy={},
+        macs=cost(module, spec.input_shape).macs,
+        least_runtime=row.least_runtime(blob),
+    )
     specs.embed(path, written)
     found, floats = parity.compare(path, truth), diagnosis.float_operations(path)
     faults = parity.faults(found, row.tolerance)
     if faults:
-        size, where = path.stat().st_size, diagnosis.explain(path, row.make, source, truth)
+        size, where = path.stat().st_size, diagnosis.explain(path, convert, source, truth)
         path.unlink()
         return Exported(path.name, row, size, found, faults, where, float_operations=floats)
     if whole:  # the spec stores accuracies of whole splits only

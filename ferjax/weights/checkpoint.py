@@ -26,7 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from ferjax import cli, errors, folders
+from ferjax import cli, devices, errors, folders
 from ferjax.spec import ModelSpec
 from ferjax.trees import path_name
 from ferjax.weights.trained import Trained
@@ -197,7 +197,11 @@ def remove_unfinished(workdir: pathlib.Path) -> None:
 
 
 def _good(workdir: pathlib.Path, kind: str) -> Iterator[tuple[int, dict[str, np.ndarray], dict[str, Any]]]:
-    """Yields (step, arrays, meta) of the readable checkpoints, newest first; prints a note for the others."""
+    """Yields (step, arrays, meta) of the readable checkpoints, newest first; prints a note for the others.
+
+    Raises InputError if JAX, which orbax uses, has no device.
+    """
+    devices.check_platform()
     for step in _steps(workdir, kind):
         path = workdir.absolute() / kind / f"{step:09d}"
         with _quiet() as failed:
