@@ -4,11 +4,15 @@ The module of a command is imported when the command runs.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ferjax import __version__, cli, errors
+
+# Environment variables of JAX's checks for code under development, which reject what ferjax and its libraries do.
+_CHECKS = ("JAX_NUMPY_DTYPE_PROMOTION", "JAX_NUMPY_RANK_PROMOTION", "JAX_TRANSFER_GUARD")
 
 
 class Command(NamedTuple):
@@ -94,6 +98,8 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
     def call() -> None:
         if chosen is None:
             raise errors.unknown("command", name, commands)
+        for variable in [known for known in os.environ if known.startswith(_CHECKS)]:
+            del os.environ[variable]  # before the command imports JAX, which reads them
         try:
             _function(chosen)(sys.argv[1:] if arguments is None else arguments)
         except ModuleNotFoundError as error:
