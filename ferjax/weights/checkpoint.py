@@ -245,9 +245,13 @@ def _flatten(tree: Any) -> dict[str, np.ndarray]:
 def _quiet() -> Iterator[list[str]]:
     """Yields a list for error messages; after an error, silently collects orbax's unfinished coroutines.
 
-    Otherwise each would print a traceback when it is collected, at the latest at exit.
+    Otherwise each would print a traceback when it is collected, at the latest at exit. What orbax's threads log with
+    absl is not shown, because they also raise it.
     """
     failed: list[str] = []
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
     try:
         yield failed
@@ -255,6 +259,7 @@ def _quiet() -> Iterator[list[str]]:
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # asyncio logs futures that nothing awaited
             gc.collect()
     finally:
+        logger.setLevel(level)
         sys.unraisablehook = hook
         if failed and not isinstance(hook, _LateErrorFilter):
             sys.unraisablehook = _LateErrorFilter(hook)

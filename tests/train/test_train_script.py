@@ -132,6 +132,7 @@ def test_a_full_disk_stops_with_one_line_and_keeps_what_was_saved(environment, t
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2, done.stderr
     assert last.startswith("ferjax: error: cannot save the checkpoint") and "repeat the command" in last
+    assert "Traceback" not in done.stderr
     assert not list((tmp_path / "run").rglob("*tmp*"))
     again = run(environment, *first)
     assert again.returncode == 0, again.stderr
