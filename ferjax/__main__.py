@@ -4,11 +4,15 @@ The module of a command is imported when the command runs.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ferjax import __version__, cli, errors
+
+# Environment variables of JAX's checks for code under development, which reject what ferjax and its libraries do.
+_CHECKS = ("JAX_NUMPY_DTYPE_PROMOTION", "JAX_NUMPY_RANK_PROMOTION", "JAX_TRANSFER_GUARD")
 
 
 class Command(NamedTuple):
@@ -65,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command given by the arguments and exits."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(describe())
+        cli.run(lambda: print(describe()))
         return
     if arguments[0] == "--version":
         print(f"ferjax {__version__}")
@@ -94,6 +98,8 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
     def call() -> None:
         if chosen is None:
             raise errors.unknown("command", name, commands)
+        for variable in [known for known in os.environ if known.startswith(_CHECKS)]:
+            del os.environ[variable]  # before the command imports JAX, which reads them
         try:
             _function(chosen)(sys.argv[1:] if arguments is None else arguments)
         except ModuleNotFoundError as error:
@@ -102,6 +108,10 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
             raise errors.InputError(
                 f"`ferjax {name}` needs {error.name}, which is not installed: pip install 'ferjax[{chosen.extra}]'"
             ) from error
+        except (RuntimeError, AssertionError):
+            if "jax" in sys.modules:
+                importlib.import_module("ferjax.devices").check_platform()
+            raise
 
     cli.run(call, interrupted=chosen.interrupted if chosen else "interrupted")
 

@@ -6,6 +6,7 @@ Standard library only, so that the edge runtime can use it too.
 import argparse
 import atexit
 import contextlib
+import io
 import os
 import pathlib
 import sys
@@ -101,13 +102,16 @@ def run(main: Callable[[], object], *, interrupted: str = "interrupted") -> None
     """Runs a command and sets the exit code.
 
     Exits with 2 and a one-line message on InputError and OSError, which the user can fix. Other exceptions are bugs and
-    keep their traceback.
+    keep their traceback. Characters that the encoding of standard output and error lacks are printed as "?".
 
     Args:
       main: the command.
       interrupted: message after Ctrl-C, which exits with 130; RESUMES for commands that can be continued.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata of images
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None if closed
+            stream.reconfigure(errors="replace")
     try:
         main()
         if sys.stdout is not None:  # None if closed

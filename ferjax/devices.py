@@ -1,5 +1,6 @@
 """Creates the device mesh of a run and shards or replicates arrays over it."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,17 @@ def mesh(count: int = 0) -> Mesh:
             f"--devices {count}: must be 0 with {jax.process_count()} processes, which train on all devices"
         )
     return Mesh(np.array(found[: count or len(found)]), (AXIS,))
+
+
+def check_platform() -> None:
+    """Raises InputError if JAX cannot use the platform in the environment variable JAX_PLATFORMS."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter for "cuda" without its plugin
+        raise errors.InputError(
+            f"JAX cannot use JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} here: unset the variable to use the "
+            "available devices, or install JAX for this platform (https://docs.jax.dev/en/latest/installation.html)"
+        ) from error
 
 
 def on_cpu(mesh: Mesh) -> bool:

@@ -52,6 +52,20 @@ def expand_user(path: str | os.PathLike[str]) -> pathlib.Path:
         return pathlib.Path(path)
 
 
+def cache(variable: str, *names: str) -> pathlib.Path:
+    """Returns $`variable`, or `ferjax` with the subfolders `names` in the user's cache, $XDG_CACHE_HOME or ~/.cache.
+
+    Raises:
+      InputError: if the path starts with ~ and the user has no home folder, as in some containers.
+    """
+    try:
+        if given := os.environ.get(variable):
+            return pathlib.Path(given).expanduser()
+        return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ferjax", *names).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"the home folder of this user is unknown: set {variable} to an absolute path") from error
+
+
 def check_replaceable(out: pathlib.Path) -> None:
     """Checks that a folder can be replaced.
 

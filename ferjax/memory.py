@@ -32,7 +32,7 @@ def peak() -> int | None:
     """Returns the peak memory of this process in bytes, None on Windows."""
     status = pathlib.Path("/proc/self/status")
     if status.exists():  # getrusage includes the memory of the parent before exec
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))
         if found:
             return 1024 * int(found[1])
     try:

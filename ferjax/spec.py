@@ -46,6 +46,7 @@ class ModelSpec:
       architecture_args: keyword arguments of `ferjax.models.create`.
       quantization: "none" or the name of an export quantization.
       batch_size: images in one run of the file; 0 for any number.
+      least_runtime: the oldest runtime that loads the file, such as "TensorFlow Lite 2.7.0"; empty if unknown.
       temperature: divides the logits before the softmax (Guo et al. 2017); 1 if not calibrated.
       abstention_threshold: the label is "uncertain" below this confidence; 0 never abstains.
       dataset: name of the training data set.
@@ -72,6 +73,7 @@ class ModelSpec:
     interpolation: str = INTERPOLATIONS[0]
     quantization: str = "none"
     batch_size: int = 1
+    least_runtime: str = ""
     temperature: float = 1.0
     abstention_threshold: float = 0.0
     dataset: str = ""

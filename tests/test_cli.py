@@ -85,6 +85,23 @@ def test_a_closed_pipe_prints_no_error(lines, options):
     assert process.wait() == 1
 
 
+@pytest.mark.parametrize(
+    "setting", [{"PYTHONIOENCODING": "ascii:strict"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": ""}]
+)
+def test_characters_that_the_encoding_lacks_are_replaced(setting):
+    script = r"""def main():
+    print("a \u2192 b, \udce9", flush=True)  # bytes of file names that are not UTF-8 are single surrogates
+    raise errors.InputError("expected 1 \xb1 2 \u2026")"""
+    script = f"from ferjax import errors\n{script}\ncli.run(main)"
+    assert outcome(script, env=os.environ | setting) == (2, "a ? b, ?\n", "ferjax: error: expected 1 ? 2 ?\n")
+
+
+def test_the_list_of_commands_is_printed_in_any_encoding():
+    env = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run([sys.executable, "-m", "ferjax"], capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr) == (0, "") and "usage: ferjax COMMAND ?" in done.stdout
+
+
 def test_notes_go_to_standard_error():
     assert outcome("cli.note('restored step 4'); print('result')") == (0, "result\n", "ferjax: restored step 4\n")
 

@@ -1,5 +1,6 @@
 """The command `ferjax`: its verbs, what it imports, and what a wheel holds."""
 
+import os
 import re
 import runpy
 import subprocess
@@ -97,3 +98,14 @@ def test_the_list_of_configurations_says_what_each_is(capsys):
     assert stopped.value.code == 0
     assert [line.split()[0] for line in lines] == config_files.list_names()
     assert all(re.match(r"\S+ {2,}\S", line) for line in lines)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_platform_that_jax_lacks_is_one_line(platform, tmp_path):
+    (tmp_path / "best" / "000000001").mkdir(parents=True)  # a checkpoint is not called damaged
+    env = os.environ | {"JAX_PLATFORMS": platform}
+    for arguments in (["networks"], ["weights", "--out", tmp_path / "w.safetensors", tmp_path]):
+        command = [sys.executable, "-m", "ferjax", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+        assert f"JAX_PLATFORMS={platform}" in done.stderr

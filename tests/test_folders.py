@@ -1,3 +1,4 @@
+import ast
 import errno
 import os
 import pathlib
@@ -6,6 +7,7 @@ import time
 import pytest
 
 from ferjax import errors, folders
+from tests.support import ROOT
 
 
 def test_a_replaced_file_keeps_its_mode_and_link(tmp_path):
@@ -39,6 +41,27 @@ def test_a_failed_write_names_the_file_and_keeps_the_old_one(tmp_path, raised, s
     with pytest.raises(OSError) as caught, folders.atomic_file(tmp_path / "no" / "a.txt") as part:
         part.write_text("new")
     assert errors.explain(caught.value) == f"{tmp_path / 'no' / 'a.txt'}: No such file or directory"
+
+
+def test_the_cache_is_in_the_home_folder_or_where_a_variable_says(monkeypatch):
+    for name in ("OURS", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert folders.cache("OURS", "models") == pathlib.Path("/home/someone/.cache/ferjax/models")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert folders.cache("OURS") == pathlib.Path("/cache/ferjax")
+    monkeypatch.setenv("OURS", "~/ours")
+    assert folders.cache("OURS", "models") == pathlib.Path("/home/someone/ours")
+
+
+@pytest.mark.parametrize("given", ["", "~/ours"])
+def test_without_a_home_folder_the_variable_of_the_cache_is_named(given, monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # a user without an entry in the passwd file
+    monkeypatch.setenv("OURS", given)
+    with pytest.raises(errors.InputError, match=r"home folder .* set OURS to an absolute path"):
+        folders.cache("OURS")
 
 
 def test_a_folder_for_results_is_checked_before_the_work(tmp_path):
@@ -104,3 +127,17 @@ def test_a_failed_replacement_keeps_the_old_folder(tmp_path, monkeypatch):
         (part / "new").touch()
         monkeypatch.setattr(os, "replace", denied)
     assert [p.name for p in out.iterdir()] == ["old"] and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_every_text_file_has_an_encoding():
+    """The default encoding depends on the machine: in ASCII, `±` cannot be written."""
+    without = []
+    for path in sorted((ROOT / "ferjax").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+                continue
+            method, function = getattr(node.func, "attr", ""), getattr(node.func, "id", "")
+            mode = next((a.value for a in node.args[1:] if isinstance(a, ast.Constant)), "r")
+            if method in ("read_text", "write_text") or (function == "open" and "b" not in mode):
+                without.append(f"{path.name}:{node.lineno}")
+    assert not without

@@ -26,7 +26,7 @@ from tools import rebuild
 
 FILES_BYTES, WEIGHTS_BYTES = 4_000_000, 5_000_000
 # What export.py, and only export.py, changes in the spec.
-_EXPORTED = ("quantization", "accuracy", "macs", "ferjax_version")
+_EXPORTED = ("quantization", "least_runtime", "accuracy", "macs", "ferjax_version")
 _LAW, _SELECTED = "Regulation (EU) 2024/1689", "The epoch was selected on this split"
 
 
@@ -98,7 +98,7 @@ def _put(name: str, file: pathlib.Path, weights_of: pathlib.Path, measured: dict
             measured = {**measured, "weights": weights}
         model_card.write(spec, made / f"{name}.md", measured)
         if default or not shipped.names():
-            (made / shipped.DEFAULT).write_text(f"{name}\n")
+            (made / shipped.DEFAULT).write_text(f"{name}\n", encoding="utf-8")
         (shipped.FOLDER / weights).unlink(missing_ok=True)
         for path in sorted(made.iterdir()):
             os.replace(path, shipped.FOLDER / path.name)
@@ -112,8 +112,8 @@ def faults(folder: pathlib.Path) -> list[str]:
     names = {path.stem for path in folder.glob(f"*{shipped.SUFFIX}")}
     for path in sorted(folder.iterdir()):
         if path.name == shipped.DEFAULT:
-            if path.read_text().strip() not in names:
-                found.append(f"the default {path.read_text().strip()!r} is not there")
+            if path.read_text(encoding="utf-8").strip() not in names:
+                found.append(f"the default {path.read_text(encoding='utf-8').strip()!r} is not there")
         elif path.stem not in names or path.suffix not in (shipped.SUFFIX, ".md", single_file.SUFFIX):
             found.append(f"{path.name} belongs to no model")
     for name in sorted(names):

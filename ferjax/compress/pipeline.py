@@ -219,7 +219,7 @@ def _write(out: pathlib.Path, network: Trained, meta: dict[str, Any], result: di
     with folders.atomic_folder(out) as folder:
         checkpoint.save(folder, "last", step, state, held, keep=1)
         checkpoint.save(folder, "best", step, arrays, held, keep=1)
-        (folder / RECORD).write_text(json.dumps(result, indent=1) + "\n")
+        (folder / RECORD).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def _size(network: Trained) -> dict[str, Any]:

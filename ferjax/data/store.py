@@ -10,7 +10,6 @@ DIR/NAME/<split>/<column>.npy  (N, ...), such as votes, gender, twin_in_train
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,9 +93,7 @@ def class_weights(counts: np.ndarray) -> np.ndarray:
 
 def default_data_dir() -> Path:
     """Returns $FERJAX_DATA, or ~/.cache/ferjax (the XDG cache folder) if it is not set."""
-    if given := os.environ.get("FERJAX_DATA"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ferjax"
+    return folders.cache("FERJAX_DATA")
 
 
 class SplitWriter:

@@ -32,7 +32,7 @@ def batches(images: Any, rows: RowsOf, first: int, last: int, *, workers: int) -
       workers: number of reading processes; 0 reads in a thread of this process.
 
     Raises:
-      InputError: if a file cannot be read, grain is not installed, or a worker process died.
+      InputError: if a file cannot be read, grain is not installed, or a worker process cannot start or died.
     """
     try:
         import grain
@@ -88,6 +88,13 @@ def _next(iterator: Iterator[Any]) -> np.ndarray | None:
         raise InputError(
             f"a worker process that reads images died, possibly out of memory ({' '.join(str(error).split())}). "
             "Set data.workers=0 to read in the training process; the same command continues the run"
+        ) from error
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise InputError(
+            f"the processes that read images cannot start ({error.strerror}): they need semaphores in /dev/shm. Free "
+            "some space there (in a container: --shm-size), or set data.workers=0"
         ) from error
     if isinstance(found, str):
         raise InputError(found)

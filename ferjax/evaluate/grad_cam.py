@@ -149,7 +149,9 @@ def write_sheets(
     sheets.append(_before_and_after(network, faces, np.concatenate(before), seed, out))
     counts = {name: len(numbers) for name, numbers in zip(names, picked, strict=True)}
     with folders.atomic_file(out / "regions.json") as part:
-        part.write_text(json.dumps({"regions": REGIONS, "samples": counts, "shares": shares}, indent=1))
+        part.write_text(
+            json.dumps({"regions": REGIONS, "samples": counts, "shares": shares}, indent=1), encoding="utf-8"
+        )
     return {"sheets": sheets, "samples": counts, "shares": shares}
 
 

@@ -76,6 +76,7 @@ def _head(spec: ModelSpec, measured: Mapping[str, Any]) -> tuple[str, str]:
         f"{_numbers(spec.mean)}, std {_numbers(spec.std)}",
         "quantization": spec.quantization,
         "images per run": {0: "any number", 1: None}.get(spec.batch_size, spec.batch_size),
+        "runtime": f"{spec.least_runtime} or newer" if spec.least_runtime else None,
         "parameters": f"{spec.parameters:,}" if spec.parameters else None,
         "multiply-accumulates": f"{spec.macs:,} per image" if spec.macs else None,
         "size": f"{measured['bytes']:,} bytes" if "bytes" in measured else None,

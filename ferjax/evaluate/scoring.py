@@ -144,7 +144,7 @@ def save(result: Result, out: pathlib.Path) -> None:
 
 def _write(path: pathlib.Path, value: Any) -> None:
     with folders.atomic_file(path) as part:
-        part.write_text(json.dumps(value, indent=1))
+        part.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
 def _shown(found: Mapping[str, intervals.Interval]) -> dict[str, list[float]]:

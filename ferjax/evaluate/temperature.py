@@ -132,7 +132,7 @@ def main(argv: Sequence[str]) -> None:
         store(name, temperature=result["temperature"], threshold=result["threshold"])
     if options.out is not None:
         with folders.atomic_file(options.out / "calibration.json") as part:
-            part.write_text(json.dumps(results, indent=1))
+            part.write_text(json.dumps(results, indent=1), encoding="utf-8")
         print(f"saved {options.out}")
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 # Axis of the output channels in the weights of each operation, which are its second input.
 _CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
+# The version of DEQUANTIZE for int8 with one scale, and with a scale per channel.
+_ONE_SCALE, _CHANNEL_SCALES = 2, 5
 _SMALL = 1024  # number of weights; smaller tensors would grow by their per-channel scales
 
 
@@ -41,6 +43,24 @@ def tensor_types(blob: bytes, operation: str, position: int) -> set[str]:
         for op in graph.operators
         if names[op.opcodeIndex] == operation
     }
+
+
+def least_runtime(blob: bytes) -> str:
+    """Returns the oldest version of TensorFlow Lite that loads a TFLite file, such as "2.7.0".
+
+    The converter derives it from the versions of the operations and stores it in the file. It does not know of the
+    operations that are added here, and gives too low a version for 4-bit fully connected weights.
+    """
+    model = _unpack(blob)
+    graph, names, types = model.subgraphs[0], [_name(code) for code in model.operatorCodes], _names_of("TensorType")
+    stored = next(entry for entry in model.metadata if entry.name == b"min_runtime_version")
+    needed = [bytes(model.buffers[stored.buffer].data).rstrip(b"\0").decode()]
+    if any(_name(code) == "DEQUANTIZE" and code.version == _CHANNEL_SCALES for code in model.operatorCodes):
+        needed.append("2.7.0")
+    connected = [op for op in graph.operators if names[op.opcodeIndex] == "FULLY_CONNECTED"]
+    if any(types[graph.tensors[op.inputs[1]].type] == "INT4" for op in connected):
+        needed.append("2.19.0")
+    return max(needed, key=lambda version: [int(part) for part in version.split(".")])
 
 
 def integer_weights(blob: bytes) -> bytes:
@@ -82,7 +102,8 @@ def in_floats(blob: bytes, operation: str) -> bytes:
         (given,), (result,) = op.inputs, op.outputs
         inner, outer = (_float_copy(graph, index) for index in (given, result))
         op.inputs, op.outputs = np.array([inner], np.int32), np.array([outer], np.int32)
-        changed += [_operator(model, "DEQUANTIZE", given, inner), op, _operator(model, "QUANTIZE", outer, result)]
+        changed += [_operator(model, "DEQUANTIZE", _ONE_SCALE, given, inner), op]
+        changed.append(_operator(model, "QUANTIZE", 1, outer, result))
     if len(changed) == len(graph.operators):
         return blob
     graph.operators = changed
@@ -105,7 +126,7 @@ def unpacked_weights(blob: bytes, operation: str) -> bytes:
         if [types[graph.tensors[index].type] for index in (given, weights)] == ["FLOAT32", "INT8"]:
             if weights not in unpacking:
                 floats = _float_copy(graph, weights)
-                unpacking[weights] = floats, _operator(model, "DEQUANTIZE", weights, floats)
+                unpacking[weights] = floats, _operator(model, "DEQUANTIZE", _CHANNEL_SCALES, weights, floats)
             op.inputs = np.array([given, unpacking[weights][0], *op.inputs[2:]], np.int32)
     if not unpacking:
         return blob
@@ -134,7 +155,7 @@ def _unpack_when_loaded(model: Any, index: int, integers: np.ndarray, scales: np
     stored.buffer = len(model.buffers) - 1
     model.subgraphs[0].tensors.append(stored)
     tensor.buffer = 0  # buffer 0 is empty
-    return _operator(model, "DEQUANTIZE", len(model.subgraphs[0].tensors) - 1, index)
+    return _operator(model, "DEQUANTIZE", _CHANNEL_SCALES, len(model.subgraphs[0].tensors) - 1, index)
 
 
 def _float_copy(graph: Any, index: int) -> int:
@@ -149,28 +170,28 @@ def _float_copy(graph: Any, index: int) -> int:
     return len(graph.tensors) - 1
 
 
-def _operator(model: Any, name: str, given: int, result: int) -> Any:
+def _operator(model: Any, name: str, version: int, given: int, result: int) -> Any:
     """Returns a new operation from one tensor to another."""
     from ai_edge_litert import schema_py_generated as schema
 
     operator = schema.OperatorT()
-    operator.opcodeIndex = _code(model, name)
+    operator.opcodeIndex = _code(model, name, version)
     operator.inputs, operator.outputs = np.array([given], np.int32), np.array([result], np.int32)
     return operator
 
 
-def _code(model: Any, name: str) -> int:
+def _code(model: Any, name: str, version: int) -> int:
     """Returns the index of a built-in operation in the operator codes, adding it if it is missing."""
     from ai_edge_litert import schema_py_generated as schema
 
-    names = [_name(code) for code in model.operatorCodes]
-    if name not in names:
+    known = [(_name(code), code.version) for code in model.operatorCodes]
+    if (name, version) not in known:
         code = schema.OperatorCodeT()
         code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, name)
-        code.version = 2
+        code.version = version
         model.operatorCodes.append(code)
-        return len(names)
-    return names.index(name)
+        return len(known)
+    return known.index((name, version))
 
 
 def _floats(model: Any, tensor: Any) -> np.ndarray | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ferjax import cli, errors, models
-from ferjax.export import onnx_file, tflite
+from ferjax.export import flatbuffer, onnx_file, tflite
 from ferjax.export.conversion import Conversion
 from ferjax.models import CONVOLUTIONAL, FAMILIES, SWISH, TRANSFORMER
 from ferjax.spec import ModelSpec
@@ -38,6 +38,12 @@ TRAINED = Tolerance(1.0, 0.995, 0.5)  # against the network with fake quantizati
 FIXED_POINT = Tolerance(1.0, 0.97, 0.5)
 
 
+# Forms that only newer runtimes load, tried if the comparison with the network rejects the first.
+NEWER: dict[Callable[[Conversion], bytes], Callable[[Conversion], bytes]] = {
+    tflite.dynamic_range: tflite.dynamic_range_by_channel
+}
+
+
 class Format(NamedTuple):
     """One row of the table: a file format and a quantization.
 
@@ -60,6 +66,17 @@ class Format(NamedTuple):
     def needs_calibration(self, spec: ModelSpec) -> bool:
         """Returns whether the file of a network needs calibration images."""
         return self.convert[family(spec)] in (tflite.static_int8, onnx_file.static_int8)
+
+    def forms(self, spec: ModelSpec) -> list[Callable[[Conversion], bytes]]:
+        """Returns the functions that may make the file of a network, the one for the oldest runtimes first."""
+        first = self.convert[family(spec)]
+        return [first, NEWER[first]] if first in NEWER else [first]
+
+    def least_runtime(self, blob: bytes) -> str:
+        """Returns the oldest runtime that loads a file of this row, such as "TensorFlow Lite 2.7.0"."""
+        return (
+            f"TensorFlow Lite {flatbuffer.least_runtime(blob)}" if self.format == "tflite" else onnx_file.LEAST_RUNTIME
+        )
 
     @property
     def suffix(self) -> str:

@@ -11,6 +11,9 @@ from ferjax.export import onnx_graph, tflite
 from ferjax.export.conversion import Conversion, quiet
 from ferjax.export.flatbuffer import quantize_channels
 
+# Of opset 18; older versions have no wheels for Python 3.11 and were not tested.
+LEAST_RUNTIME = "ONNX Runtime 1.15.0"
+
 
 def float32(source: Conversion) -> bytes:
     """Returns the network in float32."""

@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -132,10 +132,12 @@ def export_network(
     truth, source = parity.reference(network, validation, count=images), Conversion(network, examples)
     # The spec stores accuracies of whole splits of the training data only.
     scored = faces is not None and faces.name == spec.dataset and len(truth.labels) == len(validation.labels)
-    results = [
-        _one(row, source, truth, folder, batch_size=batch_size if row.format == "onnx" else 1, scored=scored)
-        for row in cli.progress(rows, what="files")
-    ]
+
+    def one(row: Format) -> Exported:
+        number = batch_size if row.format == "onnx" else 1
+        return _first_that_passes(row, source, truth, folder, batch_size=number, scored=scored)
+
+    results = [one(row) for row in cli.progress(rows, what="files")]
     kept = [result.file for result in results if not result.faults]
     times = _milliseconds([folder / name for name in kept], truth.images[:1])
     return [result._replace(milliseconds=times.get(result.file)) for result in results]
@@ -166,20 +168,41 @@ def table(results: Sequence[Exported]) -> str:
     return "\n".join(lines)
 
 
-def _one(
+def _first_that_passes(
     row: Format, source: Conversion, truth: parity.Reference, folder: pathlib.Path, *, batch_size: int, scored: bool
 ) -> Exported:
+    for convert in row.forms(source.network.spec):
+        result = _one(row, convert, source, truth, folder, batch_size=batch_size, scored=scored)
+        if not result.faults:
+            break
+    return result
+
+
+def _one(
+    row: Format,
+    convert: Callable[[Conversion], bytes],
+    source: Conversion,
+    truth: parity.Reference,
+    folder: pathlib.Path,
+    *,
+    batch_size: int,
+    scored: bool,
+) -> Exported:
     spec, module = source.network.spec, models.for_export(source.network.module)
-    path = folder / (spec.architecture + row.suffix)
-    made = row.make(source)
+    path, made = folder / (spec.architecture + row.suffix), convert(source)
     path.write_bytes(made if batch_size == 1 else onnx_file.with_batch_size(made, batch_size))
-    macs = cost(module, spec.input_shape).macs
-    written = spec.replace(quantization=row.quantization, batch_size=batch_size, accuracy={}, macs=macs)
+    written = spec.replace(
+        quantization=row.quantization,
+        batch_size=batch_size,
+        accuracy={},
+        macs=cost(module, spec.input_shape).macs,
+        least_runtime=row.least_runtime(made),
+    )
     specs.embed(path, written)
     found, floats = parity.compare(path, truth), diagnosis.float_operations(path)
     faults = parity.faults(found, row.tolerance)
     if faults:
-        size, where = path.stat().st_size, diagnosis.explain(path, row.make, source, truth)
+        size, where = path.stat().st_size, diagnosis.explain(path, convert, source, truth)
         path.unlink()
         return Exported(path.name, row, size, found, faults, where, float_operations=floats)
     if scored:
@@ -208,7 +231,7 @@ def _record(
     """Writes export.json."""
     files = [record(result) for result in results]
     content = {"model": str(model), "dataset": dataset, "split": "validation", "spec": json.loads(spec.to_json())}
-    (folder / RECORD).write_text(json.dumps({**content, "files": files}, indent=1) + "\n")
+    (folder / RECORD).write_text(json.dumps({**content, "files": files}, indent=1) + "\n", encoding="utf-8")
 
 
 def record(result: Exported) -> dict[str, Any]:

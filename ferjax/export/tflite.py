@@ -33,10 +33,22 @@ def dynamic_range(source: Conversion) -> bytes:
     Depthwise convolutions stay in float32: XNNPACK has no dynamic-range kernel for them, and LiteRT's own splits the
     delegated graph and synchronizes threads each time. A MicroExpNet takes 0.13 ms instead of 0.22 ms on one thread,
     and 0.16 ms instead of 24 ms on two threads when other processes use the cores.
-    """
 
+    Fully connected layers have one scale for all channels, because runtimes before TensorFlow Lite 2.17, such as
+    tflite-runtime 2.14, do not load a scale per channel.
+    """
+    return _dynamic_range(source, channel_scales=False)
+
+
+def dynamic_range_by_channel(source: Conversion) -> bytes:
+    """As `dynamic_range`, with a scale per channel in fully connected layers: requires TensorFlow Lite 2.17."""
+    return _dynamic_range(source, channel_scales=True)
+
+
+def _dynamic_range(source: Conversion, *, channel_scales: bool) -> bytes:
     def convert(converter: Any) -> bytes:
         converter.optimizations = [import_tensorflow().lite.Optimize.DEFAULT]
+        converter._experimental_disable_per_channel_quantization_for_dense_layers = not channel_scales
         return converter.convert()
 
     return flatbuffer.unpacked_weights(source.convert(convert), "DEPTHWISE_CONV_2D")

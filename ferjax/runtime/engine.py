@@ -99,7 +99,7 @@ def int8_saturates() -> bool:
     detected on Linux; elsewhere the result is False.
     """
     try:
-        words = set(_PROCESSOR.read_text().split())
+        words = set(_PROCESSOR.read_text(encoding="utf-8").split())
     except OSError:
         return False
     return "avx2" in words and not {"avx512_vnni", "avx_vnni"} & words

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ferjax import cli
+from ferjax import cli, folders
 from ferjax.cli import note
 from ferjax.errors import InputError, unknown
 
@@ -40,9 +40,7 @@ MODELS = {
 
 def cache_dir() -> Path:
     """Returns the folder of downloaded models: $FERJAX_MODELS, or `ferjax/models` in the user's cache."""
-    if chosen := os.environ.get("FERJAX_MODELS"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ferjax" / "models"
+    return folders.cache("FERJAX_MODELS", "models")
 
 
 def cached(name: str) -> Path:

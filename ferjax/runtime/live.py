@@ -253,5 +253,5 @@ def _memory() -> str:
     if statm.exists():
         import resource
 
-        return f"{int(statm.read_text().split()[1]) * resource.getpagesize() / 1e6:.0f} MB"
+        return f"{int(statm.read_text(encoding='utf-8').split()[1]) * resource.getpagesize() / 1e6:.0f} MB"
     return "unknown"

@@ -118,10 +118,10 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
         if any((workdir / kind).exists() for kind in checkpoint.KINDS):
             raise errors.InputError(f"{workdir} holds checkpoints but no config.json: choose another --workdir")
         with folders.atomic_file(path) as part:
-            part.write_text(text)
+            part.write_text(text, encoding="utf-8")
         return
     try:
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise errors.InputError(f"{path} is damaged ({error}): choose another --workdir") from error
     check_same(workdir, stored, json.loads(text))

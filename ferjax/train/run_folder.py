@@ -53,7 +53,7 @@ def training_seconds(workdir: pathlib.Path, epoch_images: int) -> float:
     """
     path = workdir / "timing.jsonl"
     try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         speeds = {row["epoch"]: row["images_per_second"] for row in rows}
         return sum(epoch_images / speed for speed in speeds.values())
     except FileNotFoundError as error:
@@ -117,7 +117,7 @@ class RunFolder:
         """Appends values to timing.jsonl, which is separate from the metrics because times differ between machines."""
         if self.writes:
             known = {k: round(v, 3) for k, v in values.items() if v is not None}
-            with open(self.workdir / "timing.jsonl", "a") as file:
+            with open(self.workdir / "timing.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(known) + "\n")
 
     def _restore(self, state: TrainState, sums: Sums) -> tuple[TrainState, Sums, list[dict[str, Any]]]:
@@ -144,4 +144,4 @@ class RunFolder:
     def _write_metrics(self, history: list[dict[str, Any]]) -> None:
         path = self.workdir / "metrics.jsonl"
         with folders.atomic_file(path) as part:
-            part.write_text("".join(json.dumps(row) + "\n" for row in history))
+            part.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")

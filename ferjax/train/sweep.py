@@ -137,7 +137,7 @@ def _seconds(folder: pathlib.Path, epoch_images: int) -> float | None:
 def _finished(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the result of a finished run, and its configuration."""
     try:
-        done = json.loads(path.read_text())
+        done = json.loads(path.read_text(encoding="utf-8"))
         config = done.pop("config")
         if not all(math.isfinite(done[key]) for key in ("accuracy", "macro_f1", "parameters")) or not config["fit"]:
             raise ValueError("a score is not finite")
@@ -247,7 +247,7 @@ def _save(rows: Sequence[Mapping[str, Any]], workdir: pathlib.Path, command: str
 
 def _write(path: pathlib.Path, text: str) -> None:
     with folders.atomic_file(path) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
 
 
 def main(argv: Sequence[str]) -> None:

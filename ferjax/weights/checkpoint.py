@@ -26,7 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from ferjax import cli, errors, folders
+from ferjax import cli, devices, errors, folders
 from ferjax.spec import ModelSpec
 from ferjax.trees import path_name
 from ferjax.weights.trained import Trained
@@ -151,7 +151,10 @@ def calibrate(workdir: pathlib.Path | str, *, temperature: float, abstention_thr
     workdir = pathlib.Path(workdir)
     spec = read(workdir)[0].spec.replace(temperature=temperature, abstention_threshold=abstention_threshold)
     with folders.atomic_file(workdir / "calibration.json") as part:
-        part.write_text(json.dumps({name: getattr(spec, name) for name in ("params_sha256", *_CALIBRATED)}, indent=1))
+        part.write_text(
+            json.dumps({name: getattr(spec, name) for name in ("params_sha256", *_CALIBRATED)}, indent=1),
+            encoding="utf-8",
+        )
 
 
 def _calibrated(spec: ModelSpec, workdir: pathlib.Path) -> ModelSpec:
@@ -159,7 +162,7 @@ def _calibrated(spec: ModelSpec, workdir: pathlib.Path) -> ModelSpec:
     if not path.exists():
         return spec
     try:
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
         fits = stored["params_sha256"] == spec.params_sha256
         return spec.replace(**{name: stored[name] for name in _CALIBRATED}) if fits else spec
     except (json.JSONDecodeError, KeyError, TypeError) as error:
@@ -194,7 +197,11 @@ def remove_unfinished(workdir: pathlib.Path) -> None:
 
 
 def _good(workdir: pathlib.Path, kind: str) -> Iterator[tuple[int, dict[str, np.ndarray], dict[str, Any]]]:
-    """Yields (step, arrays, meta) of the readable checkpoints, newest first; prints a note for the others."""
+    """Yields (step, arrays, meta) of the readable checkpoints, newest first; prints a note for the others.
+
+    Raises InputError if JAX, which orbax uses, has no device.
+    """
+    devices.check_platform()
     for step in _steps(workdir, kind):
         path = workdir.absolute() / kind / f"{step:09d}"
         with _quiet() as failed:
@@ -238,9 +245,13 @@ def _flatten(tree: Any) -> dict[str, np.ndarray]:
 def _quiet() -> Iterator[list[str]]:
     """Yields a list for error messages; after an error, silently collects orbax's unfinished coroutines.
 
-    Otherwise each would print a traceback when it is collected, at the latest at exit.
+    Otherwise each would print a traceback when it is collected, at the latest at exit. What orbax's threads log with
+    absl is not shown, because they also raise it.
     """
     failed: list[str] = []
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
     try:
         yield failed
@@ -248,6 +259,7 @@ def _quiet() -> Iterator[list[str]]:
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # asyncio logs futures that nothing awaited
             gc.collect()
     finally:
+        logger.setLevel(level)
         sys.unraisablehook = hook
         if failed and not isinstance(hook, _LateErrorFilter):
             sys.unraisablehook = _LateErrorFilter(hook)

@@ -1,5 +1,7 @@
 """Images read while training: the batches are those of memory, by any number of workers, and say what fails."""
 
+import errno
+import multiprocessing.synchronize
 import os
 import pickle
 import subprocess
@@ -133,3 +135,14 @@ reader.close()
     command = [sys.executable, "-c", code, folder / "images.npy", str(taken)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == (f"{taken}\n", "")
+
+
+def test_a_full_dev_shm_is_named(folder, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(multiprocessing.synchronize._multiprocessing, "SemLock", full)
+    images, _ = on_disk_and_in_memory(folder)
+    reader = on_disk.DiskImages(images.read, images.shape, workers=1).batches(rows(), 0, 2)
+    with pytest.raises(InputError, match=r"\(No space left on device\).* /dev/shm.* data\.workers=0"):
+        next(reader)

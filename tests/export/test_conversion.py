@@ -189,6 +189,13 @@ def test_depthwise_convolutions_stay_float_where_ranges_are_found_for_each_image
     assert flatbuffer.unpacked_weights(made, "DEPTHWISE_CONV_2D") == made
 
 
+def test_the_oldest_runtime_follows_from_the_operations():
+    assert flatbuffer.least_runtime(blob("resnet20", "tflite", "none")) == "2.0.0"
+    assert flatbuffer.least_runtime(blob("resnet20", "tflite", "weight-only")) == "2.7.0"
+    assert flatbuffer.least_runtime(blob("microexpnet", "tflite", "dynamic")) == "2.7.0"
+    assert flatbuffer.least_runtime(tflite.dynamic_range_by_channel(small("microexpnet"))) == "2.17.0"
+
+
 def test_weights_only_are_smaller_and_unpacked_once(tmp_path):
     for kind in ("tflite", "onnx"):
         assert len(blob("resnet20", kind, "weight-only")) < len(blob("resnet20", kind, "none"))

@@ -63,6 +63,9 @@ def test_files_have_their_spec_and_accuracy(run, exported):
         model = runtime.load(path)
         assert entry["bytes"] == path.stat().st_size and entry["images"] == 70 and not entry["faults"]
         assert model.spec.quantization == entry["quantization"] and model.spec.macs > 0
+        oldest = {".tflite": "TensorFlow Lite 2.", ".onnx": "ONNX Runtime 1."}[path.suffix]
+        assert model.spec.least_runtime.startswith(oldest)
+        assert f"{model.spec.least_runtime} or newer" in path.with_name(f"{path.name}.md").read_text("utf-8")
         assert model.spec.params_sha256 == record["spec"]["params_sha256"]
         assert model.spec.accuracy == {"validation": entry["accuracy"]}
         validation = faces.splits["validation"]
@@ -137,6 +140,17 @@ def test_what_passes_is_kept_beside_what_fails(run, tmp_path, monkeypatch, capsy
     ]
     said = capsys.readouterr()
     assert "removed" in said.out and "removed baseline_cnn5_float16.tflite" in said.err
+
+
+def test_a_form_for_newer_runtimes_is_made_if_the_first_fails(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        formats, "FORMATS", (formats.Format("tflite", "dynamic", {formats.CONVOLUTIONAL: spoiled}, formats.EXACT),)
+    )
+    monkeypatch.setitem(formats.NEWER, spoiled, tflite.float32)
+    main(run, "--out", tmp_path / "out")
+    (entry,) = json.loads((tmp_path / "out" / "export.json").read_text())["files"]
+    assert entry["agreement"] == 1 and not entry["faults"]
+    assert (tmp_path / "out" / "baseline_cnn5_dynamic.tflite").exists()
 
 
 def overflowing(source):

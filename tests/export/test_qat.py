@@ -9,61 +9,14 @@ import pytest
 
 from ferjax import quant
 from ferjax.errors import InputError
-from ferjax.export import conversion, flatbuffer, onnx_file, tflite
+from ferjax.export import flatbuffer, onnx_file, tflite
 from ferjax.quant import rounding as quant_rounding
-from ferjax.spec import ModelSpec
-from ferjax.weights import Trained
-from tests.support import quick, small_files
+from tests.support import small_files
 from tests.support import tiny_networks as tiny
+from tests.support.integer_networks import as_source, observed
+from tests.support.small_files import run_tflite
 
 MULTIPLY = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
-
-
-def observed(name, weight_bits=8):
-    """A folded network with the ranges of 32 images, those images, and their outputs with fake quantization.
-
-    Fake quantization runs in float64. In float32 a sum's last bits depend on the order in which a processor adds; a
-    value that lies between two integers then becomes another one, and a deep network turns it into several steps.
-    """
-    module, _, shape = tiny.create(name)
-    folded, variables = quant_rounding.fold(module, tiny.variables(module, shape), shape)
-    x = tiny.images(shape, 32)
-    apply = quant_rounding.make_apply(folded.clone(dtype=jnp.float64), weight_bits=weight_bits)
-
-    def run(variables, **options):
-        with jax.enable_x64(True):  # weights, ranges and scales stay in float32, as the file has them
-            return quick.jit(functools.partial(apply, train=False, **options))(variables, np.float64(x))
-
-    variables["ranges"] = quant_rounding.initial_ranges(folded, shape)
-    _, ranges = run(variables, mutable=["ranges"])
-    return {**variables, **ranges}, x, lambda variables: np.asarray(run(variables))
-
-
-def as_source(name, variables, x):
-    spec = ModelSpec(
-        class_names=tuple("abcdefg"),
-        input_size=x.shape[1:3],
-        color_order="gray" if x.shape[-1] == 1 else "rgb",
-        mean=(0.5,) * x.shape[-1],
-        std=(0.25,) * x.shape[-1],
-        architecture=name,
-        architecture_args=tiny.SMALL[name][0] if name.startswith("deit") else {**tiny.SMALL[name][0], "folded": True},
-    )
-    return conversion.Conversion(Trained(spec, variables), np.asarray(x))
-
-
-def run_tflite(blob, x):
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_content=blob, num_threads=1)
-    interpreter.allocate_tensors()
-    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
-    logits = []
-    for image in np.asarray(x):
-        interpreter.set_tensor(source["index"], image[None])
-        interpreter.invoke()
-        logits.append(interpreter.get_tensor(target["index"]))
-    return np.concatenate(logits)
 
 
 def on_the_biases_grid(variables, layers):
@@ -142,6 +95,7 @@ def test_four_bit_weights():
     given = as_source("baseline_cnn5", variables, x)
     blob = tflite.int4(given)
     assert flatbuffer.tensor_types(blob, "CONV_2D", 1) == {"INT4"}
+    assert flatbuffer.least_runtime(blob) == "2.19.0"  # for 4-bit fully connected weights; measured
     assert len(blob) < 0.75 * len(tflite.qat(given))
     expected = apply(variables)
     assert np.abs(run_tflite(blob, x) - expected).max() < 0.1 * np.abs(expected).max()

@@ -117,3 +117,18 @@ def _tflite(shape, mean, std, int8):
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.int8
     return converter.convert()
+
+
+def run_tflite(blob, x):
+    """Returns the logits of a TFLite file for normalized images (N, H, W, C)."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=blob, num_threads=1)
+    interpreter.allocate_tensors()
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+    logits = []
+    for image in np.asarray(x):
+        interpreter.set_tensor(source["index"], image[None])
+        interpreter.invoke()
+        logits.append(interpreter.get_tensor(target["index"]))
+    return np.concatenate(logits)

@@ -20,12 +20,17 @@ QUICK = ["--config", "configs/baseline_cnn3.py:demo"]  # its step is traced and 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """An environment with its own data, and one compilation cache for all the processes of this module."""
+    """An environment with its own data, and one compilation cache for all the processes of this module.
+
+    It has settings of JAX that a user may have for code of their own; they must not reach the command.
+    """
     folder = tmp_path_factory.mktemp("home")
     return {
         **os.environ,
         "FERJAX_DATA": str(folder / "data"),
         "JAX_PLATFORMS": "cpu",
+        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+        "JAX_TRANSFER_GUARD": "disallow",
         "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
@@ -127,6 +132,7 @@ def test_a_full_disk_stops_with_one_line_and_keeps_what_was_saved(environment, t
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2, done.stderr
     assert last.startswith("ferjax: error: cannot save the checkpoint") and "repeat the command" in last
+    assert "Traceback" not in done.stderr
     assert not list((tmp_path / "run").rglob("*tmp*"))
     again = run(environment, *first)
     assert again.returncode == 0, again.stderr

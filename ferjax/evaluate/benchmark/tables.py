@@ -132,7 +132,9 @@ def machine() -> str:
 def processor() -> str:
     """Returns the name of the processor."""
     info = pathlib.Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    found = (
+        re.search(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.MULTILINE) if info.exists() else None
+    )
     return found[1] if found else platform.processor() or platform.machine()
 
 

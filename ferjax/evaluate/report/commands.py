@@ -57,5 +57,5 @@ def main(argv: Sequence[str]) -> None:
     ]
     page.write(blocks, options.out)
     with folders.atomic_file(options.out / "report.json") as part:
-        part.write_text(json.dumps([m.result for m in measured], indent=1))
+        part.write_text(json.dumps([m.result for m in measured], indent=1), encoding="utf-8")
     print(f"saved {options.out / 'report.html'}, report.md and report.json")
