@@ -52,6 +52,20 @@ def expand_user(path: str | os.PathLike[str]) -> pathlib.Path:
         return pathlib.Path(path)
 
 
+def native(path: str | os.PathLike[str]) -> str:
+    """Returns a path for a library in C++, such as OpenCV, which may crash if the path is not UTF-8.
+
+    Raises:
+      InputError: if the path is not UTF-8.
+    """
+    text = os.fspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the path {text} is not UTF-8: rename it, or set LC_ALL=C.UTF-8 if it is") from error
+    return text
+
+
 def cache(variable: str, *names: str) -> pathlib.Path:
     """Returns $`variable`, or `ferjax` with the subfolders `names` in the user's cache, $XDG_CACHE_HOME or ~/.cache.
 

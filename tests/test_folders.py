@@ -43,6 +43,13 @@ def test_a_failed_write_names_the_file_and_keeps_the_old_one(tmp_path, raised, s
     assert errors.explain(caught.value) == f"{tmp_path / 'no' / 'a.txt'}: No such file or directory"
 
 
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9.mp4"), "\udcc3\udca9.mp4"])
+def test_a_path_for_native_code_is_utf8(name):
+    assert folders.native(pathlib.Path("é → b.mp4")) == "é → b.mp4"
+    with pytest.raises(errors.InputError, match=r"\.mp4 is not UTF-8: rename it, or set LC_ALL=C\.UTF-8"):
+        folders.native(pathlib.Path(name))
+
+
 def test_the_cache_is_in_the_home_folder_or_where_a_variable_says(monkeypatch):
     for name in ("OURS", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

@@ -63,7 +63,7 @@ def write(spec: ModelSpec, out_path: str | os.PathLike[str], measured: Mapping[s
         f"{'#' if level == 0 else '##'} {title}\n\n{body}" for level, (title, body) in enumerate(sections)
     )
     with folders.atomic_file(out_path) as part:
-        part.write_text(text + "\n", encoding="utf-8")
+        part.write_text(text + "\n", encoding="utf-8", errors="replace")
 
 
 def _head(spec: ModelSpec, measured: Mapping[str, Any]) -> tuple[str, str]:

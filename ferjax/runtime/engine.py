@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ferjax.errors import InputError, unknown
+from ferjax.folders import native
 
 # Name on the command line -> onnxruntime's name.
 PROVIDERS = {
@@ -73,7 +74,7 @@ def open_engine(path: str | os.PathLike[str], *, threads: int, provider: str) ->
     Raises:
       InputError: if the file, the runtime or the provider is missing, or the file cannot be loaded.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(native(path))
     if provider not in PROVIDERS:
         raise unknown("provider", provider, PROVIDERS)
     if not 1 <= threads <= _MAX_THREADS:

@@ -173,6 +173,8 @@ def test_invalid_files_are_one_line_errors(make, tmp_path):
         cut.write_bytes(whole[:size])
         with pytest.raises(InputError, match=r"truncated|empty|not a TFLite model|no ferjax spec|damaged"):
             load(cut)
+    with pytest.raises(InputError, match="is not UTF-8: rename it"):
+        load(path.rename(tmp_path / os.fsdecode(b"caf\xe9" + os.fsencode(path.suffix))))
 
 
 @pytest.mark.parametrize(

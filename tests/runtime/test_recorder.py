@@ -63,7 +63,9 @@ def test_a_full_disk_closes_the_video_with_one_message(tmp_path, monkeypatch, ca
     assert "nearly full" in line and "out.mp4" in line
 
 
-@pytest.mark.parametrize("name, said", [("out.gif", r"out.gif.*mp4"), ("no/out.mp4", "folder")])
+@pytest.mark.parametrize(
+    "name, said", [("out.gif", r"out.gif.*mp4"), ("no/out.mp4", "folder"), ("caf\udce9.mp4", "not UTF-8")]
+)
 def test_an_invalid_recording_path_is_an_error(tmp_path, name, said):
     with pytest.raises(InputError, match=said):
         Recorder(str(tmp_path / name), 30.0)

@@ -212,6 +212,12 @@ def test_times_never_decrease(tmp_path, films):
     np.testing.assert_allclose(times, [0, 0.1, 7200, 7200.1, 7200.2, 7200.3, 7201])
 
 
+def test_a_video_whose_name_is_not_utf8_is_an_error(tmp_path):
+    path = write_video(tmp_path / "v.avi").rename(tmp_path / os.fsdecode(b"caf\xe9.avi"))
+    with pytest.raises(InputError, match="is not UTF-8: rename it"):
+        open_source(path)
+
+
 @pytest.mark.parametrize("content, why", [(b"", "empty"), (b"no video at all", "damaged")])
 @pytest.mark.parametrize("name", ["v.mp4", "v.avi"])
 def test_a_file_without_a_frame_is_refused_in_one_line(tmp_path, capfd, name, content, why):

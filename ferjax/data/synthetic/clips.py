@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ferjax import folders
 from ferjax.cli import progress
 from ferjax.data.synthetic.action_units import EXPRESSIONS, ActionUnits, Identity, sample_action_units, sample_identity
 from ferjax.data.synthetic.drawing import draw_face, draw_shoulders
@@ -105,7 +106,7 @@ def write_clip(kind: str, path: str | Path, *, seed: int = 0, seconds: float = 1
     try:
         for image, _ in progress(render_clip(kind, seed=seed, frames=count, fps=fps), what="frames", total=count):
             if writer is None:
-                writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), fps, image.shape[1::-1])
+                writer = cv2.VideoWriter(folders.native(part), cv2.VideoWriter.fourcc(*"mp4v"), fps, image.shape[1::-1])
                 if not writer.isOpened():
                     raise InputError(
                         f"OpenCV cannot write {path}: the codec mp4v is missing, or the folder is not writable"

@@ -75,7 +75,7 @@ def write(blocks: Sequence[Block], folder: pathlib.Path, name: str = "report") -
     """Writes NAME.md and NAME.html into a folder, atomically."""
     for suffix, text in ((".md", markdown(blocks, folder)), (".html", page_html(blocks))):
         with folders.atomic_file(folder / f"{name}{suffix}") as part:
-            part.write_text(text, encoding="utf-8")
+            part.write_text(text, encoding="utf-8", errors="replace")
 
 
 def _markdown(block: Block, folder: pathlib.Path) -> str:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from ferjax.errors import InputError
+from ferjax.folders import native
 from ferjax.runtime import fetch
 from ferjax.runtime.engine import silence_stderr
 from ferjax.runtime.faces.boxes import Face, crop_region, resized
@@ -87,7 +88,7 @@ def yunet(given: Path | None) -> tuple[Find, Find]:
                 nets.pop(next(iter(nets)))
             try:
                 with silence_stderr():
-                    nets[size] = cv2.FaceDetectorYN.create(str(path), "", size, 0.5, 0.3, 1000)
+                    nets[size] = cv2.FaceDetectorYN.create(native(path), "", size, 0.5, 0.3, 1000)
             except cv2.error as error:
                 raise InputError(f"OpenCV {cv2.__version__} cannot read {path} as a YuNet model") from error
         return nets[size]
@@ -126,7 +127,7 @@ def dlib_hog(path: Path | None) -> tuple[Find, Find]:
         raise InputError("detector 'dlib' requires the package dlib: pip install dlib") from error
     search = dlib.get_frontal_face_detector()
     try:
-        predict = dlib.shape_predictor(str(path)) if path else None
+        predict = dlib.shape_predictor(native(path)) if path else None
     except RuntimeError as error:
         raise InputError(f"{path} is not a 68-landmark predictor: {error}") from error
 

@@ -95,7 +95,7 @@ class Recorder:
     def _open(self, path: pathlib.Path, size: tuple[int, int]) -> cv2.VideoWriter:
         code = cv2.VideoWriter.fourcc(*VIDEOS[self._path.suffix.lower()])
         with silence_opencv():
-            writer = cv2.VideoWriter(str(path), code, self._fps, size)
+            writer = cv2.VideoWriter(folders.native(path), code, self._fps, size)
         if not writer.isOpened():
             path.unlink(missing_ok=True)
             raise InputError(

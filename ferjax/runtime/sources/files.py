@@ -11,6 +11,7 @@ import cv2
 
 from ferjax.cli import note
 from ferjax.errors import InputError
+from ferjax.folders import native
 from ferjax.runtime.sources import pictures
 from ferjax.runtime.sources.frame import DEFAULT_FPS, Frame, Source, patiently, read_on, silence_opencv
 
@@ -51,7 +52,8 @@ def open_video(path: pathlib.Path, name: str, stop: threading.Event, on_wait: Ca
       InputError: if no frame can be read.
     """
     with silence_opencv():
-        capture = cv2.VideoCapture(os.path.abspath(path))  # in a relative path, FFmpeg reads "name:" as a protocol
+        # in a relative path, FFmpeg reads "name:" as a protocol
+        capture = cv2.VideoCapture(native(os.path.abspath(path)))
     counted = path.is_file() and _has_frame_count(path)
     source = play(capture, name, stop, on_wait, counted=counted) if capture.isOpened() else None
     if source is None:
