@@ -104,7 +104,7 @@ def test_the_list_of_configurations_says_what_each_is(capsys):
 def test_a_platform_that_jax_lacks_is_one_line(platform, tmp_path):
     (tmp_path / "best" / "000000001").mkdir(parents=True)  # a checkpoint is not called damaged
     env = os.environ | {"JAX_PLATFORMS": platform}
-    for arguments in (["networks"], ["weights", "--out", tmp_path / "w.safetensors", tmp_path]):
+    for arguments in (["networks"], ["weights", "--out", tmp_path / "w.safetensors", "--model", tmp_path]):
         command = [sys.executable, "-m", "ferjax", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1

@@ -130,9 +130,10 @@ def test_a_run_is_not_continued_on_other_data(tmp_path):
 
     def prepare(name, count):
         for label in (3, 5):
-            (tmp_path / name / str(label)).mkdir(parents=True, exist_ok=True)
+            folder = tmp_path / name / data.EXPRESSIONS[label]
+            folder.mkdir(parents=True, exist_ok=True)
             for i, face in enumerate(render_faces([label] * count, seed=label, size=24)):
-                Image.fromarray(face[..., 0]).save(tmp_path / name / str(label) / f"{i}.png")
+                Image.fromarray(face[..., 0]).save(folder / f"{i}.png")
         arguments = ["--source", str(tmp_path / name), "--name", "mine", "--channels", "1"]
         prepare_command(["folder", *arguments, "--data-dir", str(tmp_path / "data")])
 
