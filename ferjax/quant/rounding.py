@@ -32,6 +32,7 @@ from ferjax.trees import path_mask
 Observer = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 Quantizer = Callable[[jax.Array, quant.Grid], jax.Array]
 KERNELS = ("kernel$",)
+_FEW = 16_384  # fully connected weights: the heads of ResNets, but not those of MobileNetV3 and transformers
 # (value, scale) of each rounded value by its id; holding the value keeps its id from being reused.
 _Scales = dict[int, tuple[jax.Array, jax.Array]]
 
@@ -194,6 +195,9 @@ def make_marked(
 ) -> Callable[..., Any]:
     """Returns apply(images, mutable=…) with constant variables and every rounding as `quant.mark`, for export.
 
+    The 4-bit weights of fully connected layers are stored in 8 bits, with the same values, if they are few: TensorFlow
+    Lite runs 4-bit convolutions from version 2.11 on, but 4-bit fully connected layers only from 2.19 on.
+
     Args:
       module: a folded network.
       variables: {"params": …, "ranges": …}, concrete arrays.
@@ -211,9 +215,13 @@ def make_marked(
             grid = quant.activation_grid(*_range(point))
         return quant.mark(x, grid)
 
+    connected = sum(weight.size for weight in jax.tree.leaves(variables["params"]) if weight.ndim == 2)
+
     def mark_weight(weight: jax.Array, grid: quant.Grid) -> jax.Array:
         with jax.ensure_compile_time_eval():
             grid = quant.weight_grid(weight, bits=weight_bits)
+        if weight.ndim == 2 and connected <= _FEW:
+            grid = grid._replace(low=-127, high=127)
         return quant.mark(weight, grid)
 
     def apply(x: jax.Array, **options: Any) -> Any:

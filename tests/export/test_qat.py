@@ -95,7 +95,8 @@ def test_four_bit_weights():
     given = as_source("baseline_cnn5", variables, x)
     blob = tflite.int4(given)
     assert flatbuffer.tensor_types(blob, "CONV_2D", 1) == {"INT4"}
-    assert flatbuffer.least_runtime(blob) == "2.19.0"  # for 4-bit fully connected weights; measured
+    assert flatbuffer.tensor_types(blob, "FULLY_CONNECTED", 1) == {"INT8"}  # few weights, for older runtimes
+    assert flatbuffer.least_runtime(blob) == "2.11.0"
     assert len(blob) < 0.75 * len(tflite.qat(given))
     expected = apply(variables)
     assert np.abs(run_tflite(blob, x) - expected).max() < 0.1 * np.abs(expected).max()
