@@ -184,7 +184,7 @@ def test_a_folder_that_is_not_consistent_is_found_out(made, folder):
         "its weights are of",
     ):
         assert said in found
-    (folder / "small.tflite").write_bytes(b"\0" * 2_000_001)
+    (folder / "small.tflite").write_bytes(b"\0" * 4_000_001)
     (folder / "default").unlink()
     found = "\n".join(ship.faults(folder))
-    assert "take 2,000,001 bytes" in found and "small.tflite is not a TFLite model" in found and "no default" in found
+    assert "take 4,000,001 bytes" in found and "small.tflite is not a TFLite model" in found and "no default" in found
