@@ -14,6 +14,7 @@ import pathlib
 import shutil
 import signal
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -149,9 +150,8 @@ def _wait(child: int, seconds: float) -> int | None:
 
 
 def _quietly(*arguments: str) -> None:
-    """Runs a command of ferjax without its output."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        command_line.run(arguments[0], arguments[1:])
+    """Runs ferjax without its output in a process of its own: this one forks, which JAX's threads forbid."""
+    subprocess.run([sys.executable, "-m", "ferjax", *arguments], check=True, capture_output=True)
 
 
 def _shipped(suffix: str) -> Make:
