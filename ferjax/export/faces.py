@@ -8,6 +8,7 @@ import numpy as np
 from ferjax import cli, data, errors
 from ferjax.data import FaceData, Split, loading, store
 from ferjax.data.prepare.decoding import decode
+from ferjax.data.prepare.pipeline import DATASETS
 from ferjax.data.synthetic import rendering
 from ferjax.export import formats
 from ferjax.export.formats import Format
@@ -55,10 +56,11 @@ def _required(missing: str, spec: ModelSpec, home: pathlib.Path) -> errors.Input
     facts = {name: store.read_manifest(home, name) or {} for name in loading.prepared(home)}
     fitting = [name for name, each in facts.items() if each.get("image_shape") == list(spec.input_shape)]
     here = f" (here: {', '.join(fitting)})" if fitting else ""
+    how = f" with {DATASETS[spec.dataset].PREPARE}" if spec.dataset in DATASETS else ""
     height, width, channels = spec.input_shape
     return errors.InputError(
-        f"{missing}, and {', '.join(calibrated)} needs images: prepare it, give --data NAME of another prepared set of "
-        f"{width}x{height} {'gray' if channels == 1 else 'color'} images{here}, or give --quantization "
+        f"{missing}, and {', '.join(calibrated)} needs images: prepare it{how}, give --data NAME of another prepared "
+        f"set of {width}x{height} {'gray' if channels == 1 else 'color'} images{here}, or give --quantization "
         f"{' '.join(others)}, which needs none (compared on {RENDERED}, accuracy not measured)"
     )
 

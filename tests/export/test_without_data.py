@@ -40,6 +40,7 @@ def test_one_line_says_what_may_be_done(work, tmp_path):
         command(work, tmp_path / "out", home="data")
     said = str(error.value)
     assert "fer2013, is not prepared" in said and str(work / "data") in said and "int8 needs images" in said
+    assert "ferjax prepare fer2013 --source" in said
     assert "--data NAME" in said and "24x24 gray" in said and "(here: other)" in said
     assert "--quantization none float16 dynamic weight-only" in said
     assert list(tmp_path.iterdir()) == []
