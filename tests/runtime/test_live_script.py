@@ -20,7 +20,7 @@ from ferjax.runtime import live
 from ferjax.runtime.result import FaceResult, Latency, Result
 from ferjax.runtime.show import snapshots, window
 from ferjax.runtime.sources.frame import Frame, Source
-from tests.support import ROOT, small_files
+from tests.support import ROOT, processes, small_files
 
 SPEC = small_files.GRAY.replace(input_size=(48, 48), std=(12.0,))
 
@@ -367,25 +367,18 @@ def test_a_signal_ends_the_wait_for_a_sender(tmp_path, model, frames, number):
         writer.write(np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8))
     writer.release()
     content, head = film.read_bytes(), b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % film.stat().st_size
-    waits = []
-    while not waits or (
-        min(waits) > 3 and len(waits) < 3
-    ):  # a busy computer may take as long as OpenCV's 5 s, but seldom
-        log.unlink(missing_ok=True)
-        port, asked = stalling_server(head + content[: len(content) * 2 // 3] if frames else b"")
-        source = ["--source", f"http://127.0.0.1:{port}/film.mkv", "--detector", "none"]
-        process = subprocess.Popen(command("--model", model, *source, "--log", log), stderr=subprocess.PIPE, text=True)
-        assert asked.wait(60)
-        while process.poll() is None and frames and (not log.exists() or log.read_text().count("\n") < frames):
-            time.sleep(0.05)
-        time.sleep(0.2)
-        process.send_signal(number)
-        start = time.monotonic()
-        _, errors = process.communicate(timeout=60)
-        waits.append(time.monotonic() - start)
-        assert "Traceback" not in errors
-        assert process.returncode == (0 if frames else 130)
-    assert min(waits) < 3
+    port, asked = stalling_server(head + content[: len(content) * 2 // 3] if frames else b"")
+    source = ["--source", f"http://127.0.0.1:{port}/film.mkv", "--detector", "none"]
+    process = processes.start(dict(os.environ), *command("--model", model, *source, "--log", log)[1:])
+    assert asked.wait(60)
+    while process.poll() is None and frames and (not log.exists() or log.read_text().count("\n") < frames):
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(number)
+    start = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - start < 3.5 and "Traceback" not in errors  # on a busy computer; OpenCV waits 5 s
+    assert process.returncode == (0 if frames else 130)
 
 
 def test_closing_the_window_ends_the_loop(monkeypatch, model, clip, capfd):
