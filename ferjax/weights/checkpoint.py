@@ -259,7 +259,8 @@ def _quiet() -> Iterator[list[str]]:
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # asyncio logs futures that nothing awaited
             gc.collect()
     finally:
-        logger.setLevel(level)
+        if not failed:  # orbax's threads may log later
+            logger.setLevel(level)
         sys.unraisablehook = hook
         if failed and not isinstance(hook, _LateErrorFilter):
             sys.unraisablehook = _LateErrorFilter(hook)
