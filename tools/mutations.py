@@ -170,7 +170,7 @@ def _onnx(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _checkpoint(folder: pathlib.Path) -> pathlib.Path:
-    """Writes the weights of a small ResNet-18 with the names of torchvision, in PyTorch's zip format."""
+    """Writes three tensors with names of torchvision's ResNet-18, in PyTorch's zip format."""
     path = folder / "resnet18.pth"
     rng = np.random.default_rng(0)
     tensors = {"conv1.weight": rng.normal(size=(64, 3, 7, 7)), "bn1.weight": np.ones(64), "fc.bias": np.zeros(7)}

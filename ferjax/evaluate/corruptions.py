@@ -78,14 +78,13 @@ def clouds(rng: np.random.Generator, size: Sequence[int]) -> np.ndarray:
 
 
 def trained_kinds(augment: Mapping[str, Any], camera: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the kinds of KINDS that training images have under the configuration groups `augment` and `camera`.
+    """Returns the kinds of KINDS that training images have under the whole configuration groups `augment` and `camera`.
 
     Their mean says little about unknown corruptions, so it is reported apart (Hendrycks & Dietterich 2019, section 4).
     """
     on = {f"augment.{key}" for key, value in augment.items() if value and tuple(np.atleast_1d(value)) != (1.0, 1.0)}
-    if camera.get("probability"):
-        strengths = dict.fromkeys(("blur", "resolution", "light", "noise", "jpeg"), 1.0) | dict(camera)
-        on |= {f"camera.{key}" for key, value in strengths.items() if value}
+    if camera["probability"]:
+        on |= {f"camera.{key}" for key, value in camera.items() if value}
     return tuple(kind for kind in KINDS if on.intersection(_TRAINED_BY.get(kind, ())))
 
 

@@ -1,4 +1,4 @@
-"""Provides the images of an export: those of a prepared data set, or rendered faces."""
+"""Loads the images that an export needs: a prepared data set, or rendered faces."""
 
 import pathlib
 from collections.abc import Sequence

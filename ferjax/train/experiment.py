@@ -19,7 +19,7 @@ from ferjax.models import cpu
 from ferjax.spec import ModelSpec
 from ferjax.train import distributed, loop, objective, optim, profiling, quantization, run_folder, start, stored_views
 from ferjax.train import teacher as train_teacher
-from ferjax.train.config import GROUPS, call, claimed
+from ferjax.train.config import GROUPS, call, claimed, defaults
 from ferjax.train.monitor import Monitor
 from ferjax.train.options import FitOptions
 from ferjax.train.step import Task, Teacher
@@ -155,7 +155,8 @@ def _begin(
     module = call(models.create, "model", chosen, num_classes=len(faces.class_names))
     variables = init_variables(module, faces.image_shape, seed=options.seed)
     spec = make_spec(faces, chosen, variables, name=name, dataset_args=groups["data"])
-    spec = spec.replace(trained_corruptions=corruptions.trained_kinds(groups["augment"], groups["camera"]))
+    chosen_faults = ({**defaults()[group], **groups[group]} for group in ("augment", "camera"))
+    spec = spec.replace(trained_corruptions=corruptions.trained_kinds(*chosen_faults))
     network, adopted = call(start.start, "init", init, fresh=Trained(spec, variables))
     network, apply_fn = call(
         quantization.prepare,

@@ -219,7 +219,7 @@ class _Reader(pickle.Unpickler):
         return self.storage(key, storage_type.dtype, count)
 
 
-# Exceptions of the standard library for damaged pickles and zip files.
+# Exceptions of the standard library for damaged pickles and zip files; NotImplementedError is an unknown compression.
 _DAMAGE = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, EOFError, MemoryError, OSError, RuntimeError),
     *(AttributeError, IndexError, KeyError, NotImplementedError, OverflowError, TypeError, ValueError),

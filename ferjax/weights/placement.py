@@ -38,7 +38,7 @@ def locate(tensors: Mapping[str, Any], architecture: str, path: Path) -> tuple[F
 def network_tensors(
     stored: Mapping[str, np.ndarray], prefix: str, copies: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
-    """Returns the tensors under a prefix, without the prefix, and (tensor, reason) of the unused others.
+    """Returns the tensors whose names start with a prefix, by the rest of the name, and (name, reason) of the unused.
 
     If there is no classifier under the prefix, it may be beside it: "module.fc.1" beside "module.backbone.".
     """

@@ -13,6 +13,7 @@ from ferjax import data
 from ferjax.data.synthetic.rendering import render_faces
 from ferjax.errors import InputError
 from ferjax.evaluate import corruptions, robustness
+from ferjax.train import config
 from tests.support import GOLDEN, ROOT
 
 HASHES = GOLDEN / "corruptions.json"
@@ -108,8 +109,9 @@ def test_jpeg_keeps_a_flat_image_and_loses_detail():
 
 def test_the_kinds_of_training_are_told_from_the_others():
     augment = {"flip": 0.5, "rotate": 10.0, "crop": (1.0, 1.0), "erase": 0.0}
-    assert corruptions.trained_kinds(augment, {"probability": 0.0}) == ("rotation",)
-    faulty = corruptions.trained_kinds(augment, {"probability": 0.2, "noise": 0.0})
+    camera = config.defaults()["camera"]
+    assert corruptions.trained_kinds(augment, camera) == ("rotation",)
+    faulty = corruptions.trained_kinds(augment, camera | {"probability": 0.2, "noise": 0.0})
     assert faulty == ("blur", "motion", "jpeg", "brightness", "pixelate", "low_light", "rotation")
 
 

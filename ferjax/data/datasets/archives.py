@@ -61,7 +61,7 @@ class Archive:
         weakref.finalize(self, file.close)
 
     def open(self, path: str) -> IO[bytes]:
-        """Opens a file for reading in one thread."""
+        """Opens a file; it must be read in one thread only."""
         with _valid_offsets():
             return self._opener(self._index[path])
 

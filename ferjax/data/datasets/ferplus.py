@@ -89,11 +89,7 @@ def _from_tables(faces: Tree, table: str, labels: Tree, votes: str) -> Iterator[
         except BadExample as error:
             yield _Labeled(vote, split, face.bad(str(error).removeprefix(f"{face.where}: "), split or "train"))
         else:
-            yield _Labeled(vote, split, functools.partial(_constant, pixels))
-
-
-def _constant(face: np.ndarray) -> np.ndarray:
-    return face
+            yield _Labeled(vote, split, functools.partial(fer2013.constant, pixels))
 
 
 def _pictures(tree: Tree) -> dict[tuple[str, str], str]:

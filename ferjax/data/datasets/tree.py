@@ -76,7 +76,7 @@ class Tree:
         return read
 
     def open(self, path: str) -> IO[bytes]:
-        """Opens one file for reading in one thread; raises InputError if it is damaged or encrypted."""
+        """Opens one file, to be read in one thread only; raises InputError if it is damaged or encrypted."""
         if self._archive is None:
             return (self._root / path).open("rb")
         try:
@@ -171,7 +171,7 @@ def refuse_yolo(tree: Tree) -> None:
 
 
 def _check_table(source: Path) -> None:
-    """Raises InputError if a file that is no archive is no table either."""
+    """Raises InputError unless a file is a table."""
     with source.open("rb") as file:
         head = file.read(2**16)
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):

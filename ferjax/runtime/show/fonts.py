@@ -30,7 +30,8 @@ _NO_CHARACTER = "\uffff"  # never assigned, so every font draws its sign for a m
 def fonts(texts: Iterable[str]) -> dict[str, str]:
     """Returns a font file for each text with letters beyond ASCII; a message names letters that no font has."""
     needed = {text: frozenset(c for c in text if not c.isascii() and not c.isspace()) for text in texts}
-    found = {text: _font(letters) for text, letters in needed.items() if letters}
+    installed = _installed() if any(needed.values()) else ()
+    found = {text: _font(letters, installed) for text, letters in needed.items() if letters}
     missing = {letter for text, font in found.items() if font is None for letter in needed[text]} - _reported
     if missing:
         _reported.update(missing)
@@ -39,18 +40,18 @@ def fonts(texts: Iterable[str]) -> dict[str, str]:
 
 
 @functools.cache
-def _font(letters: frozenset[str]) -> str | None:
-    return next((font for font in _installed() if _has(font, letters)), None)
+def _font(letters: frozenset[str], installed: tuple[str, ...]) -> str | None:
+    return next((font for font in installed if _has(font, letters)), None)
 
 
-def _installed() -> list[str]:
+def _installed() -> tuple[str, ...]:
     """Returns all font files, plain sans-serif fonts first."""
     folders = [expand_user(folder) for folder in _FOLDERS]
     if matplotlib := importlib.util.find_spec("matplotlib"):  # it contains DejaVu Sans
         folders.append(pathlib.Path(str(matplotlib.origin)).parent / "mpl-data" / "fonts")
     found = [path for folder in folders for path in folder.rglob("*") if path.suffix.lower() in _KINDS]
     found = [path for path in found if "lastresort" not in path.name.lower()]  # draws only the name of the script
-    return [str(path) for path in sorted(found, key=_order)]
+    return tuple(str(path) for path in sorted(found, key=_order))
 
 
 def _order(path: pathlib.Path) -> tuple[int, bool, str]:

@@ -89,7 +89,7 @@ class Source:
 
 
 class _Silence:
-    """Suppresses OpenCV's messages while at least one thread asks for it."""
+    """Suppresses OpenCV's messages as long as any thread is inside `with`."""
 
     def __init__(self) -> None:
         self._lock, self._users, self._level = threading.Lock(), 0, 0
