@@ -3,16 +3,24 @@
 The module of a command is imported when the command runs.
 """
 
+import contextlib
+import hashlib
 import importlib
+import importlib.metadata
 import os
+import pathlib
+import platform
+import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ferjax import __version__, cli, errors
+from ferjax import __version__, cli, errors, folders
 
 # Environment variables of JAX's checks for code under development, which reject what ferjax and its libraries do.
 _CHECKS = ("JAX_NUMPY_DTYPE_PROMOTION", "JAX_NUMPY_RANK_PROMOTION", "JAX_TRANSFER_GUARD")
+_COMPILED_BYTES = 1 << 29  # limit for the compiled programs; JAX removes the least recently used ones
 
 
 class Command(NamedTuple):
@@ -100,6 +108,7 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
             raise errors.unknown("command", name, commands)
         for variable in [known for known in os.environ if known.startswith(_CHECKS)]:
             del os.environ[variable]  # before the command imports JAX, which reads them
+        keep_compiled()
         try:
             _function(chosen)(sys.argv[1:] if arguments is None else arguments)
         except ModuleNotFoundError as error:
@@ -114,6 +123,47 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
             raise
 
     cli.run(call, interrupted=chosen.interrupted if chosen else "interrupted")
+
+
+def keep_compiled() -> None:
+    """Makes JAX, if a command imports it, keep compiled programs for the next start.
+
+    The folder is $FERJAX_COMPILED, or `compiled` in the user's cache, with a subfolder for each version of JAX and kind
+    of processor. An own JAX_COMPILATION_CACHE_DIR is left as it is; JAX_ENABLE_COMPILATION_CACHE=0 turns both off.
+    """
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    try:
+        folder = folders.cache("FERJAX_COMPILED", "compiled") / _machine()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (errors.InputError, OSError, importlib.metadata.PackageNotFoundError):  # no home, read-only, no JAX
+        return
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(_COMPILED_BYTES))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    # XLA logs errors about "another machine" for programs of this one (github.com/jax-ml/jax/issues/38445).
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    show = warnings.showwarning
+
+    def showwarning(message: Warning | str, *details: Any, **options: Any) -> None:
+        if "persistent compilation cache" not in str(message):
+            show(message, *details, **options)
+            return
+        for entry in folder.glob("*-*"):  # an entry is damaged, and JAX does not replace it: start afresh
+            with contextlib.suppress(OSError):
+                entry.unlink()
+
+    warnings.showwarning = showwarning
+
+
+def _machine() -> str:
+    """Returns a name for the version of JAX and the instructions of the processor, such as "0.10.0-3f2a91c0"."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        cpu = re.findall(r"^(?:flags|Features)\s*:.*", text, re.MULTILINE)[0]
+    except (OSError, IndexError):
+        cpu = platform.processor()
+    return f"{importlib.metadata.version('jaxlib')}-{hashlib.sha256(cpu.encode()).hexdigest()[:8]}"
 
 
 def _function(command: Command) -> Callable[[Sequence[str]], None]:

@@ -9,14 +9,14 @@ os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false", "--xla_backend_optimization_level=1"]
 )
 
+# Many tests run the same small step: it is compiled once, also for the processes that tests start.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = (_COMPILED := tempfile.TemporaryDirectory(prefix="ferjax-xla-")).name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Many tests run the same small step: each process compiles it once.
-_COMPILED = tempfile.TemporaryDirectory(prefix="ferjax-xla-")
-jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture

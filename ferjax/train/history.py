@@ -1,11 +1,11 @@
 """Computes the rows of a run's history, the validation scores, and early stopping."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from ferjax import prune
 from ferjax.evaluate import metrics
@@ -28,10 +28,15 @@ def make_row(epoch: int, state: TrainState, sums: Sums, optimizer: Optimizer, st
         "train_accuracy": int(total.correct) / int(total.examples),
         "grad_norm": float(total.grad_norm) / int(total.steps),
         "update_norm": float(total.update_norm) / int(total.steps),
-        "param_norm": float(optax.tree.norm(state.params)),
+        "param_norm": _norm(state.params),
         **({"sparsity": prune.masked_share(prune.find_masks(state.opt_state))} if pruned else {}),
         **({} if isinstance(total.agreed, tuple) else {"teacher_agreement": int(total.agreed) / int(total.examples)}),
     }
+
+
+def _norm(tree: Any) -> float:
+    """Returns the Euclidean norm of all arrays; by NumPy, because JAX would compile programs for each shape."""
+    return math.sqrt(sum(float(np.square(leaf, dtype=np.float64).sum()) for leaf in jax.tree.leaves(tree)))
 
 
 def validate(predict: Callable[..., np.ndarray], variables: Any, data: Arrays, spec: ModelSpec) -> dict[str, float]:

@@ -20,7 +20,7 @@ QUICK = ["--config", "configs/baseline_cnn3.py:demo"]  # its step is traced and 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """An environment with its own data, and one compilation cache for all the processes of this module.
+    """An environment with its own data.
 
     It has settings of JAX that a user may have for code of their own; they must not reach the command.
     """
@@ -31,8 +31,6 @@ def environment(tmp_path_factory):
         "JAX_PLATFORMS": "cpu",
         "JAX_NUMPY_DTYPE_PROMOTION": "strict",
         "JAX_TRANSFER_GUARD": "disallow",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
 
