@@ -1,5 +1,7 @@
 """Tests the transformers: tokens, the two heads of the distilled form, other image sizes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,13 +22,17 @@ def prepare(name, shape, **kwargs):
     return module, variables, x
 
 
+def apply(module, variables, x):
+    return quick.jit(functools.partial(module.apply, train=False))(variables, x)
+
+
 def test_distilled_logits_are_the_mean_of_both_heads():
     module, variables, x = prepare("deit_tiny_distilled", (16, 24, 1), **SMALL)
     params = dict(variables["params"])
 
     def logits(**biases):
         moved = {k: {"out": {**params[k]["out"], "bias": params[k]["out"]["bias"] + v}} for k, v in biases.items()}
-        return np.asarray(module.apply({"params": {**params, **moved}}, x, train=False))
+        return np.asarray(apply(module, {"params": {**params, **moved}}, x))
 
     none = logits()
     np.testing.assert_allclose(logits(head=1.0), none + 0.5, atol=1e-6)
@@ -57,7 +63,7 @@ def test_positions_of_another_grid_are_interpolated():
 def test_an_image_larger_than_the_grid_is_taken():
     module, variables, _ = prepare("deit_tiny", (16, 24, 1), **SMALL)
     larger = jnp.array(np.random.default_rng(1).normal(size=(1, 32, 48, 1)), jnp.float32)
-    assert module.apply(variables, larger, train=False).shape == (1, 7)
+    assert apply(module, variables, larger).shape == (1, 7)
     with pytest.raises(InputError, match="patch size 8, got 20x24"):
         module.apply(variables, jnp.zeros((1, 20, 24, 1)), train=False)
 
@@ -68,7 +74,7 @@ def test_without_attention_logits_depend_on_every_patch():
     params = {**variables["params"]}
     kernel = np.random.default_rng(2).normal(size=params["head"]["out"]["kernel"].shape)
     params["head"] = {"out": {**params["head"]["out"], "kernel": jnp.array(kernel, jnp.float32)}}
-    gradient = jax.grad(lambda x: module.apply({"params": params}, x, train=False)[:, 0].sum())(x)
+    gradient = quick.jit(jax.grad(lambda x: module.apply({"params": params}, x, train=False)[:, 0].sum()))(x)
     moved = np.abs(np.asarray(gradient)).reshape(2, 3, 16, 3, 16).max((2, 4))
     assert (moved > 1e-6).all()
 
@@ -78,5 +84,5 @@ def test_the_distilled_form_reads_its_second_token():
     params = {**variables["params"]}
     params["head_dist"] = {"out": {**params["head_dist"]["out"], "kernel": jnp.ones((12, 7)).at[:, 0].set(0.0)}}
     moved = {**params, "dist_token": params["dist_token"] + jnp.linspace(-1.0, 1.0, 12)[None, None]}
-    before, after = (np.asarray(module.apply({"params": p}, x, train=False)) for p in (params, moved))
+    before, after = (np.asarray(apply(module, {"params": p}, x)) for p in (params, moved))
     assert np.abs(after - before).max() > 1e-4
