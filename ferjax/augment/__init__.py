@@ -4,8 +4,8 @@ A batch is {"images": float32 (N, H, W, C) in 0..1, "targets": float32 (N, class
 parameters per image, mixing per batch. Rotation, translation and crop are one affine map with one interpolation.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,23 +73,13 @@ def create(
     Raises:
       InputError: if a value is outside its range.
     """
-    _check(flip=flip, erase=erase, brightness=brightness, contrast=contrast, translate=translate)
-    _check(
-        saturation=saturation,
-        mix_probability=mix_probability,
-        **{f"erase_fill[{i}]": v for i, v in enumerate(erase_fill)},
-    )
-    if not 0 <= hue <= 0.5:
-        raise errors.InputError(f"augment.hue must be a fraction of the circle in 0..0.5, got {hue}")
-    for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
-        if not 0 <= alpha < float("inf"):
-            raise errors.InputError(f"augment.{name} must be 0 or more, got {alpha}; 0 is off")
-    if not 0 <= rotate <= 180:
-        raise errors.InputError(f"augment.rotate must be in 0..180 degrees, got {rotate}")
-    for name, ends, most in (("crop", tuple(crop), 4.0), ("erase_area", tuple(erase_area), 1.0)):
-        numbers = len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
-        if not numbers or not 0 < ends[0] <= ends[1] <= most:
-            raise errors.InputError(f"augment.{name} must be two numbers, 0 < low <= high <= {most}, got {ends}")
+    _check(1, flip=flip, translate=translate, brightness=brightness, contrast=contrast, saturation=saturation)
+    _check(1, erase=erase, mix_probability=mix_probability, **{f"erase_fill[{i}]": v for i, v in enumerate(erase_fill)})
+    _check(0.5, hue=hue)
+    _check(180, rotate=rotate)
+    _check(math.inf, mixup=mixup, cutmix=cutmix)
+    _check_range(4, crop=crop)
+    _check_range(1, erase_area=erase_area)
     steps: list[Callable[[jax.Array, jax.Array], jax.Array]] = []
     if flip:
         steps.append(lambda key, x: random_flip(key, x, probability=flip))
@@ -126,7 +116,14 @@ def to_float(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 255.0
 
 
-def _check(**fractions: Any) -> None:
-    for name, value in fractions.items():
-        if not 0 <= value <= 1:
-            raise errors.InputError(f"augment.{name} must be in 0..1, got {value}")
+def _check(most: float, **values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value <= most or value == math.inf:
+            raise errors.InputError(f"augment.{name} must be in 0..{most}, got {value}")
+
+
+def _check_range(most: float, **ranges: Sequence[float]) -> None:
+    for name, ends in ranges.items():
+        numbers = len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
+        if not numbers or not 0 < ends[0] <= ends[1] <= most:
+            raise errors.InputError(f"augment.{name} must be two numbers, 0 < low <= high <= {most}, got {tuple(ends)}")

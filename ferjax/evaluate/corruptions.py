@@ -42,7 +42,7 @@ def corrupt(
         raise unknown("corruption", kind, KINDS)
     if severity not in SEVERITIES:
         raise InputError(f"severity must be 1 to 5, got {severity!r}")
-    function, strengths = _KINDS[kind]
+    function, strengths, _ = _KINDS[kind]
     return _apply(images, lambda x, rngs: function(x, strengths[severity - 1], rngs), (kind, severity), seed, indices)
 
 
@@ -85,7 +85,7 @@ def trained_kinds(augment: Mapping[str, Any], camera: Mapping[str, Any]) -> tupl
     on = {f"augment.{key}" for key, value in augment.items() if value and tuple(np.atleast_1d(value)) != (1.0, 1.0)}
     if camera["probability"]:
         on |= {f"camera.{key}" for key, value in camera.items() if value}
-    return tuple(kind for kind in KINDS if on.intersection(_TRAINED_BY.get(kind, ())))
+    return tuple(kind for kind, (_, _, keys) in _KINDS.items() if on.intersection(keys))
 
 
 def mean_corruption_error(errors: Mapping[str, Sequence[float]], reference: Mapping[str, Sequence[float]]) -> float:
@@ -267,35 +267,21 @@ def _sample(x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return upper * (1 - fy) + lower * fy
 
 
-_KINDS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
-    "noise": (_noise, (0.04, 0.08, 0.12, 0.18, 0.26)),
-    "blur": (_blur, (0.6, 0.9, 1.3, 1.8, 2.4)),
-    "motion": (_motion, (3, 5, 7, 10, 14)),
-    "jpeg": (_jpeg, (50, 30, 18, 10, 6)),
-    "brightness": (_brightness, (0.1, 0.2, 0.3, 0.4, 0.5)),
-    "contrast": (_contrast, (0.6, 0.45, 0.3, 0.2, 0.12)),
-    "fog": (_fog, (0.25, 0.4, 0.5, 0.6, 0.7)),
-    "pixelate": (_pixelate, (0.5, 0.4, 0.3, 0.24, 0.18)),
-    "bar": (_bar, (0.08, 0.14, 0.2, 0.28, 0.36)),
-    "mask": (_mask, (0.2, 0.27, 0.34, 0.41, 0.48)),
-    "low_light": (_low_light, (0.5, 0.3, 0.2, 0.12, 0.07)),
-    "rotation": (_rotation, (5, 10, 15, 22, 30)),
-    "translation": (_translation, (0.05, 0.1, 0.15, 0.2, 0.25)),
-    "scale": (_scale, (1.1, 1.2, 1.3, 1.4, 1.55)),
+# Function, strength by severity, and the configuration keys that put the kind into the training images.
+_KINDS: dict[str, tuple[Corruption, tuple[float, ...], tuple[str, ...]]] = {
+    "noise": (_noise, (0.04, 0.08, 0.12, 0.18, 0.26), ("camera.noise",)),
+    "blur": (_blur, (0.6, 0.9, 1.3, 1.8, 2.4), ("camera.blur",)),
+    "motion": (_motion, (3, 5, 7, 10, 14), ("camera.blur",)),
+    "jpeg": (_jpeg, (50, 30, 18, 10, 6), ("camera.jpeg",)),
+    "brightness": (_brightness, (0.1, 0.2, 0.3, 0.4, 0.5), ("camera.light", "augment.brightness")),
+    "contrast": (_contrast, (0.6, 0.45, 0.3, 0.2, 0.12), ("augment.contrast",)),
+    "fog": (_fog, (0.25, 0.4, 0.5, 0.6, 0.7), ()),
+    "pixelate": (_pixelate, (0.5, 0.4, 0.3, 0.24, 0.18), ("camera.resolution",)),
+    "bar": (_bar, (0.08, 0.14, 0.2, 0.28, 0.36), ("augment.erase",)),
+    "mask": (_mask, (0.2, 0.27, 0.34, 0.41, 0.48), ()),
+    "low_light": (_low_light, (0.5, 0.3, 0.2, 0.12, 0.07), ("camera.light",)),
+    "rotation": (_rotation, (5, 10, 15, 22, 30), ("augment.rotate",)),
+    "translation": (_translation, (0.05, 0.1, 0.15, 0.2, 0.25), ("augment.translate",)),
+    "scale": (_scale, (1.1, 1.2, 1.3, 1.4, 1.55), ("augment.crop",)),
 }
 KINDS = tuple(_KINDS)
-# Configuration keys that put a kind into the training images.
-_TRAINED_BY = {
-    "noise": ("camera.noise",),
-    "blur": ("camera.blur",),
-    "motion": ("camera.blur",),
-    "jpeg": ("camera.jpeg",),
-    "brightness": ("camera.light", "augment.brightness"),
-    "contrast": ("augment.contrast",),
-    "pixelate": ("camera.resolution",),
-    "bar": ("augment.erase",),
-    "low_light": ("camera.light",),
-    "rotation": ("augment.rotate",),
-    "translation": ("augment.translate",),
-    "scale": ("augment.crop",),
-}
