@@ -54,6 +54,7 @@ def test_a_damaged_program_is_compiled_again(start, tmp_path):
     assert start() == kept
 
 
+@pytest.mark.slow
 def test_a_lost_time_stamp_does_not_stop_the_cache(start, tmp_path):
     start()
     for stamp in tmp_path.glob("ferjax/compiled/*/*-atime"):

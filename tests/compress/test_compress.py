@@ -57,6 +57,7 @@ def test_a_file_of_weights_is_compressed_as_its_run_is(run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, arrays)
 
 
+@pytest.mark.slow
 def test_what_is_rounded_exports_as_integers_alone(run, rounded, tmp_path):
     spec, variables = checkpoint.read(rounded)[0]
     assert spec.quantization == "qat" and spec.architecture_args["folded"] and "ranges" in variables
@@ -172,6 +173,7 @@ def test_a_latency_is_measured(run):
     assert 0 < times[0] < times[1]
 
 
+@pytest.mark.slow
 def test_a_size_of_the_file_decides_on_widths_and_bits(run, tmp_path):
     spec, variables = checkpoint.read(run / "run")[0]
     floats = budget.file_bytes(Trained(spec, variables))

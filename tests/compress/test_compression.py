@@ -90,6 +90,7 @@ def test_a_killed_run_ends_to_the_bit_and_its_ranges_stay_once_frozen(dense, tmp
     assert len(first) > 5 and all(first[name] == second[name] for name in first)
 
 
+@pytest.mark.slow
 def test_ranges_move_for_as_many_epochs_however_a_batch_is_cut(dense, tmp_path):
     def ranges(**changes):
         made = qat(dense, quant__decay=0.5, fit__epochs=1, fit__accumulate=2, **changes)

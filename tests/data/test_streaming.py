@@ -65,8 +65,10 @@ def test_images_are_selected_converted_and_concatenated_lazily(folder):
     np.testing.assert_array_equal(on_disk.concatenate([some, array[:2]]), array[[9, 2, 4, 0, 1]])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("sampling", ["shuffled", "balanced"])
+@pytest.mark.parametrize(
+    ("sampling", "workers"),
+    [("shuffled", 0), ("shuffled", 2), ("balanced", 0), pytest.param("balanced", 2, marks=pytest.mark.slow)],
+)
 def test_batches_equal_those_in_memory_from_any_step(folder, workers, sampling):
     images, array = on_disk_and_in_memory(folder)
     images, rows_of = on_disk.DiskImages(images.read, images.shape, workers=workers), rows(sampling)
@@ -120,6 +122,7 @@ def test_reading_stops_with_its_iterator(folder):
     assert next(reader, None) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taken", [6, 3])
 def test_reading_in_processes_leaves_no_shared_memory(folder, taken):
     code = """

@@ -177,6 +177,7 @@ def test_a_turned_head_moves_its_features_and_a_head_off_the_canvas_draws_nothin
     assert np.asarray(canvas).max() == 9
 
 
+@pytest.mark.slow
 def test_a_linear_model_on_pixels_cannot_tell_expressions():
     train, test = np.arange(1000) % 7, np.arange(350) % 7
     x = render_faces(train, seed=0).reshape(len(train), -1).astype(np.float32)

@@ -200,6 +200,7 @@ def test_explanations_are_drawn(run, tmp_path, capsys):
     assert (tmp_path / "perturbed.png").exists() and "mouth" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_out_of_distribution_images_are_detected_by_confidence(run, tmp_path, capsys):
     path, out = exported(tmp_path / "linear.onnx", run), tmp_path / "out"
     scoring.main(["--model", str(path), "--data-dir", str(run / "data"), "--out", str(out), "--open-set"])

@@ -16,7 +16,7 @@ from ferjax.weights import Trained
 from tests.support import small_files, tiny_networks
 from tests.support.untrained_runs import DATA, write_run
 
-QUICK = ("resnet20", "microexpnet", "resemotenet")
+QUICK = ("resnet20", "resemotenet")
 CONVOLUTIONAL = [name for name in models.list_models() if models.family(name, {}) != models.TRANSFORMER]
 
 

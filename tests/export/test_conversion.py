@@ -221,6 +221,7 @@ def test_names_are_short():
     assert max(len(name) for node in model.graph.node for name in (*node.input, *node.output)) < 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tflite", "onnx"])
 def test_more_than_ten_layers_are_compared_in_their_order(kind):
     arguments = {**SMALL["deit_tiny"], "depth": 10}

@@ -28,9 +28,10 @@ QUICK = {
     },
     "microexpnet": {"width": 0.5, "depthwise": "conv"},
 }
+DEEP = ("mobilenetv3_small", "efficientnet_lite0")  # long to trace at any width
 NETWORKS = [
     *(
-        pytest.param(name, QUICK.get(name, {}), id=f"{name}-quick")
+        pytest.param(name, QUICK.get(name, {}), id=f"{name}-quick", marks=[pytest.mark.slow] * (name in DEEP))
         for name in models.list_models()
         if name not in LARGE
     ),

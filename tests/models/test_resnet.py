@@ -90,7 +90,7 @@ def test_stage_by_stage_resolution_and_pooling():
 
 
 def test_dropout_acts_in_training_only():
-    module = models.create("resnet20", head_dropout=[0.5])
+    module = models.create("resnet20", depths=[1], widths=[8], head_dropout=[0.5])
     x = jax.random.normal(jax.random.key(1), (4, 16, 16, 1))
     variables = init(module, x)
 
@@ -100,6 +100,6 @@ def test_dropout_acts_in_training_only():
 
     a, b = train(0)[0], train(1)[0]
     assert float(jnp.abs(a - b).max()) > 1e-3
-    again = [models.create("resnet20", head_dropout=[rate]) for rate in (0.0, 0.5)]
+    again = [models.create("resnet20", depths=[1], widths=[8], head_dropout=[rate]) for rate in (0.0, 0.5)]
     a, b = (quick.jit(lambda x, m=m: m.apply(variables, x, train=False))(x) for m in again)
     np.testing.assert_array_equal(a, b)

@@ -230,6 +230,7 @@ def test_the_first_result_comes_without_heavy_imports(model, clip):
     assert not loaded & {"jax", "jaxlib", "flax", "tensorflow", "torch", "matplotlib", "scipy"}
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(model):
     seen = live_process.soak(500, model=str(model), warmup=150)
     assert seen["frames"] == 500 and 0 < seen["own_mb"] < 100 and abs(seen["growth_mb"]) < 3

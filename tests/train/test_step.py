@@ -123,7 +123,7 @@ def test_an_epoch_takes_every_example_once_in_an_order_of_its_own():
     assert not np.array_equal(orders[0], orders[1])
 
 
-@pytest.mark.parametrize("scan", [feed.unrolled_scan, jax.lax.scan])
+@pytest.mark.parametrize("scan", [pytest.param(feed.unrolled_scan, marks=pytest.mark.slow), jax.lax.scan])
 def test_several_steps_per_dispatch_equal_single_steps(scan):
     step, _ = make_step(augment=augment.create(flip=0.5, rotate=5.0))
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))

@@ -125,6 +125,7 @@ def test_a_demo_run_killed_at_ten_random_moments_resumes_to_the_bit(environment,
     assert not list(cut.rglob("*tmp*"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_with_one_line_and_keeps_what_was_saved(environment, tmp_path):
     # No file may grow over 200 kB: the arrays of the state do not fit, the metrics do.
     limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); "
@@ -145,6 +146,7 @@ def test_a_full_disk_stops_with_one_line_and_keeps_what_was_saved(environment, t
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_a_truncated_newest_checkpoint_is_said_and_stepped_over(environment, tmp_path):
     two = [a if "epochs" not in a else "--config.fit.epochs=2" for a in SMALL]
     assert run(environment, *two, "--workdir", tmp_path / "whole").returncode == 0
