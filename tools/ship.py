@@ -38,6 +38,7 @@ def ship(
     commands: Sequence[str],
     weights_of: pathlib.Path | None = None,
     benchmark: pathlib.Path | None = None,
+    held_out: str = "",
     data_dir: str | None = None,
     default: bool = False,
 ) -> list[pathlib.Path]:
@@ -50,6 +51,7 @@ def ship(
       commands: lines that make the file again, for the card.
       weights_of: the run in floats whose weights are shipped; `model` if not given.
       benchmark: benchmark.csv with rows of the file, for the card.
+      held_out: scores on a test split that selected nothing, in words, for the card.
       data_dir: where the prepared data lie.
       default: make it the default; the first one is in any case.
 
@@ -81,6 +83,7 @@ def ship(
         "bytes": file.stat().st_size,
         "evaluation": evaluation,
         "benchmark": model_card.read_benchmark(benchmark, file.name) if benchmark else (),
+        **({"held_out": held_out} if held_out else {}),
     }
     _put(name, file, weights_of or model, measured, default=default)
     return sorted(shipped.FOLDER.glob(f"{name}.*"))
@@ -214,6 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--weights", type=pathlib.Path, help="the run in floats whose weights are shipped; --model's")
     parser.add_argument("--benchmark", type=pathlib.Path, help="benchmark.csv of ferjax benchmark")
+    parser.add_argument("--held-out", default="", metavar="TEXT", help="scores on a test split, for the card")
     parser.add_argument("--data-dir", help="where prepared data lies; $FERJAX_DATA or the cache if not given")
     parser.add_argument("--default", action="store_true", help="the model that is taken when none is asked for")
     options = parser.parse_args(argv)
@@ -224,6 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         commands=options.commands or [step.command for step in rebuild.steps(options.name)],
         weights_of=options.weights,
         benchmark=options.benchmark,
+        held_out=options.held_out,
         data_dir=options.data_dir,
         default=options.default,
     )

@@ -44,8 +44,9 @@ def write(spec: ModelSpec, out_path: str | os.PathLike[str], measured: Mapping[s
       out_path: the Markdown file.
       measured: any of `file` (its name), `bytes`; `model` (argument of `ferjax.runtime.load`, if not the file),
         `weights` (name of the .safetensors file), `training` (its length), `commands` (lines that rebuild the file);
-        `evaluation` (metrics.json of `ferjax evaluate`); `benchmark` (rows of benchmark.csv). Other numbers, texts,
-        pairs of numbers and mappings of these are listed under "Checks at export".
+        `held_out` (scores on a test split, in words); `evaluation` (metrics.json of `ferjax evaluate`); `benchmark`
+        (rows of benchmark.csv). Other numbers, texts, pairs of numbers and mappings of these are listed under "Checks
+        at export".
     """
     sections = [
         _head(spec, measured),
@@ -98,11 +99,10 @@ def _data(spec: ModelSpec) -> str:
 
 
 def _accuracy(spec: ModelSpec, measured: Mapping[str, Any]) -> str:
-    parts = []
-    if spec.accuracy:
-        parts.append("\n".join(f"- {split}: {value:.1%}" for split, value in spec.accuracy.items()))
-    evaluation = measured.get("evaluation")
-    if evaluation:
+    parts = ["\n".join(f"- {split}: {value:.1%}" for split, value in spec.accuracy.items())]
+    if "held_out" in measured:
+        parts.append(f"Held-out test: {measured['held_out']}")
+    if evaluation := measured.get("evaluation"):
         parts.append(
             f"On {evaluation['n']:,} images of {evaluation.get('dataset', spec.dataset)}, split "
             f"{evaluation.get('split', 'unknown')}: accuracy {evaluation['accuracy']:.1%}, macro-F1 "
@@ -112,7 +112,7 @@ def _accuracy(spec: ModelSpec, measured: Mapping[str, Any]) -> str:
         keys = ("precision", "recall", "f1")
         rows = [[n, *(f"{s[k]:.3f}" for k in keys), f"{s['support']:,}"] for n, s in evaluation["per_class"].items()]
         parts.append(_table(["class", "precision", "recall", "F1", "images"], rows))
-    return "\n\n".join(parts) or "Not measured."
+    return "\n\n".join(filter(None, parts)) or "Not measured."
 
 
 def _more(evaluation: Mapping[str, Any], dataset: str) -> str:
@@ -171,7 +171,7 @@ def _speed(measured: Mapping[str, Any]) -> str:
 
 
 def _checks(measured: Mapping[str, Any]) -> str:
-    known = {"file", "bytes", "model", "weights", "training", "commands", "evaluation", "benchmark"}
+    known = {"file", "bytes", "model", "weights", "training", "commands", "held_out", "evaluation", "benchmark"}
     lines = list(_listed({k: v for k, v in measured.items() if k not in known}))
     return "\n".join(lines) or "None recorded."
 

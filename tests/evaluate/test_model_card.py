@@ -44,6 +44,7 @@ def test_a_card_lists_the_measurements(tmp_path):
         bytes=331_234,
         evaluation={**EVALUATION, "robustness": ROBUSTNESS},
         benchmark=[TIMING],
+        held_out="accuracy 69.9 %",
         parity={"images": 512, "top1_agreement": 0.98765, "by_layer": [1, 2]},
     )
     head = found["Model card: m.tflite"]
@@ -52,7 +53,7 @@ def test_a_card_lists_the_measurements(tmp_path):
     assert "Terms of FER2013." in found["Data and license"] and f"train: `{'cd' * 32}`" in found["Data and license"]
     accuracy = found["Accuracy"]
     assert "validation: 63.9%" in accuracy and "accuracy 85.7%" in accuracy
-    assert "| happy | 1.000 | 0.500 | 0.667 | 2 |" in accuracy
+    assert "| happy | 1.000 | 0.500 | 0.667 | 2 |" in accuracy and "Held-out test: accuracy 69.9 %" in accuracy
     assert "60.0% clean, 45.6% corrupted (mean), 55.0% with" in found["Robustness"]
     assert "| noise | 50.0% | 52.4% | 51.2% |" in found["Robustness"] and "simulated" in found["Limits"]
     assert "| LiteRT | cpu | 2 | 3.46 | 0.79 | – | – | 70 |" in found["Speed and memory"]
