@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from ferjax.errors import InputError, explain
 
+PROVIDERS = "execution provider of ONNX Runtime for .onnx files, such as cuda, tensorrt or openvino"
 RESUMES = "interrupted; the same command continues"
 T = TypeVar("T")
 
@@ -73,6 +74,11 @@ def add_out(parser: argparse.ArgumentParser, what: str, *, required: bool = True
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
     """Adds --overwrite."""
     parser.add_argument("--overwrite", action="store_true", help="replace existing output in --out")
+
+
+def add_provider(parser: argparse.ArgumentParser) -> None:
+    """Adds --provider."""
+    parser.add_argument("--provider", default="cpu", metavar="NAME", help=f"{PROVIDERS} (default: cpu)")
 
 
 def progress(items: Iterable[T], *, what: str, total: int | None = None) -> Iterator[T]:

@@ -7,21 +7,13 @@ import contextlib
 import os
 import pathlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ferjax.errors import InputError, unknown
 from ferjax.folders import native
-
-# Name on the command line -> onnxruntime's name.
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "coreml": "CoreMLExecutionProvider",
-}
 
 _MAX_THREADS = 1024  # the runtimes crash if the system cannot start the threads
 _PROCESSOR = pathlib.Path("/proc/cpuinfo")
@@ -69,14 +61,13 @@ def open_engine(path: str | os.PathLike[str], *, threads: int, provider: str) ->
     Args:
       path: the file.
       threads: threads of one inference, 1..1024.
-      provider: "cpu"; for .onnx files also "cuda", "tensorrt" or "coreml" if onnxruntime supports it.
+      provider: "cpu"; for .onnx files also any execution provider of the installed onnxruntime, such as "cuda",
+        "tensorrt", "openvino" or "coreml".
 
     Raises:
       InputError: if the file, the runtime or the provider is missing, or the file cannot be loaded.
     """
     path = pathlib.Path(native(path))
-    if provider not in PROVIDERS:
-        raise unknown("provider", provider, PROVIDERS)
     if not 1 <= threads <= _MAX_THREADS:
         raise InputError(f"threads must be in 1..{_MAX_THREADS}, got {threads}")
     if not path.is_file():
@@ -182,7 +173,12 @@ def _onnxruntime(path: pathlib.Path, threads: int, provider: str) -> Engine:
         import onnxruntime
     except ImportError as error:
         raise InputError(f"{path} requires onnxruntime: pip install onnxruntime, or use a .tflite file") from error
-    available = [name for name, ort_name in PROVIDERS.items() if ort_name in onnxruntime.get_available_providers()]
+    known, available = (
+        {name.removesuffix("ExecutionProvider").lower(): name for name in names}
+        for names in (onnxruntime.get_all_providers(), onnxruntime.get_available_providers())
+    )
+    if provider not in known:
+        raise unknown("provider", provider, known)
     if provider not in available:
         raise _missing(provider, available)
     options = onnxruntime.SessionOptions()
@@ -190,13 +186,13 @@ def _onnxruntime(path: pathlib.Path, threads: int, provider: str) -> Engine:
     # Idle spinning threads take the cores from OpenCV and the camera.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
-    chosen = [PROVIDERS[provider]] + [PROVIDERS["cpu"]] * (provider != "cpu")
+    chosen = list(dict.fromkeys([available[provider], available["cpu"]]))
     try:
         session = onnxruntime.InferenceSession(path, options, providers=chosen)
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise _broken(path, "onnxruntime", error) from error
-    if PROVIDERS[provider] not in session.get_providers():
-        raise _missing(provider, [name for name in available if PROVIDERS[name] in session.get_providers()])
+    if available[provider] not in session.get_providers():  # for example, its libraries are missing
+        raise _missing(provider, [name for name in available if available[name] in session.get_providers()])
     inputs, outputs = session.get_inputs(), session.get_outputs()
     _check_single(path, len(inputs), len(outputs))
     feed, fetch = inputs[0].name, [outputs[0].name]
@@ -225,8 +221,9 @@ def _check_single(path: pathlib.Path, inputs: int, outputs: int) -> None:
         raise InputError(f"{path} has {inputs} inputs and {outputs} outputs; a classifier has one of each")
 
 
-def _missing(provider: str, available: list[str]) -> MissingProvider:
-    return MissingProvider(f"provider {provider!r} is not available; onnxruntime has {', '.join(available)} here")
+def _missing(provider: str, available: Iterable[str]) -> MissingProvider:
+    here = ", ".join(sorted(available))
+    return MissingProvider(f"provider {provider!r} is not available; onnxruntime has {here} here")
 
 
 def _broken(path: pathlib.Path, runtime: str, error: Exception) -> InputError:

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"--frames must be at least 1, got {options.frames}")
     if empty := [name for name in ("log", "record", "snapshot") if getattr(options, name) == ""]:
         raise InputError(f"--{empty[0]} is empty: give a path, or omit the option")
-    model = load(options.model, threads=options.threads)
+    model = load(options.model, threads=options.threads, provider=options.provider)
     cv2.setNumThreads(options.threads)
     window = None if options.no_display else Window()
     requests: dict[str, bool] = {}
@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--rate", type=float, default=RATE, help="minimum classifications per face and second (default: 10)")
     add("--threads", type=int, default=1, help="threads of detector and classifier (default: 1, the least CPU time)")
+    cli.add_provider(parser)
     add("--camera-size", metavar="WIDTHxHEIGHT", help="requested size of the camera's frames")
     add("--no-display", action="store_true", help="no window")
     add("--log", metavar="FILE", help=".jsonl or .csv file, or - for standard output: one entry per face and frame")

@@ -19,6 +19,7 @@ from ferjax.runtime import preprocessing, shipped
 from ferjax.runtime.engine import Engine, int8_saturates, open_engine
 from ferjax.spec import UNCERTAIN, ModelSpec
 
+_PROVIDER_TOLERANCE = 0.01  # of a probability, between a provider and the CPU
 _LARGEST_BATCH = 16  # of a file for any number of images: larger ones take more memory and no less time per image
 
 
@@ -42,7 +43,8 @@ def load(path: str | os.PathLike[str] | None = None, *, threads: int = 2, provid
     Args:
       path: a file written by `ferjax export`, or a name from `ferjax models` (default: the default model).
       threads: threads of one inference, at least 1.
-      provider: "cpu"; for .onnx files also "cuda", "tensorrt" or "coreml" if onnxruntime supports it.
+      provider: "cpu"; for .onnx files also any execution provider of the installed onnxruntime, such as "cuda",
+        "tensorrt", "openvino" or "coreml". Its probabilities are compared with the CPU's.
 
     Raises:
       InputError: if the file is missing, truncated, has no spec or does not match it; if the name is unknown; if the
@@ -57,7 +59,10 @@ def load(path: str | os.PathLike[str] | None = None, *, threads: int = 2, provid
             "VNNI. Predictions differ from the network's: use the .tflite file"
         )
     reload = functools.partial(load, os.path.abspath(path), threads=threads, provider=provider)
-    return Model(spec, engine, os.fspath(path), reload)
+    model = Model(spec, engine, os.fspath(path), reload)
+    if provider != "cpu":
+        _compare(model, load(path, threads=threads), provider)
+    return model
 
 
 class NotFinite(InputError):
@@ -190,6 +195,14 @@ def _input_table(spec: ModelSpec, engine: Engine) -> np.ndarray:
         limits = np.iinfo(port.dtype)
         table = np.clip(np.rint(table / port.scale) + port.zero_point, limits.min, limits.max)
     return table.astype(port.dtype).ravel()
+
+
+def _compare(model: Model, reference: Model, provider: str) -> None:
+    """Prints a note if the probabilities for random images differ from those of the CPU."""
+    images = np.random.default_rng(0).integers(0, 256, (8, *model.spec.input_shape), dtype=np.uint8)
+    difference = float(np.abs(model.probabilities(images) - reference.probabilities(images)).max())
+    if difference > _PROVIDER_TOLERANCE:
+        note(f"probabilities on provider {provider} differ from the CPU's by up to {difference:.3f}: check its results")
 
 
 def _check_fit(spec: ModelSpec, engine: Engine, name: str) -> None:

@@ -58,11 +58,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path, help="folder of images, with subfolders")
     cli.add_out(parser, "CSV file")
     parser.add_argument("--threads", type=int, default=2, help="threads of the classifier (default: 2)")
+    cli.add_provider(parser)
     options = parser.parse_args(argv)
     valid_path = options.out.absolute().parent.is_dir() and not options.out.is_dir()
     if not valid_path or options.out.suffix.lower() != ".csv":  # the suffix protects the model and the images
         raise errors.InputError(f"--out must be a .csv file in an existing folder, got {options.out}")
-    model = load(options.model, threads=options.threads)
+    model = load(options.model, threads=options.threads, provider=options.provider)
     predictions: list[tuple[str, Prediction]] = []
     unreadable = 0
     for name, prediction in predict_folder(model, options.folder):

@@ -251,7 +251,7 @@ def test_provider_and_threads_are_checked(tmp_path):
     onnx_path = small_files.onnx_file(tmp_path / "m.onnx")
     with pytest.raises(InputError, match=r"unknown provider 'tensort'\. Did you mean 'tensorrt'"):
         load(onnx_path, provider="tensort")
-    with pytest.raises(InputError, match=r"provider 'coreml' is not available; onnxruntime has cpu"):
+    with pytest.raises(InputError, match=r"provider 'coreml' is not available; onnxruntime has .*cpu here"):
         load(onnx_path, provider="coreml")
     with pytest.raises(InputError, match=r"'cuda' .*\.tflite"):
         load(small_files.tflite_file(tmp_path / "m.tflite"), provider="cuda")
@@ -324,6 +324,22 @@ def test_a_model_goes_to_the_processes_of_a_pool(make, tmp_path, method):
     seen = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=path.parent, env=seen, capture_output=True, text=True, timeout=100)
     assert done.stdout == "True\n", done.stderr
+
+
+def test_answers_of_a_provider_are_compared_with_the_cpu(tmp_path, monkeypatch, capsys):
+    path = small_files.onnx_file(tmp_path / "m.onnx")
+    face = np.arange(30, dtype=np.uint8).reshape(6, 5)
+    answer = load(path, provider="azure").predict(face)  # in onnxruntime's wheel; it runs local files on the CPU
+    assert answer == load(path).predict(face) and capsys.readouterr().err == ""
+
+    def wrong(*a, provider, **k):
+        engine = open_engine(*a, provider=provider, **k)
+        return engine if provider == "cpu" else engine._replace(run=lambda batch: engine.run(batch)[:, ::-1])
+
+    monkeypatch.setattr(models, "open_engine", wrong)
+    load(path, provider="azure")
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and "provider azure" in said and "differ" in said
 
 
 def test_a_pickle_keeps_the_options_and_needs_the_file(tmp_path, monkeypatch):

@@ -8,7 +8,6 @@ from typing import Any
 from ferjax import cli, errors, folders
 from ferjax.evaluate.benchmark import facts as benchmark_facts
 from ferjax.evaluate.benchmark import measuring, tables
-from ferjax.runtime.engine import PROVIDERS
 
 THREADS = (1, 2)
 
@@ -25,7 +24,7 @@ def benchmark(
 
     Args:
       files: .tflite and .onnx files; without a spec, a file has no accuracy and no cost.
-      providers: names of `ferjax.runtime.engine.PROVIDERS`; unavailable ones are skipped with a note.
+      providers: see `ferjax.runtime.engine.open_engine`; unavailable ones are skipped with a note.
       passes: timed inferences per file.
       data_dir: folder of prepared data, for the accuracy on the validation split.
       images: number of validation images (default: all).
@@ -81,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs `ferjax benchmark`."""
     parser = cli.parser("benchmark", "Measures latency, memory, size and accuracy of model files.")
     parser.add_argument("files", metavar="FILE", nargs="+", type=pathlib.Path, help=".tflite and .onnx files")
-    parser.add_argument("--provider", nargs="+", default=["cpu"], metavar="NAME", help=", ".join(PROVIDERS))
+    parser.add_argument("--provider", nargs="+", default=["cpu"], metavar="NAME", help=cli.PROVIDERS)
     cli.add_out(parser, "folder for benchmark.csv, benchmark.md, size_accuracy.png", required=False)
     cli.add_data_dir(parser)
     parser.add_argument("--passes", type=int, default=1000, help="timed inferences per file (default: 1000)")
