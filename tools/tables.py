@@ -1,11 +1,12 @@
-"""Keeps the results of benchmarks and draws them as tables in the documents.
+"""Keeps the results of benchmarks and generates the tables of the documents from them.
 
     python -m tools.tables            writes each benchmarks/results/NAME.jsonl into README.md and docs/, between the
                                       markers `<!-- table:NAME -->` and `<!-- /table -->`
     python -m tools.tables --check    changes nothing and exits with 1 if a page is out of date
 
 A file of results has one JSON object a line: first the columns of the table, then the rows in the order of the table.
-A row refers by number to its run; the line of the run stands before its first row and holds the provenance.
+A row refers by number to its run; the line of the run stands before its first row and holds the provenance. A row with
+`"shown": false` is kept in the file and left out of the table.
 
     {"columns": [["network", "{name}"], ["images/s", "{speed:.1f}"]]}
     {"run": 1, "command": "python -m …", "machine": {…}, "versions": {…}, "date": "2026-11-29"}
@@ -21,6 +22,7 @@ import pathlib
 import platform
 import re
 import shlex
+import string
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -32,7 +34,6 @@ ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARKED = re.compile(r"(<!-- table:(\S+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
-LONGEST = 100  # characters of a command below a table; the file of results has it whole
 PROVENANCE = ("command", "machine", "versions", "date")
 
 Row = Mapping[str, Any]
@@ -42,7 +43,8 @@ class Table(NamedTuple):
     """What a file of results holds.
 
     Attributes:
-      columns: (header, cell) pairs; a cell is a format string over a row's keys, such as "{speed:.0f}".
+      columns: (header, cell) pairs; a cell is a format string over a row's keys, such as "{speed:.0f}" or, in units of
+        a thousand or a million, "{bytes:.0fk}" and "{macs:.1fM}".
       rows: each has a `name`, the number of its `run` and the run's provenance.
     """
 
@@ -141,16 +143,21 @@ def save(
 
 
 def render(table: Table) -> str:
-    """Returns results as a Markdown table, with the provenance of each run below it."""
+    """Returns results as a Markdown table, with the machines, dates and versions of its rows below it."""
     headers, cells = zip(*table.columns, strict=True)
-    lines = [headers, ["---"] * len(headers), *([_cell(c, row) for c in cells] for row in table.rows)]
+    rows = shown(table.rows)
+    lines = [headers, ["---"] * len(headers), *([_cell(c, row) for c in cells] for row in rows)]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    made = dict.fromkeys(_how(row) for row in table.rows)
-    return f"{text}\n\n" + "\n".join(f"<sub>{how}</sub>" for how in made)
+    return f"{text}\n\n<sub>{_origin(rows)}</sub>"
+
+
+def shown(rows: Iterable[Row]) -> list[Row]:
+    """Returns the rows that belong into a table."""
+    return [row for row in rows if row.get("shown", True)]
 
 
 def insert(page: str, results: pathlib.Path) -> str:
-    """Returns a page with every marked table drawn again from its results.
+    """Returns a page with every marked table generated from its results.
 
     Raises:
       InputError: if a marker is not closed or names no results.
@@ -159,17 +166,18 @@ def insert(page: str, results: pathlib.Path) -> str:
     if opened != len(found) or page.count("<!-- /table -->") != opened:
         raise errors.InputError("each <!-- table:NAME --> line of the page needs its own <!-- /table --> below it")
 
-    def draw(match: re.Match[str]) -> str:
+    def generate(match: re.Match[str]) -> str:
         path = results / f"{match[2]}.jsonl"
         if not path.exists():
             raise errors.unknown("table", match[2], sorted(p.stem for p in results.glob("*.jsonl")))
-        return f"{match[1]}{render(load(path))}\n{match[4]}"
+        commands = f"<sub>Commands: `benchmarks/results/{path.name}`</sub>"
+        return f"{match[1]}{render(load(path))}\n{commands}\n{match[4]}"
 
-    return MARKED.sub(draw, page)
+    return MARKED.sub(generate, page)
 
 
 def update(page: pathlib.Path, results: pathlib.Path) -> None:
-    """Draws the tables of a page again."""
+    """Generates the tables of a page again."""
     _write(page, insert(page.read_text(encoding="utf-8"), results))
 
 
@@ -202,14 +210,29 @@ def _lines(table: Table) -> Iterator[Row]:
 def _cell(template: str, row: Row) -> str:
     """A figure that was not measured, None, is shown as a dash."""
     used = re.findall(r"{(\w+)", template)
-    return "–" if any(row.get(key) is None for key in used) else template.format(**row)
+    return "–" if any(row.get(key) is None for key in used) else _Scaled().format(template, **row)
 
 
-def _how(row: Row) -> str:
-    machine = "{cpu}, {cores} cores, {system}".format(**row["machine"])
-    versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
-    command = row["command"] if len(row["command"]) <= LONGEST else f"{row['command'][: LONGEST - 2]} …"
-    return f"`{command}` · {machine} · {versions} · {row['date']}"
+class _Scaled(string.Formatter):
+    """Understands a unit at the end of a format: k divides by a thousand, M by a million."""
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        units = {"k": 1e3, "M": 1e6}
+        if format_spec[-1:] in units:
+            value, format_spec = value / units[format_spec[-1]], format_spec[:-1]
+        return super().format_field(value, format_spec)
+
+
+def _origin(rows: Iterable[Row]) -> str:
+    """Returns the machines with their dates, and the versions, each once."""
+    dates: dict[str, set[str]] = {}
+    versions: dict[str, set[str]] = {}
+    for row in rows:
+        dates.setdefault("{cpu}, {cores} cores".format(**row["machine"]), set()).add(row["date"])
+        for package, version in row["versions"].items():
+            versions.setdefault(package, set()).add(version)
+    parts = [f"{machine}: {', '.join(sorted(days))}" for machine, days in dates.items()]
+    return " · ".join([*parts, ", ".join(f"{package} {' and '.join(sorted(v))}" for package, v in versions.items())])
 
 
 def _write(path: pathlib.Path, text: str) -> None:

@@ -33,10 +33,10 @@ COLUMNS = (
     ("network", "{name}"),
     ("input, batch", "{input}, {batch}"),
     ("plain step, ms", "{step_ms:.1f}"),
-    ("with fake-quant, ms", "{qat_ms:.1f}"),
-    ("ratio", "{qat_ratio:.2f}"),
-    ("with pruning, ms", "{prune_ms:.1f}"),
-    ("ratio, masks every 100 steps", "{prune_ratio:.3f}"),
+    ("QAT step, ms", "{qat_ms:.1f}"),
+    ("QAT / plain", "{qat_ratio:.2f}"),
+    ("pruning step, ms", "{prune_ms:.1f}"),
+    ("pruning / plain", "{prune_ratio:.2f}"),
 )
 
 

@@ -30,8 +30,8 @@ COLUMNS = (
     ("student", "{student}"),
     ("teacher", "{teacher}"),
     ("batch", "{batch}"),
-    ("student's step, ms", "{step_ms:.1f}"),
-    ("teacher's pass, ms", "{teacher_ms:.1f}"),
+    ("student step, ms", "{step_ms:.1f}"),
+    ("teacher pass, ms", "{teacher_ms:.1f}"),
     ("distillation step, ms", "{distill_ms:.1f}"),
     ("step / (student + teacher)", "{ratio:.2f}"),
 )

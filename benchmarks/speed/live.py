@@ -44,11 +44,11 @@ FPS = 30.0
 KINDS = {"one face": "moving", "four faces": "four"}
 COLUMNS = (
     ("pipeline", "{name}"),
-    ("frame, ms (p95)", "{wall:.1f} ({p95:.1f})"),
-    ("CPU, ms", "{cpu:.1f}"),
-    ("speedup over the papers'", "{faster:.0f}×"),
-    ("faces found", "{found:.1%}"),
-    ("CPU % at 30 fps", "{cpu_percent:.0f}"),
+    ("ms per frame: mean (p95)", "{wall:.1f} ({p95:.1f})"),
+    ("CPU time, ms", "{cpu:.1f}"),
+    ("speedup", "{faster:.0f}×"),
+    ("faces detected", "{found:.1%}"),
+    ("CPU load, % of one core", "{cpu_percent:.0f}"),
     ("memory, MB", "{memory_mb:.0f}"),
 )
 

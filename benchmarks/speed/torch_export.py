@@ -6,7 +6,7 @@
 PyTorch's file is `torch.onnx.export` of the network in `torch_models`, in evaluation mode with constants and
 BatchNorm folded. All files run in the same onnxruntime (or LiteRT) with the same threads and options, each
 in a process of its own, and take turns in blocks: 1,000 passes after 100 to warm up. Shown are medians over the passes
-and their ratios. The integer file is the fastest of those given, in whichever runtime. Do not run it beside a training.
+and their ratios. The quantized file is the fastest one, in whichever runtime. Do not run it beside a training.
 """
 
 import pathlib
@@ -22,11 +22,11 @@ from tools import tables
 COLUMNS = (
     ("network", "{network}"),
     ("threads", "{threads}"),
-    ("PyTorch ONNX, ms", "{torch:.3f}"),
-    ("ferjax ONNX, ms", "{onnx:.3f}"),
-    ("fastest integer file", "{fastest}"),
-    ("ms", "{int8:.3f}"),
-    ("speedup over PyTorch ONNX", "{torch_over_int8:.2f}"),
+    ("PyTorch float32, ms", "{torch:.3f}"),
+    ("ferjax float32, ms", "{onnx:.3f}"),
+    ("fastest quantized file", "{fastest}"),
+    ("its ms", "{int8:.3f}"),
+    ("PyTorch / quantized", "{torch_over_int8:.2f}"),
 )
 FLOAT = ("none", "float16")  # these compute in float32
 

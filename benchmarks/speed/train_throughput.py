@@ -44,10 +44,9 @@ COLUMNS = (
     ("network", "{name}"),
     ("input, batch", "{input}, {batch}"),
     ("`fit`, images/s", "{fit:.1f}"),
-    ("`fit` / bare step", "{fit_over_step:.2f}"),
-    ("from disk / in memory", "{disk_over_fit:.2f}"),
-    ("PyTorch eager, images/s", "{torch:.1f}"),
-    ("ferjax / PyTorch", "{ferjax_over_torch:.2f}"),
+    ("ferjax step, images/s", "{ferjax:.1f}"),
+    ("PyTorch step, images/s", "{torch:.1f}"),
+    ("ratio of steps", "{ferjax_over_torch:.2f}"),
 )
 
 

@@ -26,13 +26,13 @@ from ferjax.weights import checkpoint
 from tools import tables
 
 COLUMNS = [
-    ("study", "{study}"),
-    ("arm", "{arm}"),
-    ("validation accuracy %", "{accuracy:.2f} ± {spread:.2f} ({seeds})"),
-    ("difference to the first arm, points", "{difference:+.2f} ± {interval:.2f}"),
+    ("ablation", "{study}"),
+    ("variant", "{arm}"),
+    ("seeds", "{seeds}"),
+    ("accuracy % (mean ± SD)", "{accuracy:.2f} ± {spread:.2f}"),
+    ("difference, points (95 %)", "{difference:+.2f} ± {interval:.2f}"),
     ("macro-F1", "{macro_f1:.3f}"),
-    ("epochs", "{epochs}"),
-    ("minutes a run", "{minutes:.0f}"),
+    ("minutes per run", "{minutes:.0f}"),
 ]
 PACKAGES = ("jax", "flax", "optax")
 

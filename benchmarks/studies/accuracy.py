@@ -27,13 +27,19 @@ from tools import tables
 
 COLUMNS = [
     ("network", "{network}"),
-    ("training", "{how}"),
-    ("validation accuracy % (95 %)", "{accuracy:.2f} ({low:.1f} … {high:.1f})"),
+    ("teachers", "{how}"),
+    ("epochs", "{epochs}"),
+    ("file", "{quantization}, {bytes:,.0fk} kB"),
+    ("accuracy % (95 %)", "{accuracy:.2f} ({low:.1f} … {high:.1f})"),
     ("without duplicates %", "{own:.2f}"),
-    ("macro-F1, ECE", "{macro_f1:.3f}, {ece:.3f}"),
-    ("bytes", "{bytes:,}"),
-    ("ms, 2 threads", "{p50:.2f}"),
+    ("macro-F1", "{macro_f1:.3f}"),
 ]
+QUANTIZATIONS = {
+    "none": "float32",
+    "qat": "int8 (QAT)",
+    "int8": "int8 (PTQ)",
+    "dynamic": "int8 (dynamic)",
+}
 PACKAGES = ("jax", "flax", "optax", "ai-edge-litert", "onnxruntime")
 # Tormalm's ResNet-18 from scratch, MicroExpNet with its VGGFace2 teacher, Valverde's mini-Xception.
 PAPERS = {
@@ -51,7 +57,7 @@ def row(
     Args:
       runs: --workdirs of the seeds of one recipe.
       file: exported from the first.
-      how: it was trained, in words; from configuration and file if not given.
+      how: the teachers, in words; from the configuration if not given.
       data_dir: where prepared data lies.
 
     Raises:
@@ -64,16 +70,17 @@ def row(
             f"{spec.params_sha256[:12]}…"
         )
     scored = scoring.evaluate(file or runs[0], data_dir=data_dir)
-    how = how or kind(meta["config"], contract.read(file) if file else spec)
-    # An earlier row's name was the configuration alone; a float run's still is.
-    name = spec.source_run if file is None and how == "plain" else f"{spec.source_run}, {spec.architecture}, {how}"
+    how = how or teachers(meta["config"])
+    quantization = (contract.read(file) if file else spec).quantization
+    quantization = QUANTIZATIONS.get(quantization, quantization)
     scores = [_best(run, spec) for run in runs]
     own = scored.get("without_twins")
     interval = scored["intervals"]["accuracy"]
     return {
-        "name": name,
+        "name": ", ".join((spec.source_run, spec.architecture, how, quantization)),
         "network": spec.architecture,
         "how": how,
+        "quantization": quantization,
         "file": file.name if file else None,
         "parameters": spec.parameters,
         "accuracy": 100 * scored["accuracy"],
@@ -99,13 +106,11 @@ def row(
     }
 
 
-def kind(config: Mapping[str, Any], spec: ModelSpec) -> str:
-    """Returns how a model was trained, in words, such as "distilled, int8 trained"."""
-    loss, taught = config.get("loss", {}), config.get("teacher", {}).get("workdirs")
-    uses_teacher = objective.uses_teacher(loss.get("method", "soft"), loss.get("alpha"))
-    parts = ["distilled" if taught and uses_teacher else "plain"]
-    names = {"qat": "int8 trained", "int8": "int8 after training", "none": ""}
-    return ", ".join(filter(None, [*parts, names.get(spec.quantization, spec.quantization)]))
+def teachers(config: Mapping[str, Any]) -> str:
+    """Returns the names of the teachers that a model learned from, or "none (labels only)"."""
+    loss, workdirs = config.get("loss", {}), config.get("teacher", {}).get("workdirs")
+    taught = workdirs and objective.uses_teacher(loss.get("method", "soft"), loss.get("alpha"))
+    return ", ".join(pathlib.Path(each).stem for each in workdirs) if taught else "none (labels only)"
 
 
 def epochs(run: pathlib.Path) -> str:
@@ -159,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = tables.arguments(__doc__)
     parser.add_argument("--model", type=pathlib.Path, nargs="+", required=True, help="--workdirs, one per seed")
     parser.add_argument("--file", type=pathlib.Path, help="exported from the first; it is scored and timed then")
-    parser.add_argument("--how", default="", help="how it was trained, in words; from the configuration if not given")
+    parser.add_argument("--how", default="", help="the teachers, in words; from the configuration if not given")
     parser.add_argument("--data-dir", help="where prepared data lies")
     parser.add_argument("--command", required=True, help="the command that trained it, for the record")
     parser.add_argument("--passes", type=int, default=1000, help="timed inferences of the file")

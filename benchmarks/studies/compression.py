@@ -1,11 +1,11 @@
 """Compares the ways to make one trained network smaller, each with the same extra training, by the exported files.
 
     python -m benchmarks.studies.compression --model runs/resnet20 --epochs 15 --seeds 3
-    python -m benchmarks.studies.compression --model runs/resnet20 --rows dense "int8, trained"
+    python -m benchmarks.studies.compression --model runs/resnet20 --rows dense "int8 (QAT)"
     python -m benchmarks.studies.compression --model ferjax/runtime/models/resnet20.safetensors --epochs 1
 
 Every row starts from the same run and is trained on for the same number of epochs, with `--distil` all of them with the
-teacher: a distilled network that goes on without one gets worse. A row "after training" exports the dense row's
+teacher: a distilled network that goes on without one gets worse. The row "int8 (PTQ)" exports the dense row's
 network. Accuracy is that of the TFLite file on the validation split (FER2013's PublicTest), with its
 95 % interval; with several seeds, the mean of the seeds' figures. The difference is paired with the dense file of the
 same seed, image by image; its interval is the widest that the seeds' intervals span. Milliseconds are medians of one
@@ -33,13 +33,13 @@ from tools import tables
 
 PACKAGES = ("jax", "flax", "optax", "tensorflow-cpu", "ai-edge-litert")
 COLUMNS = [
-    ("network", "{network}"),
-    ("change", "{row}, {training}"),
-    ("accuracy % (95 %)", "{accuracy:.2f} ({low:.2f} … {high:.2f})"),
-    ("difference to dense, points", "{change:+.2f} ({change_low:+.2f} … {change_high:+.2f})"),
-    ("MACs", "{macs:,}"),
-    ("bytes", "{bytes:,}"),
-    ("ms", "{milliseconds:.2f}"),
+    ("network, training", "{network}, {training}"),
+    ("change", "{row}"),
+    ("seeds", "{seeds}"),
+    ("accuracy %", "{accuracy:.2f}"),
+    ("difference to dense, points (95 %)", "{change:+.2f} ({change_low:+.2f} … {change_high:+.2f})"),
+    ("file, kB", "{bytes:,.0fk}"),
+    ("speedup over dense", "{speedup:.2f}"),
 ]
 
 

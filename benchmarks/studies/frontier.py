@@ -1,14 +1,13 @@
-"""Draws accuracy over size and over latency: python -m benchmarks.studies.frontier writes docs/frontier.png.
+"""Draws accuracy over file size: python -m benchmarks.studies.frontier writes docs/frontier.png.
 
-Every row of results/fer2013.jsonl with an exported file is a point, with its 95 % interval. The line joins the files
-that no other beats in both. Latencies are shown of one processor, that of the newest row.
+The points are the rows of the table of results/fer2013.jsonl that have an exported file, numbered from the top. The
+line is the Pareto front: no file of the same size or less is more accurate.
 """
 
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
@@ -17,30 +16,17 @@ from ferjax import cli, errors, folders
 from ferjax.evaluate.report.plots import TRAIN, VALIDATION
 from tools import tables
 
-AXES = {
-    "bytes": (1e-3, "size of the file (kB, logarithmic)"),
-    "p50": (1.0, "ms for one face, two threads (logarithmic)"),
-}
 
+def frontier(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns the rows, with `accuracy` and `bytes`, than which none of at most their size is more accurate.
 
-def frontier(rows: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any]]:
-    """Returns the rows that none beats in both, by rising cost.
-
-    Args:
-      rows: with `accuracy` and the key.
-      key: what is to be small.
+    Sizes are compared in whole kB, as the table shows them; the rows are sorted by size.
     """
     best: list[Mapping[str, Any]] = []
-    for row in sorted(rows, key=lambda row: (row[key], -row["accuracy"])):
+    for row in sorted(rows, key=lambda row: (round(row["bytes"] / 1e3), -row["accuracy"])):
         if not best or row["accuracy"] > best[-1]["accuracy"]:
             best.append(row)
     return best
-
-
-def timed_alike(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Returns the rows that were measured on the processor of the newest one."""
-    newest = max(rows, key=lambda row: row["date"])
-    return [row for row in rows if row["machine"]["cpu"] == newest["machine"]["cpu"]]
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
@@ -53,48 +39,35 @@ def plot(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     Raises:
       InputError: if none has a file.
     """
-    files = [row for row in rows if all(row.get(key) is not None for key in AXES)]
-    if not files:
+    numbered = {number: row for number, row in enumerate(rows, start=1) if row.get("bytes") is not None}
+    if not numbered:
         raise errors.InputError(
             "no row has a file: python -m benchmarks.studies.accuracy --file FILE makes one that has"
         )
-    files.sort(key=lambda row: row["bytes"])
-    figure = Figure(figsize=(13, 4.5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(9, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    alike = timed_alike(files)
-    for axes, key, shown in zip(figure.subplots(1, 2, sharey=True), AXES, (files, alike), strict=True):
-        _panel(axes, {number: row for number, row in enumerate(files, start=1) if row in shown}, key)
-    figure.axes[1].set_title(alike[0]["machine"]["cpu"], fontsize=9)
-    figure.axes[0].set_ylabel("accuracy on PublicTest (%), which selected\nthe epoch; 95 % interval")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
-    with folders.atomic_file(path) as part:
-        figure.savefig(part, format="png")
-
-
-def _panel(axes: Axes, files: Mapping[int, Mapping[str, Any]], key: str) -> None:
-    factor, label = AXES[key]
-    best = frontier(list(files.values()), key)
-    axes.step([factor * row[key] for row in best], [row["accuracy"] for row in best], where="post", color="0.6")
-    for number, row in files.items():
-        top, cost = row["accuracy"], factor * row[key]
-        axes.errorbar(
-            cost,
-            top,
-            [[top - row["low"]], [row["high"] - top]],
-            fmt="o",
-            color=VALIDATION if row in best else TRAIN,
-            capsize=3,
-            label=f"{number}  {row['network']}, {row['how']}",
-        )
-        axes.annotate(str(number), (cost, row["high"]), (0, 4), textcoords="offset points", ha="center", fontsize=9)
+    axes = figure.subplots()
+    best = frontier(list(numbered.values()))
+    sizes, tops = [row["bytes"] / 1e3 for row in best], [row["accuracy"] for row in best]
+    axes.step(sizes, tops, where="post", color=VALIDATION, label="Pareto front")
+    for number, row in numbered.items():
+        place = row["bytes"] / 1e3, row["accuracy"]
+        label = f"{number}  {row['network']}, {row['quantization']}; teachers: {row['how']}"
+        axes.plot(*place, "o", color=VALIDATION if row in best else TRAIN, label=label)
+        x, side = (-7, "right") if number % 2 else (7, "left")  # neighbors in the table often lie close together
+        axes.annotate(str(number), place, (x, 3), textcoords="offset points", ha=side)
     axes.set_xscale("log")
-    axes.margins(x=0.15, y=0.15)
+    axes.margins(x=0.1, y=0.1)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel(label)
+    axes.set_xlabel("file size, kB (logarithmic)")
+    axes.set_ylabel("validation accuracy, %")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", frameon=False, fontsize=8, handletextpad=0.2)
+    with folders.atomic_file(path) as part:
+        figure.savefig(part, format="png")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -105,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = options.results / f"{options.data}.jsonl"
     if not path.is_file():
         raise errors.InputError(f"there are no results {path}: python -m benchmarks.studies.accuracy writes them")
-    plot(tables.load(path).rows, options.out)
+    plot(tables.shown(tables.load(path).rows), options.out)
     print(f"saved {options.out}")
 
 

@@ -38,16 +38,16 @@ class Row(NamedTuple):
 
 ROWS = (
     Row("dense"),
-    Row("50 % of weights", sparsity=50),
-    Row("80 % of weights", sparsity=80),
-    Row("90 % of weights", sparsity=90),
+    Row("50 % of weights pruned", sparsity=50),
+    Row("80 % of weights pruned", sparsity=80),
+    Row("90 % of weights pruned", sparsity=90),
     Row("30 % of MACs removed", macs=0.7),
     Row("50 % of MACs removed", macs=0.5),
-    Row("int8, after training", "int8", trained_as="dense"),
-    Row("int8, trained", "qat", bits=8),
-    Row("int4 weights, trained", "int4", bits=4),
-    Row("50 % of MACs removed, int8 trained", "qat", macs=0.5, bits=8),
-    Row("50 % of MACs removed, int8 trained, distilled", "qat", macs=0.5, bits=8, taught=True),
+    Row("int8 (PTQ)", "int8", trained_as="dense"),
+    Row("int8 (QAT)", "qat", bits=8),
+    Row("int4 weights (QAT)", "int4", bits=4),
+    Row("50 % of MACs removed, int8 (QAT)", "qat", macs=0.5, bits=8),
+    Row("50 % of MACs removed, int8 (QAT), teacher", "qat", macs=0.5, bits=8, taught=True),
 )
 
 
@@ -77,14 +77,14 @@ class Study(NamedTuple):
     @property
     def training(self) -> str:
         """What each row gets, in words."""
-        return f"{self.epochs} {'epoch' if self.epochs == 1 else 'epochs'}{', distilled' if self.distil else ''}"
+        return f"{self.epochs} {'epoch' if self.epochs == 1 else 'epochs'}{', teacher' if self.distil else ''}"
 
 
 def train(row: Row, seed: int, workdir: pathlib.Path, study: Study) -> None:
     """Trains a row's network on from the run, slimmed first where the row says so; a finished one is left as it is.
 
     What is slimmed and trained in integers gets the first half of its epochs in floats: integers come with folded
-    normalisations, without which a network that was cut hardly recovers.
+    normalizations, without which a network that lost channels hardly recovers.
     """
     row = next(other for other in ROWS if other.name == (row.trained_as or row.name))
     start = study.model

@@ -35,7 +35,8 @@ def test_a_run_is_scored_with_its_intervals(made):
     assert found["accuracy"] == pytest.approx(100 * np.trace(confusion) / 70)
     assert found["low"] <= found["accuracy"] <= found["high"] and found["high"] - found["low"] > 5
     assert found["own"] is None and found["bytes"] is None and found["paper"] is None and found["mean"] is None
-    assert (found["name"], found["how"]) == ("test", "plain")
+    assert found["name"] == "test, baseline_cnn5, none (labels only), float32"
+    assert (found["how"], found["quantization"]) == ("none (labels only)", "float32")
     assert (found["epochs"], found["best_epoch"], found["minutes"], found["seed"]) == ("3", 2, 1.5, 4)
 
 
@@ -45,10 +46,10 @@ def test_the_file_is_scored_where_there_is_one_and_seeds_are_counted(made):
     split = data.load("synthetic_faces", data_dir=made / "data", **DATA).splits["validation"]
     right = small_files.expected_logits(spec, split.images).argmax(1) == split.labels
     assert found["accuracy"] == pytest.approx(100 * right.mean())
-    assert found["bytes"] == (made / "net.onnx").stat().st_size and found["how"] == "plain, int8 trained"
+    assert found["bytes"] == (made / "net.onnx").stat().st_size and found["quantization"] == "int8 (QAT)"
     assert found["mean"] == pytest.approx(52) and found["spread"] == pytest.approx(8**0.5) and found["seeds"] == 2
-    assert found["name"] == "test, baseline_cnn5, plain, int8 trained"
-    assert row(made, "seed0", how="distilled from three")["how"] == "distilled from three"
+    assert found["name"] == "test, baseline_cnn5, none (labels only), int8 (QAT)"
+    assert row(made, "seed0", how="three")["how"] == "three"
 
 
 def test_what_does_not_belong_together_is_refused(made, tmp_path):
@@ -74,19 +75,18 @@ def test_epochs_count_those_of_the_start_and_say_what_is_missing(made, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "loss, teachers, quantization, said",
+    "loss, workdirs, said",
     [
-        ({"alpha": None}, (), "none", "plain"),
-        ({"alpha": 0.0}, ("t",), "none", "plain"),
-        ({"alpha": 0.7}, ("t",), "none", "distilled"),
-        ({"alpha": None}, ("t",), "int8", "distilled, int8 after training"),
-        ({"alpha": 0.0, "method": "decoupled"}, ("t",), "none", "distilled"),
-        ({}, (), "dynamic", "plain, dynamic"),
+        ({"alpha": None}, (), "none (labels only)"),
+        ({"alpha": 0.0}, ("t",), "none (labels only)"),
+        ({"alpha": 0.7}, ("runs/t",), "t"),
+        ({"alpha": None}, ("runs/t", "u.safetensors"), "t, u"),
+        ({"alpha": 0.0, "method": "decoupled"}, ("t",), "t"),
+        ({}, (), "none (labels only)"),
     ],
 )
-def test_how_it_was_trained_is_read_from_configuration_and_file(loss, teachers, quantization, said):
-    spec = small_files.GRAY.replace(quantization=quantization)
-    assert accuracy.kind({"loss": loss, "teacher": {"workdirs": teachers}}, spec) == said
+def test_the_teachers_are_read_from_the_configuration(loss, workdirs, said):
+    assert accuracy.teachers({"loss": loss, "teacher": {"workdirs": workdirs}}) == said
 
 
 def test_the_table_has_dashes_for_what_an_earlier_row_lacks(made, tmp_path, capsys):
@@ -95,12 +95,12 @@ def test_the_table_has_dashes_for_what_an_earlier_row_lacks(made, tmp_path, caps
     tables.save("synthetic_faces", [("network", "{network}")], [earlier], command="c", packages=(), results=tmp_path)
     arguments = ["--model", made / "seed0", "--file", made / "net.onnx", "--data-dir", made / "data"]
     accuracy.main([str(a) for a in (*arguments, "--command", "python train.py", "--passes", 20, "--results", tmp_path)])
-    head, _, first, second, *_, how = capsys.readouterr().out.splitlines()
-    assert head.count(" | ") == len(accuracy.COLUMNS) - 1 and "validation accuracy" in head
-    assert first == "| a | – | – | 59.00 | – | – | – |"
-    assert second.startswith("| baseline_cnn5 | plain, int8 trained |") and "python train.py" in how
+    head, _, first, second, *_ = capsys.readouterr().out.splitlines()
+    assert head.count(" | ") == len(accuracy.COLUMNS) - 1
+    assert first == "| a | – | 15 | – | – | 59.00 | 0.500 |"
+    assert second.startswith("| baseline_cnn5 | none (labels only) | 3 | int8 (QAT), ")
     saved = tables.load(tmp_path / "synthetic_faces.jsonl").rows[1]
-    assert 0 < saved["p50"] <= saved["p95"]
+    assert 0 < saved["p50"] <= saved["p95"] and saved["command"] == "python train.py"
 
 
 def test_the_papers_figures_are_those_of_the_configurations():

@@ -44,7 +44,7 @@ def test_every_row_has_a_recipe_and_the_table_its_figures(tmp_path, monkeypatch)
     )
     monkeypatch.setattr(weights, "load", lambda *_: weights.Trained(spec, {}))
     study = recipes.Study(tmp_path / "run", tmp_path / "run", False, tmp_path, 3, 32, None, 10)
-    assert (study.training, study._replace(epochs=1, distil=True).training) == ("3 epochs", "1 epoch, distilled")
+    assert (study.training, study._replace(epochs=1, distil=True).training) == ("3 epochs", "1 epoch, teacher")
     for row in recipes.ROWS:
         made = recipes.recipe(row, 2, tmp_path / "start", study)
         assert (made["init"]["workdir"], made["init"]["pretrained"]) == (str(tmp_path / "start"), "")
@@ -78,7 +78,7 @@ def test_a_study_goes_on_without_a_row_that_is_refused_but_not_without_the_dense
     )
     shas = {"run": "a" * 64, "other": "b" * 64}
     monkeypatch.setattr(weights, "load", lambda path: weights.Trained(spec.replace(params_sha256=shas[path.name]), {}))
-    refused = {("50 % of weights", 0)}
+    refused = {("50 % of weights pruned", 0)}
 
     def one(row, seed, study):
         if (row.name, seed) in refused:
@@ -90,14 +90,14 @@ def test_a_study_goes_on_without_a_row_that_is_refused_but_not_without_the_dense
         path.write_text(json.dumps({**figures, **counts, "answers": [0, 1], "labels": [0, 1], "classes": 2}))
 
     monkeypatch.setattr(compression, "one", one)
-    arguments = ["--epochs", "1", "--rows", "50 % of weights", "--runs", str(tmp_path / "rows"), "--results"]
+    arguments = ["--epochs", "1", "--rows", "50 % of weights pruned", "--runs", str(tmp_path / "rows"), "--results"]
     arguments += [str(tmp_path), "--seeds", "2", "--model"]
     compression.main([*arguments, str(tmp_path / "run")])
-    assert "50 % of weights, seed 0: no file passes" in capsys.readouterr().err
+    assert "50 % of weights pruned, seed 0: no file passes" in capsys.readouterr().err
     rows = {row["row"]: row for row in tables.load(tmp_path / "compression.jsonl").rows}
     assert {name: (row["seeds"], row["accuracy"]) for name, row in rows.items()} == {
         "dense": (2, 50.5),
-        "50 % of weights": (1, 51.0),
+        "50 % of weights pruned": (1, 51.0),
     }
     with pytest.raises(InputError, match=r"rows of another study \(another model\): give another --runs"):
         compression.main([*arguments, str(tmp_path / "other")])
@@ -118,7 +118,7 @@ def test_what_was_slimmed_is_trained_in_floats_before_integers(tmp_path, monkeyp
     monkeypatch.setattr(recipes.compress, "compress", lambda *_, **__: None)
     study = recipes.Study(tmp_path / "run", tmp_path / "run", False, tmp_path, 5, 32, None, 10)
     rows = {row.name: row for row in recipes.ROWS}
-    for name in ("int8, trained", "50 % of MACs removed", "50 % of MACs removed, int8 trained"):
+    for name in ("int8 (QAT)", "50 % of MACs removed", "50 % of MACs removed, int8 (QAT)"):
         recipes.train(rows[name], 0, tmp_path / "trained", study)
     assert done == [
         (8, "run", "trained", 5),
@@ -127,4 +127,4 @@ def test_what_was_slimmed_is_trained_in_floats_before_integers(tmp_path, monkeyp
         (8, "floats", "trained", 2),
     ]
     with pytest.raises(InputError, match="it needs 2 epochs"):
-        recipes.train(rows["50 % of MACs removed, int8 trained"], 0, tmp_path, study._replace(epochs=1))
+        recipes.train(rows["50 % of MACs removed, int8 (QAT)"], 0, tmp_path, study._replace(epochs=1))

@@ -1,8 +1,9 @@
-"""Results are kept with their provenance and drawn between the markers of a page."""
+"""Results are kept with their provenance and become tables between the markers of a page."""
 
 import datetime
 import importlib.metadata
 import json
+import platform
 import sys
 
 import pytest
@@ -88,7 +89,7 @@ def test_what_a_network_no_longer_has_leaves_the_table_where_all_of_it_is_measur
     assert [(r["name"], r["speed"]) for r in result.rows] == [("a1", 6), ("b1", 3), ("a4", 5)]
 
 
-def test_a_table_has_a_dash_for_what_was_not_measured_and_each_command_once(tmp_path):
+def test_a_table_has_a_dash_for_what_was_not_measured_and_its_origin_once(tmp_path):
     result = save(tmp_path, {"name": "a", "speed": 10.04, "other": 2}, {"name": "b", "speed": 3, "other": None})
     lines = tables.render(result).splitlines()
     assert lines[:4] == [
@@ -97,7 +98,28 @@ def test_a_table_has_a_dash_for_what_was_not_measured_and_each_command_once(tmp_
         "| a | 10.0 | 10:2 |",
         "| b | 3.0 | – |",
     ]
-    assert lines[4] == "" and lines[5].startswith("<sub>`python -m speed` · ") and len(lines) == 6
+    machine, date = (result.rows[0][key] for key in ("machine", "date"))
+    versions = f"python {platform.python_version()}, numpy {importlib.metadata.version('numpy')}"
+    assert lines[4:] == ["", f"<sub>{machine['cpu']}, {machine['cores']} cores: {date} · {versions}</sub>"]
+
+
+def test_machines_dates_and_versions_of_several_runs_are_told_apart():
+    def row(cpu, date, jax):
+        machine = {"cpu": cpu, "cores": 2, "system": "s"}
+        return {"name": date, "machine": machine, "versions": {"jax": jax}, "date": date}
+
+    rows = [row("a", "2026-01-03", "1"), row("b", "2026-01-02", "2"), row("a", "2026-01-01", "1")]
+    *_, origin = tables.render(tables.Table([("n", "{name}")], rows)).splitlines()
+    assert origin == "<sub>a, 2 cores: 2026-01-01, 2026-01-03 · b, 2 cores: 2026-01-02 · jax 1 and 2</sub>"
+
+
+def test_a_row_may_stay_out_of_the_table_and_units_are_scaled(tmp_path):
+    a = {"name": "a", "speed": 1, "other": 1}
+    result = save(tmp_path, a, {**a, "name": "b", "shown": False})
+    assert len(result.rows) == 2 and "| b |" not in tables.render(result)
+    scaled = result._replace(columns=[("k", "{size:,.0fk}"), ("M", "{size:.1fM}"), ("plain", "{size:,}")])
+    table = tables.render(scaled._replace(rows=[{**result.rows[0], "size": 1_454_609}]))
+    assert table.splitlines()[2] == "| 1,455 | 1.5 | 1,454,609 |"
 
 
 def test_the_page_changes_between_its_markers_only(tmp_path, monkeypatch, capsys):
@@ -112,7 +134,8 @@ def test_the_page_changes_between_its_markers_only(tmp_path, monkeypatch, capsys
     text = page.read_text()
     assert "| a | 10.0 | 10:2 |" in text and "\nold\n" not in text
     assert text.startswith("# Title\n\n<!-- table:speed -->\n| network")
-    assert text.endswith("\n<!-- /table -->\n\nText | stays.\n")
+    commands = "<sub>Commands: `benchmarks/results/speed.jsonl`</sub>"
+    assert text.endswith(f"</sub>\n{commands}\n<!-- /table -->\n\nText | stays.\n")
     assert command_line(monkeypatch, "--check", *arguments) == 0
     save(tmp_path, {"name": "a", "speed": 11, "other": 2})
     assert command_line(monkeypatch, "--check", *arguments) == 1
