@@ -204,10 +204,12 @@ def test_the_command_writes_table_csv_markdown_and_plot(trained, tmp_path, capsy
         command.main([*arguments, "--passes", "0"])
     command.main(arguments)
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0].startswith("file") and len(shown) == 6 and "reference.tflite" in shown[3]
+    assert shown[0].startswith("file") and len(shown) == 7 and "reference.tflite" in shown[3]
     assert sorted(os.listdir(out)) == ["benchmark.csv", "benchmark.md", "size_accuracy.png"]
     with open(out / "benchmark.csv", newline="") as file:
         rows = list(csv.DictReader(file))
+    fastest = min(rows, key=lambda row: float(row["p50_ms"]))
+    assert shown[5].startswith(f"fastest here: {fastest['file']}, ") and f" {fastest['threads']} thread" in shown[5]
     assert [(r["file"], r["threads"]) for r in rows] == [(f, t) for f in (path.name, reference.name) for t in "12"]
     for row in rows:
         assert 0 < float(row["p50_ms"]) <= float(row["p95_ms"]) <= float(row["p99_ms"])

@@ -100,6 +100,9 @@ def main(argv: Sequence[str]) -> None:
         images=options.images,
     )
     print(tables.screen(rows))
+    best = min(rows, key=lambda row: row["p50_ms"])
+    threads = f"{best['threads']} thread{'s' * (best['threads'] > 1)}"
+    print(f"fastest here: {best['file']}, {best['p50_ms']:.2f} ms with {threads} on {best['provider']}")
     if options.out is not None:
         command = f"ferjax benchmark {shlex.join(argv)}"
         print(f"saved {', '.join(save(rows, options.out, command))} in {options.out}")
