@@ -8,7 +8,7 @@ import pathlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from ferjax.errors import InputError
 
@@ -128,6 +128,33 @@ def atomic_folder(out: pathlib.Path, *, replace: bool = True) -> Iterator[pathli
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def result_folder(
+    out: pathlib.Path, record: str, *, overwrite: bool, what: str, foreign: Callable[[pathlib.Path], Sequence[str]]
+) -> Iterator[pathlib.Path]:
+    """Yields a temporary folder that becomes `out` as `atomic_folder`; replaces an earlier result, and nothing else.
+
+    Args:
+      out: the final path.
+      record: name of the file that tells a result from another folder.
+      overwrite: whether to replace an earlier result.
+      what: the kind of result for messages, such as "export".
+      foreign: returns the names in a folder that do not belong to a result.
+
+    Raises:
+      InputError: if `out` is not empty, and is not such a result or may not be replaced.
+    """
+    filled = out.is_dir() and any(out.iterdir())
+    if (out.exists() and not out.is_dir()) or (filled and not (out / record).is_file()):
+        raise InputError(f"{out} exists and is not an {what}: choose another --out")
+    if filled and not overwrite:
+        raise InputError(f"{out} contains an {what}: choose another --out, or replace it with --overwrite")
+    if filled and (others := foreign(out)):
+        raise InputError(f"{out} also contains {others[0]}: move it, or choose another --out")
+    with atomic_folder(out, replace=overwrite) as part:
+        yield part
 
 
 @contextlib.contextmanager

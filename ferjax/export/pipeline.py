@@ -1,11 +1,10 @@
 """Exports a network: converts, embeds the spec, compares with the network, and removes files that deviate."""
 
-import contextlib
 import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -86,7 +85,9 @@ def export(
     network = weights.load(model)
     spec, rows = network.spec, formats.choose(network.spec, wanted_formats, wanted_quantizations)
     formats.check_batch_size(spec, rows, batch_size)
-    with _whole_folder(pathlib.Path(out), overwrite) as folder:
+    with folders.result_folder(
+        pathlib.Path(out), RECORD, overwrite=overwrite, what="export", foreign=_not_of_an_export
+    ) as folder:
         faces = export_faces.load(spec, rows, dataset, data_dir)
         name = export_faces.RENDERED if faces is None else faces.name
         results = export_network(network, faces, rows, folder, images=images, batch_size=batch_size)
@@ -268,17 +269,3 @@ def _not_of_an_export(out: pathlib.Path) -> list[str]:
     """Returns the names in the folder of an export that do not belong to it."""
     names = {path.name for path in out.iterdir()} - {RECORD}
     return sorted(name for name in names if not model_card.read_export(out / name.removesuffix(".md")))
-
-
-@contextlib.contextmanager
-def _whole_folder(out: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder that becomes `out` on success; raises InputError if `out` may not be replaced."""
-    filled = out.is_dir() and any(out.iterdir())
-    if (out.exists() and not out.is_dir()) or (filled and not (out / RECORD).is_file()):
-        raise errors.InputError(f"{out} exists and is not an export: choose another --out")
-    if filled and not overwrite:
-        raise errors.InputError(f"{out} contains an export: choose another --out, or replace it with --overwrite")
-    if filled and (others := _not_of_an_export(out)):
-        raise errors.InputError(f"{out} also contains {others[0]}: move it, or choose another --out")
-    with folders.atomic_folder(out, replace=overwrite) as part:
-        yield part
