@@ -1,6 +1,5 @@
 """Tests that the report is self-contained and reads the test split by --split test only."""
 
-import html.parser
 import json
 
 import numpy as np
@@ -10,49 +9,12 @@ from ferjax import data
 from ferjax.errors import InputError
 from ferjax.evaluate import predictor
 from ferjax.evaluate.benchmark import tables
-from ferjax.evaluate.report import models, page
+from ferjax.evaluate.report import models
 from ferjax.evaluate.report.commands import main
+from ferjax.runtime.show import page
+from tests.support.html_reader import Reader
 from tests.support.linear_files import exported
 from tests.support.untrained_runs import DATA, write_run
-
-
-class Reader(html.parser.HTMLParser):
-    """Collects tags, and checks that each one is closed."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.sources, self.words = [], [], []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        if tag == "img":
-            self.sources.append(dict(attrs)["src"])
-        elif tag not in ("meta", "!doctype"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
-def test_a_page_is_escaped_and_well_formed(tmp_path):
-    blocks = [
-        page.Heading(1, "a < b"),
-        page.Text("x & y"),
-        page.Table(["h|1", "n"], [["<b>", "-1.5"]]),
-        page.Code("c<d"),
-        page.Figure(tmp_path / "my run (1).png", "seen"),
-    ]
-    (tmp_path / "my run (1).png").write_bytes(b"x")
-    page.write(blocks, tmp_path)
-    reader = Reader((tmp_path / "report.html").read_text())
-    assert "a < b" in reader.words and "<b>" in reader.words and "c<d" in reader.words
-    text = (tmp_path / "report.md").read_text()
-    assert "# a < b" in text and "| h\\|1 | n |\n| --- | --- |\n| <b> | -1.5 |" in text and "```\nc<d\n```" in text
-    assert "![seen](my%20run%20%281%29.png)" in text
 
 
 def test_a_report_on_a_run_and_a_file(run, tmp_path, capsys):

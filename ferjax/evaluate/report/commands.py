@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from ferjax import cli, errors, folders
 from ferjax.evaluate import predictor
-from ferjax.evaluate.report import models, page
-from ferjax.evaluate.report.page import Block, Code, Heading, Text
+from ferjax.evaluate.report import models
+from ferjax.runtime.show import page
+from ferjax.runtime.show.page import Block, Code, Heading, Text
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,10 +51,7 @@ def main(argv: Sequence[str]) -> None:
     blocks += [
         Heading(2, "Command"),
         Code(f"ferjax report {shlex.join(argv)}"),
-        Text(
-            "The labels are annotators' judgments of expressions, not of what a person feels. Inferring emotions of "
-            "people in workplaces and schools is prohibited in the European Union (Regulation 2024/1689, Article 5)."
-        ),
+        Text(page.NOTICE),
     ]
     page.write(blocks, options.out)
     with folders.atomic_file(options.out / "report.json") as part:

@@ -14,7 +14,7 @@ from ferjax.evaluate.benchmark import tables
 from ferjax.evaluate.metrics import best_row
 from ferjax.evaluate.predictor import Scorer
 from ferjax.evaluate.report import plots
-from ferjax.evaluate.report.page import Block, Code, Figure, Heading, Table, Text
+from ferjax.runtime.show.page import Block, Code, Figure, Heading, Table, Text
 from ferjax.weights import checkpoint
 
 MISTAKES = 40

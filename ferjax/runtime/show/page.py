@@ -9,12 +9,17 @@ from typing import NamedTuple
 
 from ferjax import folders
 
+NOTICE = (
+    "The labels are annotators' judgments of expressions, not of what a person feels. Inferring emotions of people in "
+    "workplaces and schools is prohibited in the European Union (Regulation 2024/1689, Article 5)."
+)
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
 h1, h2, h3 { line-height: 1.2; margin-top: 2rem } img { max-width: 100%; height: auto }
 figure { margin: 1rem 0 } figcaption { color: #555; font-size: 0.9rem }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 0.92rem; display: block; overflow-x: auto }
 th, td { border: 1px solid #ccc; padding: 0.25rem 0.6rem; text-align: left } td.number { text-align: right }
+figure.preview { display: inline-block; width: 20rem; max-width: 100%; margin: 0 1rem 1rem 0; vertical-align: top }
 pre { background: #f4f4f4; padding: 0.8rem; overflow-x: auto } code { overflow-wrap: anywhere }
 """
 
@@ -52,7 +57,28 @@ class Figure(NamedTuple):
     caption: str
 
 
-Block = Heading | Text | Code | Table | Figure
+class Preview(NamedTuple):
+    """A small picture that links to a file beside the page.
+
+    Attributes:
+      jpeg: the content of a JPEG file.
+      caption: text below it.
+      link: path of the file relative to the page, with forward slashes.
+    """
+
+    jpeg: bytes
+    caption: str
+    link: str
+
+
+class Link(NamedTuple):
+    """A paragraph that links to a file beside the page; `link` as in `Preview`."""
+
+    text: str
+    link: str
+
+
+Block = Heading | Text | Code | Table | Figure | Preview | Link
 
 
 def markdown(blocks: Sequence[Block], folder: pathlib.Path) -> str:
@@ -91,6 +117,8 @@ def _markdown(block: Block, folder: pathlib.Path) -> str:
             return "\n".join("| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in lines)
         case Figure(path, caption):
             return f"![{caption}]({urllib.parse.quote(path.relative_to(folder).as_posix())})\n\n*{caption}*"
+        case Preview(_, caption, link) | Link(caption, link):
+            return f"[{caption}]({urllib.parse.quote(link)})"
 
 
 def _html(block: Block) -> str:
@@ -106,10 +134,22 @@ def _html(block: Block) -> str:
             lines = "\n".join("<tr>" + "".join(_cell(c) for c in row) + "</tr>" for row in rows)
             return f"<table><thead><tr>{head}</tr></thead><tbody>\n{lines}\n</tbody></table>"
         case Figure(path, caption):
-            picture = base64.b64encode(path.read_bytes()).decode()
+            picture, text = _embedded(path.read_bytes(), "png"), html.escape(caption)
+            return f'<figure><img src="{picture}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+        case Preview(jpeg, caption, link):
             text = html.escape(caption)
-            source = f"data:image/png;base64,{picture}"
-            return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+            image = _anchor(f'<img src="{_embedded(jpeg, "jpeg")}" alt="{text}">', link)
+            return f'<figure class="preview">{image}<figcaption>{text}</figcaption></figure>'
+        case Link(text, link):
+            return f"<p>{_anchor(html.escape(text), link)}</p>"
+
+
+def _embedded(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _anchor(content: str, link: str) -> str:
+    return f'<a href="{urllib.parse.quote(link, errors="surrogateescape")}">{content}</a>'
 
 
 def _cell(text: str) -> str:
