@@ -16,17 +16,15 @@ import cv2
 from ferjax import cli
 from ferjax.errors import InputError
 from ferjax.folders import expand_user
-from ferjax.runtime import shipped
-from ferjax.runtime.faces.detector import DETECTORS
-from ferjax.runtime.loop import RATE, stream
+from ferjax.runtime.loop import stream
 from ferjax.runtime.model import load
+from ferjax.runtime.options import add_model, add_stream, of_stream
 from ferjax.runtime.result import Result
 from ferjax.runtime.show.drawing import Painter
 from ferjax.runtime.show.log import Log
 from ferjax.runtime.show.recorder import Recorder
 from ferjax.runtime.show.snapshots import Snapshots, snapshot_name
 from ferjax.runtime.show.window import Window
-from ferjax.runtime.smoothing import METHODS, Limits
 from ferjax.runtime.sources.factory import open_source
 from ferjax.runtime.sources.frame import CUT_SECONDS, Source
 
@@ -57,17 +55,7 @@ def main(argv: Sequence[str]) -> None:
 
     source = open_source(options.source, size=_size(options.camera_size), on_wait=on_wait)
     with source, _Signals(source, requests):
-        results = stream(
-            source,
-            model,
-            detector=options.detector,
-            detector_model=options.detector_model,
-            detect_scale=options.detect_scale,
-            smooth=options.smooth,
-            smoothing=options.smoothing,
-            threshold=options.threshold,
-            rate=options.rate,
-        )
+        results = stream(source, model, **of_stream(options))
         outputs = _Outputs(options, source, model.spec.class_names)
         summary, pace = _Summary(), _Pace(source)
         try:
@@ -91,21 +79,9 @@ def main(argv: Sequence[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser("live", __doc__)
     add = parser.add_argument
-    add("--model", help=f".tflite or .onnx file, or model of the package: {shipped.choices()}")
+    add_model(parser)
     add("--source", default="0", help="camera index or device, video, image, folder of images, or URL (default: 0)")
-    add("--detector", default="haar", choices=DETECTORS, help="face detector; none: cropped faces (default: haar)")
-    add("--detector-model", type=pathlib.Path, help="file of the detector (default: built in or downloaded)")
-    add("--detect-scale", type=float, help="scale of the searched image; 1 finds the smallest faces (docs/live.md)")
-    add("--smooth", type=int, default=10, help="smoothing window in frames of 1/30 s; 1: no smoothing (default: 10)")
-    add("--smoothing", default=METHODS[0], choices=METHODS, help=f"smoothing method (default: {METHODS[0]})")
-    add(
-        "--threshold",
-        type=float,
-        help=f"confidence below which a face is 'uncertain' (default: the model's, or {Limits().confidence})",
-    )
-    add("--rate", type=float, default=RATE, help="minimum classifications per face and second (default: 10)")
-    add("--threads", type=int, default=1, help="threads of detector and classifier (default: 1, the least CPU time)")
-    cli.add_provider(parser)
+    add_stream(parser)
     add("--camera-size", metavar="WIDTHxHEIGHT", help="requested size of the camera's frames")
     add("--no-display", action="store_true", help="no window")
     add("--log", metavar="FILE", help=".jsonl or .csv file, or - for standard output: one entry per face and frame")
