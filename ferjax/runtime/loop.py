@@ -15,7 +15,7 @@ from ferjax.runtime.faces.tracking import Track, non_max_suppression
 from ferjax.runtime.faces.video import VideoTracker
 from ferjax.runtime.model import Model, load
 from ferjax.runtime.result import FaceResult, Latency, Result
-from ferjax.runtime.smoothing import Decision, Labeler, Limits, Smoother, quality
+from ferjax.runtime.smoothing import Decision, Labeler, Limits, Quality, Smoother, quality
 from ferjax.runtime.sources.factory import open_source
 from ferjax.runtime.sources.frame import Frame, Source
 
@@ -109,7 +109,7 @@ class _Classifier:
         self._smoother = smoother
         self._labeler = Labeler(self._names, limits=Limits(confidence=threshold))
         self._scheduler = _Scheduler(rate)
-        self._shown: dict[int, tuple[Decision, dict[str, float]]] = {}
+        self._shown: dict[int, tuple[Decision, dict[str, float], Quality]] = {}
 
     def classify(self, frame: Frame, tracks: list[Track]) -> list[FaceResult]:
         """Classifies the faces that are due and returns the visible faces."""
@@ -129,8 +129,9 @@ class _Classifier:
         results = []
         for track, face, raw in zip(tracks, crops, self._model.probabilities(np.stack(crops)), strict=True):
             smoothed = self._smoother.smooth(track.id, raw, frame.time)
-            decision = self._labeler.label(track.id, smoothed, quality(face, track.box[2]))
-            self._shown[track.id] = decision, self._named(smoothed)
+            measured = quality(face, track.box[2])
+            decision = self._labeler.label(track.id, smoothed, measured)
+            self._shown[track.id] = decision, self._named(smoothed), measured
             results.append(self._named(raw))
         return results
 
@@ -138,9 +139,11 @@ class _Classifier:
         return dict(zip(self._names, probabilities.tolist(), strict=True))
 
     def _result(self, track: Track, raw: dict[str, float] | None) -> FaceResult:
-        decision, probabilities = self._shown[track.id]
+        decision, probabilities, measured = self._shown[track.id]
         x, y, w, h = (round(v) for v in track.box)
-        return FaceResult(track.id, (x, y, w, h), decision.label, decision.confidence, probabilities, raw)
+        points = None if track.landmarks is None else tuple((float(a), float(b)) for a, b in track.landmarks)
+        label, confidence = decision.label, decision.confidence
+        return FaceResult(track.id, (x, y, w, h), label, confidence, probabilities, raw, points, measured)
 
 
 class _Scheduler:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ferjax.runtime.smoothing import Quality
 from ferjax.runtime.sources.frame import Frame
 
 
@@ -16,6 +17,9 @@ class FaceResult(NamedTuple):
       confidence: smoothed probability of the selected class, also if the label is "uncertain", in 0..1.
       probabilities: class name -> smoothed probability, in the model's order; they sum to 1.
       raw_probabilities: the model's output for this frame, or None if the face was not classified in this frame.
+      landmarks: (x, y) in pixels of the frame: both eyes, nose, mouth corners, or both eyes only; None if the detector
+        finds none.
+      quality: image quality of the crop when the face was last classified.
     """
 
     track: int
@@ -24,6 +28,8 @@ class FaceResult(NamedTuple):
     confidence: float
     probabilities: Mapping[str, float]
     raw_probabilities: Mapping[str, float] | None
+    landmarks: tuple[tuple[float, float], ...] | None = None
+    quality: Quality | None = None
 
 
 class Latency(NamedTuple):

@@ -6,6 +6,7 @@ model gets the same crop from all of them.
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,7 +113,9 @@ class Detector:
         return max(found, key=lambda face: face.score, default=None)
 
 
-def create_detector(name: str = "haar", *, scale: float | None = None, model: str | Path | None = None) -> Detector:
+def create_detector(
+    name: str = "haar", *, scale: float | None = None, model: str | os.PathLike[str] | None = None
+) -> Detector:
     """Creates a face detector.
 
     Args:

@@ -47,20 +47,24 @@ class Painter:
     """Draws results on their frames. It keeps the position of each track's panel, so that panels do not jump."""
 
     def __init__(self, class_names: Sequence[str]):
-        self._fonts, self._colors = fonts(class_names), colors(class_names)
-        plain = _ascii_names(class_names)
-        self._shown = {name: name if name in self._fonts else plain[name] for name in class_names}
+        self._colors, (self._shown, self._fonts) = colors(class_names), shown_names(class_names)
         self._places: dict[int, int] = {}
         self._panel = functools.lru_cache(maxsize=4)(self._render_panel)
         self._sums, self._frames, self._since = np.zeros(4), 0, time.monotonic()
         self._status, self._draw_ms = "", 0.0
 
     def draw(self, result: Result) -> None:
-        """Draws on the image of the result, uint8 (H, W, 3), in place."""
+        """Draws the faces and the status line on the image of the result, uint8 (H, W, 3), in place."""
         start = time.perf_counter()
-        image = result.frame.image
+        self.draw_faces(result)
+        unit = _unit(result.frame.image)
+        self._draw_status(result.frame.image, result.latency._replace(draw=self._draw_ms), result.frame.dropped, unit)
+        self._draw_ms = (time.perf_counter() - start) * 1e3
+
+    def draw_faces(self, result: Result) -> None:
+        """Draws boxes and panels on the image of the result, in place."""
+        image, unit = result.frame.image, _unit(result.frame.image)
         height, width = image.shape[:2]
-        unit = max(0.75, min(height / 480, width / 640))
         for face in result.faces:
             self._draw_box(image, face, unit)
         boxes = [face.box for face in result.faces]
@@ -75,8 +79,6 @@ class Painter:
                 taken.append(area)
                 self._draw_panel(image, area, panel, face, unit)
         self._places = {f.track: self._places[f.track] for f in result.faces if f.track in self._places}
-        self._draw_status(image, result.latency._replace(draw=self._draw_ms), result.frame.dropped, unit)
-        self._draw_ms = (time.perf_counter() - start) * 1e3
 
     def _color(self, face: FaceResult) -> Color:
         return self._colors.get(face.label, _UNCERTAIN)
@@ -164,6 +166,11 @@ class Painter:
         _paste(image, sprite, 0, image.shape[0] - sprite.shape[0])
 
 
+def _unit(image: np.ndarray) -> float:
+    """Returns the size of text and lines, 1 at 640x480."""
+    return max(0.75, min(image.shape[0] / 480, image.shape[1] / 640))
+
+
 class _Layout:
     """Positions in a panel in pixels; `unit` is 1 at 640x480."""
 
@@ -187,6 +194,12 @@ class _Layout:
         """Returns (x, y, width, height) of the bar of class i at probability 1."""
         gap = max(2, self.line // 5)
         return self.left, self.row(i) + gap, self.length, self.line - 2 * gap
+
+
+def shown_names(class_names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns the drawn form of each name, and the font file of each form that has letters beyond ASCII."""
+    files, plain = fonts(class_names), _ascii_names(class_names)
+    return {name: name if name in files else plain[name] for name in class_names}, files
 
 
 def _ascii_names(names: Sequence[str]) -> dict[str, str]:

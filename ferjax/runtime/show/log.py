@@ -7,7 +7,7 @@ import os
 import pathlib
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from ferjax.cli import abandon_output, note
@@ -51,9 +51,8 @@ class Log:
             )
         self._write_face = self._write_json if kind == ".jsonl" else self._write_csv
         if kind == ".csv":
-            head = ["time", "frame", "image", "track", "x", "y", "width", "height", "label", "confidence"]
-            head += [f"{column}_{name}" for column in ("probability", "raw_probability") for name in self._names]
-            self._write_row([*head, *(f"latency_ms_{part}" for part in Latency._fields)])
+            head = columns(self._names)
+            self._write_row([*head[:2], "image", *head[2:], *(f"latency_ms_{part}" for part in Latency._fields)])
 
     def write(self, result: Result) -> None:
         """Adds the faces of a frame."""
@@ -88,33 +87,53 @@ class Log:
                 file.close()
 
     def _write_json(self, result: Result, face: FaceResult) -> None:
-        raw = face.raw_probabilities
-        line: dict[str, Any] = {
-            "time": round(result.time, 4),
-            "frame": result.frame.index,
-            "track": face.track,
-            "box": face.box,
-            "label": face.label,
-            "confidence": _rounded(face.confidence),
-            "probabilities": {name: _rounded(p) for name, p in face.probabilities.items()},
-            "raw_probabilities": None if raw is None else {name: _rounded(p) for name, p in raw.items()},
-            "latency_ms": {part: round(ms, 3) for part, ms in result.latency._asdict().items()},
-        }
-        if result.frame.name:
-            line["image"] = result.frame.name
         assert self._file is not None
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(json.dumps(entry(result, face)) + "\n")
 
     def _write_csv(self, result: Result, face: FaceResult) -> None:
-        raw = face.raw_probabilities
-        row = [round(result.time, 4), result.frame.index, result.frame.name, face.track, *face.box, face.label]
-        row += [_rounded(p) for p in (face.confidence, *face.probabilities.values())]
-        row += [""] * len(self._names) if raw is None else [_rounded(p) for p in raw.values()]
-        self._write_row([*row, *(round(ms, 3) for ms in result.latency)])
+        row = flat(face_entry(result.time, result.frame.index, face))
+        self._write_row([*row[:2], result.frame.name, *row[2:], *(round(ms, 3) for ms in result.latency)])
 
     def _write_row(self, row: Sequence[Any]) -> None:
         assert self._file is not None
         csv.writer(self._file).writerow(row)
+
+
+def entry(result: Result, face: FaceResult) -> dict[str, Any]:
+    """Returns the log entry of a face, for JSON."""
+    line = face_entry(result.time, result.frame.index, face)
+    line["latency_ms"] = {part: round(ms, 3) for part, ms in result.latency._asdict().items()}
+    if result.frame.name:
+        line["image"] = result.frame.name
+    return line
+
+
+def face_entry(time: float, frame: int, face: FaceResult) -> dict[str, Any]:
+    """Returns the part of a log entry that does not depend on the source and the speed."""
+    raw = face.raw_probabilities
+    return {
+        "time": round(time, 4),
+        "frame": frame,
+        "track": face.track,
+        "box": face.box,
+        "label": face.label,
+        "confidence": _rounded(face.confidence),
+        "probabilities": {name: _rounded(p) for name, p in face.probabilities.items()},
+        "raw_probabilities": None if raw is None else {name: _rounded(p) for name, p in raw.items()},
+    }
+
+
+def columns(class_names: Sequence[str]) -> list[str]:
+    """Returns the names of the values of `flat`."""
+    head = ["time", "frame", "track", "x", "y", "width", "height", "label", "confidence"]
+    return head + [f"{column}_{name}" for column in ("probability", "raw_probability") for name in class_names]
+
+
+def flat(entry: Mapping[str, Any]) -> list[Any]:
+    """Returns a result of `face_entry` as the row of a table; missing raw probabilities are None."""
+    probabilities, raw = entry["probabilities"], entry["raw_probabilities"]
+    row = [entry["time"], entry["frame"], entry["track"], *entry["box"], entry["label"], entry["confidence"]]
+    return [*row, *probabilities.values(), *(raw.values() if raw else [None] * len(probabilities))]
 
 
 def _open_locked(path: str, flags: int) -> int:

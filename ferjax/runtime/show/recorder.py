@@ -38,7 +38,7 @@ class Recorder:
         if self._path.suffix.lower() not in VIDEOS:
             raise unknown("video format", path, (f"FILE{suffix}" for suffix in VIDEOS))
         if _free(target) < RESERVE:
-            raise InputError(f"--record {path}: less than {RESERVE >> 20} MB are free on the disk")
+            raise InputError(f"{path}: less than {RESERVE >> 20} MB are free on the disk")
         self._fps, self._size = fps, (0, 0)
         self._writer: cv2.VideoWriter | None = None
         self._target = target

@@ -117,7 +117,8 @@ def play(
                 note(f"{name}: {lost} frame{'s' if lost > 1 else ''} cannot be decoded: skipped")
             capture.release()
 
-    return Source(name, _read_patiently(frames(), stop, on_wait), stop, fps=fps)
+    patient = _read_patiently(frames(), stop, on_wait)
+    return Source(name, patient, stop, fps=fps, count=round(count) if count > 0 else None)
 
 
 def _read_patiently(frames: Generator[Frame], stop: threading.Event, on_wait: Callable[[], object]) -> Iterator[Frame]:

@@ -50,12 +50,21 @@ class Source:
       fps: nominal frames per second.
       live: whether frames are dropped if they are not read in time.
       stills: whether the frames are unrelated images.
+      count: number of frames that the container of a video states, which may be an estimate, or None.
     """
 
     def __init__(
-        self, name: str, frames: Iterator[Frame], stop: threading.Event, *, fps: float, live=False, stills=False
+        self,
+        name: str,
+        frames: Iterator[Frame],
+        stop: threading.Event,
+        *,
+        fps: float,
+        live: bool = False,
+        stills: bool = False,
+        count: int | None = None,
     ):
-        self.name, self.fps, self.live, self.stills = name, fps, live, stills
+        self.name, self.fps, self.live, self.stills, self.count = name, fps, live, stills, count
         self._frames, self._stop = frames, stop
 
     def __iter__(self) -> "Source":

@@ -18,7 +18,7 @@ from ferjax.cli import note
 from ferjax.errors import InputError
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageFile
+    from PIL import Image
 
 FORMATS = {  # Pillow's name: usual endings
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -119,7 +119,10 @@ def read(data: bytes) -> Picture:
 
     try:
         with _pillow().open(io.BytesIO(data), formats=tuple(FORMATS)) as picture:
-            return _upright(picture)
+            if picture.format == "PNG" and picture.mode == "L" and "transparency" in picture.info:
+                # Pillow scales the pixels only.
+                picture.info["transparency"] *= _GRAY_STEPS.get(str(picture.tile[0].args), 1)
+            return upright(picture)
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
@@ -140,7 +143,12 @@ def read_bgr(path: str | os.PathLike[str]) -> np.ndarray:
         data = Path(path).read_bytes()
     except OSError as error:
         raise UnreadableImage(error.strerror or str(error)) from error
-    return np.ascontiguousarray(np.asarray(read(data).image.convert("RGB"))[..., ::-1])
+    return to_bgr(read(data))
+
+
+def to_bgr(picture: Picture) -> np.ndarray:
+    """Returns the pixels as uint8 BGR (h, w, 3)."""
+    return np.ascontiguousarray(np.asarray(picture.image.convert("RGB"))[..., ::-1])
 
 
 def is_still(path: str | os.PathLike[str]) -> bool:
@@ -168,14 +176,17 @@ def _pillow() -> Any:
     return Image
 
 
-def _upright(picture: "ImageFile.ImageFile") -> Picture:
+def upright(picture: "Image.Image") -> Picture:
+    """Converts an image as `read`.
+
+    Raises:
+      UnreadableImage: if its pixels are infinite or not a number.
+    """
     remarks = []
     # An MPO file of a phone contains a second view, not an animation.
     if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
         remarks.append("animated or of several pages, first one taken")
         picture.seek(0)
-    if picture.format == "PNG" and picture.mode == "L" and "transparency" in picture.info:
-        picture.info["transparency"] *= _GRAY_STEPS.get(str(picture.tile[0].args), 1)  # Pillow scales the pixels only
     if _turn(picture):
         remarks.append("rotated as the EXIF tag says")
     picture.load()  # turns TIFF
