@@ -66,6 +66,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "card": Command("evaluate.model_card:main", "live", "writes the model card of a file"),
         "spec": Command("spec:main", "live", "prints the spec in a file"),
         "predict": Command("runtime.predict:main", "live", "classifies a folder of cropped faces"),
+        "analyze": Command("runtime.analysis.command:main", "live", "analyzes photos and films into tables and a page"),
         "live": Command("runtime.live:main", "live", "classifies expressions in a camera, video or folder"),
         "fetch": Command("runtime.fetch:main", "live", "downloads a face detector"),
         "models": Command("runtime.shipped:main", "live", "lists the models in the package"),

@@ -5,7 +5,9 @@ import dataclasses
 import cv2
 import numpy as np
 
+from ferjax.runtime.engine import Engine, Port
 from ferjax.runtime.faces.detector import Face, create_detector
+from ferjax.runtime.model import Model
 from ferjax.runtime.result import FaceResult, Latency, Result
 from ferjax.runtime.sources.frame import Frame
 from tests.support import small_files
@@ -52,3 +54,14 @@ def patches(index, places, *, size=(240, 320), fps=30.0, time=None):
         made.image[y : y + 40, x : x + 40] = (255, tone, 0)
         made.image[y : y + 40, x : x + 40, 2] = RED
     return made
+
+
+def brightness_model():
+    """A model that is certain: of dark faces "angry", of bright ones "sad", of those between "happy"."""
+
+    def run(batch):
+        gray = (batch.mean(axis=(1, 2, 3)) * SPEC.std[0] + SPEC.mean[0]) * 255
+        return 8 * np.eye(3, dtype=np.float32)[np.digitize(gray, [95, 157])]
+
+    ports = (Port((1, *SPEC.input_shape), np.dtype(np.float32)), Port((1, 3), np.dtype(np.float32)))
+    return Model(SPEC, Engine("brightness", *ports, run))

@@ -6,6 +6,8 @@ import time
 import cv2
 import numpy as np
 
+from tests.support.live_parts import frame, patches
+
 # FFmpeg asks once, when the process first opens or writes a video: here that is a test's own writer.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
@@ -79,3 +81,19 @@ class Film(Camera):
         entry = self.script.pop(0) if self.script else None
         image = entry() if callable(entry) else entry
         return image is not None, image
+
+
+TONES = {"angry": 0, "happy": 90, "sad": 210}  # of `patches`, for `brightness_model`
+
+
+def write_film(path, tones, *, fps=10.0):
+    """Writes a lossless film of faces in a row, from the label, or None, of each in each frame."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"FFV1"), fps, (320, 240))
+    for index, labels in enumerate(tones):
+        image = frame(index, size=(240, 320)).image
+        for place, label in enumerate(labels):
+            if label:
+                image[40:80, 20 + 80 * place :][:, :40] = patches(0, {TONES[label]: (0, 0)}).image[:40, :40]
+        writer.write(image)
+    writer.release()
+    return path

@@ -1,0 +1,1 @@
+"""Analyzes photos and films: `ferjax.analyze`, `ferjax.analyze_film` and `ferjax analyze`."""
