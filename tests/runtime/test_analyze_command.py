@@ -22,7 +22,7 @@ LABELS = [("happy", "sad" if i < 20 else "angry") for i in range(40)]
 @pytest.fixture(autouse=True)
 def parts(monkeypatch):
     """A model and a detector that never err."""
-    monkeypatch.setattr(command, "load", lambda path, threads: brightness_model())
+    monkeypatch.setattr(command, "load", lambda path, **options: brightness_model())
     monkeypatch.setattr(command, "create_detector", lambda *arguments, **options: patch_detector())
 
 

@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     options = _parser().parse_args(argv)
     folders.check_out(options.out)
     photos, films = _inputs(options.path, options.out)
-    model = load(options.model, threads=options.threads)
+    model = load(options.model, threads=options.threads, provider=options.provider)
     cv2.setNumThreads(options.threads)
     named = of_stream(options)
     scale, file = named.pop("detect_scale"), named.pop("detector_model")
