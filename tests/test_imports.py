@@ -63,7 +63,9 @@ RULES = {
     "the bare modules use the standard library": Rule(BARE, only=BARE, in_functions=("tqdm",)),
     "the package itself imports nothing": Rule(("ferjax.__init__",), only=("ferjax.__version__",)),
     "runtime needs no jax and no TensorFlow": Rule(
-        ("ferjax.runtime",), only=(*BARE, "ferjax.runtime", "numpy", "cv2", *RUNTIMES), in_functions=("dlib", "PIL")
+        ("ferjax.runtime",),
+        only=(*BARE, "ferjax.runtime", "numpy", "cv2", *RUNTIMES),
+        in_functions=("dlib", "PIL", "tornado"),
     ),
     "the numerics know no data, loop or file": Rule(
         ("ferjax.augment", "ferjax.losses", "ferjax.prune", "ferjax.quant", "ferjax.models"),

@@ -88,22 +88,8 @@ class Log:
                 file.close()
 
     def _write_json(self, result: Result, face: FaceResult) -> None:
-        raw = face.raw_probabilities
-        line: dict[str, Any] = {
-            "time": round(result.time, 4),
-            "frame": result.frame.index,
-            "track": face.track,
-            "box": face.box,
-            "label": face.label,
-            "confidence": _rounded(face.confidence),
-            "probabilities": {name: _rounded(p) for name, p in face.probabilities.items()},
-            "raw_probabilities": None if raw is None else {name: _rounded(p) for name, p in raw.items()},
-            "latency_ms": {part: round(ms, 3) for part, ms in result.latency._asdict().items()},
-        }
-        if result.frame.name:
-            line["image"] = result.frame.name
         assert self._file is not None
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(json.dumps(entry(result, face)) + "\n")
 
     def _write_csv(self, result: Result, face: FaceResult) -> None:
         raw = face.raw_probabilities
@@ -115,6 +101,25 @@ class Log:
     def _write_row(self, row: Sequence[Any]) -> None:
         assert self._file is not None
         csv.writer(self._file).writerow(row)
+
+
+def entry(result: Result, face: FaceResult) -> dict[str, Any]:
+    """Returns the log entry of a face, for JSON."""
+    raw = face.raw_probabilities
+    line: dict[str, Any] = {
+        "time": round(result.time, 4),
+        "frame": result.frame.index,
+        "track": face.track,
+        "box": face.box,
+        "label": face.label,
+        "confidence": _rounded(face.confidence),
+        "probabilities": {name: _rounded(p) for name, p in face.probabilities.items()},
+        "raw_probabilities": None if raw is None else {name: _rounded(p) for name, p in raw.items()},
+        "latency_ms": {part: round(ms, 3) for part, ms in result.latency._asdict().items()},
+    }
+    if result.frame.name:
+        line["image"] = result.frame.name
+    return line
 
 
 def _open_locked(path: str, flags: int) -> int:
