@@ -77,8 +77,7 @@ async def _picture(handler: "RequestHandler", hub: Hub) -> None:
                 shown, jpeg = await hub.encoded(".jpg", result)
                 head = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
                 sent, part = shown.number, head + jpeg + b"\r\n" + _BOUNDARY  # shown when the next part begins
-            if part:
-                await _send(handler, part)
+            await _send(handler, part)  # raises an error if the viewer left, also without a new part
 
 
 async def _events(handler: "RequestHandler", hub: Hub, model: dict[str, Any]) -> None:

@@ -77,7 +77,7 @@ class View:
             for each in self._sockets:
                 each.close()
             self._loop.close()
-        else:
+        elif not self._loop.is_closed():
             self._hub.close()
             self._thread.join(2 * _FAREWELL_SECONDS + 0.1)
 
