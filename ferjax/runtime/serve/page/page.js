@@ -16,6 +16,7 @@ let isStills = false;
 let events = null; // the open EventSource
 let retry = 0; // timer of the next attempt to connect
 let paused = false;
+let hasEnded = false; // the device has ended the stream
 let entries = []; // of the frame that arrives
 let now = 0; // time of the newest frame on the device, in seconds
 const cards = new Map(); // track -> card of a face in the newest frame
@@ -41,13 +42,11 @@ function connect() {
   events.addEventListener("model", ({ data }) => start(JSON.parse(data)));
   events.addEventListener("frame", ({ data }) => show(JSON.parse(data)));
   events.addEventListener("status", ({ data }) => showStatus(JSON.parse(data)));
-  events.addEventListener("end", () => lose("The stream has ended. Waiting for the device"));
-  events.onerror = async () => {
-    lose("No connection to the device: trying again");
-    const answer = await fetch("health").catch(() => null);
-    if (answer?.status === 403) say("This address is no longer valid: ferjax prints a new one at each start");
-    else if (answer) say("The device has too many viewers: trying again");
-  };
+  events.addEventListener("end", () => {
+    hasEnded = true;
+    tryAgain();
+  });
+  events.onerror = tryAgain;
 }
 
 function disconnect() {
@@ -57,10 +56,13 @@ function disconnect() {
   find("rate").textContent = "";
 }
 
-function lose(reason) {
+async function tryAgain() {
   disconnect();
-  if (!paused) say(reason);
   retry = setTimeout(connect, RETRY);
+  say(hasEnded ? "The stream has ended. Waiting for the device" : "No connection to the device: trying again");
+  const answer = await fetch("health").catch(() => null);
+  if (answer?.status === 403) say("This address is no longer valid: ferjax prints a new one at each start");
+  else if (answer) say("The device takes no more viewers for now: trying again");
 }
 
 // The picture is requested only while it is seen, because the device encodes it only then.
@@ -78,6 +80,7 @@ function start(model) {
   classes = model.classes;
   colors = new Map(classes.map(({ name, color }) => [name, color]));
   isStills = model.stills;
+  hasEnded = false;
   entries = [];
   clear(0);
   find("minute").hidden = isStills;
