@@ -4,12 +4,14 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import sys
 import threading
 import time
 import urllib.parse
+import urllib.request
 
 import cv2
 import numpy as np
@@ -21,6 +23,8 @@ from ferjax.runtime.serve import address, answers, hub, server
 from ferjax.runtime.serve.server import View
 from ferjax.runtime.show.log import Log
 from ferjax.runtime.sources.frame import Frame, Source
+from tests.support import processes
+from tests.support.live_command import command
 from tests.support.live_parts import NAMES, face, frame, result
 from tests.support.processes import free_port
 
@@ -514,3 +518,42 @@ def test_a_log_that_cannot_be_opened_starts_no_server(monkeypatch, tmp_path, mod
     with pytest.raises(InputError, match=r"out\.txt"):
         live.main(["--model", str(model), "--serve", "0", "--log", str(tmp_path / "out.txt")])
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_goes_on_under_attack_and_ends_at_once(tmp_path, model, number):
+    film, port = tmp_path / "film.avi", free_port()
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"MJPG"), 30.0, (320, 240))
+    for _ in range(1800):
+        writer.write(NOISE[:240, :320])
+    writer.release()
+    options = ["--model", model, "--source", film, "--serve", port, "--detector", "none"]
+    process = processes.start(dict(os.environ), *command(*options, no_display=False)[1:])
+    assert process.stderr.readline() == f"ferjax: showing at http://localhost:{port}/\n"
+
+    def frames():
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=20) as answer:
+            return json.loads(answer.read())["frames"]
+
+    def attack():
+        requests = (b"GET /picture.mjpeg", b"GET /events", b"GET /snapshot.png", b"")
+        for i in range(150):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            with contextlib.suppress(OSError):  # refused, or not read
+                client.settimeout(0.1)
+                client.sendall(requests[i % 4] + b" HTTP/1.1\r\nHost: localhost\r\n\r\n" * bool(requests[i % 4]))
+                if i % 10 == 0:
+                    client.sendall(b"a" * (10 << 20))
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(process.kill)
+        before = frames()
+        attack()
+        time.sleep(3)
+        process.send_signal(number)
+        start = time.monotonic()
+        code, _, errors = processes.end(process)
+        assert code == 0 and time.monotonic() - start < 3  # on a busy computer
+        (summary,) = errors.splitlines()
+        assert int(re.search(r"(\d+) frames", summary)[1]) - before > 45
