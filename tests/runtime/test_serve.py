@@ -372,7 +372,7 @@ def test_a_slow_viewer_gets_fewer_frames_and_then_the_newest(view):
         received = 1
         while len(next_jpeg(slow)) > 20_000:  # noise
             received += 1
-        assert received < 30
+        assert received < 12
 
 
 def test_too_many_viewers_are_refused(view):
@@ -432,11 +432,11 @@ def send(view, data):
     ],
     ids=["header", "headers", "line", "length", "chunks", "no host", "TLS"],
 )
-def test_malformed_and_oversized_requests_are_refused(busy, data, capfd):
+def test_malformed_and_oversized_requests_are_refused(busy, data, caplog):
     answer = send(busy, data)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
     assert json.loads(ask(busy, "/health")[2])["status"] == "ok"
-    assert capfd.readouterr().err.count("\n") <= 1  # a message for each would fill the log of the device
+    assert caplog.records == []  # a message for each would fill the log of the device
 
 
 @pytest.mark.slow
@@ -479,9 +479,10 @@ def play(monkeypatch, times, fps=10.0, *, stills=False):
 
 def test_a_film_plays_in_real_time(monkeypatch, model, capfd):
     play(monkeypatch, [0, 0.2, 0.4, 0.6])
-    start = time.monotonic()
+    times = []
+    monkeypatch.setattr(server.View, "publish", lambda *_: times.append(time.monotonic()))
     live.main(["--model", str(model), "--serve", "0"])  # without a window
-    assert 0.6 <= time.monotonic() - start < 5
+    assert 0.3 < times[-1] - times[0] < 5
     address, summary = capfd.readouterr().err.splitlines()
     assert address.startswith("ferjax: showing at http://localhost:") and "4 frames" in summary
 

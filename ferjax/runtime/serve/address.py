@@ -38,8 +38,9 @@ def listen(host: str, port: int) -> list[socket.socket]:
     except (OSError, UnicodeError) as error:  # UnicodeError: not a host name
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"--serve cannot listen at {_joined(host, port)}: {reason}; choose another address") from error
-    for each in sockets:
-        each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # accepted sockets inherit it
+    for each in sockets:  # accepted sockets inherit the options
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each event at once
     return sockets
 
 

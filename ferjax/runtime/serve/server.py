@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -141,6 +140,5 @@ def _server(guard: address.Guard, answers: Mapping[str, Answer]) -> "HTTPServer"
             else:
                 stream.close()
 
-    logging.getLogger("tornado.general").setLevel(logging.CRITICAL)  # a message for every malformed request
     application = Application([("/.*", Handler)], log_function=lambda _: None)
     return Server(application, max_header_size=_MAX_HEADERS, max_body_size=0, idle_connection_timeout=_IDLE_SECONDS)
