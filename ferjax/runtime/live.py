@@ -1,15 +1,18 @@
 """Classifies facial expressions in live video: `ferjax live --source 0`.
 
-Images stay on this machine; nothing is stored without --log, --record or --snapshot. q or Ctrl-C ends it.
+Images stay on this machine unless --serve names an address of the network; nothing is stored without --log, --record
+or --snapshot. q or Ctrl-C ends it.
 """
 
 import argparse
+import contextlib
 import math
 import pathlib
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 
@@ -26,21 +29,21 @@ from ferjax.runtime.show.recorder import Recorder
 from ferjax.runtime.show.snapshots import Snapshots, snapshot_name
 from ferjax.runtime.show.window import Window
 from ferjax.runtime.sources.factory import open_source
-from ferjax.runtime.sources.frame import CUT_SECONDS, Source
+from ferjax.runtime.sources.frame import CUT_SECONDS, POLL_SECONDS, Source
 
+if TYPE_CHECKING:
+    from ferjax.runtime.serve.server import View
+
+_SERVED_SECONDS = 3.0  # time for which each image of a folder is shown to browsers
 _KEYS = {"q": "quit", "s": "snapshot"}
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs `ferjax live` and prints a summary line at the end."""
-    options = _parser().parse_args(argv)
-    if options.frames is not None and options.frames < 1:
-        raise InputError(f"--frames must be at least 1, got {options.frames}")
-    if empty := [name for name in ("log", "record", "snapshot") if getattr(options, name) == ""]:
-        raise InputError(f"--{empty[0]} is empty: give a path, or omit the option")
+    options = _options(argv)
     model = load(options.model, threads=options.threads, provider=options.provider)
     cv2.setNumThreads(options.threads)
-    window = None if options.no_display else Window()
+    window = None if options.no_display or options.serve is not None else Window()
     requests: dict[str, bool] = {}
 
     def on_key(key: str) -> None:
@@ -54,10 +57,11 @@ def main(argv: Sequence[str]) -> None:
             source.stop()
 
     source = open_source(options.source, size=_size(options.camera_size), on_wait=on_wait)
-    with source, _Signals(source, requests):
+    class_names = model.spec.class_names
+    with source, _Signals(source, requests), _view(options, source, class_names) as view:
         results = stream(source, model, **of_stream(options))
-        outputs = _Outputs(options, source, model.spec.class_names)
-        summary, pace = _Summary(), _Pace(source)
+        outputs = _Outputs(options, source, class_names, view)
+        summary, pace = _Summary(), _Pace(source, still=math.inf if view is None else _SERVED_SECONDS)
         try:
             for result in results:
                 result = outputs.draw(result)
@@ -69,11 +73,26 @@ def main(argv: Sequence[str]) -> None:
                 summary.add(result)
                 if "quit" in requests or summary.frames == options.frames:
                     break
+                if view is not None:
+                    _wait(pace.wait(result.time), until=lambda: source.stopped)
+            else:
+                if view is not None and source.stills and not source.stopped:
+                    cli.note("still showing the last image: Ctrl-C ends")
+                    _wait(math.inf, until=lambda: source.stopped)
         finally:
             outputs.close()
             if window is not None:
                 window.close()
     cli.note(summary.line())
+
+
+def _options(argv: Sequence[str]) -> argparse.Namespace:
+    options = _parser().parse_args(argv)
+    if options.frames is not None and options.frames < 1:
+        raise InputError(f"--frames must be at least 1, got {options.frames}")
+    if empty := [name for name in ("log", "record", "snapshot") if getattr(options, name) == ""]:
+        raise InputError(f"--{empty[0]} is empty: give a path, or omit the option")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,6 +110,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="folder of PNG images: on key s or SIGUSR1, the last frame, each image of a folder",
     )
+    add(
+        "--serve",
+        metavar="[HOST:]PORT",
+        help="a page for browsers instead of the window; on this machine only, unless HOST is given (docs/live.md)",
+    )
     add("--frames", type=int, help="number of frames after which to stop")
     return parser
 
@@ -104,41 +128,59 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-class _Pace:
-    """Computes how long the window shows a frame: a video plays in real time, without the time that a cut skips."""
+def _view(
+    options: argparse.Namespace, source: Source, class_names: Sequence[str]
+) -> contextlib.AbstractContextManager["View | None"]:
+    if options.serve is None:
+        return contextlib.nullcontext()
+    from ferjax.runtime.serve.server import View  # imports asyncio, which takes time on a small computer
 
-    def __init__(self, source: Source):
-        self._source, self._longest = source, max(CUT_SECONDS, 2.5 / source.fps)
+    return View(options.serve, class_names, stills=source.stills)
+
+
+def _wait(seconds: float, until: Callable[[], bool]) -> None:
+    """Waits; signal handlers run meanwhile, and True of `until` ends the wait."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0 and not until():
+        time.sleep(min(left, POLL_SECONDS))
+
+
+class _Pace:
+    """Computes how long a frame is shown: a video plays in real time, without the time that a cut skips."""
+
+    def __init__(self, source: Source, *, still: float):
+        """Takes the source and the seconds for which an image is shown."""
+        self._source, self._still, self._longest = source, still, max(CUT_SECONDS, 2.5 / source.fps)
         self._last = self._due = math.nan
 
     def wait(self, shown: float) -> float:
-        """Returns the seconds to wait for a key after the frame of time `shown`.
-
-        There is no limit for an image; the wait is 1 ms for a camera.
-        """
+        """Returns the seconds to wait after the frame of time `shown`; none for a camera."""
         if self._source.stills:
-            return math.inf
+            return self._still
         if self._source.live:
-            return 0.001
+            return 0.0
         step, now, self._last = shown - self._last, time.monotonic(), shown
         if math.isnan(step):  # the first frame
             self._due = now
         else:
             self._due += step if step <= self._longest else 1 / self._source.fps
-        return max(0.001, self._due - now)
+        return max(0.0, self._due - now)
 
 
 class _Outputs:
-    """The requested outputs: log, recording, snapshots."""
+    """The requested outputs: page, log, recording, snapshots."""
 
-    def __init__(self, options: argparse.Namespace, source: Source, class_names: Sequence[str]):
+    def __init__(self, options: argparse.Namespace, source: Source, class_names: Sequence[str], view: "View | None"):
         _check_targets(options, stills=source.stills)
         self._recorder = Recorder(options.record, source.fps) if options.record else None
         self._snapshots = Snapshots(options.snapshot) if options.snapshot else None
         self._log = Log(options.log, class_names) if options.log else None  # last, because it replaces the file
-        drawn = options.record or options.snapshot or not options.no_display
+        self._view = view
+        drawn = options.record or options.snapshot or view is not None or not options.no_display
         self._painter, self._stills = Painter(class_names) if drawn else None, source.stills
         self._last: Result | None = None
+        if view:
+            view.start()
 
     def draw(self, result: Result) -> Result:
         """Draws on the frame if an output shows it."""
@@ -149,6 +191,8 @@ class _Outputs:
         return result._replace(latency=result.latency._replace(draw=(time.perf_counter() - start) * 1e3))
 
     def write(self, result: Result, *, snapshot: bool) -> None:
+        if self._view:
+            self._view.publish(result)
         if self._log:
             self._log.write(result)
         if self._recorder:

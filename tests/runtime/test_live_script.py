@@ -179,6 +179,8 @@ def test_a_closed_log_pipe_is_no_traceback(model, clip):
         (("--log", ""), "--log is empty"),
         (("--snapshot", ""), "--snapshot is empty"),
         (("--threshold", "2"), "threshold"),
+        (("--serve", "pi.local"), "[HOST:]PORT"),
+        (("--serve", ""), "[HOST:]PORT"),
         (("--detector", "yunet", "--detector-model", "nowhere.onnx"), "nowhere.onnx"),
     ],
 )

@@ -15,7 +15,7 @@ from ferjax.errors import InputError
 
 TITLE = "ferjax - q: quit, s: snapshot"
 _POLL_SECONDS = 0.1  # maximum duration of one call of OpenCV, during which no signal handler runs
-_ADVICE = "add --no-display (results: --log, --record or --snapshot)"
+_ADVICE = "add --serve 8000 (a page for browsers) or --no-display (results: --log, --record or --snapshot)"
 
 
 def check_display() -> None:

@@ -1,0 +1,1 @@
+"""Shows the live loop in a browser: `ferjax live --serve [HOST:]PORT`."""
