@@ -125,23 +125,28 @@ def with_batch_size(blob: bytes, size: int) -> bytes:
 
 
 def _make_unsigned(model: Any) -> None:
-    """Shifts the activations of a QDQ model from int8 to uint8, in place; the weights stay int8."""
+    """Shifts the activations of a QDQ model from int8 to uint8, in place; the weights stay int8.
+
+    Activations have zero points, and some are constants, such as a class token.
+    """
     from onnx import numpy_helper
 
     graph, stored = model.graph, onnx_graph.constants(model)
     moved: dict[str, str] = {}
     for node in graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] in stored:
+        rounds = node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        if rounds and node.input[0] in stored:
             continue
-        name = node.input[2]
-        zero_point = numpy_helper.to_array(stored[name])
-        if zero_point.dtype != np.int8:
-            continue
-        if name not in moved:
-            moved[name] = f"{name}/unsigned"
-            unsigned = (zero_point.astype(np.int16) + 128).astype(np.uint8)
-            graph.initializer.append(numpy_helper.from_array(unsigned, moved[name]))
-        node.input[2] = moved[name]
+        for place in [2] if rounds else range(len(node.input)):
+            name = node.input[place]
+            values = numpy_helper.to_array(stored[name]) if name in stored else np.zeros(0)
+            if values.dtype != np.int8:
+                continue
+            if name not in moved:
+                moved[name] = f"{name}/unsigned"
+                unsigned = (values.astype(np.int16) + 128).astype(np.uint8)
+                graph.initializer.append(numpy_helper.from_array(unsigned, moved[name]))
+            node.input[place] = moved[name]
     used = {name for node in graph.node for name in node.input}
     for tensor in [t for t in graph.initializer if t.name not in used]:
         graph.initializer.remove(tensor)

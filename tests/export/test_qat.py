@@ -90,6 +90,17 @@ def test_onnx_holds_the_same_integers_unsigned():
     assert np.abs(small_files.run_onnx_as_written(blob, x) - run_tflite(tflite.qat(given), x)).max() <= 1.01 * step
 
 
+@pytest.mark.parametrize("name", [pytest.param("deit_tiny", marks=pytest.mark.slow), "deit_tiny_distilled"])
+def test_onnx_of_a_transformer_joins_its_constant_tokens_with_unsigned_patches(name):
+    variables, x, apply = observed(name)
+    expected, logits = (
+        apply(variables),
+        small_files.run_onnx_as_written(onnx_file.qat(as_source(name, variables, x)), x),
+    )
+    assert (logits.argmax(1) == expected.argmax(1)).mean() >= 0.9
+    assert np.abs(logits - expected).max() < 0.2 * np.abs(expected).max()
+
+
 def test_four_bit_weights():
     variables, x, apply = observed("baseline_cnn5", weight_bits=4)
     given = as_source("baseline_cnn5", variables, x)
