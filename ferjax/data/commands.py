@@ -60,7 +60,9 @@ def _prepare_parser(parser: argparse.ArgumentParser) -> None:
         data_set = names.add_parser(name, argument_default=argparse.SUPPRESS)
         data_set.add_argument("--source", type=Path, required=True, help="folder, zip or tar archive, or table")
         data_set.add_argument(
-            "--name-encoding", metavar="ENCODING", help="encoding of the file names in the archive (default: detected)"
+            "--name-encoding",
+            metavar="ENCODING",
+            help="encoding of names in archives, class folders and tables that are not UTF-8 (default: detected)",
         )
         data_set.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be decoded")
         data_set.add_argument(

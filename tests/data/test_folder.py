@@ -177,11 +177,38 @@ def test_a_class_with_bad_rows_only_is_reported_by_row(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names themselves")
-def test_a_class_folder_that_is_not_utf8_is_refused(tmp_path):
+def test_class_folders_in_a_code_page_are_decoded_if_certain(tmp_path, capsys):
     made = write(tmp_path / "album", album(2))
-    os.rename(os.fsencode(made / "cat"), os.fsencode(made) + b"/\xfcber")
-    with pytest.raises(InputError, match=r"udcfc.* is not UTF-8"):
+    os.rename(os.fsencode(made / "cat"), os.fsencode(made) + "/fröhlich".encode("cp1252"))
+    (made / "dog").rename(made / "müde")  # UTF-8
+    assert folder.read(made).class_names == ("fröhlich", "müde")
+    assert "names decoded as cp1252 (fröhlich)" in capsys.readouterr().err
+    os.rename(os.fsencode(made) + "/fröhlich".encode("cp1252"), os.fsencode(made) + "/행복".encode("cp949"))
+    with pytest.raises(InputError, match=r"album: .*encoding is uncertain.*--name-encoding"):
         folder.read(made)
+    data = prepare_as("moods", folder.read(made, name_encoding="cp949"), tmp_path)
+    assert data["class_names"] == ["müde", "행복"]
+
+
+def test_tables_in_a_code_page_are_decoded_if_certain(tmp_path, capsys):
+    made = write(tmp_path / "album", {"fröhlich/0.jpg": b"", "faces/0.jpg": b""})
+
+    def read(text, encoding, **options):
+        (made / "table.csv").write_bytes(text.encode(encoding))
+        return folder.read_table(made / "table.csv", **options)
+
+    german = "path;label\r\nfröhlich\\0.jpg;fröhlich\r\nfaces\\0.jpg;wütend\r\n"
+    found = read(german, "cp1252")
+    assert found.class_names == ("fröhlich", "wütend")
+    assert [e.name for e in found.examples] == ["fröhlich/0.jpg", "faces/0.jpg"] and found.examples[0].read() == b""
+    assert "table.csv: names decoded as cp1252" in capsys.readouterr().err
+    french = "path,label\nfaces/0.jpg,colère\nfaces/0.jpg,joie\n"  # in cp1250: colčre
+    with pytest.raises(InputError, match=r"table\.csv: .*encoding is uncertain.*--name-encoding"):
+        read(french, "cp1252")
+    assert read(french, "cp1252", name_encoding="cp1252").class_names == ("colère", "joie")
+    with pytest.raises(InputError, match=r"--name-encoding ascii: the names in table\.csv cannot be decoded"):
+        read(french, "cp1252", name_encoding="ascii")
+    assert read(german, "utf-8", name_encoding="cp932").class_names == ("fröhlich", "wütend")
 
 
 def test_a_source_without_one_table_is_refused(tmp_path):

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from ferjax.data.datasets import tables
+from ferjax.data.datasets import names, tables
 from ferjax.data.datasets.sources import SPLITS, Example, Source, by_split
 from ferjax.data.datasets.tree import Tree, holding, refuse_yolo
 from ferjax.data.prepare import detection
@@ -43,7 +43,7 @@ def read(
       fractions: fractions of train, validation and test, each 0..1, with sum 1; FRACTIONS if None.
       find_faces: crop the largest face, rotated until the eyes are level; an image without a face is unusable.
       class_names: names of the classes if their folders are numbers, in the order of the numbers.
-      name_encoding: encoding of the names in an archive; detected if None.
+      name_encoding: encoding of the names in an archive and of the class folders; detected if None.
 
     Raises:
       InputError: if there are fewer than two classes, a class has no image, split folders are next to other folders,
@@ -58,18 +58,15 @@ def read(
     divided = _in_splits(source, folders)
     depth = 2 if divided else 1
     named = {PurePosixPath(f).parts[depth - 1] for f in folders if len(PurePosixPath(f).parts) >= depth}
-    if odd := [
-        name for name in named if any("\ud800" <= letter <= "\udfff" for letter in name)
-    ]:  # bytes that are not UTF-8
-        raise InputError(f"{source}: the name of the class folder {odd[0]!r} is not UTF-8; rename it")
-    names = _names(source, set(map(_composed, named)), class_names)
-    classes = tuple(sorted(names.values()))
+    texts = _texts(source, sorted(named), name_encoding)
+    class_of = _names(source, set(texts.values()), class_names)
+    classes = tuple(sorted(class_of.values()))
     examples = []
     for path in tree.files:
         parts = PurePosixPath(path.removeprefix(top)).parts
         if len(parts) > depth and is_picture(path):
             split = SPLITS[parts[0].lower()] if divided else "train"
-            label = classes.index(names[_composed(parts[depth - 1])])
+            label = classes.index(class_of[texts[parts[depth - 1]]])
             examples.append(Example(split, "/".join(parts), label, tree.reader(path)))
     ignored = len(tree.files) - len(examples)
     shares = _shares(source, fractions, divided=divided)
@@ -79,6 +76,15 @@ def read(
     if empty := [c for i, c in enumerate(classes) if i not in present]:
         raise InputError(f"{source}: the class {', '.join(empty)} has no images; add images or remove the class")
     return made
+
+
+def _texts(source: Path, named: Sequence[str], name_encoding: str | None) -> dict[str, str]:
+    """Returns name of a class folder -> the name as text; names on disk may be in a code page."""
+    raw = {name: name.encode("utf-8", "surrogateescape") for name in named}  # as Python reads names that are not UTF-8
+    odd = [name for name in named if raw[name].decode("utf-8", "replace") != name]
+    read = names.decode([raw[name] + b"/" for name in odd], str(source), name_encoding)
+    texts = dict(zip(odd, (name.rstrip("/") for name in read), strict=True))
+    return {name: _composed(texts.get(name, name)) for name in named}
 
 
 def _in_splits(source: Path, folders: Sequence[str]) -> bool:
@@ -117,7 +123,7 @@ def read_table(
       fractions: fractions of train, validation and test if there is no column split; FRACTIONS if None.
       find_faces: crop the largest face, rotated until the eyes are level; an image without a face is unusable.
       class_names: names of the classes if the labels are numbers, in the order of the numbers.
-      name_encoding: encoding of the names in an archive; detected if None.
+      name_encoding: encoding of the table and of the names in an archive; detected if None.
 
     Raises:
       InputError: if there is not one table, a column is missing, there are fewer than two classes, labels are numbers
@@ -128,9 +134,10 @@ def read_table(
     if len(found) != 1:
         state = f"contains several tables, {', '.join(found)}" if found else "contains no table"
         raise InputError(f"{source} {state}: use one CSV file with the columns path, label and optionally split")
-    rows = list(tables.rows(tree, found[0], ("path", "label")))
-    names = _names(source, {_composed(r.values["label"]) for r in rows} - {""}, class_names)
-    classes = tuple(sorted(names.values()))
+    encoding = tables.find_encoding(tree, found[0], name_encoding)
+    rows = list(tables.rows(tree, found[0], ("path", "label"), encoding=encoding))
+    class_of = _names(source, {_composed(r.values["label"]) for r in rows} - {""}, class_names)
+    classes = tuple(sorted(class_of.values()))
     divided = bool(rows) and "split" in rows[0].values
     listed = [row for row in rows if row.values["path"]]
     files, lead = tables.locate(tree, found[0], [row.values["path"] for row in listed])
@@ -147,7 +154,7 @@ def read_table(
         else:
             where = SPLITS[split.lower()] if divided else "train"
             name = tables.posix(path).removeprefix(f"{lead}/")
-            examples.append(Example(where, name, classes.index(names[_composed(label)]), tree.reader(file)))
+            examples.append(Example(where, name, classes.index(class_of[_composed(label)]), tree.reader(file)))
     shares = _shares(source, fractions, divided=divided)
     notes = [f"leading folders of all paths ignored: {lead}"] if lead else []
     return _source(source, classes, by_split(examples), size, channels, shares, find_faces, notes)

@@ -1,4 +1,4 @@
-"""Decodes the names of files in archives that are neither UTF-8 nor marked with their encoding.
+"""Decodes the names of files and classes in archives, folders and tables that are neither UTF-8 nor marked.
 
 Every code page turns almost any bytes into some text, so a statistical guess is wrong too often on names of a few
 letters. A name is decoded only if exactly one reading spells all names with the letters of one language.
@@ -22,18 +22,34 @@ def decode(names: Sequence[bytes], archive: str, encoding: str | None = None) ->
 
     Args:
       names: the names as stored, of the files without a mark of their encoding.
-      archive: name of the archive, for messages.
+      archive: name of the archive, folder or table, for messages.
+      encoding: see `find_encoding`.
+
+    Raises:
+      InputError: see `find_encoding`.
+    """
+    encoding = find_encoding(names, archive, encoding)
+    return [name.decode(encoding) for name in names]
+
+
+def find_encoding(names: Sequence[bytes], archive: str, encoding: str | None = None) -> str:
+    """Returns the encoding of names, checked.
+
+    Args:
+      names: the names as stored.
+      archive: name of the archive, folder or table, for messages.
       encoding: encoding of the names; if None, UTF-8 or else the one code page that fits all names.
 
     Raises:
       InputError: if the names are not in `encoding`, it is unknown, or none or several code pages fit the folders.
     """
     if encoding is None:
-        encoding = "utf-8" if _decoded(names, "utf-8") is not None else _detect(names, archive)
+        return "utf-8" if _decoded(names, "utf-8") is not None else _detect(names, archive)
     try:
-        return [name.decode(encoding) for name in names]
+        _ = [name.decode(encoding) for name in names]
     except (LookupError, UnicodeError) as error:
         raise InputError(f"--name-encoding {encoding}: the names in {archive} cannot be decoded ({error})") from error
+    return encoding
 
 
 def _detect(names: Sequence[bytes], archive: str) -> str:

@@ -1,20 +1,23 @@
 """Reads tables of labels and pixels."""
 
 import codecs
+import contextlib
 import csv
 import io
 import itertools
 import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import IO, NamedTuple
 
-from ferjax.data.datasets import archives
+from ferjax.data.datasets import archives, names
 from ferjax.data.datasets.sources import Example, bad_example
 from ferjax.data.datasets.tree import Tree
 from ferjax.errors import InputError
 
 _DELIMITERS = ",;\t"
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Row(NamedTuple):
@@ -29,26 +32,32 @@ class Row(NamedTuple):
 
 
 def rows(
-    tree: Tree, path: str, needed: Sequence[str], *, without_header: Sequence[Sequence[str]] = ()
+    tree: Tree,
+    path: str,
+    needed: Sequence[str],
+    *,
+    without_header: Sequence[Sequence[str]] = (),
+    encoding: str = "utf-8-sig",
 ) -> Iterator[Row]:
     """Reads a table row by row; column names are stripped and converted to lower case.
 
-    Columns are separated by commas, semicolons or tabs; the text is UTF-8, or UTF-16 with a byte order mark.
+    Columns are separated by commas, semicolons or tabs.
 
     Args:
       tree: the files of the data set.
       path: path of the table.
       needed: names of columns that the table must have.
       without_header: the columns of the forms of this table that have no header.
+      encoding: encoding of the table, unless it is UTF-16 with a byte order mark; see `find_encoding`.
 
     Raises:
-      InputError: if a needed column is missing, or the file is not UTF-8, not UTF-16 or not CSV.
+      InputError: if a needed column is missing, or the file is not in the encoding or not CSV.
     """
     name = PurePosixPath(path).name
     reader = csv.reader(())
     with tree.open(path) as raw:
         try:
-            text = _text(raw)
+            text = _text(raw, encoding)
             first = text.readline()
             delimiter, header = _header(first, needed)
             given = next((h for h in without_header if len(h) == len(header) and not {*h} & {*header}), None)
@@ -68,10 +77,26 @@ def rows(
             raise InputError(f"{name} is damaged at line {max(reader.line_num, 1)}: {error}") from error
 
 
-def _text(raw: IO[bytes]) -> io.TextIOWrapper:
+def find_encoding(tree: Tree, path: str, name_encoding: str | None = None) -> str:
+    """Returns the encoding of a table: UTF-8 if possible, else `name_encoding` or the one code page that fits it.
+
+    Raises:
+      InputError: see `names.find_encoding`.
+    """
+    data = tree.read(path)
+    if data.startswith(_UTF16):
+        return "utf-16"
+    with contextlib.suppress(UnicodeDecodeError):
+        data.decode("utf-8")
+        return "utf-8-sig"
+    words = {word + b"/" for word in re.split(rb'[,;\t\r\n"/]', data)}  # none is part of a character in a code page
+    return names.find_encoding(sorted(words), PurePosixPath(path).name, name_encoding)
+
+
+def _text(raw: IO[bytes], encoding: str) -> io.TextIOWrapper:
     buffered = io.BufferedReader(raw)  # type: ignore[type-var]
-    utf16 = buffered.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return io.TextIOWrapper(buffered, encoding="utf-16" if utf16 else "utf-8-sig", newline="")
+    utf16 = buffered.peek(2).startswith(_UTF16)
+    return io.TextIOWrapper(buffered, encoding="utf-16" if utf16 else encoding, newline="")
 
 
 def _header(line: str, needed: Sequence[str]) -> tuple[str, list[str]]:
