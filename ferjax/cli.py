@@ -97,6 +97,11 @@ def progress(items: Iterable[T], *, what: str, total: int | None = None) -> Iter
     yield from tqdm(items, desc=what, total=total, disable=None, leave=False, delay=2)
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun, such as "1 image" or "1,200 images"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def note(message: str) -> None:
     """Prints one line on standard error."""
     if sys.stderr is not None:  # None if closed: print(file=None) writes to standard output

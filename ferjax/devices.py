@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ferjax import errors
+from ferjax import cli, errors
 
 AXIS = "data"
 
@@ -24,7 +24,7 @@ def mesh(count: int = 0) -> Mesh:
     """
     found = jax.devices()
     if not 0 <= count <= len(found):
-        visible = f"{len(found)} {found[0].platform} device(s) are visible"
+        visible = f"visible: {cli.counted(len(found), f'{found[0].platform} device')}"
         raise errors.InputError(f"--devices {count}: must be in 0..{len(found)}, 0 for all; {visible}")
     if count and jax.process_count() > 1:
         raise errors.InputError(
@@ -138,7 +138,7 @@ def describe(mesh: Mesh) -> str:
     """Returns a description such as "8 devices (cpu), 4 in each of 2 processes"."""
     first = mesh.devices.flat[0]
     kind = first.platform if first.platform == "cpu" else first.device_kind
-    text = f"{mesh.size} device{'s' * (mesh.size > 1)} ({kind})"
+    text = f"{cli.counted(mesh.size, 'device')} ({kind})"
     if jax.process_count() > 1:
         text += f", {mesh.size // jax.process_count()} in each of {jax.process_count()} processes"
     return text

@@ -116,3 +116,7 @@ def test_an_unknown_name_lists_near_ones_first_then_all():
 
 def test_an_unknown_name_without_similar_names_has_no_suggestion():
     assert str(errors.unknown("split", 7, iter(["train", "test"]))) == "unknown split 7. Accepted: train, test."
+
+
+def test_numbers_have_nouns_in_the_singular_and_the_plural():
+    assert [cli.counted(n, "image") for n in (0, 1, 2, 1200)] == ["0 images", "1 image", "2 images", "1,200 images"]

@@ -27,7 +27,7 @@ from ferjax import errors
 from ferjax.data.synthetic.clips import render_clip
 from tools import tables
 
-SUMMARY = re.compile(r"(\d+) frames.*?, ([\d.]+) fps, (\d+) faces, CPU (\d+) % of one core, memory (\d+) MB")
+SUMMARY = re.compile(r"([\d,]+) frames?\b.*?, ([\d.]+) fps, ([\d,]+) faces?, CPU (\d+) % of one core, memory (\d+) MB")
 
 
 def clip(kind: str, frames: int, *, seed: int = 0) -> list[np.ndarray]:
@@ -115,7 +115,7 @@ def _summary(process: subprocess.Popen[str]) -> dict[str, float]:
     if process.returncode or match is None:
         raise errors.InputError(f"live.py failed: {messages.strip() or output}")
     names = ("frames", "fps", "faces", "cpu_percent", "memory_mb")
-    return dict(zip(names, map(float, match.groups()), strict=True))
+    return dict(zip(names, (float(text.replace(",", "")) for text in match.groups()), strict=True))
 
 
 def _resident(pid: int) -> float:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax import errors
+from ferjax import cli, errors
 
 # RGB to luma and chroma (NTSC YIQ); the hue is an angle in the chroma plane.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
@@ -44,7 +44,8 @@ def random_color(key: jax.Array, images: jax.Array, *, saturation: float, hue: f
     """
     if images.shape[-1] != 3:
         raise errors.InputError(
-            f"augment.saturation and augment.hue require RGB images, got {images.shape[-1]} channel(s): set both to 0"
+            "augment.saturation and augment.hue require RGB images, got "
+            f"{cli.counted(images.shape[-1], 'channel')}: set both to 0"
         )
     strengths, turns = jax.random.split(key)
     count, dtype = images.shape[0], images.dtype
@@ -102,7 +103,7 @@ def random_erase(
         return jnp.where(mask, _noise(keys[5], images.shape, images.dtype), images)
     if len(fill) not in (1, images.shape[-1]):
         raise errors.InputError(
-            f"augment.erase_fill has {len(fill)} values for images of {images.shape[-1]} channel(s)"
+            f"augment.erase_fill has {len(fill)} values for images of {cli.counted(images.shape[-1], 'channel')}"
         )
     return jnp.where(mask, jnp.array(fill, images.dtype)[None, None, None, :], images)
 

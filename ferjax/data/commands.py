@@ -43,7 +43,7 @@ def clip(argv: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="random seed of people and movements (default: 0)")
     given = parser.parse_args(argv)
     count = clips.write_clip(given.kind, given.out, seed=given.seed, seconds=given.seconds)
-    print(f"rendered {given.out}: {count} frames")
+    print(f"rendered {given.out}: {cli.counted(count, 'frame')}")
 
 
 def _parse_set(command: str, description: str, argv: Sequence[str]) -> argparse.Namespace:
@@ -119,7 +119,7 @@ def _prepare(name: str, data_dir: Path | None, given: dict[str, Any]) -> None:
     print(manifest.table(facts))
     found = facts["exact_duplicates"]
     print(
-        f"exact duplicates: {found['groups']:,} groups, {found['across_splits']:,} across splits, "
+        f"exact duplicates: {cli.counted(found['groups'], 'group')}, {found['across_splits']:,} across splits, "
         f"{found['conflicting_labels']:,} with conflicting labels"
     )
     print(f"prepared {facts['name']} in {data_dir or default_data_dir()}")

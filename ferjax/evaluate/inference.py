@@ -76,7 +76,9 @@ def make_predict(network: Trained, *, batch_size: int = 256) -> Callable[[Any], 
         found = predict(step, network.variables, images, batch_size=batch_size)
         if not np.isfinite(found).all():
             bad = int((~np.isfinite(found)).any(1).sum())
-            raise errors.InputError(f"the model returns non-finite logits for {bad} of {len(found)} images")
+            raise errors.InputError(
+                f"the model returns non-finite logits for {bad} of {cli.counted(len(found), 'image')}"
+            )
         return found
 
     return logits

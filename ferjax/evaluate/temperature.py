@@ -49,7 +49,7 @@ def calibrate(
         raise errors.InputError(f"--accuracy must be in [0, 1), got {accuracy}")
     fit, rest = halves(labels, seed=seed)
     if not len(fit) or not len(rest):
-        raise errors.InputError(f"calibration requires two images of a class, got {len(labels)} images")
+        raise errors.InputError(f"calibration requires two images of a class, got {cli.counted(len(labels), 'image')}")
     temperature = calibration.fit_temperature(logits[fit], labels[fit])
     if accuracy:
         curve = calibration.coverage(calibration.softmax(logits[fit], temperature), labels[fit])
@@ -148,8 +148,8 @@ def _plot(logits: np.ndarray, labels: np.ndarray, temperature: float, path: path
 def _text(name: str, result: dict[str, Any]) -> str:
     before, after, given = result["before"], result["after"], result["abstention"]
     lines = [
-        f"{name}: temperature {result['temperature']:.3f}, fitted on {result['fitted_on']} images; on the other "
-        f"{result['reported_on']}:",
+        f"{name}: temperature {result['temperature']:.3f}, fitted on "
+        f"{cli.counted(result['fitted_on'], 'image')}; on the other {result['reported_on']}:",
         f"  calibration error {before['ece']:.4f} -> {after['ece']:.4f}, Brier score {before['brier']:.4f} -> "
         f"{after['brier']:.4f}, log-likelihood {-before['nll']:.4f} -> {-after['nll']:.4f}",
     ]

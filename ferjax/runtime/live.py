@@ -263,7 +263,8 @@ class _Summary:
         cpu = 100 * (time.process_time() - self._cpu) / seconds
         dropped = f" ({self._dropped} dropped)" if self._dropped else ""
         return (
-            f"{self.frames} frames{dropped}, {self.frames / seconds:.1f} fps, {len(self._tracks)} faces, "
+            f"{cli.counted(self.frames, 'frame')}{dropped}, {self.frames / seconds:.1f} fps, "
+            f"{cli.counted(len(self._tracks), 'face')}, "
             f"CPU {cpu:.0f} % of one core, memory {_memory()}"
         )
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 import ferjax.spec
-from ferjax.cli import note
+from ferjax.cli import counted, note
 from ferjax.errors import InputError
 from ferjax.runtime import preprocessing, shipped
 from ferjax.runtime.engine import Engine, int8_saturates, open_engine
@@ -133,7 +133,7 @@ class Model:
         if not np.isfinite(logits).all():
             bad = int((~np.isfinite(logits)).any(1).sum())
             raise NotFinite(
-                f"{self._name} returns non-finite logits for {bad} of {len(logits)} images: export it again"
+                f"{self._name} returns non-finite logits for {bad} of {counted(len(logits), 'image')}: export it again"
             )
         return logits
 

@@ -73,8 +73,8 @@ def main(argv: Sequence[str]) -> None:
         else:
             predictions.append((name, prediction))
     if not predictions:
-        raise errors.InputError(f"none of the {unreadable} images in {options.folder} can be read")
+        raise errors.InputError(f"no image in {options.folder} can be read: {unreadable} skipped")
     write_csv(options.out, model.spec.class_names, predictions)
     counts = collections.Counter(prediction.label for _, prediction in predictions)
-    print(f"saved {options.out}: {len(predictions)} images, {unreadable} unreadable")
+    print(f"saved {options.out}: {cli.counted(len(predictions), 'image')}, {unreadable} unreadable")
     print(", ".join(f"{label} {count}" for label, count in counts.most_common()))

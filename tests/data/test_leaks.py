@@ -31,7 +31,7 @@ def test_the_report_has_counts_a_table_and_a_sheet(leaky, tmp_path):
         "test_images_with_twin_in_train": 0,
     }
     assert counts["exact_or_near"]["test_images_with_twin_in_train"] >= 1
-    assert "exact duplicates (equal pixels): 1 groups, 1 across splits, 1 with conflicting labels" in text
+    assert "exact duplicates (equal pixels): 1 group, 1 across splits, 1 with conflicting labels" in text
     rows = list(csv.DictReader((tmp_path / "out" / "leaks.csv").read_text().splitlines()))
     exact = [r for r in rows if r["exact_group"]]
     assert [(r["split"], r["class"], r["name"]) for r in exact] == [

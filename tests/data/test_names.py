@@ -67,7 +67,7 @@ def test_the_folders_decide_if_a_file_has_a_rare_name(capsys):
 
 def test_names_of_files_only_do_not_stop_the_preparation(capsys):
     assert names.decode([b"happy/\x93me\x94.jpg", b"sad/1.jpg"], "a.zip")[0].startswith("happy/")
-    assert "1 names of files are in an unknown encoding" in capsys.readouterr().err
+    assert "1 file name in an unknown encoding" in capsys.readouterr().err
 
 
 def test_a_backslash_separates_folders_too():

@@ -111,7 +111,7 @@ def test_conversions_are_reported(tmp_path, capsys):
     files["train/sad/Training_00005.jpg"] = jpeg(faces(size=96)[0][5])
     files["test/sad/PublicTest_00005.jpg"] = jpeg(faces(size=96, channels=3)[0][5])
     manifest = prepare("fer2013", write_zip(tmp_path / "a.zip", files), tmp_path)
-    assert manifest["remarks"] == {"resized to 48x48": 2}
+    assert manifest["remarks"] == ["2 images resized to 48x48"]
     assert "2 images resized to 48x48" in capsys.readouterr().err
 
 

@@ -16,7 +16,7 @@ def test_labels_map_to_class_names(tmp_path):
     data = load("rafdb", tmp_path, ("train", "test"))
     found = {n: data.class_names[i] for s in data.splits.values() for n, i in zip(s.names, s.labels, strict=True)}
     assert found == truth
-    assert data.image_shape == (100, 100, 3) and manifest["remarks"] == {}
+    assert data.image_shape == (100, 100, 3) and manifest["remarks"] == []
 
 
 def test_gender_race_and_age_are_kept(tmp_path):

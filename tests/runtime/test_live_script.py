@@ -51,7 +51,12 @@ def test_a_folder_of_images_is_logged(tmp_path, model):
     assert {line["image"] for line in lines} == {"scene3.png", "scene4.png"}
     assert len({line["track"] for line in lines}) == len(lines)
     assert sorted(p.name for p in shots.iterdir()) == ["scene3.png", "scene4.png"]
-    assert "ferjax: 2 frames, " in done.stderr and " faces, CPU " in done.stderr and " MB" in done.stderr
+    assert (
+        "ferjax: 2 frames, " in done.stderr
+        and " fps, " in done.stderr
+        and " CPU " in done.stderr
+        and " MB" in done.stderr
+    )
 
 
 def test_a_video_is_recorded_and_logged(tmp_path, model, clip):

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from ferjax.cli import counted
 from ferjax.data.datasets.sources import EXPRESSIONS, SPLITS, Column, Example, Source, bad_example, by_split
 from ferjax.data.datasets.tables import Row, posix, rows
 from ferjax.data.datasets.tree import Tree, holding, refuse_yolo
@@ -71,7 +72,7 @@ def read(
         raise InputError(f"{source} contains neither {forms}; {GET}")
     kept = [e for e in labeled if e.label < classes]
     left = len(labeled) - len(kept)
-    notes += [f"{left:,} faces left out: no expression" + " or contempt" * (classes == 7)] if left else []
+    notes += [f"{counted(left, 'face')} left out: no expression" + " or contempt" * (classes == 7)] if left else []
     return Source(CLASSES[:classes], size, channels, kept, MISSING, tuple(notes))
 
 

@@ -212,5 +212,5 @@ def _inside(paths: Sequence[str], refused: Sequence[bool], name: str) -> list[st
         left += not inside
         kept.append(f"{pure}{'/' * plain.endswith('/')}" if inside and pure.parts else "")
     if left:
-        note(f"{name}: {left:,} entries left out: links, devices or paths outside of the archive")
+        note(f"{name}: entries left out: {left:,} (links, devices or paths outside of the archive)")
     return kept

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from ferjax.cli import counted
 from ferjax.data.datasets.sources import (
     EXPRESSION_NAMES,
     EXPRESSIONS,
@@ -123,7 +124,7 @@ def _read_folders(tree: Tree) -> Source:
         split = folder if undivided and folder == "test" else _split(path, folder)
         examples.append(Example(split, "/".join(parts[-3:]), label, tree.reader(path)))
     ignored = len(tree.files) - len(examples)
-    notes = [f"{ignored:,} files ignored: not images in train/<class>/ or test/<class>/"] if ignored else []
+    notes = [f"{counted(ignored, 'file')} ignored: not images in train/<class>/ or test/<class>/"] if ignored else []
     if undivided and any(folder == "test" for _, folder in pictures):
         notes.append(
             "no file in test/ is named PublicTest_* or PrivateTest_*: all are the test split, unlike in "

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ferjax.cli import counted
 from ferjax.data.datasets import fer2013
 from ferjax.data.datasets.sources import EXPRESSIONS, BadExample, Column, Example, Source, by_split
 from ferjax.data.datasets.tables import Row, rows
@@ -64,8 +65,8 @@ def read(source: Path, *, name_encoding: str | None = None) -> Source:
     else:
         lacks = " or ".join(fer2013.TABLES) if labels.find(VOTES) else VOTES
         raise InputError(f"{source} lacks {lacks}; {GET}")
-    notes = [f"{counts['no majority']:,} faces left out: no expression has more than half of the votes"]
-    notes += [f"{counts['no image']:,} labeled faces left out: no image"] if counts["no image"] else []
+    notes = [f"{counted(counts['no majority'], 'face')} left out: no expression has more than half of the votes"]
+    notes += [f"{counted(counts['no image'], 'labeled face')} left out: no image"] if counts["no image"] else []
     return Source(CLASSES, 48, 1, found, MISSING, tuple(notes))
 
 

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from ferjax.cli import counted
 from ferjax.data.datasets import names, tables
 from ferjax.data.datasets.sources import SPLITS, Example, Source, by_split
 from ferjax.data.datasets.tree import Tree, holding, refuse_yolo
@@ -70,7 +71,7 @@ def read(
             examples.append(Example(split, "/".join(parts), label, tree.reader(path)))
     ignored = len(tree.files) - len(examples)
     shares = _shares(source, fractions, divided=divided)
-    notes = [f"{ignored:,} files ignored: not images"] if ignored else []
+    notes = [f"{counted(ignored, 'file')} ignored: not images"] if ignored else []
     made = _source(source, classes, by_split(examples), size, channels, shares, find_faces, notes)
     present = {e.label for e in examples}
     if empty := [c for i, c in enumerate(classes) if i not in present]:

@@ -8,7 +8,7 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 
-from ferjax.cli import note
+from ferjax.cli import counted, note
 from ferjax.errors import InputError
 
 _RIVAL = "koi8-r"  # swaps small and capital letters with cp1251, so that it is never certain
@@ -65,7 +65,7 @@ def _detect(names: Sequence[bytes], archive: str) -> str:
         note(f"{archive}: names decoded as {code_page} ({shown}); if they are wrong, use --name-encoding")
         return code_page
     if all(name.replace(b"\\", b"/").rpartition(b"/")[0].isascii() for name in names):
-        note(f"{archive}: {len(every):,} names of files are in an unknown encoding; to keep them, use --name-encoding")
+        note(f"{archive}: {counted(len(every), 'file name')} in an unknown encoding; --name-encoding keeps the letters")
         return "cp437"  # which decodes all bytes
     differing = next((i for i, read in enumerate(zip(*readings, strict=True)) if len(set(read)) > 1), 0)
     fits = ", ".join(f"{code_page} ({read[differing]})" for read, code_page in readings.items())

@@ -18,7 +18,7 @@ class Decoded(NamedTuple):
 
     Attributes:
       image: uint8 (size, size, channels).
-      remarks: applied conversions, such as "resized to 48x48"; they are keys in manifest.json, so their text is fixed.
+      remarks: applied conversions, such as "resized to 48x48".
     """
 
     image: np.ndarray

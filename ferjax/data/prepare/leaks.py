@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from ferjax.cli import counted
 from ferjax.data import loading
 from ferjax.data.prepare import duplicates
 from ferjax.data.prepare.contact_sheets import COLORS, Tile, contact_sheet, save
@@ -51,18 +52,18 @@ def _text(name: str, counts: dict[str, Any]) -> str:
     for kind, title in (("exact", "exact duplicates (equal pixels)"), ("exact_or_near", "exact or near duplicates")):
         found = counts[kind]
         lines.append(
-            f"  {title}: {found['groups']:,} groups, {found['across_splits']:,} across splits, "
+            f"  {title}: {counted(found['groups'], 'group')}, {found['across_splits']:,} across splits, "
             f"{found['conflicting_labels']:,} with conflicting labels"
         )
         for key, value in found.items():
             if key.endswith("_images_with_twin_in_train"):
-                lines.append(f"    {key.split('_')[0]}: {value:,} images with a duplicate in training")
+                lines.append(f"    {key.split('_')[0]}: {counted(value, 'image')} with a duplicate in training")
     lines.append(
         "  near duplicates are found by correlation: check in leaks.png that they are one photograph (rendered faces "
         "are not)"
     )
     removed = counts["training_images_that_drop_leaks_removes"]
-    lines.append(f"  prepare --drop-leaks would remove {removed:,} training images")
+    lines.append(f"  prepare --drop-leaks would remove {counted(removed, 'training image')}")
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ferjax.cli import note, progress
+from ferjax.cli import counted, note, progress
 from ferjax.data import manifest, records, store
 from ferjax.data.datasets import affectnet, fer2013, ferplus, rafdb
 from ferjax.data.datasets.sources import BadExample, Example, Source
@@ -100,9 +100,10 @@ def write(
         if array_record:
             store.use_records(staged, source.class_names)
     messages = [f"left out: {_list(bad)}"] if bad else []
-    messages += [f"{count:,} images {remark}" for remark, count in remarks.items()]
+    messages += remarks
     messages += source.notes
-    messages += [f"{dropped:,} training images removed: near duplicates in another split"] if drop_leaks else []
+    if drop_leaks:
+        messages.append(f"{counted(dropped, 'training image')} removed: near duplicates in another split")
     messages += [f"the source has no {s} split; to get it, {text}" for s, text in missing.items() if s not in empty]
     for line in messages:
         note(f"{name}: {line}")
@@ -122,8 +123,8 @@ def _check(name: str, source: Source, holdout: float) -> None:
         raise InputError(f"holdout must be in 0..0.5, got {holdout}")
 
 
-def write_arrays(source: Source, staged: Path) -> tuple[dict[str, int], list[str]]:
-    """Decodes examples into staged/<split>/; returns conversion -> image count, and one message per unusable image."""
+def write_arrays(source: Source, staged: Path) -> tuple[list[str], list[str]]:
+    """Decodes examples into staged/<split>/; returns one message per conversion and one per unusable image."""
     writers: dict[str, store.SplitWriter] = {}
     remarks: Counter[str] = Counter()
     bad = []
@@ -137,7 +138,7 @@ def write_arrays(source: Source, staged: Path) -> tuple[dict[str, int], list[str
                 writer = store.SplitWriter(staged / example.split, (source.size, source.size, source.channels))
                 writers[example.split] = stack.enter_context(writer)
             writers[example.split].add(decoded.image, example.label, example.name, example.columns)
-    return dict(remarks), bad
+    return [f"{counted(count, 'image')} {remark}" for remark, count in remarks.items()], bad
 
 
 def decoded_examples(source: Source) -> Iterator[tuple[Example, decoding.Decoded | str]]:
@@ -162,7 +163,7 @@ def decoded_examples(source: Source) -> Iterator[tuple[Example, decoding.Decoded
 
 def _list(lines: list[str]) -> str:
     more = f"; and {len(lines) - 5:,} more" if len(lines) > 5 else ""
-    return f"{len(lines):,} unusable image{'s'[: len(lines) != 1]}: {'; '.join(lines[:5])}{more}"
+    return f"{counted(len(lines), 'unusable image')}: {'; '.join(lines[:5])}{more}"
 
 
 def _divide(name: str, source: Source, staged: Path, holdout: float) -> dict[str, str]:
@@ -185,7 +186,7 @@ def _divide(name: str, source: Source, staged: Path, holdout: float) -> dict[str
     empty = [s for i, s in enumerate(store.SPLITS) if fractions[i] > 0 and not (parts == i).any()]
     wanted, largest = sum(f > 0 for f in fractions), int(np.bincount(train["train"].labels).max())
     if largest < wanted:
-        reason = f"no class has more than {largest} image{'s' * (largest > 1)}, too few for {wanted} splits"
+        reason = f"no class has more than {counted(largest, 'image')}, too few for {wanted} splits"
         remedy = f"add images: a class needs {wanted} or more"
     else:
         together = max(map(len, groups), default=0)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ferjax import folders
-from ferjax.cli import note
+from ferjax.cli import counted, note
 from ferjax.errors import InputError, unknown
 from ferjax.runtime.result import Result
 from ferjax.runtime.sources.frame import silence_opencv
@@ -87,7 +87,7 @@ class Recorder:
                 self._part.unlink(missing_ok=True)
             if readable < expected:
                 note(
-                    f"only {readable} of {self._frames} frames of the recording {self._path} are readable"
+                    f"only {readable} of {counted(self._frames, 'frame')} of the recording {self._path} are readable"
                     f"{'' if readable else ', and it is deleted'}: check the disk and file size limits"
                 )
         self._writer, self._done = None, True

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 
 import cv2
 
-from ferjax.cli import note
+from ferjax import cli
 from ferjax.errors import InputError
 from ferjax.folders import native
 from ferjax.runtime.sources import pictures
@@ -30,7 +30,7 @@ def open_pictures(paths: list[pathlib.Path], name: str, stop: threading.Event) -
             try:
                 image = pictures.read_bgr(path)
             except pictures.UnreadableImage as error:
-                note(f"{path} cannot be read as an image ({error}): skipped")
+                cli.note(f"{path} cannot be read as an image ({error}): skipped")
                 continue
             count += 1
             yield Frame(image, float(index), index, 0, (time.perf_counter() - start) * 1e3, path.name)
@@ -109,12 +109,14 @@ def play(
             # The time is compared too: the count may be an estimate, or include frames that the decoder skipped.
             if not stop.is_set() and index + 1 < 0.95 * count and clock + step < 0.95 * count / fps:
                 if counted:
-                    note(f"{name} ends early: {index + 1} of {count:.0f} frames read; the file is truncated or damaged")
+                    cli.note(
+                        f"{name} ends early: {index + 1} of {count:.0f} frames read; the file is truncated or damaged"
+                    )
                 else:
-                    note(f"the last frame of {name} is at {clock:.1f} of {count / fps:.1f} s: it may be truncated")
+                    cli.note(f"the last frame of {name} is at {clock:.1f} of {count / fps:.1f} s: it may be truncated")
         finally:
             if lost:
-                note(f"{name}: {lost} frame{'s' if lost > 1 else ''} cannot be decoded: skipped")
+                cli.note(f"{name}: {cli.counted(lost, 'frame')} cannot be decoded: skipped")
             capture.release()
 
     patient = _read_patiently(frames(), stop, on_wait)

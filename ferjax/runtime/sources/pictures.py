@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ferjax.cli import note
+from ferjax.cli import counted, note
 from ferjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def passed_over(names: Sequence[str]) -> str:
     """Returns "3 files passed over, not images: .txt 2, .heic 1" for the names of other files, "" for none."""
     counts = collections.Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in names)
     kinds = ", ".join(f"{ending} {count:,}" for ending, count in counts.most_common(5))
-    return f"{len(names):,} file{'s'[: len(names) != 1]} passed over, not images: {kinds}" if names else ""
+    return f"{counted(len(names), 'file')} passed over, not images: {kinds}" if names else ""
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
