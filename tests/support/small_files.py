@@ -63,7 +63,7 @@ def onnx_file(path, spec=GRAY, *, batch=1, channels_first=False, bias=None, embe
     first = batch or "batch"
     shape = [first, channels, height, width] if channels_first else [first, height, width, channels]
     consts = {
-        "matrix": matrix,
+        "matrix": matrix.T,  # OpenCV 4.6 reads no other form
         "bias": default if bias is None else np.asarray(bias, np.float32),
         "flat": np.array([batch, -1], np.int64),
     }
@@ -71,7 +71,7 @@ def onnx_file(path, spec=GRAY, *, batch=1, channels_first=False, bias=None, embe
     nodes = [
         *turn,
         helper.make_node("Reshape", ["turned" if turn else "image", "flat"], ["row"]),
-        helper.make_node("Gemm", ["row", "matrix", "bias"], ["logits"]),
+        helper.make_node("Gemm", ["row", "matrix", "bias"], ["logits"], transB=1),
     ]
     graph = helper.make_graph(
         nodes,
