@@ -149,7 +149,7 @@ def test_an_analysis_inside_its_own_folder_is_not_analyzed(inputs):
         (["film.avi"], ["--threshold", "2"], "threshold"),
         (["film.avi"], ["--rate", "0"], "greater than 0"),
         (["photos/bad.jpg"], [], r"cannot read .*bad\.jpg"),
-        (["unreadable"], [], "none of the 1 photos can be read"),
+        (["unreadable"], [], "no photo can be read: 1 skipped"),
     ],
 )
 def test_wrong_input_is_one_line_and_writes_nothing(inputs, names, more, said):
@@ -210,7 +210,7 @@ def test_many_photos_are_not_all_on_the_page(inputs, monkeypatch):
     monkeypatch.setattr(output, "_MOST_PREVIEWS", 1)
     out = analyze(inputs, "photos")
     reader = Reader((out / "index.html").read_text())
-    assert len(reader.sources) == 1 and "1 more photos are in annotated" in " ".join(reader.words)
+    assert len(reader.sources) == 1 and "1 more photo in annotated" in " ".join(reader.words)
     assert len(files(out / "annotated")) == 2
 
 

@@ -142,7 +142,7 @@ def test_a_signal_ends_the_loop_and_closes_the_files(tmp_path, model, number):
         time.sleep(0.02)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0 and len(errors.splitlines()) == 1 and " frames, " in errors
+    assert process.returncode == 0 and len(errors.splitlines()) == 1 and " fps, " in errors
     video = cv2.VideoCapture(str(record))
     assert 1 <= video.get(cv2.CAP_PROP_FRAME_COUNT) < 20000
     video.release()

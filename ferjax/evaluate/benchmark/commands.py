@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> None:
     )
     print(tables.screen(rows))
     best = min(rows, key=lambda row: row["p50_ms"])
-    threads = f"{best['threads']} thread{'s' * (best['threads'] > 1)}"
+    threads = cli.counted(best["threads"], "thread")
     print(f"fastest here: {best['file']}, {best['p50_ms']:.2f} ms with {threads} on {best['provider']}")
     if options.out is not None:
         command = f"ferjax benchmark {shlex.join(argv)}"

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
                 raise
             interrupted = True
         if not out.count():
-            raise InputError(f"none of the {len(photos)} photos can be read")
+            raise InputError(f"no photo can be read: {len(photos)} skipped")
         out.close(f"ferjax analyze {shlex.join(argv)}")
     if interrupted:
         cli.note(f"interrupted; {options.out / output.PAGE} has what was done: {out.count()}")

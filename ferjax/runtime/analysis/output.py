@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import cv2
 
+from ferjax.cli import counted
 from ferjax.runtime.analysis.chart import clock, draw_timeline
 from ferjax.runtime.analysis.timeline import OTHERS, Person, Summary, Timeline
 from ferjax.runtime.faces.boxes import resized
@@ -99,7 +100,7 @@ class Output:
             track = "others" if person.track == OTHERS else person.track
             times = (person.first, person.last, person.visible, *person.seconds.values())
             self._people.writerow([file, track, *(round(value, 4) for value in times)])
-        length = f"{clock(summary.duration)} min, {summary.frames:,} frames"
+        length = f"{clock(summary.duration)} min, {counted(summary.frames, 'frame')}"
         self._films += [
             page.Heading(2, file),
             page.Text(length if complete else f"Interrupted after {length}: the rest is not analyzed."),
@@ -119,7 +120,7 @@ class Output:
         """Writes the page; `command` is shown at its end."""
         photos: list[page.Block] = [page.Heading(2, "Photos")] if self.photos else []
         more = self.photos - len(self._previews)
-        rest = [page.Text(f"{more:,} more photos are in {_ANNOTATED} and faces.csv.")] if more else []
+        rest = [page.Text(f"{counted(more, 'more photo')} in {_ANNOTATED} and faces.csv.")] if more else []
         blocks = [
             page.Heading(1, f"Expressions in {self.count()}"),
             page.Text(self._method()),
@@ -146,8 +147,8 @@ class Output:
 
     def count(self) -> str:
         """Returns the numbers of photos and films, such as "2 photos with 3 faces and 1 film"."""
-        photos = f"{_counted(self.photos, 'photo')} with {_counted(self.faces, 'face')}"
-        parts = [photos] * bool(self.photos) + [_counted(self.films, "film")] * bool(self.films)
+        photos = f"{counted(self.photos, 'photo')} with {counted(self.faces, 'face')}"
+        parts = [photos] * bool(self.photos) + [counted(self.films, "film")] * bool(self.films)
         return " and ".join(parts)
 
     def _parent(self, name: str) -> pathlib.Path:
@@ -184,7 +185,3 @@ def _times(person: Person) -> list[str]:
     visible = person.visible or 1.0
     shares = (f"{value:.1f} ({value / visible:.0%})" if value else "0" for value in person.seconds.values())
     return [f"{person.visible:.1f}", *shares]
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' if number != 1 else ''}"
