@@ -9,6 +9,7 @@ command runs in a process of its own. What fails is kept in --out with its outpu
 
 import argparse
 import contextlib
+import importlib
 import os
 import pathlib
 import shutil
@@ -38,10 +39,11 @@ Arguments = Callable[[pathlib.Path, pathlib.Path], list[str]]  # file, empty fol
 
 
 class Kind(NamedTuple):
-    """A kind of file: how to make a sound one, and the command that reads it."""
+    """A kind of file: how to make a sound one, the command that reads it, and a module that all its runs import."""
 
     make: Make
     command: Arguments
+    module: str = "ferjax.__main__"
 
 
 class Failure(NamedTuple):
@@ -82,6 +84,7 @@ def check(kind: str, *, count: int, folder: pathlib.Path, seed: int = 0, seconds
       seed: seed of the changes.
       seconds: time after which a command counts as hanging.
     """
+    importlib.import_module(KINDS[kind].module)  # once, before the fork: JAX takes seconds to import
     sound = KINDS[kind].make(folder)
     if failure := _run(kind, sound, seconds):
         raise errors.InputError(f"the undamaged {sound} fails: {failure.reason}\n{failure.output}")
@@ -253,11 +256,12 @@ def _live(file: pathlib.Path, empty: pathlib.Path) -> list[str]:
     return ["live", "--source", str(file), "--no-display", "--log", str(empty / "log.jsonl")]
 
 
+_EXPERIMENT = "ferjax.train.experiment"
 KINDS = {
     "tflite": Kind(_shipped(".tflite"), _predict),
     "onnx": Kind(_onnx, _predict),
-    "safetensors": Kind(_shipped(".safetensors"), _start("mini_xception:demo")),
-    "pth": Kind(_checkpoint, _start("resnet18:demo")),
+    "safetensors": Kind(_shipped(".safetensors"), _start("mini_xception:demo"), _EXPERIMENT),
+    "pth": Kind(_checkpoint, _start("resnet18:demo"), _EXPERIMENT),
     "zip": Kind(_zip, _prepare("folder")),
     "csv": Kind(_table, _prepare("csv")),
     "mp4": Kind(_film, _live),
