@@ -1,0 +1,1 @@
+"""Writes and serves the browser page: `ferjax web`, `ferjax export --format web`."""

@@ -1,0 +1,65 @@
+"""Shows the browser page, on this computer: camera, pictures and films are classified in the browser.
+
+    ferjax web                        the page of the default model
+    ferjax web --model mini_xception
+    ferjax web FOLDER                 a page written by `ferjax export --format web`
+
+The page needs YuNet (`ferjax fetch yunet`) and, the first time, downloads LiteRT.js from the npm registry. Ctrl-C ends it.
+"""
+
+import argparse
+import contextlib
+import pathlib
+import tempfile
+from collections.abc import Iterator, Sequence
+
+from ferjax import cli
+from ferjax.errors import InputError
+from ferjax.runtime import shipped
+from ferjax.runtime.web import page, server
+
+_PORT = 8000
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs `ferjax web`: serves a page until Ctrl-C."""
+    parser = cli.parser("web", __doc__)
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", type=pathlib.Path, help="page (default: made for --model)")
+    parser.add_argument("--model", help=f".tflite file, or model of the package: {shipped.choices()}")
+    add_detector(parser)
+    parser.add_argument("--port", type=int, default=_PORT, help=f"port; 0: a free one (default: {_PORT})")
+    options = parser.parse_args(argv)
+    with _folder(options) as folder, server.create(folder, options.port) as running:
+        print(f"open http://localhost:{running.server_port}/ in a browser on this computer; Ctrl-C ends it", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            running.serve_forever()
+
+
+def add_detector(parser: argparse.ArgumentParser) -> None:
+    """Adds --detector and --detector-model, of a page."""
+    parser.add_argument(
+        "--detector",
+        choices=page.DETECTORS,
+        default=page.DETECTORS[0],
+        help=f"detector of a page; none: the center of the image is the face (default: {page.DETECTORS[0]})",
+    )
+    parser.add_argument(
+        "--detector-model", type=pathlib.Path, metavar="FILE", help="YuNet of a page (default: the downloaded one)"
+    )
+
+
+@contextlib.contextmanager
+def _folder(options: argparse.Namespace) -> Iterator[pathlib.Path]:
+    """Yields the folder of the page: the given one, or a temporary one."""
+    if options.folder is not None:
+        if options.model or options.detector_model:
+            raise InputError("FOLDER is a finished page: leave --model and --detector-model out, or FOLDER")
+        if not (options.folder / page.MARK).is_file():
+            raise InputError(f"{options.folder} is not a page: write one with `ferjax export --format web`")
+        yield options.folder
+        return
+    with tempfile.TemporaryDirectory(prefix="ferjax-web-") as folder:
+        page.write(
+            folder, options.model, detector=options.detector, detector_model=options.detector_model
+        )
+        yield pathlib.Path(folder)

@@ -1,0 +1,63 @@
+// Opens cameras, films and pictures: the counterpart of ferjax/runtime/sources.
+
+/** An error with a sentence for the user. */
+export class InputError extends Error {}
+
+const CAMERA = {
+  NotAllowedError: "The camera was refused. Allow it in the settings of the browser for this page, or open a picture or a film.",
+  NotFoundError: "No camera was found. Connect one, or open a picture or a film.",
+  NotReadableError: "The camera is used by another program. Close that program, or open a picture or a film.",
+};
+
+/** Starts the camera in a video element; raises InputError if there is none or it was refused. */
+export async function openCamera(video) {
+  if (!navigator.mediaDevices?.getUserMedia) {
+    throw new InputError("A camera needs a page from https or from this computer. Open a picture or a film.");
+  }
+  try {
+    const wanted = { facingMode: "user", width: { ideal: 640 }, height: { ideal: 480 } };
+    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: wanted, audio: false });
+  } catch (error) {
+    throw new InputError(CAMERA[error.name] ?? `The camera cannot be opened (${error.message}). Open a picture or a film.`);
+  }
+  await video.play();
+}
+
+/** Returns the picture in a file, or null if it is none. */
+export async function openPicture(file) {
+  return createImageBitmap(file).catch(() => null);
+}
+
+/** Starts the film in a file in a video element; raises InputError if the browser cannot play it. */
+export async function openFilm(video, file) {
+  video.src = URL.createObjectURL(file);
+  await video.play().catch(() => null);
+  if (!video.videoWidth) {
+    close(video);
+    throw new InputError(`${file.name} is no picture and no film that this browser can read.`);
+  }
+}
+
+/** Stops the camera or the film of a video element. */
+export function close(video) {
+  for (const track of video.srcObject?.getTracks() ?? []) track.stop();
+  video.srcObject = null;
+  if (video.src) URL.revokeObjectURL(video.src);
+  video.removeAttribute("src");
+  video.load();
+}
+
+/** Waits for the next frame of a video and returns its time in seconds, or null at the end. */
+export function nextFrame(video) {
+  return new Promise((resolve) => {
+    if (video.ended || !(video.src || video.srcObject?.active)) return resolve(null);
+    const end = () => resolve(null);
+    for (const event of ["ended", "emptied"]) video.addEventListener(event, end, { once: true });
+    const shown = (now, metadata) => {
+      for (const event of ["ended", "emptied"]) video.removeEventListener(event, end);
+      resolve(video.srcObject ? now / 1000 : (metadata?.mediaTime ?? video.currentTime));
+    };
+    if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(shown);
+    else requestAnimationFrame(shown);
+  });
+}
