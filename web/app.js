@@ -16,6 +16,7 @@ const page = { running: null }; // model, detector, constants, painter, log; `ru
 
 async function main() {
   if (!supported()) throw new InputError("This browser lacks WebAssembly SIMD. Use Chrome, Edge or Firefox from 2021, or Safari 16.4, or later.");
+  say("Loading the networks.");
   await serviceWorker();
   page.constants = await (await fetch("runtime.json")).json();
   await loadRuntime();
@@ -49,7 +50,7 @@ async function serviceWorker() {
 
 /** Keeps the files that were loaded before the service worker answered. */
 async function keepOffline() {
-  if (!navigator.serviceWorker?.controller) return;
+  if (!navigator.serviceWorker) return;
   const cache = await caches.open("ferjax");
   const loaded = [location.pathname, ...performance.getEntriesByType("resource").map((entry) => entry.name)];
   await Promise.all(loaded.map(async (name) => (await cache.match(name)) ?? cache.add(name))).catch(() => null);
@@ -107,9 +108,12 @@ async function runVideo(run, name) {
   const loop = newLoop();
   const rate = { frames: 0, since: performance.now() };
   const spoken = { text: "", since: performance.now() };
+  let opened = name ? 0 : null; // time of a camera's first frame
   for (let index = 0; page.running === run; index++) {
-    const time = await nextFrame(video);
-    if (time === null || page.running !== run) break;
+    const shown = await nextFrame(video);
+    if (shown === null || page.running !== run) break;
+    opened ??= shown;
+    const time = shown - opened;
     const start = performance.now();
     const frame = grab(video, video.videoWidth, video.videoHeight, { time, index, name });
     const capture = performance.now() - start;

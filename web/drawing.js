@@ -38,8 +38,8 @@ export class Painter {
   }
 
   #caption(pixels, face, unit) {
-    const text = `#${face.track} ${face.label} ${percent(face.confidence)}`;
-    pixels.font = `${15 * unit}px system-ui, sans-serif`;
+    const text = `#${face.track} ${face.label}`;
+    pixels.font = `${14 * unit}px system-ui, sans-serif`;
     const [width, height] = [pixels.measureText(text).width + 8 * unit, 20 * unit];
     const x = Math.max(0, Math.min(face.box[0], pixels.canvas.width - width));
     const y = Math.max(0, face.box[1] - height);
@@ -70,7 +70,7 @@ export class Painter {
       const row = table.appendChild(element("tr"));
       const head = row.appendChild(element("th", "", name));
       head.scope = "row";
-      const bar = row.appendChild(element("td", "track")).appendChild(element("div", "bar"));
+      const bar = row.appendChild(element("td")).appendChild(element("div", "empty")).appendChild(element("div", "bar"));
       bar.style.background = this.colors[name];
       return [bar, row.appendChild(element("td", "value"))];
     });
@@ -79,7 +79,7 @@ export class Painter {
   }
 }
 
-/** Returns a probability as text, such as "87 %". */
+/** Returns a probability as text, such as "87%". */
 export function percent(p) {
   return `${Math.round(100 * p)}%`;
 }

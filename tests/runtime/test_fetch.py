@@ -82,7 +82,7 @@ def test_an_invalid_download_is_discarded(server, tmp_path, path, message):
 
 def test_a_failed_download_keeps_the_cached_file(server, tmp_path, monkeypatch):
     kept = fetch.fetch("yunet")
-    newer = fetch.MODELS["yunet"]._replace(sha256="0" * 64)
+    newer = fetch.MODELS["yunet"]._replace(digest="0" * 64)
     monkeypatch.setattr(fetch, "MODELS", {"yunet": newer})
     with pytest.raises(InputError, match="000000"):
         fetch.fetch("yunet")

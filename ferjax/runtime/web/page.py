@@ -42,16 +42,10 @@ def write(
     Raises:
       InputError: if the model, the detector or the folder cannot be used, or LiteRT.js cannot be downloaded.
     """
-    out = pathlib.Path(out)
-    _check_out(out, overwrite)
-    if detector not in DETECTORS:
-        raise unknown("detector of a page", detector, DETECTORS)
+    out, given = pathlib.Path(out), check(out, detector, detector_model, overwrite=overwrite)
     path = shipped.find(model)
     spec = _checked(path)
-    given = pathlib.Path(detector_model) if detector_model is not None else None
-    if detector == "yunet":
-        given = given or fetch.cached("yunet")
-    found = create_detector(detector, model=given)  # checks the file too
+    found = create_detector(detector, model=given)
     with folders.atomic_folder(out, replace=overwrite) as part:
         for file in sorted(source_folder().iterdir()):
             if file.suffix in (".html", ".js", ".css", ".svg"):
@@ -65,6 +59,34 @@ def write(
         _write_text(part / "spec.json", spec.to_json())
         _write_text(part / MARK, json.dumps(constants.collect(spec, found), indent=1))
         _write_text(part / "licenses.txt", "\n".join([f"The model: {spec.license or 'unknown'}", *licenses]))
+
+
+def check(
+    out: str | os.PathLike[str],
+    detector: str,
+    detector_model: str | os.PathLike[str] | None = None,
+    *,
+    overwrite: bool = False,
+) -> pathlib.Path | None:
+    """Checks the arguments of `write` before a long export, and returns the file of the detector.
+
+    Raises:
+      InputError: as `write`.
+    """
+    out = pathlib.Path(out)
+    folders.check_out(out)
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARK).is_file():
+            raise InputError(f"{out} exists and is not a page: choose another --out")
+        if not overwrite:
+            raise InputError(f"{out} contains a page: choose another --out, or replace it with --overwrite")
+    if detector not in DETECTORS:
+        raise unknown("detector of a page", detector, DETECTORS)
+    given = pathlib.Path(detector_model) if detector_model is not None else None
+    if detector == "yunet":
+        given = given or fetch.cached("yunet")
+    create_detector(detector, model=given)
+    return given
 
 
 def source_folder() -> pathlib.Path:
@@ -81,16 +103,6 @@ def _checked(path: pathlib.Path) -> ModelSpec:
     if port.dtype != np.float32 or port.shape != (1, *spec.input_shape):
         raise InputError(f"{path} takes {port.dtype} {port.shape}; the page needs float32, one image: export it again")
     return spec
-
-
-def _check_out(out: pathlib.Path, overwrite: bool) -> None:
-    folders.check_out(out)
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not (out / MARK).is_file():
-        raise InputError(f"{out} exists and is not a page: choose another --out")
-    if not overwrite:
-        raise InputError(f"{out} contains a page: choose another --out, or replace it with --overwrite")
 
 
 def _write_text(path: pathlib.Path, text: str) -> None:
