@@ -5,8 +5,10 @@
     ferjax export --model runs/resnet20 --out exports/server --format onnx --batch any
     ferjax export --model runs/resnet20 --out page --format web
 
-A file outside the tolerance of its quantization is removed; the report names the first layer that deviates. The format
-web is a page for the browser with the best .tflite file; its --model may also be a .tflite file or a model of the package.
+A file outside the tolerance of its quantization is removed; the report names the first layer that deviates.
+
+The format web is a page for the browser with the best .tflite file. There, --model may also be a .tflite file or a model
+of the package.
 """
 
 import argparse

@@ -116,5 +116,5 @@ def test_the_cache_follows_the_environment(monkeypatch, tmp_path):
 def test_the_real_model_is_pinned():
     model = fetch.MODELS["yunet"]
     assert model.url.startswith("https://github.com/opencv/opencv_zoo/") and model.url.endswith(model.file)
-    assert len(bytes.fromhex(model.sha256)) == 32
+    assert len(bytes.fromhex(model.digest)) == 32
     assert detector.DETECTORS[1] == "yunet"

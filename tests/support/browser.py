@@ -38,7 +38,7 @@ def write_page(folder, **options):
 
 @contextlib.contextmanager
 def opened(folder, *flags, downloads=None, script=""):
-    """Yields the page in a browser: a driver of selenium with `call`, `text`, `wait` and the page's server.
+    """Yields a driver of selenium on the page, with the attributes folder, server and downloads.
 
     Args:
       folder: a result of `write_page`.
@@ -53,7 +53,7 @@ def opened(folder, *flags, downloads=None, script=""):
     try:
         if script:
             driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
-        driver.server = running
+        driver.folder, driver.server, driver.downloads = folder, running, downloads
         driver.get(f"http://127.0.0.1:{running.server_port}/")
         wait(driver, lambda: text(driver, "status").startswith("Ready") or failed(driver))
         yield driver

@@ -4,7 +4,7 @@
     ferjax web --model mini_xception
     ferjax web FOLDER                 a page written by `ferjax export --format web`
 
-The page needs YuNet (`ferjax fetch yunet`) and, the first time, downloads LiteRT.js from the npm registry. Ctrl-C ends it.
+The page needs YuNet (`ferjax fetch yunet`). LiteRT.js is downloaded from the npm registry the first time. Ctrl-C ends it.
 """
 
 import argparse
@@ -24,7 +24,9 @@ _PORT = 8000
 def main(argv: Sequence[str]) -> None:
     """Runs `ferjax web`: serves a page until Ctrl-C."""
     parser = cli.parser("web", __doc__)
-    parser.add_argument("folder", nargs="?", metavar="FOLDER", type=pathlib.Path, help="page (default: made for --model)")
+    parser.add_argument(
+        "folder", nargs="?", metavar="FOLDER", type=pathlib.Path, help="page (default: made for --model)"
+    )
     parser.add_argument("--model", help=f".tflite file, or model of the package: {shipped.choices()}")
     add_detector(parser)
     parser.add_argument("--port", type=int, default=_PORT, help=f"port; 0: a free one (default: {_PORT})")
@@ -59,7 +61,5 @@ def _folder(options: argparse.Namespace) -> Iterator[pathlib.Path]:
         yield options.folder
         return
     with tempfile.TemporaryDirectory(prefix="ferjax-web-") as folder:
-        page.write(
-            folder, options.model, detector=options.detector, detector_model=options.detector_model
-        )
+        page.write(folder, options.model, detector=options.detector, detector_model=options.detector_model)
         yield pathlib.Path(folder)

@@ -3,7 +3,7 @@
 import http.server
 import pathlib
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
 
 from ferjax.errors import InputError
 
@@ -35,14 +35,18 @@ def create(folder: pathlib.Path, port: int) -> http.server.ThreadingHTTPServer:
         return http.server.ThreadingHTTPServer((HOST, port), handler)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"port {port} cannot be used ({reason}): choose another --port, or 0 for a free one") from error
+        raise InputError(
+            f"port {port} cannot be used ({reason}): choose another --port, or 0 for a free one"
+        ) from error
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
     """Answers GET and HEAD for the files of a folder."""
 
     timeout = 30  # seconds for a request
-    extensions_map = {  # the system's table may have other types, with which browsers refuse the files
+    extensions_map: ClassVar[
+        dict[str, str]
+    ] = {  # the system's table may have other types, with which browsers refuse the files
         "": "application/octet-stream",
         ".css": "text/css",
         ".html": "text/html",

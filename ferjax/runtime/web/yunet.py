@@ -38,8 +38,9 @@ class _Node(NamedTuple):
 def to_tflite(path: pathlib.Path) -> bytes:
     """Returns YuNet as a TFLite file with a signature for each size.
 
-    The signature "WIDTHxHEIGHT" takes float32 (1, height, width, 3), BGR in 0..255. Its outputs are named as in the ONNX
-    file, "cls_8" … "kps_32", and have shape (1, height / level, width / level, channels); "cls" and "obj" are logits.
+    The signature "WIDTHxHEIGHT" takes float32 (1, height, width, 3), BGR in 0..255. Its outputs are named as in the
+    ONNX file, "cls_8" … "kps_32", and have shape (1, height / level, width / level, channels); "cls" and "obj" are
+    logits.
 
     Args:
       path: the .onnx file.
@@ -132,7 +133,9 @@ class _Writer:
         source, (_, height, width, _) = self._tensors[node.inputs[0]], self._shape(node.inputs[0])
         if node.stride > 1:  # SAME of TFLite has no border at the left and at the top then
             border = self._constant("border", np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32))
-            padded = self._tensor(f"{node.inputs[0]}/padded", (1, height + 2, width + 2, self._shape(node.inputs[0])[3]))
+            padded = self._tensor(
+                f"{node.inputs[0]}/padded", (1, height + 2, width + 2, self._shape(node.inputs[0])[3])
+            )
             self._operator("PAD", [source, border], padded, self._schema.PadOptionsT())
             source = padded
         depthwise = kernel.shape[1] == 1
@@ -167,7 +170,9 @@ class _Writer:
     def enlarging(self, node: _Node) -> None:
         """Adds the repetition of each cell, 2 x 2."""
         _, height, width, channels = self._shape(node.inputs[0])
-        size = self._constant(f"size of {node.outputs[0]}/{height}x{width}", np.array([2 * height, 2 * width], np.int32))
+        size = self._constant(
+            f"size of {node.outputs[0]}/{height}x{width}", np.array([2 * height, 2 * width], np.int32)
+        )
         result = self._tensor(node.outputs[0], (1, 2 * height, 2 * width, channels))
         options = self._schema.ResizeNearestNeighborOptionsT()
         self._operator("RESIZE_NEAREST_NEIGHBOR", [self._tensors[node.inputs[0]], size], result, options)
