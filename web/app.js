@@ -15,7 +15,7 @@ const video = $("video");
 const page = { running: null }; // model, detector, constants, painter, log; `running` identifies what is open
 
 async function main() {
-  if (!supported()) throw new InputError("This browser lacks WebAssembly SIMD. Use Chrome, Edge or Firefox from 2021, or Safari 16.4, or later.");
+  if (!supported()) throw new InputError("This browser lacks WebAssembly SIMD. Use a browser from 2023 or later.");
   say("Loading the networks.");
   await serviceWorker();
   page.constants = await (await fetch("runtime.json")).json();
@@ -56,19 +56,19 @@ async function keepOffline() {
   await Promise.all(loaded.map(async (name) => (await cache.match(name)) ?? cache.add(name))).catch(() => null);
 }
 
-/** Runs what the user asked for; what was open before is closed. */
+/** Runs what the user asked for, and says the sentence that it returns; what was open before is closed. */
 async function open(start) {
   stop();
   const run = (page.running = {});
   page.log.rows = [];
+  page.painter.clear();
   $("stop").disabled = false;
   $("save").disabled = true;
-  try {
-    await start(run);
-  } catch (error) {
-    if (page.running === run) fail(error);
-  }
-  if (page.running === run) stop();
+  const said = await start(run).catch((error) => error);
+  if (page.running !== run) return; // stopped, or something else was opened
+  stop();
+  if (said instanceof Error) fail(said);
+  else say(said);
 }
 
 function stop() {
@@ -80,20 +80,21 @@ function stop() {
 
 async function runCamera(run) {
   say("Waiting for the camera.");
-  await openCamera(video);
+  await openCamera(video, () => page.running === run);
   say("The camera is open.");
   await runVideo(run, "");
-  say("The camera is closed.");
+  return "The camera is closed.";
 }
 
 async function runFile(run, file) {
   say(`Opening ${file.name}.`);
   const picture = await openPicture(file);
+  if (page.running !== run) return "";
   if (picture) return runPicture(picture, file.name);
   await openFilm(video, file);
   say(`${file.name} is playing.`);
   await runVideo(run, file.name);
-  say(`${file.name} is finished.`);
+  return `${file.name} is finished.`;
 }
 
 async function runPicture(picture, name) {
@@ -101,7 +102,7 @@ async function runPicture(picture, name) {
   const result = await newLoop().picture(grab(picture, picture.width, picture.height, { time: 0, index: 0, name }));
   show(result, performance.now() - start - result.latency.detect - result.latency.classify);
   $("rate").textContent = "";
-  say(result.faces.length ? described(result.faces) : "No face was found in this picture.");
+  return described(result.faces) || "No face was found in this picture.";
 }
 
 async function runVideo(run, name) {
@@ -203,6 +204,7 @@ $("file").addEventListener("change", ({ target }) => {
 $("stop").addEventListener("click", () => {
   stop();
   say("Stopped.");
+  $("camera").focus(); // the button that had the focus is disabled now
 });
 $("save").addEventListener("click", save);
 main().catch(fail);

@@ -20,13 +20,21 @@ export class Painter {
     const unit = canvas.width / (canvas.clientWidth || canvas.width); // pixels of the frame in a pixel of the screen
     for (const face of faces) this.#box(pixels, face, unit);
     for (const face of faces) this.#caption(pixels, face, unit);
-    const tracks = new Set(faces.map((face) => face.track));
+    this.#keep(new Set(faces.map((face) => face.track)));
+    for (const face of faces) this.#card(face);
+  }
+
+  /** Removes all cards. */
+  clear() {
+    this.#keep(new Set());
+  }
+
+  #keep(tracks) {
     for (const [track, card] of this.cards) {
       if (tracks.has(track)) continue;
       card.root.remove();
       this.cards.delete(track);
     }
-    for (const face of faces) this.#card(face);
   }
 
   #box(pixels, { box, label }, unit) {

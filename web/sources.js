@@ -9,18 +9,31 @@ const CAMERA = {
   NotReadableError: "The camera is used by another program. Close that program, or open a picture or a film.",
 };
 
-/** Starts the camera in a video element; raises InputError if there is none or it was refused. */
-export async function openCamera(video) {
+/**
+ * Starts the camera in a video element.
+ *
+ * @param {HTMLVideoElement} video the element.
+ * @param {() => boolean} wanted asked after the user has allowed the camera: whether it is still wanted.
+ * @throws {InputError} if there is no camera or it was refused.
+ */
+export async function openCamera(video, wanted) {
   if (!navigator.mediaDevices?.getUserMedia) {
     throw new InputError("A camera needs a page from https or from this computer. Open a picture or a film.");
   }
+  const size = { facingMode: "user", width: { ideal: 640 }, height: { ideal: 480 } };
+  let stream;
   try {
-    const wanted = { facingMode: "user", width: { ideal: 640 }, height: { ideal: 480 } };
-    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: wanted, audio: false });
+    stream = await navigator.mediaDevices.getUserMedia({ video: size, audio: false });
   } catch (error) {
     throw new InputError(CAMERA[error.name] ?? `The camera cannot be opened (${error.message}). Open a picture or a film.`);
   }
+  if (!wanted()) return end(stream);
+  video.srcObject = stream;
   await video.play();
+}
+
+function end(stream) {
+  for (const track of stream?.getTracks() ?? []) track.stop();
 }
 
 /** Returns the picture in a file, or null if it is none. */
@@ -28,19 +41,16 @@ export async function openPicture(file) {
   return createImageBitmap(file).catch(() => null);
 }
 
-/** Starts the film in a file in a video element; raises InputError if the browser cannot play it. */
+/** Starts the film in a file in a video element; throws InputError if the browser cannot play it. */
 export async function openFilm(video, file) {
   video.src = URL.createObjectURL(file);
   await video.play().catch(() => null);
-  if (!video.videoWidth) {
-    close(video);
-    throw new InputError(`${file.name} is no picture and no film that this browser can read.`);
-  }
+  if (!video.videoWidth) throw new InputError(`${file.name} is no picture and no film that this browser can read.`);
 }
 
 /** Stops the camera or the film of a video element. */
 export function close(video) {
-  for (const track of video.srcObject?.getTracks() ?? []) track.stop();
+  end(video.srcObject);
   video.srcObject = null;
   if (video.src) URL.revokeObjectURL(video.src);
   video.removeAttribute("src");

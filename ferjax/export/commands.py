@@ -7,8 +7,8 @@
 
 A file outside the tolerance of its quantization is removed; the report names the first layer that deviates.
 
-The format web is a page for the browser with the best .tflite file. There, --model may also be a .tflite file or a model
-of the package.
+The format web is a page for the browser with the best .tflite file. There, --model may also be a .tflite file or a
+model of the package.
 """
 
 import argparse

@@ -4,7 +4,8 @@
     ferjax web --model mini_xception
     ferjax web FOLDER                 a page written by `ferjax export --format web`
 
-The page needs YuNet (`ferjax fetch yunet`). LiteRT.js is downloaded from the npm registry the first time. Ctrl-C ends it.
+The page needs YuNet (`ferjax fetch yunet`). LiteRT.js is downloaded from the npm registry the first time. Ctrl-C ends
+the server.
 """
 
 import argparse

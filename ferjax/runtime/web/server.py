@@ -3,7 +3,7 @@
 import http.server
 import pathlib
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any
 
 from ferjax.errors import InputError
 
@@ -18,6 +18,17 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
+}
+# The system's table may have other types, with which browsers refuse the files.
+_TYPES = {
+    "": "application/octet-stream",
+    ".css": "text/css",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+    ".wasm": "application/wasm",
 }
 
 
@@ -44,18 +55,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
     """Answers GET and HEAD for the files of a folder."""
 
     timeout = 30  # seconds for a request
-    extensions_map: ClassVar[
-        dict[str, str]
-    ] = {  # the system's table may have other types, with which browsers refuse the files
-        "": "application/octet-stream",
-        ".css": "text/css",
-        ".html": "text/html",
-        ".js": "text/javascript",
-        ".json": "application/json",
-        ".svg": "image/svg+xml",
-        ".txt": "text/plain; charset=utf-8",
-        ".wasm": "application/wasm",
-    }
+    extensions_map = _TYPES
 
     def send_head(self) -> Any:
         if self.headers.get("Host", "").partition(":")[0] not in _NAMES:
