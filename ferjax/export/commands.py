@@ -20,8 +20,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from ferjax import cli, errors, export
-from ferjax.runtime.web import page
-from ferjax.runtime.web.commands import add_detector
+from ferjax.runtime.web import add_detector
 
 _LARGEST_BATCH = 1024
 _WEB = "web"
@@ -78,6 +77,10 @@ def _export(
 def _write_page(options: argparse.Namespace) -> None:
     if options.format != [_WEB]:
         raise errors.InputError(f"--format {_WEB} writes a page only: run the other formats with another --out")
+    try:
+        from ferjax.runtime.web import page
+    except ModuleNotFoundError as error:
+        raise errors.InputError(f"a page needs {error.name}: pip install 'ferjax[export,live]'") from error
     page.check(options.out, options.detector, options.detector_model, overwrite=options.overwrite)
     with _file(options) as file:
         page.write(

@@ -8,6 +8,8 @@ import json
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import tarfile
 import threading
 
@@ -28,7 +30,7 @@ def source(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "web", folder)
     cache.mkdir()
     packages = {}
-    for name, files in litert._FILES.items():
+    for name, files in litert.FILES.items():
         blob = io.BytesIO()
         with tarfile.open(fileobj=blob, mode="w:gz") as archive:
             for member in files:
@@ -172,3 +174,12 @@ def test_the_command_refuses_another_folder(tmp_path, monkeypatch, arguments, me
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
         commands.main(arguments)
+
+
+def test_a_page_without_opencv_names_what_to_install(tmp_path):
+    code = (
+        "import sys; sys.modules['cv2'] = None; from ferjax.__main__ import main; "
+        f"main(['export', '--model', 'resnet20', '--format', 'web', '--out', {str(tmp_path / 'page')!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "pip install 'ferjax[export,live]'" in done.stderr

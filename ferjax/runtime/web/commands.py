@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from ferjax import cli
 from ferjax.errors import InputError
 from ferjax.runtime import shipped
-from ferjax.runtime.web import page, server
+from ferjax.runtime.web import add_detector, page, server
 
 _PORT = 8000
 
@@ -36,19 +36,6 @@ def main(argv: Sequence[str]) -> None:
         print(f"open http://localhost:{running.server_port}/ in a browser on this computer; Ctrl-C ends it", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             running.serve_forever()
-
-
-def add_detector(parser: argparse.ArgumentParser) -> None:
-    """Adds --detector and --detector-model, of a page."""
-    parser.add_argument(
-        "--detector",
-        choices=page.DETECTORS,
-        default=page.DETECTORS[0],
-        help=f"detector of a page; none: the center of the image is the face (default: {page.DETECTORS[0]})",
-    )
-    parser.add_argument(
-        "--detector-model", type=pathlib.Path, metavar="FILE", help="YuNet of a page (default: the downloaded one)"
-    )
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from ferjax.runtime import fetch
 
 # File of a tarball -> file of the page. The browser loads one of the two variants: with or without relaxed SIMD.
-_FILES = {
+FILES = {
     "@litertjs/core": {
         "package/dist/index.js": "index.js",
         "package/wasm/litert_wasm_internal.js": "litert_wasm_internal.js",
@@ -36,7 +36,7 @@ def write(folder: pathlib.Path, lock: pathlib.Path) -> Iterator[str]:
       InputError: if a package is not in the cache and cannot be downloaded.
     """
     packages = json.loads(lock.read_text(encoding="utf-8"))["packages"]
-    for name, files in _FILES.items():
+    for name, files in FILES.items():
         package = packages[f"node_modules/{name}"]
         algorithm, _, digest = package["integrity"].partition("-")
         address = package["resolved"]

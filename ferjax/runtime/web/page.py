@@ -13,10 +13,9 @@ from ferjax.runtime import fetch, shipped
 from ferjax.runtime.engine import open_engine
 from ferjax.runtime.faces.detector import create_detector
 from ferjax.runtime.model import load
-from ferjax.runtime.web import constants, litert, yunet
+from ferjax.runtime.web import DETECTORS, constants, litert, yunet
 from ferjax.spec import ModelSpec
 
-DETECTORS = ("yunet", "none")
 MARK = "runtime.json"  # the file that tells a page from other folders
 _PACKAGE = pathlib.Path(__file__).parents[2]
 _YUNET_LICENSE = "YuNet (https://github.com/opencv/opencv_zoo), converted to TFLite: MIT"
