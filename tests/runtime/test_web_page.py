@@ -124,6 +124,9 @@ def test_a_folder_is_replaced_only_if_it_is_a_page_and_asked_for(source, tmp_pat
     with pytest.raises(InputError, match="not a page"):
         page.write(other, "mini_xception", detector="none", overwrite=True)
     assert (other / "thesis.txt").exists()
+    (out / "thesis.txt").write_text("text")
+    with pytest.raises(InputError, match="also contains thesis"):
+        page.write(out, "mini_xception", detector="none", overwrite=True)
 
 
 def test_a_runtime_that_cannot_be_downloaded_names_its_place(source, tmp_path):

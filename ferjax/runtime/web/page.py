@@ -18,6 +18,8 @@ from ferjax.spec import ModelSpec
 
 MARK = "runtime.json"  # the file that tells a page from other folders
 _PACKAGE = pathlib.Path(__file__).parents[2]
+_WHAT = "a page"
+_WRITTEN = {"litert", "model.tflite", "yunet.tflite", "spec.json", MARK, "licenses.txt"}  # beside the source
 _YUNET_LICENSE = "YuNet (https://github.com/opencv/opencv_zoo), converted to TFLite: MIT"
 
 
@@ -45,10 +47,9 @@ def write(
     path = shipped.find(model)
     spec = _checked(path)
     found = create_detector(detector, model=given)
-    with folders.atomic_folder(out, replace=overwrite) as part:
-        for file in sorted(source_folder().iterdir()):
-            if file.suffix in (".html", ".js", ".css", ".svg"):
-                shutil.copyfile(file, part / file.name)
+    with folders.result_folder(out, MARK, overwrite=overwrite, what=_WHAT, foreign=_foreign) as part:
+        for file in _sources():
+            shutil.copyfile(file, part / file.name)
         (part / "litert").mkdir()
         licenses = list(litert.write(part / "litert", source_folder() / "package-lock.json"))
         shutil.copyfile(path, part / "model.tflite")
@@ -74,11 +75,7 @@ def check(
     """
     out = pathlib.Path(out)
     folders.check_out(out)
-    if out.exists() and any(out.iterdir()):
-        if not (out / MARK).is_file():
-            raise InputError(f"{out} exists and is not a page: choose another --out")
-        if not overwrite:
-            raise InputError(f"{out} contains a page: choose another --out, or replace it with --overwrite")
+    folders.check_result(out, MARK, overwrite=overwrite, what=_WHAT, foreign=_foreign)
     if detector not in DETECTORS:
         raise unknown("detector of a page", detector, DETECTORS)
     given = pathlib.Path(detector_model) if detector_model is not None else None
@@ -92,6 +89,15 @@ def source_folder() -> pathlib.Path:
     """Returns the folder of the page's source: in the wheel, or at the top of a checkout."""
     inside = _PACKAGE / "web"
     return inside if inside.is_dir() else _PACKAGE.parent / "web"
+
+
+def _sources() -> list[pathlib.Path]:
+    return sorted(path for path in source_folder().iterdir() if path.suffix in (".html", ".js", ".css", ".svg"))
+
+
+def _foreign(out: pathlib.Path) -> list[str]:
+    """Returns the names in the folder of a page that do not belong to it."""
+    return sorted({path.name for path in out.iterdir()} - {path.name for path in _sources()} - _WRITTEN)
 
 
 def _checked(path: pathlib.Path) -> ModelSpec:
