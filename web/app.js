@@ -23,7 +23,7 @@ async function main() {
   page.model = await loadModel();
   const { detector } = page.constants;
   page.detector = new Detector(detector, detector.name === "none" ? null : await openEngine("yunet.tflite"));
-  await keepOffline();
+  await keepOffline().catch(() => null); // some private windows refuse the cache
   const { class_names: names, architecture, quantization, license } = page.model.spec;
   page.painter = new Painter($("people"), names, page.constants.colors);
   page.log = new Log(names);
@@ -53,7 +53,7 @@ async function keepOffline() {
   if (!navigator.serviceWorker) return;
   const cache = await caches.open("ferjax");
   const loaded = [location.pathname, ...performance.getEntriesByType("resource").map((entry) => entry.name)];
-  await Promise.all(loaded.map(async (name) => (await cache.match(name)) ?? cache.add(name))).catch(() => null);
+  await Promise.all(loaded.map(async (name) => (await cache.match(name)) ?? cache.add(name)));
 }
 
 /** Runs what the user asked for, and says the sentence that it returns; what was open before is closed. */
@@ -159,8 +159,8 @@ function count(rate, { detect, classify }) {
   rate.frames += 1;
   const elapsed = performance.now() - rate.since;
   if (elapsed < REFRESH) return;
-  const parts = [`${((1000 * rate.frames) / elapsed).toFixed(1)} frames/s`, `detector ${detect.toFixed(1)} ms`, `classifier ${classify.toFixed(1)} ms`];
-  $("rate").textContent = parts.join(", ");
+  const speed = ((1000 * rate.frames) / elapsed).toFixed(1);
+  $("rate").textContent = `${speed} frames/s, detector ${detect.toFixed(1)} ms, classifier ${classify.toFixed(1)} ms`;
   Object.assign(rate, { frames: 0, since: performance.now() });
 }
 
@@ -173,7 +173,9 @@ function announce(spoken, faces) {
 }
 
 function described(faces) {
-  return faces.map(({ track, label, reason, confidence }) => `Person ${track}: ${label}${reason && ` (${reason})`}, ${percent(confidence)}`).join(". ");
+  const one = ({ track, label, reason, confidence }) =>
+    `Person ${track}: ${label}${reason && ` (${reason})`}, ${percent(confidence)}`;
+  return faces.map(one).join(". ");
 }
 
 function say(text) {

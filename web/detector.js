@@ -198,10 +198,10 @@ function rotated(frame, center, side, angle, pixels) {
       const y = center[1] - 0.5 + sine * (u - half) + cosine * (v - half);
       const [x0, y0] = [Math.floor(x), Math.floor(y)];
       const [fx, fy] = [x - x0, y - y0];
-      const [a, b, c, d] = [row(y0) + column(x0), row(y0) + column(x0 + 1), row(y0 + 1) + column(x0), row(y0 + 1) + column(x0 + 1)];
+      const [above, below, before, after] = [row(y0), row(y0 + 1), column(x0), column(x0 + 1)];
       for (let k = 0; k < 3; k++) {
-        const upper = source.data[a + k] * (1 - fx) + source.data[b + k] * fx;
-        const lower = source.data[c + k] * (1 - fx) + source.data[d + k] * fx;
+        const upper = source.data[above + before + k] * (1 - fx) + source.data[above + after + k] * fx;
+        const lower = source.data[below + before + k] * (1 - fx) + source.data[below + after + k] * fx;
         data[out++] = round(upper * (1 - fy) + lower * fy);
       }
     }

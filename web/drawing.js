@@ -78,7 +78,8 @@ export class Painter {
       const row = table.appendChild(element("tr"));
       const head = row.appendChild(element("th", "", name));
       head.scope = "row";
-      const bar = row.appendChild(element("td")).appendChild(element("div", "empty")).appendChild(element("div", "bar"));
+      const empty = row.appendChild(element("td")).appendChild(element("div", "empty"));
+      const bar = empty.appendChild(element("div", "bar"));
       bar.style.background = this.colors[name];
       return [bar, row.appendChild(element("td", "value"))];
     });

@@ -21,8 +21,8 @@ export async function loadRuntime() {
  * Loads a TFLite file.
  *
  * @param {string} path address of the file.
- * @returns {Promise<(values: Float32Array, shape: number[], signature?: string) => Promise<Object<string, Float32Array>>>}
- *   a function from the input to a copy of each output, by name.
+ * @returns {Promise<Function>} a function from (values: Float32Array, shape, signature) to a promise of a copy of each
+ *   output, by name; without a signature, the first one of the file.
  */
 export async function openEngine(path) {
   const answer = await fetch(path);

@@ -7,7 +7,8 @@ export class Log {
     const columns = ["probability", "raw_probability"].flatMap((kind) => names.map((name) => `${kind}_${name}`));
     const head = ["time", "frame", "image", "track", "x", "y", "width", "height", "label", "confidence"];
     this.names = names;
-    this.head = line([...head, ...columns, "latency_ms_capture", "latency_ms_detect", "latency_ms_classify", "latency_ms_draw"]);
+    const latencies = ["capture", "detect", "classify", "draw"].map((part) => `latency_ms_${part}`);
+    this.head = line([...head, ...columns, ...latencies]);
     this.rows = [];
   }
 

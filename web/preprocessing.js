@@ -56,7 +56,8 @@ export function toGray(image) {
 
 function toColor(image) {
   if (image.channels === 3) return image;
-  return { ...image, channels: 3, data: Uint8Array.from({ length: 3 * image.data.length }, (_, i) => image.data[(i / 3) | 0]) };
+  const data = Uint8Array.from({ length: 3 * image.data.length }, (_, i) => image.data[(i / 3) | 0]);
+  return { ...image, channels: 3, data };
 }
 
 /** Returns an RGB image as BGR. */

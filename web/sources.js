@@ -3,10 +3,11 @@
 /** An error with a sentence for the user. */
 export class InputError extends Error {}
 
+const OTHERWISE = "or open a picture or a film.";
 const CAMERA = {
-  NotAllowedError: "The camera was refused. Allow it in the settings of the browser for this page, or open a picture or a film.",
-  NotFoundError: "No camera was found. Connect one, or open a picture or a film.",
-  NotReadableError: "The camera is used by another program. Close that program, or open a picture or a film.",
+  NotAllowedError: `The camera was refused. Allow it for this page in the settings of the browser, ${OTHERWISE}`,
+  NotFoundError: `No camera was found. Connect one, ${OTHERWISE}`,
+  NotReadableError: `The camera is used by another program. Close that program, ${OTHERWISE}`,
 };
 
 /**
@@ -18,21 +19,24 @@ const CAMERA = {
  */
 export async function openCamera(video, wanted) {
   if (!navigator.mediaDevices?.getUserMedia) {
-    throw new InputError("A camera needs a page from https or from this computer. Open a picture or a film.");
+    throw new InputError(`A camera needs a page from https or from this computer. Open one, ${OTHERWISE}`);
   }
   const size = { facingMode: "user", width: { ideal: 640 }, height: { ideal: 480 } };
   let stream;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: size, audio: false });
   } catch (error) {
-    throw new InputError(CAMERA[error.name] ?? `The camera cannot be opened (${error.message}). Open a picture or a film.`);
+    const other = `The camera cannot be opened (${error.message}). Try again, ${OTHERWISE}`;
+    throw new InputError(CAMERA[error.name] ?? other);
   }
-  if (!wanted()) return end(stream);
+  if (!wanted()) return release(stream);
+  const [track] = stream.getVideoTracks();
+  track.addEventListener("ended", () => video.dispatchEvent(new Event("ended"))); // the camera was unplugged
   video.srcObject = stream;
   await video.play();
 }
 
-function end(stream) {
+function release(stream) {
   for (const track of stream?.getTracks() ?? []) track.stop();
 }
 
@@ -50,7 +54,7 @@ export async function openFilm(video, file) {
 
 /** Stops the camera or the film of a video element. */
 export function close(video) {
-  end(video.srcObject);
+  release(video.srcObject);
   video.srcObject = null;
   if (video.src) URL.revokeObjectURL(video.src);
   video.removeAttribute("src");

@@ -331,6 +331,14 @@ def test_the_page_works_offline_after_it_was_loaded_once(folder, four, tmp_path)
         wait(driver, lambda: text(driver, "status").startswith("Person 1"))
 
 
+def test_an_unplugged_camera_ends(page):
+    click(page, "camera")
+    wait(page, lambda: "#1" in text(page, "people"))
+    call(page, "document.getElementById('video').srcObject.getTracks()[0].dispatchEvent(new Event('ended'));")
+    wait(page, lambda: text(page, "status") == "The camera is closed.")
+    assert not page.find_element("id", "stop").is_enabled()
+
+
 def test_a_page_without_a_detector_says_so(page):
     assert page.find_element("id", "center").is_displayed()
 
