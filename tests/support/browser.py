@@ -1,4 +1,4 @@
-"""Opens the page in the Chromium of the system."""
+"""Opens pages in the Chromium of the system."""
 
 import contextlib
 import functools
@@ -46,7 +46,7 @@ def opened(folder, *flags, downloads=None, script=""):
       downloads: folder of the files that the page saves.
       script: JavaScript that runs before the page's.
     """
-    driver = _start(flags, downloads)
+    driver = start(*flags, downloads=downloads)
     running = server.create(folder, 0)
     thread = threading.Thread(target=running.serve_forever)
     thread.start()
@@ -111,14 +111,15 @@ def write_y4m(path, images, fps=30):
     return path
 
 
-def _start(flags, downloads):
+def start(*flags, downloads=None):
+    """Returns a driver of selenium for a new browser; skips the test if there is none."""
     webdriver, chromium, driver = _programs()
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     root = ("--no-sandbox",) if os.name == "posix" and os.geteuid() == 0 else ()
     for flag in ("--headless=new", "--disable-gpu", *root, *flags):
         options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     if downloads is not None:
         options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     return webdriver.Chrome(options, webdriver.ChromeService(driver))
