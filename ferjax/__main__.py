@@ -68,6 +68,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "predict": Command("runtime.predict:main", "live", "classifies a folder of cropped faces"),
         "analyze": Command("runtime.analysis.command:main", "live", "analyzes photos and films into tables and a page"),
         "live": Command("runtime.live:main", "live", "classifies expressions in a camera, video or folder"),
+        "web": Command("runtime.web.commands:main", "live", "shows the browser page of a model on this computer"),
         "fetch": Command("runtime.fetch:main", "live", "downloads a face detector"),
         "models": Command("runtime.shipped:main", "live", "lists the models in the package"),
     },

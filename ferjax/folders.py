@@ -140,21 +140,28 @@ def result_folder(
       out: the final path.
       record: name of the file that tells a result from another folder.
       overwrite: whether to replace an earlier result.
-      what: the kind of result for messages, such as "export".
+      what: the kind of result for messages, such as "an export".
       foreign: returns the names in a folder that do not belong to a result.
 
     Raises:
       InputError: if `out` is not empty, and is not such a result or may not be replaced.
     """
-    filled = out.is_dir() and any(out.iterdir())
-    if (out.exists() and not out.is_dir()) or (filled and not (out / record).is_file()):
-        raise InputError(f"{out} exists and is not an {what}: choose another --out")
-    if filled and not overwrite:
-        raise InputError(f"{out} contains an {what}: choose another --out, or replace it with --overwrite")
-    if filled and (others := foreign(out)):
-        raise InputError(f"{out} also contains {others[0]}: move it, or choose another --out")
+    check_result(out, record, overwrite=overwrite, what=what, foreign=foreign)
     with atomic_folder(out, replace=overwrite) as part:
         yield part
+
+
+def check_result(
+    out: pathlib.Path, record: str, *, overwrite: bool, what: str, foreign: Callable[[pathlib.Path], Sequence[str]]
+) -> None:
+    """Checks that `result_folder` can write a folder; arguments and errors are the same."""
+    filled = out.is_dir() and any(out.iterdir())
+    if (out.exists() and not out.is_dir()) or (filled and not (out / record).is_file()):
+        raise InputError(f"{out} exists and is not {what}: choose another --out")
+    if filled and not overwrite:
+        raise InputError(f"{out} contains {what}: choose another --out, or replace it with --overwrite")
+    if filled and (others := foreign(out)):
+        raise InputError(f"{out} also contains {others[0]}: move it, or choose another --out")
 
 
 @contextlib.contextmanager

@@ -69,7 +69,7 @@ def onnx_nodes(path: str | os.PathLike[str]) -> int:
     """
     with _mapped(pathlib.Path(path)) as data:
         graphs = [f for f in _onnx_fields(pathlib.Path(path), data)[0] if f.number == GRAPH]
-        return sum(node.number == NODE for g in graphs for node in _fields(data, g.value, g.end))
+        return sum(node.number == NODE for g in graphs for node in fields(data, g.value, g.end))
 
 
 def _read_tflite(path: pathlib.Path) -> str | None:
@@ -136,7 +136,7 @@ def _onnx_fields(path: pathlib.Path, data: mmap.mmap) -> tuple[list[Field], list
     others: list[Field] = []
     specs: list[Field] = []
     try:
-        for field in _fields(data, 0, len(data)):
+        for field in fields(data, 0, len(data)):
             is_spec = field.number == METADATA and _entry(data, field).get(KEY) == ONNX_KEY
             (specs if is_spec else others).append(field)
     except ValueError as error:
@@ -148,20 +148,20 @@ def _onnx_fields(path: pathlib.Path, data: mmap.mmap) -> tuple[list[Field], list
 
 def _entry(data: mmap.mmap, field: Field) -> dict[int, bytes]:
     """Returns the values of a nested message by field number."""
-    return {f.number: data[f.value : f.end] for f in _fields(data, field.value, field.end)}
+    return {f.number: data[f.value : f.end] for f in fields(data, field.value, field.end)}
 
 
-def _fields(data: Buffer, start: int, stop: int) -> Iterator[Field]:
+def fields(data: Buffer, start: int, stop: int) -> Iterator[Field]:
     """Yields the fields of one level of a protobuf message."""
     position = start
     while position < stop:
-        tag, value = _varint(data, position)
+        tag, value = varint(data, position)
         wire = tag & 7
         if wire == BYTES:
-            length, value = _varint(data, value)
+            length, value = varint(data, value)
             end = value + length
         elif wire == VARINT:
-            end = _varint(data, value)[1]
+            end = varint(data, value)[1]
         elif wire in (FIXED64, FIXED32):
             end = value + (8 if wire == FIXED64 else 4)
         else:
@@ -172,7 +172,7 @@ def _fields(data: Buffer, start: int, stop: int) -> Iterator[Field]:
         position = end
 
 
-def _varint(data: Buffer, position: int) -> tuple[int, int]:
+def varint(data: Buffer, position: int) -> tuple[int, int]:
     """Returns a base-128 number, least significant group first, and the position after it."""
     number = 0
     for shift in range(0, 70, 7):

@@ -63,14 +63,14 @@ def test_a_script_at_the_top_is_the_same_command(name, monkeypatch):
     assert called == [name]
 
 
-def test_the_wheel_lists_every_package_and_the_configurations():
+def test_the_wheel_lists_every_package_the_configurations_and_the_page():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     listed = set(settings["tool"]["setuptools"]["packages"])
     folders = {p.parent for p in (ROOT / "ferjax").rglob("__init__.py")}
     packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
     configs = {p.parent for p in (ROOT / "configs").rglob("*.py")}
     packages |= {".".join(("ferjax", *folder.relative_to(ROOT).parts)) for folder in configs}
-    assert listed == packages
+    assert listed == packages | {"ferjax.web"}
     assert settings["project"]["scripts"]["ferjax"] == "ferjax.__main__:main"
 
 

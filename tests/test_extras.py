@@ -22,8 +22,8 @@ STARTS = {
     ),
     "data": ("ferjax.data.commands",),
     "export": ("ferjax.export.commands", "ferjax.export.pipeline", "ferjax.weights.single_file", "safetensors.numpy"),
-    "live": ("ferjax.runtime.predict", "ferjax.runtime.live"),
-    "edge": ("ferjax.runtime.predict", "ferjax.runtime.live"),
+    "live": ("ferjax.runtime.predict", "ferjax.runtime.live", "ferjax.runtime.web.commands"),
+    "edge": ("ferjax.runtime.predict", "ferjax.runtime.live", "ferjax.runtime.web.commands"),
 }
 BLOCKED = """
 import importlib, sys

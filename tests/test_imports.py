@@ -67,7 +67,7 @@ RULES = {
     "runtime needs no jax and no TensorFlow": Rule(
         ("ferjax.runtime",),
         only=(*BARE, "ferjax.runtime", "numpy", "cv2", *RUNTIMES),
-        in_functions=("dlib", "pandas", "PIL", "tornado"),
+        in_functions=("dlib", "pandas", "PIL", "flatbuffers", "tornado"),
     ),
     "the numerics know no data, loop or file": Rule(
         ("ferjax.augment", "ferjax.losses", "ferjax.prune", "ferjax.quant", "ferjax.models"),

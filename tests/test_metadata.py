@@ -138,13 +138,13 @@ def test_a_damaged_archive_is_noticed(tmp_path):
 @hypothesis.given(st.integers(0, 2**63))
 def test_numbers_of_any_length_are_read_as_written(number):
     encoded = metadata._encode_varint(number)
-    assert metadata._varint(encoded, 0) == (number, len(encoded))
+    assert metadata.varint(encoded, 0) == (number, len(encoded))
 
 
 @hypothesis.given(st.binary(max_size=60))
 def test_arbitrary_bytes_give_fields_or_an_error(content):
     try:
-        fields = list(metadata._fields(content, 0, len(content)))
+        fields = list(metadata.fields(content, 0, len(content)))
     except ValueError:
         return
     assert b"".join(content[f.start : f.end] for f in fields) == content

@@ -1,4 +1,4 @@
-"""Downloads face detectors to the user's cache and checks their SHA-256: `ferjax fetch`."""
+"""Downloads files to the user's cache and checks their hash; face detectors by `ferjax fetch`."""
 
 import hashlib
 import http.client
@@ -21,14 +21,17 @@ class Download(NamedTuple):
     Attributes:
       url: its address.
       file: its name in the cache.
-      sha256: hash of its content.
+      digest: hash of its content, in hexadecimal.
+      algorithm: of the hash.
     """
 
     url: str
     file: str
-    sha256: str
+    digest: str
+    algorithm: str = "sha256"
 
 
+_TITLES = {"sha256": "SHA-256", "sha512": "SHA-512"}
 MODELS = {
     "yunet": Download(
         "https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/face_detection_yunet_2026may.onnx",
@@ -73,16 +76,31 @@ def fetch(name: str, *, url: str | None = None) -> Path:
     if name not in MODELS:
         raise unknown("model to fetch", name, MODELS)
     model = MODELS[name]
-    path = cache_dir() / model.file
-    if path.is_file() and _sha256(path.read_bytes()) == model.sha256:
-        note(f"{path} exists already")
+    if _is_complete(model):
+        note(f"{cache_dir() / model.file} exists already")
+    return save(model, url=url, remedy="download the file another way and give it with --detector-model")
+
+
+def save(wanted: Download, *, url: str | None = None, remedy: str = "") -> Path:
+    """Downloads a file if it is not in the cache, and returns its path.
+
+    Args:
+      wanted: the file.
+      url: another address of the same file.
+      remedy: what to do if the download fails (default: download it another way to its place in the cache).
+
+    Raises:
+      InputError: if the download fails, or the hash differs.
+    """
+    path, address = cache_dir() / wanted.file, url or wanted.url
+    if _is_complete(wanted):
         return path
-    address = url or model.url
-    data = _download(address)
-    if (got := _sha256(data)) != model.sha256:
+    remedy = remedy or f"download the file another way and copy it to {path}"
+    data = _download(address, remedy)
+    if (got := _hash(data, wanted.algorithm)) != wanted.digest:
         raise InputError(
-            f"{address}: {len(data):,} bytes with SHA-256 {got[:16]}…, expected {model.sha256[:16]}…. The file was "
-            "discarded: download it another way and give it with --detector-model"
+            f"{address}: {len(data):,} bytes with {_TITLES[wanted.algorithm]} {got[:16]}…, expected "
+            f"{wanted.digest[:16]}…. The file was discarded: {remedy}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -98,7 +116,12 @@ def fetch(name: str, *, url: str | None = None) -> Path:
     return path
 
 
-def _download(address: str) -> bytes:
+def _is_complete(wanted: Download) -> bool:
+    path = cache_dir() / wanted.file
+    return path.is_file() and _hash(path.read_bytes(), wanted.algorithm) == wanted.digest
+
+
+def _download(address: str, remedy: str) -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=30) as answer:
             return answer.read()
@@ -106,14 +129,11 @@ def _download(address: str) -> bytes:
         raise InputError(f"{address}: the download stopped after {len(error.partial):,} bytes; try again") from error
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise InputError(
-            f"{address} cannot be downloaded ({reason}): download the file another way and give it with "
-            "--detector-model"
-        ) from error
+        raise InputError(f"{address} cannot be downloaded ({reason}): {remedy}") from error
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _hash(data: bytes, algorithm: str) -> str:
+    return hashlib.new(algorithm, data).hexdigest()
 
 
 def main(argv: Sequence[str]) -> None:

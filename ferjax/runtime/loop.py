@@ -20,7 +20,7 @@ from ferjax.runtime.sources.factory import open_source
 from ferjax.runtime.sources.frame import Frame, Source
 
 RATE = 10.0  # minimum classifications per face and second
-_MAX_UNSEEN = 0.25  # seconds for which a face without detection is still shown at its predicted box
+MAX_UNSEEN = 0.25  # seconds for which a face without detection is still shown at its predicted box
 
 
 def stream(
@@ -113,7 +113,7 @@ class _Classifier:
 
     def classify(self, frame: Frame, tracks: list[Track]) -> list[FaceResult]:
         """Classifies the faces that are due and returns the visible faces."""
-        visible = [t for t in tracks if frame.time - t.last_seen <= _MAX_UNSEEN]
+        visible = [t for t in tracks if frame.time - t.last_seen <= MAX_UNSEEN]
         due = self._scheduler.choose(visible, frame.time)
         raw = dict(zip((track.id for track in due), self._classify(frame, due), strict=True))
         alive = {track.id for track in tracks}

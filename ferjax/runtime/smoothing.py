@@ -13,9 +13,9 @@ from ferjax.errors import InputError, unknown
 from ferjax.spec import UNCERTAIN
 
 METHODS = ("adaptive", "mean", "exponential")
-_FRAME = 1 / 30  # seconds; Paraschiv's window counts frames at 30 fps
-_THRESHOLD, _CLIP = math.log(12), math.log(4)  # log odds that signal a change, and the maximum of one prediction
-_INDEPENDENT = 0.1  # seconds; predictions closer than this are correlated
+FRAME = 1 / 30  # seconds; Paraschiv's window counts frames at 30 fps
+THRESHOLD, CLIP = math.log(12), math.log(4)  # log odds that signal a change, and the maximum of one prediction
+INDEPENDENT = 0.1  # seconds; predictions closer than this are correlated
 
 
 class Smoother:
@@ -51,7 +51,7 @@ class Smoother:
         if window < 1:
             raise InputError(f"the smoothing window (--smooth) must be at least 1, got {window}")
         self._method, self._window = method, window
-        self._seconds = (2 * window - 1 if method == "adaptive" else window) * _FRAME
+        self._seconds = (2 * window - 1 if method == "adaptive" else window) * FRAME
         self._buffers: dict[int, deque[tuple[float, np.ndarray]]] = {}
         self._changes: dict[int, _ChangeDetector] = {}
 
@@ -76,7 +76,7 @@ class Smoother:
                 current = current + math.exp(-2 * (time - last) / self._seconds) * (mean - current)
             buffer.append((time, current))
             return current
-        start = time - self._seconds + _FRAME / 2
+        start = time - self._seconds + FRAME / 2
         if self._method == "adaptive":
             if buffer:
                 start = max(start, self._changes[track].update(current, _mean(buffer), time))
@@ -114,13 +114,13 @@ class _ChangeDetector:
 
     def update(self, current: np.ndarray, mean: np.ndarray, time: float) -> float:
         """Adds a prediction and returns the start time of a detected change, or -inf."""
-        weight = min(1.0, (time - self.last) / _INDEPENDENT)
+        weight = min(1.0, (time - self.last) / INDEPENDENT)
         logs = np.log(np.maximum(current, 1e-9))
-        sums = self.sums + weight * np.clip(logs - logs[int(mean.argmax())], -_CLIP, _CLIP)
+        sums = self.sums + weight * np.clip(logs - logs[int(mean.argmax())], -CLIP, CLIP)
         self.since = np.where((self.sums <= 0) & (sums > 0), time, self.since)
         self.sums, self.last = np.maximum(sums, 0.0), time
         likeliest = int(self.sums.argmax())
-        if self.sums[likeliest] <= _THRESHOLD:
+        if self.sums[likeliest] <= THRESHOLD:
             return -math.inf
         self.sums[:] = 0.0
         return float(self.since[likeliest])

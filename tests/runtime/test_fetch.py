@@ -82,7 +82,7 @@ def test_an_invalid_download_is_discarded(server, tmp_path, path, message):
 
 def test_a_failed_download_keeps_the_cached_file(server, tmp_path, monkeypatch):
     kept = fetch.fetch("yunet")
-    newer = fetch.MODELS["yunet"]._replace(sha256="0" * 64)
+    newer = fetch.MODELS["yunet"]._replace(digest="0" * 64)
     monkeypatch.setattr(fetch, "MODELS", {"yunet": newer})
     with pytest.raises(InputError, match="000000"):
         fetch.fetch("yunet")
@@ -116,5 +116,5 @@ def test_the_cache_follows_the_environment(monkeypatch, tmp_path):
 def test_the_real_model_is_pinned():
     model = fetch.MODELS["yunet"]
     assert model.url.startswith("https://github.com/opencv/opencv_zoo/") and model.url.endswith(model.file)
-    assert len(bytes.fromhex(model.sha256)) == 32
+    assert len(bytes.fromhex(model.digest)) == 32
     assert detector.DETECTORS[1] == "yunet"

@@ -1,8 +1,6 @@
 """The page of the live loop in a browser."""
 
 import json
-import os
-import shutil
 import threading
 import time
 import urllib.parse
@@ -12,6 +10,7 @@ import pytest
 
 from ferjax.runtime.result import FaceResult
 from ferjax.runtime.serve.server import View
+from tests.support import browser as chromium
 from tests.support.live_parts import frame, result
 
 pytestmark = pytest.mark.slow
@@ -22,16 +21,8 @@ NAMES = ("angry", "<b>happy</b>", "sad")
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no Chromium with chromedriver on this machine: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("--headless=new", "--disable-gpu", *(["--no-sandbox"] if os.geteuid() == 0 else [])):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as browser:
-        yield browser
+    with chromium.start() as driver:
+        yield driver
 
 
 class Device:

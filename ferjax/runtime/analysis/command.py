@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     interrupted = False
     with (
         folders.result_folder(
-            options.out, output.PAGE, overwrite=options.overwrite, what="analysis", foreign=output.foreign
+            options.out, output.PAGE, overwrite=options.overwrite, what="an analysis", foreign=output.foreign
         ) as folder,
         output.Output(folder, model.spec) as out,
     ):

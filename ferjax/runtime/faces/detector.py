@@ -20,9 +20,9 @@ from ferjax.runtime.faces.boxes import MAX_SCALE, Box, Face, check_frame, crop_r
 from ferjax.runtime.faces.finders import Find
 from ferjax.spec import ModelSpec
 
-_MAX_TILT = math.radians(45)  # a steeper line between the eyes is a landmark error
-_MARGIN = 0.35  # searched on each side of a tracked face, relative to its side
-_SIZE_CHANGE = (0.75, 1.35)  # relative size of a tracked face in the next frame
+MAX_TILT = math.radians(45)  # a steeper line between the eyes is a landmark error
+MARGIN = 0.35  # searched on each side of a tracked face, relative to its side
+SIZE_CHANGE = (0.75, 1.35)  # relative size of a tracked face in the next frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +107,9 @@ class Detector:
           box: (x, y, width, height) in the frame's pixels.
         """
         x, y, w, h = box
-        region = (x - _MARGIN * w, y - _MARGIN * h, (1 + 2 * _MARGIN) * w, (1 + 2 * _MARGIN) * h)
-        min_size = max(self.min_size, _SIZE_CHANGE[0] * self.track_size)
-        found = _search(self.find_candidates, frame, region, self.track_size / w, min_size, _SIZE_CHANGE[1] * w)
+        region = (x - MARGIN * w, y - MARGIN * h, (1 + 2 * MARGIN) * w, (1 + 2 * MARGIN) * h)
+        min_size = max(self.min_size, SIZE_CHANGE[0] * self.track_size)
+        found = _search(self.find_candidates, frame, region, self.track_size / w, min_size, SIZE_CHANGE[1] * w)
         return max(found, key=lambda face: face.score, default=None)
 
 
@@ -182,7 +182,7 @@ def tilt(face: Face) -> float:
         return 0.0
     (ax, ay), (bx, by) = sorted(face.landmarks[:2].tolist())
     angle = math.atan2(by - ay, bx - ax)
-    return angle if abs(angle) < _MAX_TILT else 0.0
+    return angle if abs(angle) < MAX_TILT else 0.0
 
 
 def _search(

@@ -23,6 +23,9 @@ Find = Callable[[np.ndarray, float, float], list[Face]]
 _EYE_SEARCH_SIZE = 200.0  # pixels to which larger faces are reduced before the search for eyes
 _FACE_TO_HEAD = 0.7  # side of the face relative to the box of the profile cascade
 _YUNET_MIN_SIDE = 64  # pixels
+YUNET_SCORE, YUNET_CANDIDATE_SCORE, YUNET_MAX_IOU = 0.7, 0.5, 0.3
+# The Haar square, relative to the sum of width and height, and its top; fitted on 150 rendered faces and six portraits.
+YUNET_SQUARE, YUNET_TOP = 0.525, 0.53
 _TILE, _CLIP_LIMIT = 40, 2.0  # CLAHE: tile side in pixels, about the smallest face; contrast limit
 
 
@@ -88,12 +91,14 @@ def yunet(given: Path | None) -> tuple[Find, Find]:
                 nets.pop(next(iter(nets)))
             try:
                 with silence_stderr():
-                    nets[size] = cv2.FaceDetectorYN.create(native(path), "", size, 0.5, 0.3, 1000)
+                    nets[size] = cv2.FaceDetectorYN.create(
+                        native(path), "", size, YUNET_CANDIDATE_SCORE, YUNET_MAX_IOU, 1000
+                    )
             except cv2.error as error:
                 raise InputError(f"OpenCV {cv2.__version__} cannot read {path} as a YuNet model") from error
         return nets[size]
 
-    def find(image: np.ndarray, min_size: float, max_size: float, score: float = 0.7) -> list[Face]:
+    def find(image: np.ndarray, min_size: float, max_size: float, score: float = YUNET_SCORE) -> list[Face]:
         height, width = image.shape[:2]
         # Pad to multiples of 32, at least 64: OpenCV returns NaN for inputs of one cell of 32 pixels.
         right, bottom = max(-width % 32, _YUNET_MIN_SIDE - width), max(-height % 32, _YUNET_MIN_SIDE - height)
@@ -105,14 +110,14 @@ def yunet(given: Path | None) -> tuple[Find, Find]:
         faces = []
         for row in rows[np.isfinite(rows).all(1)] if rows is not None else ():
             x, y, w, h = row[:4].tolist()
-            side = 0.525 * (w + h)  # the Haar square, fitted on 150 rendered faces and six portraits
-            box = (x + w / 2 - side / 2, y + h / 2 - 0.53 * side, side, side)
+            side = YUNET_SQUARE * (w + h)
+            box = (x + w / 2 - side / 2, y + h / 2 - YUNET_TOP * side, side, side)
             if row[14] >= score and 0.8 * min_size <= side <= max_size:
                 faces.append(Face(box, float(row[14]), np.array(row[4:14], float).reshape(5, 2)))
         return faces
 
     find(np.zeros((32, 32, 3), np.uint8), 0, math.inf)  # report an invalid file before the first frame
-    return find, functools.partial(find, score=0.5)
+    return find, functools.partial(find, score=YUNET_CANDIDATE_SCORE)
 
 
 def dlib_hog(path: Path | None) -> tuple[Find, Find]:

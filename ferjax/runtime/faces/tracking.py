@@ -10,8 +10,8 @@ import numpy as np
 
 from ferjax.runtime.faces.boxes import Box, Face
 
-_TENTATIVE_SECONDS = 0.2  # an unconfirmed track without a new detection is deleted after this time
-_MIN_MISSED_FRAMES = 2.5  # every track survives this many missed frames, also at low frame rates
+TENTATIVE_SECONDS = 0.2  # an unconfirmed track without a new detection is deleted after this time
+MIN_MISSED_FRAMES = 2.5  # every track survives this many missed frames, also at low frame rates
 
 
 class Track(NamedTuple):
@@ -140,9 +140,9 @@ class Tracker:
 
     def _max_unseen(self, state: _State) -> float:
         established = state.confirmed and state.hits >= self._min_hits
-        seconds = self._time_to_live if established else min(_TENTATIVE_SECONDS, self._time_to_live)
+        seconds = self._time_to_live if established else min(TENTATIVE_SECONDS, self._time_to_live)
         # The minimum of two steps: a low frame rate counts, a single gap does not.
-        return max(seconds, _MIN_MISSED_FRAMES * min(self._steps))
+        return max(seconds, MIN_MISSED_FRAMES * min(self._steps))
 
     def _track(self, state: _State, time: float) -> Track:
         box = _box(state.motion.at(time))

@@ -29,7 +29,7 @@ _PALETTE: dict[str, Color] = {
     "surprise": (233, 180, 86),
     "contempt": (0, 159, 230),
 }
-_UNCERTAIN: Color = (255, 255, 255)
+UNCERTAIN: Color = (255, 255, 255)
 _BACKGROUND, _EMPTY_BAR, _TEXT = 28, 64, (235, 235, 235)
 _REFRESH = 0.5  # seconds between updates of the status line, so that it can be read
 _HYSTERESIS = 0.2  # cost advantage, relative to the panel's area, from which a panel moves
@@ -81,7 +81,7 @@ class Painter:
         self._places = {f.track: self._places[f.track] for f in result.faces if f.track in self._places}
 
     def _color(self, face: FaceResult) -> Color:
-        return self._colors.get(face.label, _UNCERTAIN)
+        return self._colors.get(face.label, UNCERTAIN)
 
     def _label(self, face: FaceResult, unit: float, *, end: str = "") -> np.ndarray:
         """Returns track and label as a sprite."""
