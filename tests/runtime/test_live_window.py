@@ -66,7 +66,7 @@ def test_a_signal_ends_the_wait_for_a_key(tmp_path, monkeypatch, model, capfd):
     screen.install(monkeypatch)
     monkeypatch.setattr(window.cv2, "waitKey", lambda _: (signal.raise_signal(signal.SIGTERM), -1)[1])
     live.main(["--model", str(model), "--source", str(tmp_path)])
-    assert "1 frames" in capfd.readouterr().err
+    assert "1 frame," in capfd.readouterr().err
 
 
 class SlowScreen(Screen):
@@ -164,4 +164,4 @@ def test_closing_the_window_ends_the_loop(monkeypatch, model, clip, capfd):
     screen.install(monkeypatch)
     screen.closed = True
     live.main(["--model", str(model), "--source", str(clip)])
-    assert "1 frames" in capfd.readouterr().err
+    assert "1 frame," in capfd.readouterr().err

@@ -135,7 +135,7 @@ def test_an_unreadable_recording_of_one_frame_is_reported(tmp_path, capsys, monk
     recorder = Recorder(str(tmp_path / "out.mp4"), 30.0)
     recorder.write(result(of=frame(1)))
     recorder.close()
-    assert "of 1 frames of the recording" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "of 1 frame of the recording" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_abandoned_parts_are_removed_after_a_day(tmp_path):
