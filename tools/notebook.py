@@ -15,6 +15,7 @@ from nbclient import NotebookClient
 _ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOK = _ROOT / "docs" / "quickstart.ipynb"
 _SECONDS = 1800  # for a cell, on a busy machine
+_BAR = re.compile(r"^.*\d%\|.*\n?|[ \r]+$", re.MULTILINE)  # a progress bar, and what remains where one was
 
 
 def execute(path: pathlib.Path, folder: pathlib.Path) -> nbformat.NotebookNode:
@@ -44,7 +45,7 @@ def execute(path: pathlib.Path, folder: pathlib.Path) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
-                output.text = re.sub(r"[ \r]+$", "", output.text, flags=re.MULTILINE)
+                output.text = _BAR.sub("", output.text)
     return notebook
 
 

@@ -44,7 +44,6 @@ class Watch:
             total=options.batch_size * steps_per_epoch * options.epochs,
             initial=options.batch_size * step,
             disable=None if monitor.progress and folder.writes else True,  # None: quiet without a terminal
-            leave=False,
             unit="img",
             unit_scale=True,
             smoothing=0.05,
