@@ -175,6 +175,8 @@ def test_other_machines_need_the_printed_token(capfd):
     [
         ("localhost", 200),
         ("LOCALHOST:9999", 200),  # the port of a tunnel
+        ("localhost.", 200),
+        ("evil.example.", 403),
         ("127.0.0.1:1", 200),
         ("[::1]:8000", 200),
         ("evil.example", 403),
@@ -223,7 +225,7 @@ def test_other_sites_may_link_but_not_read(view, headers, status):
 
 
 def test_answers_forbid_other_sites_and_caches(view):
-    for path in ("/", "/page.js", "/health", "/nowhere"):
+    for path in ("/", "/page.js", "/health", "/nowhere", "*", "nowhere", "http://localhost/nowhere"):
         headers = ask(view, path)[1]
         assert "default-src 'self'" in headers["Content-Security-Policy"]
         assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
@@ -258,6 +260,16 @@ def test_requests_change_nothing(view, method):
     with contextlib.closing(connect(view)) as connection:
         connection.request(method, "/health")
         assert connection.getresponse().status in (400, 405)
+
+
+@pytest.mark.parametrize("path", ["/", "/page.js", "/health", "/snapshot.png", "/events", "/picture.mjpeg", "/nowhere"])
+def test_a_head_request_gets_the_headers_only(busy, path):
+    with contextlib.closing(connect(busy)) as connection:
+        connection.request("HEAD", path)
+        answer = connection.getresponse()
+        assert answer.status == (404 if path == "/nowhere" else 200) and answer.read() == b""
+        connection.request("GET", "/health")  # on the same connection
+        assert json.loads(connection.getresponse().read())["viewers"] == 0
 
 
 def test_events_are_the_lines_of_the_log(tmp_path, view):
@@ -467,6 +479,18 @@ def test_viewers_do_not_delay_the_end(busy, capfd):
         while next_event(events)[0] != "end":
             pass
     assert capfd.readouterr().err == ""
+
+
+def test_viewers_that_wait_for_a_picture_cause_no_message_at_the_end(view, monkeypatch, caplog):
+    encode, until = cv2.imencode, threading.Event()
+    monkeypatch.setattr(cv2, "imencode", lambda *arguments: until.wait(10) and encode(*arguments))
+    (server_thread,) = (thread for thread in threading.enumerate() if thread.name == "ferjax server")
+    with streaming(view, "/picture.mjpeg"), streaming(view, "/picture.mjpeg"):
+        view.publish(result(of=picture()))
+        view.close()
+        until.set()
+        server_thread.join(10)
+    assert caplog.records == []
 
 
 def play(monkeypatch, times, fps=10.0, *, stills=False):

@@ -73,6 +73,7 @@ class Guard:
           host: the host name in the request, in lower case, without port.
           headers: headers of the request.
         """
+        host = host.removesuffix(".")  # a complete name in the DNS
         if host not in self._names and not self._accepts_address(host):
             return "the address has an unknown host name"
         origin = headers.get("Origin")

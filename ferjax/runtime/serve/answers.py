@@ -66,9 +66,8 @@ async def _send(handler: "RequestHandler", content: bytes) -> None:
 
 async def _picture(handler: "RequestHandler", hub: Hub) -> None:
     """Streams the drawn frames as motion JPEG."""
-    if _is_full(handler, hub):
+    if not _streams(handler, hub, f"multipart/x-mixed-replace; boundary={_BOUNDARY[2:-2].decode()}"):
         return
-    handler.set_header("Content-Type", f"multipart/x-mixed-replace; boundary={_BOUNDARY[2:-2].decode()}")
     with hub.viewing():
         await _send(handler, _BOUNDARY)
         sent, part = 0, b""
@@ -86,9 +85,8 @@ async def _events(handler: "RequestHandler", hub: Hub, model: dict[str, Any]) ->
     A message is a log entry; the event `frame` ends a frame, `status` is the health once a second, `model` comes first
     and `end` last.
     """
-    if _is_full(handler, hub):
+    if not _streams(handler, hub, "text/event-stream"):
         return
-    handler.set_header("Content-Type", "text/event-stream")
     with hub.viewing():
         await _send(handler, _event("model", model))
         told = time.monotonic()
@@ -130,8 +128,10 @@ async def _health(handler: "RequestHandler", hub: Hub) -> None:
     await _finish(handler, json.dumps(health).encode() + b"\n", "application/json")
 
 
-def _is_full(handler: "RequestHandler", hub: Hub) -> bool:
-    if hub.viewers < MAX_VIEWERS:
+def _streams(handler: "RequestHandler", hub: Hub, kind: str) -> bool:
+    """Sets the type of a stream; returns whether to send it: not for HEAD, and not if there are too many viewers."""
+    if hub.viewers >= MAX_VIEWERS:
+        handler.send_error(503, reason="Too many viewers")
         return False
-    handler.send_error(503, reason="Too many viewers")
-    return True
+    handler.set_header("Content-Type", kind)
+    return handler.request.method != "HEAD"

@@ -113,6 +113,9 @@ def _server(guard: address.Guard, answers: Mapping[str, Answer]) -> "HTTPServer"
             for name, value in _HEADERS.items():
                 self.set_header(name, value)
 
+        async def head(self) -> None:
+            await self.get()  # tornado sends the headers only
+
         async def get(self) -> None:
             path = guard.path(self.request.path)
             if refusal := guard.refusal(self.request.host_name, self.request.headers):
@@ -126,7 +129,8 @@ def _server(guard: address.Guard, answers: Mapping[str, Answer]) -> "HTTPServer"
             else:
                 try:
                     await answers[path](self)
-                except (StreamClosedError, TimeoutError):  # the client left, or reads nothing
+                # The client left or reads nothing, or the server ends meanwhile.
+                except (StreamClosedError, TimeoutError, asyncio.CancelledError):
                     self.detach().close()
 
         def write_error(self, status_code: int, **_: Any) -> None:
@@ -140,5 +144,5 @@ def _server(guard: address.Guard, answers: Mapping[str, Answer]) -> "HTTPServer"
             else:
                 stream.close()
 
-    application = Application([("/.*", Handler)], log_function=lambda _: None)
+    application = Application([(".*", Handler)], log_function=lambda _: None)
     return Server(application, max_header_size=_MAX_HEADERS, max_body_size=0, idle_connection_timeout=_IDLE_SECONDS)
