@@ -8,8 +8,6 @@ import argparse
 import contextlib
 import math
 import pathlib
-import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -19,6 +17,7 @@ import cv2
 from ferjax import cli
 from ferjax.errors import InputError
 from ferjax.folders import expand_user
+from ferjax.runtime import signals
 from ferjax.runtime.loop import stream
 from ferjax.runtime.model import load
 from ferjax.runtime.options import add_model, add_stream, of_stream
@@ -58,7 +57,8 @@ def main(argv: Sequence[str]) -> None:
 
     source = open_source(options.source, size=_size(options.camera_size), on_wait=on_wait)
     class_names = model.spec.class_names
-    with source, _Signals(source, requests), _view(options, source, class_names) as view:
+    handlers = signals.handled(source.stop, SIGUSR1=lambda: requests.update(snapshot=True))
+    with source, handlers, _view(options, source, class_names) as view:
         results = stream(source, model, **of_stream(options))
         outputs = _Outputs(options, source, class_names, view)
         summary, pace = _Summary(), _Pace(source, still=math.inf if view is None else _SERVED_SECONDS)
@@ -223,24 +223,6 @@ def _check_targets(options: argparse.Namespace, *, stills: bool) -> None:
     for name, target in targets.items():
         if target.exists() and target.samefile(source):
             raise InputError(f"--{name} {target} would replace the source: choose another path")
-
-
-class _Signals:
-    """Handles signals: SIGINT, SIGTERM and SIGHUP end the loop after its frame; SIGUSR1 requests a snapshot."""
-
-    def __init__(self, source: Source, requests: dict[str, bool]):
-        self._handlers = {signal.SIGINT: lambda *_: source.stop(), signal.SIGTERM: lambda *_: source.stop()}
-        if sys.platform != "win32":
-            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored under nohup
-                self._handlers[signal.SIGHUP] = lambda *_: source.stop()
-            self._handlers[signal.SIGUSR1] = lambda *_: requests.update(snapshot=True)
-
-    def __enter__(self) -> None:
-        self._before = {number: signal.signal(number, handler) for number, handler in self._handlers.items()}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 class _Summary:

@@ -37,7 +37,7 @@ def write_csv(path: pathlib.Path, class_names: Sequence[str], rows: Iterable[tup
     """Writes one row per image, atomically: file, label, confidence, probability of each class."""
     with (
         folders.atomic_file(path) as part,
-        open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,  # file names of any bytes
+        open(part, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,  # file names of any bytes
     ):
         writer = csv.writer(file)
         writer.writerow(["file", "label", "confidence", *class_names])

@@ -63,6 +63,12 @@ def test_a_full_disk_closes_the_video_with_one_message(tmp_path, monkeypatch, ca
     assert "nearly full" in line and "out.mp4" in line
 
 
+@pytest.mark.parametrize("fps", [29.97002997, 120.123456, 239.538])
+def test_any_frame_rate_of_a_phone_is_recorded(tmp_path, fps):
+    images = record(tmp_path / "out.mp4", fps, *(frame(i, fps=fps) for i in range(10)))
+    assert len(images) == 10
+
+
 @pytest.mark.parametrize(
     "name, said", [("out.gif", r"out.gif.*mp4"), ("no/out.mp4", "folder"), ("caf\udce9.mp4", "not UTF-8")]
 )

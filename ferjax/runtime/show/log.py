@@ -45,9 +45,9 @@ class Log:
         if path == "-" and self._file is None:
             raise InputError("--log - requires standard output, which is closed: use --log FILE.jsonl")
         self._target, self._complete = None if path == "-" else check_output_file(path), 0
-        if self._target:  # surrogateescape: file names of any encoding
+        if self._target:  # backslashreplace: file names of any encoding
             self._file = open(  # noqa: SIM115
-                self._target, "w", newline="", encoding="utf-8", errors="surrogateescape", opener=_open_locked
+                self._target, "w", newline="", encoding="utf-8", errors="backslashreplace", opener=_open_locked
             )
         self._write_face = self._write_json if kind == ".jsonl" else self._write_csv
         if kind == ".csv":

@@ -25,21 +25,27 @@ class Recorder:
     A nearly full disk ends the recording with one message; the loop continues.
     """
 
-    def __init__(self, path: str, fps: float):
+    def __init__(self, path: str, fps: float, *, name: str = ""):
         """Checks that the video can be written. Its size is that of the first frame.
+
+        Args:
+          path: an .mp4, .mkv or .avi file.
+          fps: frames per second.
+          name: for messages instead of the path.
 
         Raises:
           InputError: if the suffix is unknown, the folder does not exist, the disk is full, or OpenCV cannot write the
             format.
           OSError: if the folder is not writable.
         """
+        self._name = name or path
         self._path = folders.check_output_file(path)  # absolute: in a relative path, FFmpeg reads "name:" as a protocol
         target = pathlib.Path(os.path.realpath(self._path))
         if self._path.suffix.lower() not in VIDEOS:
-            raise unknown("video format", path, (f"FILE{suffix}" for suffix in VIDEOS))
+            raise unknown("video format", self._name, (f"FILE{suffix}" for suffix in VIDEOS))
         if _free(target) < RESERVE:
-            raise InputError(f"{path}: less than {RESERVE >> 20} MB are free on the disk")
-        self._fps, self._size = fps, (0, 0)
+            raise InputError(f"{self._name}: less than {RESERVE >> 20} MB are free on the disk")
+        self._fps, self._size = round(fps, 2), (0, 0)  # MPEG-4 cannot write 239.538
         self._writer: cv2.VideoWriter | None = None
         self._target = target
         folders.remove_abandoned(target.parent, f".{glob.escape(target.stem)}.*.part{self._path.suffix}")
@@ -65,7 +71,7 @@ class Recorder:
             self._size, self._start = (max(2, width & ~1), max(2, height & ~1)), result.time  # codecs need even sides
             self._writer = self._open(self._part, self._size)
         if _free(self._target) < RESERVE:
-            note(f"the disk is nearly full: the recording {self._path} ends after {self._due / self._fps:.0f} s")
+            note(f"the disk is nearly full: the recording {self._name} ends after {self._due / self._fps:.0f} s")
             self.close()
             return
         image = _letterboxed(result.frame.image, self._size)
@@ -87,7 +93,7 @@ class Recorder:
                 self._part.unlink(missing_ok=True)
             if readable < expected:
                 note(
-                    f"only {readable} of {counted(self._frames, 'frame')} of the recording {self._path} are readable"
+                    f"only {readable} of {counted(self._frames, 'frame')} of the recording {self._name} are readable"
                     f"{'' if readable else ', and it is deleted'}: check the disk and file size limits"
                 )
         self._writer, self._done = None, True
@@ -99,7 +105,7 @@ class Recorder:
         if not writer.isOpened():
             path.unlink(missing_ok=True)
             raise InputError(
-                f"this OpenCV cannot write {self._path} with {size[0]}x{size[1]} pixels: use another format of "
+                f"this OpenCV cannot write {self._name} with {size[0]}x{size[1]} pixels: use another format of "
                 f"{', '.join(VIDEOS)}, or smaller frames"
             )
         return writer
