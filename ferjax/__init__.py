@@ -19,6 +19,10 @@ __all__ = ["__version__", "analyze", "analyze_film"]
 _MODULES = {"analyze": "photo", "analyze_film": "film"}
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,7 @@ import pathlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 
 from ferjax.errors import InputError
 
@@ -84,10 +84,15 @@ def check_replaceable(out: pathlib.Path) -> None:
     """Checks that a folder can be replaced.
 
     Raises:
-      InputError: if it is or contains the working directory.
+      InputError: if it is or contains the working directory, is a mount point, or its parent is not writable.
     """
-    if pathlib.Path.cwd().is_relative_to(out.resolve()):
+    target = out.resolve()
+    if pathlib.Path.cwd().is_relative_to(target):
         raise InputError(f"--out {out} must not be or contain the working directory: choose another folder")
+    if os.path.ismount(target):
+        raise InputError(f"--out {out} is a mount point, which cannot be replaced: use a folder in it, {out / 'out'}")
+    if target.parent.is_dir() and not os.access(target.parent, os.W_OK | os.X_OK):
+        raise InputError(f"--out {out}: {target.parent} is not writable: choose another folder")
 
 
 @contextlib.contextmanager
@@ -100,6 +105,7 @@ def atomic_folder(out: pathlib.Path, *, replace: bool = True) -> Iterator[pathli
 
     Raises:
       InputError: as `check_replaceable`, and if another process wrote `out` in the meantime; its folder is kept.
+      OSError: if a file cannot be written; it names the final path.
     """
     check_replaceable(out)
     out = out.resolve()
@@ -126,19 +132,28 @@ def atomic_folder(out: pathlib.Path, *, replace: bool = True) -> Iterator[pathli
             shutil.rmtree(old, ignore_errors=True)
             raise InputError(f"another process wrote {out} in the meantime: choose another --out") from error
         shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if error.errno is None or not str(error.filename).startswith(str(part)):
+            raise
+        raise OSError(error.errno, error.strerror, str(error.filename).replace(str(part), str(out), 1)) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def result_folder(
-    out: pathlib.Path, record: str, *, overwrite: bool, what: str, foreign: Callable[[pathlib.Path], Sequence[str]]
+    out: pathlib.Path,
+    marks: Set[str],
+    *,
+    overwrite: bool,
+    what: str,
+    foreign: Callable[[pathlib.Path], Sequence[str]],
 ) -> Iterator[pathlib.Path]:
     """Yields a temporary folder that becomes `out` as `atomic_folder`; replaces an earlier result, and nothing else.
 
     Args:
       out: the final path.
-      record: name of the file that tells a result from another folder.
+      marks: names of the files that tell a result from another folder.
       overwrite: whether to replace an earlier result.
       what: the kind of result for messages, such as "an export".
       foreign: returns the names in a folder that do not belong to a result.
@@ -146,17 +161,22 @@ def result_folder(
     Raises:
       InputError: if `out` is not empty, and is not such a result or may not be replaced.
     """
-    check_result(out, record, overwrite=overwrite, what=what, foreign=foreign)
+    check_result(out, marks, overwrite=overwrite, what=what, foreign=foreign)
     with atomic_folder(out, replace=overwrite) as part:
         yield part
 
 
 def check_result(
-    out: pathlib.Path, record: str, *, overwrite: bool, what: str, foreign: Callable[[pathlib.Path], Sequence[str]]
+    out: pathlib.Path,
+    marks: Set[str],
+    *,
+    overwrite: bool,
+    what: str,
+    foreign: Callable[[pathlib.Path], Sequence[str]],
 ) -> None:
     """Checks that `result_folder` can write a folder; arguments and errors are the same."""
     filled = out.is_dir() and any(out.iterdir())
-    if (out.exists() and not out.is_dir()) or (filled and not (out / record).is_file()):
+    if (out.exists() and not out.is_dir()) or (filled and not all((out / name).is_file() for name in marks)):
         raise InputError(f"{out} exists and is not {what}: choose another --out")
     if filled and not overwrite:
         raise InputError(f"{out} contains {what}: choose another --out, or replace it with --overwrite")

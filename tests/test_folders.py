@@ -85,6 +85,22 @@ def test_a_folder_for_results_is_checked_before_the_work(tmp_path):
         tmp_path.chmod(0o700)
 
 
+def test_a_mount_point_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda path: pathlib.Path(path) == tmp_path / "volume")
+    with pytest.raises(errors.InputError, match=r"mount point.*volume/out"):
+        folders.atomic_folder(tmp_path / "volume").__enter__()
+    with folders.atomic_folder(tmp_path / "volume" / "out"):
+        pass
+    assert os.listdir(tmp_path / "volume") == ["out"]
+
+
+def test_an_error_in_a_folder_names_its_final_path(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, folders.atomic_folder(tmp_path / "out") as part:
+        (part / "none" / "a.txt").write_text("a")
+    assert errors.explain(caught.value) == f"{tmp_path / 'out' / 'none' / 'a.txt'}: No such file or directory"
+    assert os.listdir(tmp_path) == []
+
+
 def test_abandoned_folders_are_removed_after_a_day(tmp_path):
     days = {".out.new-abcdefgh": 2, ".out.new-ijklmnop": 0, ".out.new-abcdefgh.old": 2, ".out.settings": 2}
     for name, age in days.items():

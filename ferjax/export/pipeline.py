@@ -86,7 +86,7 @@ def export(
     spec, rows = network.spec, formats.choose(network.spec, wanted_formats, wanted_quantizations)
     formats.check_batch_size(spec, rows, batch_size)
     with folders.result_folder(
-        pathlib.Path(out), RECORD, overwrite=overwrite, what="an export", foreign=_not_of_an_export
+        pathlib.Path(out), {RECORD}, overwrite=overwrite, what="an export", foreign=_not_of_an_export
     ) as folder:
         faces = export_faces.load(spec, rows, dataset, data_dir)
         name = export_faces.RENDERED if faces is None else faces.name

@@ -120,14 +120,18 @@ def test_threads_get_the_answers_of_one_thread():
 @pytest.mark.parametrize(
     "image, said",
     [
-        ("missing.jpg", "missing.jpg cannot be read as an image"),
+        ("missing.jpg", "missing.jpg does not exist"),
+        ("", "a path is empty"),
+        ("a\0b.jpg", "does not exist"),
+        (__file__, "cannot be read as an image .*analyze_film"),
         (".", "is a folder: give its images as a list"),
-        (b"no image", "the 8 bytes are not an image"),
+        (b"no image", "the image of 8 bytes cannot be read"),
         (np.zeros((4, 4, 3)), r"uint8 array .* got float64 \(4, 4, 3\)"),
         (np.zeros((0, 4), np.uint8), "non-empty"),
         (np.zeros((2, 4, 4, 3), np.uint8), "for several images give a list"),
         (7, "an image must be a path, bytes, .* got int"),
-        ([b"", b""], "the 0 bytes are not an image"),
+        ([IMAGE, b""], "image 2 of the list: the image of 0 bytes"),
+        ([[IMAGE]], "image 1 of the list: .* got list"),
     ],
 )
 def test_what_is_no_image_is_refused_in_one_line(image, said):
@@ -135,13 +139,30 @@ def test_what_is_no_image_is_refused_in_one_line(image, said):
         own(image)
 
 
+def test_a_damaged_or_closed_image_of_pillow_is_refused():
+    data = cv2.imencode(".png", IMAGE)[1].tobytes()
+    damaged, closed = (Image.open(io.BytesIO(part)) for part in (data[: len(data) // 2], data))
+    closed.close()
+    for image in (damaged, closed):
+        with pytest.raises(InputError, match="the PIL image cannot be read"):
+            own(image)
+
+
+def test_a_password_in_a_url_is_not_printed():
+    for call in (own, film_of):
+        with pytest.raises(InputError, match="URLs are not accepted") as refused:
+            call("rtsp://me:secret@camera/1")
+        assert "secret" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "options, said",
     [({"color": "RGB"}, "Accepted: bgr, rgb"), ({"threshold": 2}, "threshold"), ({"detector": "har"}, "'haar'")],
 )
 def test_a_wrong_option_is_refused(options, said):
-    with pytest.raises(InputError, match=said):
-        own(IMAGE, **options)
+    for image in (IMAGE, []):
+        with pytest.raises(InputError, match=said):
+            own(image, **options)
 
 
 def test_a_threshold_makes_a_face_uncertain():
@@ -155,6 +176,7 @@ def test_importing_ferjax_is_light_and_the_calls_need_no_jax():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["[]", "True False"]
+    assert {"analyze", "analyze_film", "__version__"} <= set(dir(ferjax))
     with pytest.raises(AttributeError, match="no attribute 'analyse'"):
         _ = ferjax.analyse
 
@@ -195,6 +217,7 @@ def test_what_is_no_film_is_refused_in_one_line(tmp_path):
         (tmp_path / "no.mp4", "does not exist"),
         (tmp_path, "is not a file"),
         ("0", "does not exist"),  # not a camera
+        ("", "a path is empty"),
         (tmp_path / "notes.txt", "cannot read"),
     ):
         with pytest.raises(InputError, match=said):
@@ -202,5 +225,6 @@ def test_what_is_no_film_is_refused_in_one_line(tmp_path):
     film = write_film(tmp_path / "film.avi", [("happy",)] * 3)
     with pytest.raises(InputError, match="rate"):
         film_of(film, rate=0)
-    with pytest.raises(TypeError, match="smoth"):
-        film_of(film, smoth=3)
+    for wrong in ("smoth", "threads"):
+        with pytest.raises(TypeError, match=wrong):
+            film_of(film, **{wrong: 3})

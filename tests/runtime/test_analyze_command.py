@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import signal
 import urllib.parse
 
 import cv2
@@ -56,7 +57,7 @@ def files(folder):
 def test_photos_and_films_become_copies_tables_timelines_and_a_page(inputs, capfd):
     out = analyze(inputs, "photos", "film.avi", "empty.avi")
     tables = ["faces.csv", "faces.jsonl", "index.html", "people.csv"]
-    copies = ["empty.avi", "film.avi", "one.png", "ä b/two.tif.png"]
+    copies = ["empty.avi.mp4", "film.avi.mp4", "one.png.png", "ä b/two.tif.png"]
     assert files(out) == sorted([*(f"annotated/{name}" for name in copies), *tables, "timelines/film.avi.png"])
     faces = rows(out / "faces.csv")
     photos = [(row["file"], row["track"], row["label"]) for row in faces[:3]]
@@ -97,9 +98,9 @@ def test_the_page_is_whole_and_asks_for_nothing(inputs):
 
 def test_copies_are_drawn_on(inputs):
     out = analyze(inputs, "photos", "film.avi")
-    before, after = cv2.imread(str(inputs / "photos" / "one.png")), cv2.imread(str(out / "annotated" / "one.png"))
+    before, after = cv2.imread(str(inputs / "photos" / "one.png")), cv2.imread(str(out / "annotated" / "one.png.png"))
     assert before.shape == after.shape and (before != after).any()
-    film = cv2.VideoCapture(str(out / "annotated" / "film.avi"))
+    film = cv2.VideoCapture(str(out / "annotated" / "film.avi.mp4"))
     assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 40 and film.read()[1].shape == (240, 320, 3)
     film.release()
 
@@ -117,13 +118,27 @@ def test_equal_names_are_kept_apart(inputs):
     }
 
 
+def test_no_two_files_have_the_same_name_or_copy(inputs):
+    photos = ("a/p.png", "b/p.png", "b/b/p.png", "b/me.jpg", "b/me.jpg.png")
+    for name in photos:
+        (inputs / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(inputs / name), patches(0, {90: (20, 20)}).image)
+    for name in ("a.avi", "a.avi.mp4", "c/a.avi"):
+        (inputs / name).parent.mkdir(exist_ok=True)
+        write_film(inputs / "new.avi", [("happy",)] * 3).rename(inputs / name)
+    out = analyze(inputs, "a", "b", "a.avi", "a.avi.mp4", "c/../c/a.avi")
+    assert len({row["file"] for row in rows(out / "faces.csv")}) == 8
+    assert len({row["file"] for row in rows(out / "people.csv")}) == 3
+    assert len(files(out / "annotated")) == 8
+
+
 def test_an_analysis_is_replaced_with_overwrite_only(inputs):
     out = analyze(inputs, "photos")
     with pytest.raises(InputError, match=r"contains an analysis: .* --overwrite"):
         analyze(inputs, "film.avi")
     assert "one.png" in (out / "faces.csv").read_text()
     analyze(inputs, "film.avi", more=["--overwrite"])
-    assert "one.png" not in (out / "faces.csv").read_text() and not (out / "annotated" / "one.png").exists()
+    assert "one.png" not in (out / "faces.csv").read_text() and not (out / "annotated" / "one.png.png").exists()
     (out / "mine.txt").write_text("notes")
     with pytest.raises(InputError, match=r"also contains mine\.txt"):
         analyze(inputs, "film.avi", more=["--overwrite"])
@@ -132,24 +147,34 @@ def test_an_analysis_is_replaced_with_overwrite_only(inputs):
     assert len(files(inputs / "photos")) == 3
 
 
+@pytest.mark.parametrize("names", [["index.html"], ["faces.csv", "annotated/mine.png"], ["faces.jsonl", "people.csv"]])
+def test_a_folder_that_is_not_an_analysis_is_kept(inputs, names):
+    for name in names:
+        (inputs / "site" / name).parent.mkdir(parents=True, exist_ok=True)
+        (inputs / "site" / name).write_text("mine")
+    with pytest.raises(InputError, match="is not an analysis"):
+        analyze(inputs, "film.avi", out="site", more=["--overwrite"])
+    assert files(inputs / "site") == sorted(names)
+
+
 def test_an_analysis_inside_its_own_folder_is_not_analyzed(inputs):
     analyze(inputs, "photos", out="photos/result")
     out = analyze(inputs, "photos", out="photos/result", more=["--overwrite"])
     assert {row["file"] for row in rows(out / "faces.csv")} == {"one.png", "ä b/two.tif"}
     with pytest.raises(InputError, match="lies in --out"):
-        analyze(inputs, "photos/result/annotated/one.png", out="photos/result", more=["--overwrite"])
+        analyze(inputs, "photos/result/annotated/one.png.png", out="photos/result", more=["--overwrite"])
 
 
 @pytest.mark.parametrize(
     "names, more, said",
     [
         (["none.mp4"], [], r"none\.mp4 does not exist"),
-        (["photos", "notes.txt"], [], r"cannot read .*notes\.txt"),
         (["nothing"], [], "nothing has no image"),
         (["film.avi"], ["--threshold", "2"], "threshold"),
         (["film.avi"], ["--rate", "0"], "greater than 0"),
-        (["photos/bad.jpg"], [], r"cannot read .*bad\.jpg"),
-        (["unreadable"], [], "no photo can be read: 1 skipped"),
+        (["unreadable", "notes.txt"], [], "nothing can be analyzed: 2 files skipped"),
+        (["hidden"], [], r"hidden has no image; accepted"),
+        (["films"], [], r"\.mp4 1; give films by name"),
     ],
 )
 def test_wrong_input_is_one_line_and_writes_nothing(inputs, names, more, said):
@@ -157,46 +182,96 @@ def test_wrong_input_is_one_line_and_writes_nothing(inputs, names, more, said):
     (inputs / "nothing").mkdir()
     (inputs / "unreadable").mkdir()
     (inputs / "unreadable" / "bad.png").write_bytes(b"no image")
+    (inputs / "hidden" / ".cache").mkdir(parents=True)
+    (inputs / "hidden" / ".cache" / "one.png").touch()
+    (inputs / "films").mkdir()
+    (inputs / "films" / "one.mp4").touch()
     before = files(inputs)
     with pytest.raises(InputError, match=said):
         analyze(inputs, *names, more=more)
     assert files(inputs) == before and not (inputs / "out").exists()
 
 
-def interrupt_after(monkeypatch, frames):
-    """Raises KeyboardInterrupt, as Ctrl-C does, before the frame of this number of a film."""
+@pytest.mark.parametrize("url", ["rtsp://me:secret@camera/1", "HTTPS://me:secret@host/a.mp4", "rtsp:/me:secret@camera"])
+def test_a_password_in_a_url_is_not_printed(inputs, url):
+    with pytest.raises(InputError, match="URLs are not accepted") as refused:
+        command.main([url, "--out", str(inputs / "out")])
+    assert "secret" not in str(refused.value)
+
+
+def test_an_empty_path_is_not_the_working_folder(inputs, monkeypatch):
+    monkeypatch.chdir(inputs / "photos")
+    with pytest.raises(InputError, match="a path is empty"):
+        command.main(["", "--out", str(inputs / "out")])
+
+
+def test_unreadable_files_given_by_name_are_skipped(inputs, capfd):
+    (inputs / "notes.txt").write_text("no film")
+    out = analyze(inputs, "notes.txt", "photos/bad.jpg", "photos/one.png", "film.avi")
+    assert {row["file"] for row in rows(out / "faces.csv")} == {"one.png", "film.avi"}
+    told = capfd.readouterr().err
+    assert [name in told for name in ("notes.txt", "bad.jpg", "one.png")] == [True, True, False]
+
+
+@pytest.mark.parametrize("size, fps", [((9000, 64), 10.0), ((320, 240), 0.004)])
+def test_a_film_whose_copy_cannot_be_written_has_tables_and_a_timeline(inputs, size, fps, capfd):
+    film = cv2.VideoWriter(str(inputs / "odd.avi"), cv2.VideoWriter.fourcc(*"FFV1"), fps, size)
+    for index in range(3):
+        film.write(patches(index, {90: (20, 20)}, size=size[::-1]).image)
+    film.release()
+    out = analyze(inputs, "odd.avi")
+    assert len(rows(out / "faces.csv")) == 3 and files(out / "timelines") == ["odd.avi.png"]
+    assert Reader((out / "index.html").read_text()).links == [] and not files(out / "annotated")
+    told = capfd.readouterr().err
+    assert "no annotated copy of odd.avi" in told and ".out" not in told
+
+
+def interrupt_after(monkeypatch, frames, number=signal.SIGINT):
+    """Sends a signal, as Ctrl-C does, before the frame of this number of a film."""
     stream = command.stream
 
     def interrupted(*arguments, **options):
         for index, result in enumerate(stream(*arguments, **options)):
-            if index == frames:
-                raise KeyboardInterrupt
             yield result
+            if index == frames - 1:
+                signal.raise_signal(number)
 
     monkeypatch.setattr(command, "stream", interrupted)
 
 
-def test_ctrl_c_keeps_what_is_done_and_says_so(inputs, monkeypatch, capfd):
-    interrupt_after(monkeypatch, 25)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_keeps_what_is_done_and_says_so(inputs, monkeypatch, capfd, number):
+    interrupt_after(monkeypatch, 25, number)
     with pytest.raises(SystemExit) as stopped:
         analyze(inputs, "photos", "film.avi", "empty.avi")
     out = inputs / "out"
     assert stopped.value.code == 130
-    assert "interrupted; " in capfd.readouterr().err
+    assert "Interrupted: 2 of 3 photos, 0 of 2 films" in capfd.readouterr().err
     assert len([row for row in rows(out / "faces.csv") if row["file"] == "film.avi"]) == 50
-    film = cv2.VideoCapture(str(out / "annotated" / "film.avi"))
+    film = cv2.VideoCapture(str(out / "annotated" / "film.avi.mp4"))
     assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 25
     film.release()
     words = " ".join(Reader((out / "index.html").read_text()).words)
+    assert "Interrupted: 2 of 3 photos, 0 of 2 films" in words
     assert "Interrupted after" in words and "25 frames" in words and "empty.avi" not in words.split("Command")[0]
     assert not [name for name in os.listdir(inputs) if name.startswith(".")]
 
 
 def test_ctrl_c_before_anything_is_done_leaves_nothing(inputs, monkeypatch):
-    interrupt_after(monkeypatch, 0)
+    load = command.open_film
+    monkeypatch.setattr(command, "open_film", lambda path: signal.raise_signal(signal.SIGINT) or load(path))
     with pytest.raises(KeyboardInterrupt):
         analyze(inputs, "film.avi")
     assert sorted(os.listdir(inputs)) == ["empty.avi", "film.avi", "photos"]
+
+
+def test_ctrl_c_keeps_an_earlier_analysis(inputs, monkeypatch):
+    out = analyze(inputs, "empty.avi")
+    before = files(out)
+    interrupt_after(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        analyze(inputs, "photos", "film.avi", more=["--overwrite"])
+    assert files(out) == before and not [name for name in os.listdir(inputs) if name.startswith(".")]
 
 
 def test_an_error_leaves_nothing(inputs, monkeypatch):
@@ -218,5 +293,6 @@ def test_a_file_name_of_any_encoding_is_kept(inputs):
     name = os.fsdecode(b"caf\xe9.png")
     np.asarray(cv2.imencode(".png", patches(0, {90: (20, 20)}).image)[1]).tofile(inputs / name)
     out = analyze(inputs, name)
-    assert os.fsencode(out / "annotated" / name) in [os.fsencode(path) for path in (out / "annotated").iterdir()]
-    assert b"caf\xe9.png" in (out / "faces.csv").read_bytes()
+    assert [os.fsencode(path.name) for path in (out / "annotated").iterdir()] == [b"caf\xe9.png.png"]
+    assert rows(out / "faces.csv")[0]["file"] == r"caf\udce9.png"
+    assert json.loads((out / "faces.jsonl").read_text())["file"] == name

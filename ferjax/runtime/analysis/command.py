@@ -1,22 +1,26 @@
 """Analyzes photos, folders of photos and films: `ferjax analyze PATH… --out DIR`.
 
 The folder gets annotated copies, tables of all faces, for each film a timeline, and index.html, a page with all of it.
-Ctrl-C keeps what is done.
+Ctrl-C keeps what is done, unless it would replace an earlier analysis.
 """
 
 import argparse
 import concurrent.futures
+import contextlib
+import itertools
 import os
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import cv2
 
 from ferjax import cli, folders
 from ferjax.errors import InputError
+from ferjax.runtime import signals
 from ferjax.runtime.analysis import output
 from ferjax.runtime.analysis.film import open_film
 from ferjax.runtime.analysis.photo import analyze_pixels
@@ -29,8 +33,12 @@ from ferjax.runtime.result import Result
 from ferjax.runtime.show.drawing import Painter
 from ferjax.runtime.show.recorder import Recorder
 from ferjax.runtime.sources import pictures
+from ferjax.runtime.sources.factory import existing
+from ferjax.runtime.sources.frame import Source
 
+_ACCEPTED = "photos, folders of photos, or films"
 _MOST_PEOPLE = 30  # of a film, with a lane of their own
+T = TypeVar("T")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -44,33 +52,38 @@ def main(argv: Sequence[str]) -> None:
     scale, file = named.pop("detect_scale"), named.pop("detector_model")
     named["detector"] = create_detector(options.detector, scale=scale, model=file)
     stream([], model, **named)  # checks the options
-    interrupted = False
+    stop, remark = threading.Event(), ""
+    earlier = options.out.is_dir() and any(options.out.iterdir())
     with (
+        signals.handled(stop.set),
         folders.result_folder(
-            options.out, output.PAGE, overwrite=options.overwrite, what="an analysis", foreign=output.foreign
+            options.out, output.RECORDS, overwrite=options.overwrite, what="an analysis", foreign=output.foreign
         ) as folder,
         output.Output(folder, model.spec) as out,
     ):
-        try:
-            _photos(photos, out, model, named)
-            for path, file in films.items():
-                _film(file, path, out, model, named)
-        except KeyboardInterrupt:
-            if not out.count():
-                raise
-            interrupted = True
+        _photos(photos, out, model, named, stop)
+        _films(films, out, model, named, stop)
+        if stop.is_set():
+            if earlier:
+                cli.note(f"{options.out} keeps the earlier analysis")
+            if earlier or not out.count():
+                raise KeyboardInterrupt
+            parts = [f"{out.photos} of {cli.counted(len(photos), 'photo')}"] * bool(photos)
+            parts += [f"{out.complete} of {cli.counted(len(films), 'film')}"] * bool(films)
+            remark = f"Interrupted: {', '.join(parts)}."
         if not out.count():
-            raise InputError(f"no photo can be read: {len(photos)} skipped")
-        out.close(f"ferjax analyze {shlex.join(argv)}")
-    if interrupted:
-        cli.note(f"interrupted; {options.out / output.PAGE} has what was done: {out.count()}")
+            raise InputError(f"nothing can be analyzed: {cli.counted(len(photos) + len(films), 'file')} skipped")
+        out.close(f"ferjax analyze {shlex.join(argv)}", remark)
+    page = options.out / output.PAGE
+    if remark:
+        cli.note(f"{remark} {page} has what was done")
         sys.exit(130)
-    print(f"saved {options.out}: {out.count()}; open {options.out / output.PAGE} in a browser")
+    print(f"saved {options.out}: {out.count()}; open {page} in a browser")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser("analyze", __doc__)
-    parser.add_argument("path", metavar="PATH", nargs="+", type=pathlib.Path, help="photo, folder of photos, or film")
+    parser.add_argument("path", metavar="PATH", nargs="+", help="photo, folder of photos, or film")
     cli.add_out(parser, "folder for copies, tables, timelines and index.html")
     cli.add_overwrite(parser)
     add_model(parser)
@@ -78,48 +91,49 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _inputs(
-    paths: Sequence[pathlib.Path], out: pathlib.Path
-) -> tuple[dict[pathlib.Path, str], dict[pathlib.Path, str]]:
-    """Returns the photos and the films with their names.
+def _inputs(paths: Sequence[str], out: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[str, pathlib.Path]]:
+    """Returns the photos and the films by their names.
 
     Raises:
-      InputError: if a path does not exist, is neither photo nor film, or lies in `out`; if a folder has no image.
+      InputError: if a path is empty or a URL, does not exist, or lies in `out`; if a folder has no image.
     """
-    photos, films, out = dict[pathlib.Path, str](), dict[pathlib.Path, str](), out.resolve()
+    folder_of, films, out = dict[pathlib.Path, pathlib.Path](), set[pathlib.Path](), out.resolve()
     for path in paths:
-        given = pathlib.Path(os.path.abspath(folders.expand_user(path)))
+        given = pathlib.Path(os.path.abspath(existing(path, _ACCEPTED)))
         if not (given.is_file() or given.is_dir()):
-            reason = "is not a file" if given.exists() else "does not exist"
-            raise InputError(f"{path} {reason}: give photos, folders of photos, or films")
+            raise InputError(f"{path} is not a file: give {_ACCEPTED}")
         if given.resolve().is_relative_to(out):
             raise InputError(f"{path} lies in --out {out}: choose another --out")
         if given.is_dir():
-            listed = pictures.listed(given, given.rglob("*"))
-            found = [photo for photo in listed if not photo.resolve().is_relative_to(out)]  # an earlier analysis
-            _name(found, given, photos)
-        elif pictures.is_still(given):
-            _name([given], given.parent, photos)
+            for photo in pictures.listed(given, given.rglob("*"), hint="; give films by name"):
+                if not photo.resolve().is_relative_to(out):  # an earlier analysis
+                    folder_of.setdefault(photo, given)
         else:
-            open_film(given).close()
-            _name([given], given.parent, films)
-    return photos, films
+            folder_of.setdefault(given, given.parent)
+            if not pictures.is_still(given):
+                films.add(given)
+    named = _named(folder_of)
+    return (
+        {name: path for name, path in named.items() if path not in films},
+        {name: path for name, path in named.items() if path in films},
+    )
 
 
-def _name(found: Sequence[pathlib.Path], folder: pathlib.Path, named: dict[pathlib.Path, str]) -> None:
-    """Adds paths with their names: relative to a folder, and with as many parents as tell them from the others."""
-    taken = set(named.values())
-    for path in found:
-        if path in named:  # given twice
-            continue
+def _named(folder_of: Mapping[pathlib.Path, pathlib.Path]) -> dict[str, pathlib.Path]:
+    """Returns paths by unique names: relative to their folder, or with as many more parents as make them unique."""
+    named = dict[str, pathlib.Path]()
+    for path, folder in folder_of.items():
         parts = len(path.parts) - len(folder.parts)
-        while (name := "/".join(path.parts[-parts:])) in taken:
+        while (name := "/".join(path.parts[-parts:])) in named:
             parts += 1
-        named[path] = name
+        named[name] = path
+    return named
 
 
-def _photos(photos: dict[pathlib.Path, str], out: output.Output, model: Model, named: dict[str, Any]) -> None:
-    for path, file in cli.progress(photos.items(), what="photos", total=len(photos)):
+def _photos(
+    photos: Mapping[str, pathlib.Path], out: output.Output, model: Model, named: dict[str, Any], stop: threading.Event
+) -> None:
+    for file, path in cli.progress(_until(stop, photos.items()), what="photos", total=len(photos)):
         try:
             pixels = pictures.read_bgr(path)
         except pictures.UnreadableImage as error:
@@ -128,28 +142,74 @@ def _photos(photos: dict[pathlib.Path, str], out: output.Output, model: Model, n
         out.add_photo(file, analyze_pixels(pixels, model, named["detector"], named["threshold"]))
 
 
-def _film(file: str, path: pathlib.Path, out: output.Output, model: Model, named: dict[str, Any]) -> None:
-    """Analyzes a film; if it is interrupted, what is done so far is written."""
+def _films(
+    films: Mapping[str, pathlib.Path], out: output.Output, model: Model, named: dict[str, Any], stop: threading.Event
+) -> None:
+    for file, path in _until(stop, films.items()):
+        try:
+            source = open_film(path)
+        except InputError as error:
+            cli.note(f"{error}: skipped")
+            continue
+        with source:
+            _film(file, source, out, model, named, stop)
+
+
+def _film(
+    file: str, source: Source, out: output.Output, model: Model, named: dict[str, Any], stop: threading.Event
+) -> None:
+    """Analyzes a film up to its end or to `stop`."""
     names = model.spec.class_names
-    with open_film(path) as source, concurrent.futures.ThreadPoolExecutor(1) as writer:
-        timeline, painter = Timeline(names, source.fps, _MOST_PEOPLE), Painter(names)
-        recorder = Recorder(str(out.annotated_film(file)), source.fps)
+    timeline, painter = Timeline(names, source.fps, _MOST_PEOPLE), Painter(names)
+    frames = cli.progress(_until(stop, source), what=file, total=source.count)
+    with contextlib.closing(_Copy(file, out.annotated_film(file), source.fps)) as copy:
 
         def write(result: Result) -> None:
+            timeline.add(result)
             out.write_faces(file, result)
             painter.draw_faces(result)
-            recorder.write(result)
+            copy.write(result)
 
-        complete, written = False, writer.submit(lambda: None)
+        _meanwhile(write, stream(frames, model, **named))
+    timeline.close()
+    if timeline.frames:
+        out.add_film(file, timeline, complete=not stop.is_set())
+
+
+def _until(stop: threading.Event, items: Iterable[T]) -> Iterable[T]:
+    return itertools.takewhile(lambda _: not stop.is_set(), items)
+
+
+def _meanwhile(function: Callable[[T], object], items: Iterable[T]) -> None:
+    """Calls a function with each item in another thread, while the next item is computed."""
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        running: concurrent.futures.Future[object] | None = None
+        for item in items:
+            if running:
+                running.result()
+            running = thread.submit(function, item)
+        if running:
+            running.result()
+
+
+class _Copy:
+    """The annotated copy of a film, which is left out with a message if it cannot be written."""
+
+    def __init__(self, file: str, path: pathlib.Path, fps: float):
+        self._file, self._new = file, lambda: Recorder(str(path), fps, name=file)
+        self._recorder: Recorder | None = None
+        self._failed = False
+
+    def write(self, result: Result) -> None:
+        if self._failed:
+            return
         try:
-            for result in stream(cli.progress(source, what=file, total=source.count), model, **named):
-                timeline.add(result)
-                written.result()
-                written = writer.submit(write, result)  # while the next frame is analyzed
-            complete = True
-        finally:
-            written.result()
-            recorder.close()
-            timeline.close()
-            if timeline.frames:
-                out.add_film(file, timeline, complete=complete)
+            self._recorder = self._recorder or self._new()
+            self._recorder.write(result)
+        except InputError as error:
+            self._failed = True
+            cli.note(f"no annotated copy of {self._file}: {error}")
+
+    def close(self) -> None:
+        if self._recorder:
+            self._recorder.close()

@@ -1,18 +1,17 @@
 """Tracks and classifies the faces of a film: `ferjax.analyze_film`."""
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ferjax.errors import InputError
-from ferjax.folders import expand_user
 from ferjax.runtime.analysis.photo import reused_model
 from ferjax.runtime.analysis.timeline import Summary, Timeline
 from ferjax.runtime.faces.detector import Detector, create_detector
-from ferjax.runtime.loop import stream
+from ferjax.runtime.loop import RATE, stream
 from ferjax.runtime.model import Model
 from ferjax.runtime.result import FaceResult
 from ferjax.runtime.show.log import columns, face_entry, flat
-from ferjax.runtime.sources.factory import open_source
+from ferjax.runtime.sources.factory import existing, open_source
 from ferjax.runtime.sources.frame import Source
 
 if TYPE_CHECKING:
@@ -60,7 +59,10 @@ def analyze_film(
     detector: str | Detector = "haar",
     detector_model: str | os.PathLike[str] | None = None,
     detect_scale: float | None = None,
-    **options: Any,
+    smooth: int = 10,
+    smoothing: str = "adaptive",
+    threshold: float | None = None,
+    rate: float = RATE,
 ) -> Film:
     """Tracks and classifies the faces of a film.
 
@@ -71,10 +73,13 @@ def analyze_film(
     Args:
       path: a video file.
       model: see `ferjax.runtime.load` (default: the default model of the package), or a loaded model.
-      detector: see `ferjax.runtime.stream`, as the next three.
+      detector: see `ferjax.runtime.stream`, as all that follow.
       detector_model: file of the detector.
       detect_scale: size of the searched image relative to the frame.
-      **options: `smooth`, `smoothing`, `threshold` and `rate` of `ferjax.runtime.stream`.
+      smooth: window of the smoothing, in frames of 1/30 second.
+      smoothing: "adaptive", "mean" or "exponential".
+      threshold: confidence below which a face is "uncertain".
+      rate: minimum classifications per face and second.
 
     Raises:
       InputError: if the film cannot be read, or an option is invalid.
@@ -85,7 +90,16 @@ def analyze_film(
     names = loaded.spec.class_names
     with open_film(path) as source:
         rows, timeline = list[Row](), Timeline(names, source.fps)
-        for result in stream(source, loaded, detector=detector, **options):
+        results = stream(
+            source,
+            loaded,
+            detector=detector,
+            smooth=smooth,
+            smoothing=smoothing,
+            threshold=threshold,
+            rate=rate,
+        )
+        for result in results:
             timeline.add(result)
             rows += (Row(result.time, result.frame.index, face) for face in result.faces)
     timeline.close()
@@ -96,12 +110,12 @@ def open_film(path: str | os.PathLike[str]) -> Source:
     """Opens a video file.
 
     Raises:
-      InputError: if it does not exist, is a photo, or cannot be read.
+      InputError: if the path is not that of a file, or the file is a photo or cannot be read.
     """
-    file = expand_user(path)
+    file = existing(path, "a video file")
     if not file.is_file():
-        raise InputError(f"{file} {'is not a file' if file.exists() else 'does not exist'}: give a video file")
-    source = open_source(file)
+        raise InputError(f"{file} is not a file: give a video file")
+    source = open_source(file.absolute())
     if source.stills:
         source.close()
         raise InputError(f"{file} is a photo: use ferjax.analyze")

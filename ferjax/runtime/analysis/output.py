@@ -24,12 +24,10 @@ from ferjax.runtime.result import Result
 from ferjax.runtime.show import page
 from ferjax.runtime.show.drawing import Painter
 from ferjax.runtime.show.log import columns, face_entry, flat
-from ferjax.runtime.show.recorder import VIDEOS
-from ferjax.runtime.show.snapshots import snapshot_name
 from ferjax.spec import UNCERTAIN, ModelSpec
 
 PAGE, _ANNOTATED, _TIMELINES = "index.html", "annotated", "timelines"
-CONTENT = (PAGE, "faces.csv", "faces.jsonl", "people.csv", _ANNOTATED, _TIMELINES)
+RECORDS = {PAGE, "faces.csv", "faces.jsonl", "people.csv"}
 _MOST_PREVIEWS = 200  # photos on the page, which each take about 50 KB
 _PREVIEW = 480  # longer side in pixels
 
@@ -41,11 +39,12 @@ class Output:
       photos: number of photos so far.
       faces: number of faces in them.
       films: number of films so far.
+      complete: number of films among them that were analyzed to their end.
     """
 
     def __init__(self, folder: pathlib.Path, spec: ModelSpec):
         """Creates the tables in an empty folder, for results of a model with this spec."""
-        self.photos = self.faces = self.films = 0
+        self.photos = self.faces = self.films = self.complete = 0
         self._folder, self._spec, self._names = folder, spec, spec.class_names
         self._open = contextlib.ExitStack()
         self._json = self._file("faces.jsonl")
@@ -63,9 +62,9 @@ class Output:
         self._open.close()
 
     def _file(self, name: str) -> Any:
-        # surrogateescape: file names of any encoding
+        # backslashreplace: file names of any encoding
         path = self._folder / name
-        return self._open.enter_context(open(path, "w", newline="", encoding="utf-8", errors="surrogateescape"))
+        return self._open.enter_context(open(path, "w", newline="", encoding="utf-8", errors="backslashreplace"))
 
     def write_faces(self, file: str, result: Result) -> None:
         """Adds the faces of a photo or a frame to the tables."""
@@ -78,7 +77,7 @@ class Output:
         """Adds a photo, and draws on it."""
         self.write_faces(file, result)
         Painter(self._names).draw_faces(result)
-        copy = f"{_ANNOTATED}/{snapshot_name(file)}"
+        copy = f"{_ANNOTATED}/{file}.png"
         self._parent(copy).write_bytes(cv2.imencode(".png", result.frame.image)[1].tobytes())
         self.photos, self.faces = self.photos + 1, self.faces + len(result.faces)
         if self.photos <= _MOST_PREVIEWS:
@@ -89,21 +88,21 @@ class Output:
             self._previews.append(page.Preview(jpeg, f"{file}: {labels}", copy))
 
     def annotated_film(self, file: str) -> pathlib.Path:
-        """Returns the path for the annotated copy of a film."""
-        return self._parent(f"{_ANNOTATED}/{_film_name(file)}")
+        """Returns the path for the annotated copy of a film, which may be left out."""
+        return self._parent(f"{_ANNOTATED}/{file}.mp4")
 
     def add_film(self, file: str, timeline: Timeline, *, complete: bool) -> None:
         """Adds a film, whose timeline is closed, to the page and the table of people."""
-        self.films += 1
+        self.films, self.complete = self.films + 1, self.complete + complete
         summary = timeline.summary()
         for person in summary.people:
             track = "others" if person.track == OTHERS else person.track
             times = (person.first, person.last, person.visible, *person.seconds.values())
             self._people.writerow([file, track, *(round(value, 4) for value in times)])
-        length = f"{clock(summary.duration)} min, {counted(summary.frames, 'frame')}"
+        length = f"{clock(summary.duration)} ({counted(summary.frames, 'frame')})"
         self._films += [
             page.Heading(2, file),
-            page.Text(length if complete else f"Interrupted after {length}: the rest is not analyzed."),
+            page.Text(f"Duration {length}." if complete else f"Interrupted after {length}: the rest is not analyzed."),
         ]
         if not summary.people:
             self._films.append(page.Text("No face was found."))
@@ -114,15 +113,17 @@ class Output:
                 page.Figure(picture, "Share of each label over time. Hatched: uncertain; blank: not visible."),
                 _people(summary, timeline.labels),
             ]
-        self._films.append(page.Link("Annotated copy of the film", f"{_ANNOTATED}/{_film_name(file)}"))
+        if self.annotated_film(file).exists():
+            self._films.append(page.Link("Annotated copy of the film", f"{_ANNOTATED}/{file}.mp4"))
 
-    def close(self, command: str) -> None:
-        """Writes the page; `command` is shown at its end."""
+    def close(self, command: str, remark: str = "") -> None:
+        """Writes the page: a remark at its beginning, and the command at its end."""
         photos: list[page.Block] = [page.Heading(2, "Photos")] if self.photos else []
         more = self.photos - len(self._previews)
         rest = [page.Text(f"{counted(more, 'more photo')} in {_ANNOTATED} and faces.csv.")] if more else []
         blocks = [
             page.Heading(1, f"Expressions in {self.count()}"),
+            *[page.Text(remark)] * bool(remark),
             page.Text(self._method()),
             *self._films,
             *photos,
@@ -159,11 +160,7 @@ class Output:
 
 def foreign(folder: pathlib.Path) -> list[str]:
     """Returns the names in a folder that do not belong to an analysis."""
-    return sorted({path.name for path in folder.iterdir()} - set(CONTENT))
-
-
-def _film_name(file: str) -> str:
-    return file if pathlib.PurePath(file).suffix.lower() in VIDEOS else f"{file}.mp4"
+    return sorted({path.name for path in folder.iterdir()} - {*RECORDS, _ANNOTATED, _TIMELINES})
 
 
 def _people(summary: Summary, labels: Sequence[str]) -> page.Table:

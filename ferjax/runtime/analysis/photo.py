@@ -3,19 +3,21 @@
 import functools
 import os
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from ferjax.cli import counted
 from ferjax.errors import InputError, unknown
-from ferjax.folders import expand_user
 from ferjax.runtime import shipped
 from ferjax.runtime.faces.detector import Detector, create_detector
 from ferjax.runtime.loop import stream
 from ferjax.runtime.model import Model, load
 from ferjax.runtime.result import Result
 from ferjax.runtime.sources import pictures
+from ferjax.runtime.sources.factory import existing
 from ferjax.runtime.sources.frame import Frame, Source, to_bgr
 
 if TYPE_CHECKING:
@@ -67,8 +69,10 @@ def analyze(
         file = None if detector_model is None else Path(detector_model).absolute()
         with _lock:
             detector = _detector(detector, detect_scale, file)
+    stream([], loaded, detector=detector, threshold=threshold)  # checks the options, also for an empty list
     if isinstance(image, list | tuple):
-        return [analyze_pixels(_pixels(one, color), loaded, detector, threshold).faces for one in image]
+        images = _numbered_pixels(image, color)
+        return [analyze_pixels(pixels, loaded, detector, threshold).faces for pixels in images]
     return analyze_pixels(_pixels(image, color), loaded, detector, threshold).faces
 
 
@@ -99,27 +103,38 @@ def _detector(name: str, scale: float | None, model: Path | None) -> Detector:
     return create_detector(name, scale=scale, model=model)
 
 
+def _numbered_pixels(images: "Sequence[Photo]", color: str) -> Iterator[np.ndarray]:
+    """Yields the images of a list as `_pixels`."""
+    for number, image in enumerate(images, 1):
+        try:
+            yield _pixels(image, color)
+        except InputError as error:
+            raise InputError(f"image {number} of the list: {error}") from error
+
+
 def _pixels(image: Any, color: str) -> np.ndarray:
     """Returns an image as uint8 BGR (H, W, 3)."""
     if isinstance(image, np.ndarray):
         return _checked(image, color)
     if isinstance(image, bytes | bytearray | memoryview):
-        try:
-            return pictures.to_bgr(pictures.read(bytes(image)))
-        except pictures.UnreadableImage as error:
-            raise InputError(f"the {len(image):,} bytes are not an image: {error}") from error
+        data = bytes(image)
+        return _decoded(lambda: pictures.to_bgr(pictures.read(data)), f"the image of {counted(len(data), 'byte')}")
     if isinstance(image, str | os.PathLike):
-        path = expand_user(image)
+        path = existing(image, "an image file")
         if path.is_dir():
             raise InputError(f"{path} is a folder: give its images as a list, or use `ferjax analyze`")
-        try:
-            return pictures.read_bgr(path)
-        except pictures.UnreadableImage as error:
-            raise InputError(f"{path} cannot be read as an image ({error}); for a film use analyze_film") from error
+        return _decoded(lambda: pictures.read_bgr(path), str(path), "; for a film use analyze_film")
     if hasattr(image, "getexif"):  # a PIL image, checked without importing Pillow
-        return pictures.to_bgr(pictures.upright(image.copy()))
+        return _decoded(lambda: pictures.to_bgr(pictures.upright(image.copy())), "the PIL image")
     kind = type(image).__name__
     raise InputError(f"an image must be a path, bytes, a uint8 array, a PIL image, or a list of these, got {kind}")
+
+
+def _decoded(decode: Callable[[], np.ndarray], name: str, hint: str = "") -> np.ndarray:
+    try:
+        return decode()
+    except (OSError, ValueError) as error:  # UnreadableImage is a ValueError
+        raise InputError(f"{name} cannot be read as an image ({error}){hint}") from error
 
 
 def _checked(image: np.ndarray, color: str) -> np.ndarray:

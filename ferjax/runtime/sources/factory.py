@@ -3,14 +3,15 @@
 import re
 import threading
 from collections.abc import Callable
-from os import PathLike
+from os import PathLike, fspath
+from pathlib import Path
 
 from ferjax.errors import InputError
 from ferjax.folders import expand_user
 from ferjax.runtime.sources import camera, files, pictures
 from ferjax.runtime.sources.frame import Source
 
-_MISTYPED_URL = "(rtsps?|rtmps?|srt|https?|tcp|udp)[:;]?/"
+_URL = ".*://|(rtsps?|rtmps?|srt|https?|tcp|udp)[:;]?/"
 
 
 def open_source(
@@ -39,7 +40,7 @@ def open_source(
     path = expand_user(text)
     if path.is_char_device() or (text.startswith(("/dev/video", "/dev/v4l/")) and not path.exists()):
         return camera.open_camera(str(path), size, stop, on_wait)
-    if not path.exists() and re.match(_MISTYPED_URL, text, re.IGNORECASE):  # not printed: it may contain a password
+    if not path.exists() and re.match(_URL, text, re.IGNORECASE):  # not printed: it may contain a password
         raise InputError("the source is not a file and not a URL; a URL has :// before the host: rtsp://camera/stream")
     if not path.exists():
         raise InputError(
@@ -51,3 +52,24 @@ def open_source(
     if path.is_file() and pictures.is_still(path):
         return files.open_pictures([path], text, stop)
     return files.open_video(path, text, stop, on_wait)
+
+
+def existing(path: str | PathLike[str], accepted: str) -> Path:
+    """Returns the path of an existing file or folder, with ~ expanded.
+
+    Args:
+      path: the path.
+      accepted: what to give instead, for messages, such as "a video file".
+
+    Raises:
+      InputError: if the path is empty or a URL, or does not exist.
+    """
+    text = fspath(path)
+    found = expand_user(text)
+    if not text:
+        raise InputError(f"a path is empty: give {accepted}")
+    if found.exists():
+        return found
+    if re.match(_URL, text, re.IGNORECASE):  # not printed: it may contain a password
+        raise InputError(f"URLs are not accepted: give {accepted}, or use `ferjax live --source URL`")
+    raise InputError(f"{text} does not exist: give {accepted}")

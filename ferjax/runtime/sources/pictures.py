@@ -73,8 +73,13 @@ def is_leftover(path: str) -> bool:
     return any(part.startswith(".") or part.lower() in _LEFTOVERS for part in PurePosixPath(path).parts)
 
 
-def listed(folder: Path, paths: Iterable[Path]) -> list[Path]:
+def listed(folder: Path, paths: Iterable[Path], *, hint: str = "") -> list[Path]:
     """Returns the images among paths in a folder in natural order, img2 before img10; reports the number of others.
+
+    Args:
+      folder: the folder.
+      paths: files and folders in it.
+      hint: what to do with the others, added to the report.
 
     Raises:
       InputError: if there is no image.
@@ -83,10 +88,11 @@ def listed(folder: Path, paths: Iterable[Path]) -> list[Path]:
     names = sorted((name for name in files if not is_leftover(name)), key=_natural)
     found = [folder / name for name in names if is_picture(name)]
     others = passed_over([name for name in names if not is_picture(name)])
+    others += hint if others else ""
     if not found:
-        below = (
-            ", but its subfolders have: give one of them" if any(is_picture(str(p)) for p in folder.rglob("*")) else ""
-        )
+        names = [p.relative_to(folder).as_posix() for p in folder.rglob("*")]
+        shown = any(is_picture(name) and not is_leftover(name) for name in names)
+        below = ", but its subfolders have: give one of them" if shown else ""
         reason = f"; {others}" if others else ""
         raise InputError(f"folder {folder} has no image{below}{reason}; accepted: {', '.join(ENDINGS)}")
     if others:

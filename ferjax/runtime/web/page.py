@@ -47,7 +47,7 @@ def write(
     path = shipped.find(model)
     spec = _checked(path)
     found = create_detector(detector, model=given)
-    with folders.result_folder(out, MARK, overwrite=overwrite, what=_WHAT, foreign=_foreign) as part:
+    with folders.result_folder(out, {MARK}, overwrite=overwrite, what=_WHAT, foreign=_foreign) as part:
         for file in _sources():
             shutil.copyfile(file, part / file.name)
         (part / "litert").mkdir()
@@ -75,7 +75,7 @@ def check(
     """
     out = pathlib.Path(out)
     folders.check_out(out)
-    folders.check_result(out, MARK, overwrite=overwrite, what=_WHAT, foreign=_foreign)
+    folders.check_result(out, {MARK}, overwrite=overwrite, what=_WHAT, foreign=_foreign)
     if detector not in DETECTORS:
         raise unknown("detector of a page", detector, DETECTORS)
     given = pathlib.Path(detector_model) if detector_model is not None else None
