@@ -161,6 +161,10 @@ def test_an_analysis_inside_its_own_folder_is_not_analyzed(inputs):
     analyze(inputs, "photos", out="photos/result")
     out = analyze(inputs, "photos", out="photos/result", more=["--overwrite"])
     assert {row["file"] for row in rows(out / "faces.csv")} == {"one.png", "ä b/two.tif"}
+    for photo in [*(inputs / "photos").glob("*.*"), inputs / "photos" / "ä b" / "two.tif"]:
+        photo.unlink()
+    with pytest.raises(InputError, match="no image outside --out"):
+        analyze(inputs, "photos", out="photos/result", more=["--overwrite"])
     with pytest.raises(InputError, match="lies in --out"):
         analyze(inputs, "photos/result/annotated/one.png.png", out="photos/result", more=["--overwrite"])
 

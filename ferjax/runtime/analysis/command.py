@@ -95,7 +95,8 @@ def _inputs(paths: Sequence[str], out: pathlib.Path) -> tuple[dict[str, pathlib.
     """Returns the photos and the films by their names.
 
     Raises:
-      InputError: if a path is empty or a URL, does not exist, or lies in `out`; if a folder has no image.
+      InputError: if a path is empty or a URL, does not exist, or lies in `out`; if a folder has no image
+        outside `out`.
     """
     folder_of, films, out = dict[pathlib.Path, pathlib.Path](), set[pathlib.Path](), out.resolve()
     for path in paths:
@@ -105,9 +106,12 @@ def _inputs(paths: Sequence[str], out: pathlib.Path) -> tuple[dict[str, pathlib.
         if given.resolve().is_relative_to(out):
             raise InputError(f"{path} lies in --out {out}: choose another --out")
         if given.is_dir():
-            for photo in pictures.listed(given, given.rglob("*"), hint="; give films by name"):
-                if not photo.resolve().is_relative_to(out):  # an earlier analysis
-                    folder_of.setdefault(photo, given)
+            listed = pictures.listed(given, given.rglob("*"), hint="; give films by name")
+            photos = [photo for photo in listed if not photo.resolve().is_relative_to(out)]  # an earlier analysis
+            if not photos:
+                raise InputError(f"folder {path} has no image outside --out {out}")
+            for photo in photos:
+                folder_of.setdefault(photo, given)
         else:
             folder_of.setdefault(given, given.parent)
             if not pictures.is_still(given):
