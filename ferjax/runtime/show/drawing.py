@@ -140,15 +140,19 @@ class Painter:
         right, left, low, under, over = x + bw + 4, x - w - 4, y + bh - h, y + bh + 4, y - h - 4
         corners = ((right, y), (left, y), (right, low), (left, low), (x, under), (x, over))
         areas = [(min(max(cx, 0), frame[1] - w), min(max(cy, 0), frame[0] - h), w, h) for cx, cy in corners]
-        costs = [
-            sum(_FACE_COST * _overlap(area, box) for box in boxes) + sum(_overlap(area, other) for other in taken)
-            for area in areas
-        ]
-        best = costs.index(min(costs))
-        before = self._places.get(face.track, best)
-        chosen = before if costs[before] <= costs[best] + _HYSTERESIS * w * h else best
-        self._places[face.track] = chosen
-        return areas[chosen]
+
+        def cost(area: Area) -> int:
+            return sum(_FACE_COST * _overlap(area, box) for box in boxes) + sum(
+                _overlap(area, other) for other in taken
+            )
+
+        before = self._places.get(face.track)
+        if before is None or cost(areas[before]):  # a place without overlaps stays
+            costs = [cost(area) for area in areas]
+            best = costs.index(min(costs))
+            if before is None or costs[before] > costs[best] + _HYSTERESIS * w * h:
+                self._places[face.track] = best
+        return areas[self._places[face.track]]
 
     def _draw_status(self, image: np.ndarray, latency: Latency, dropped: int, unit: float) -> None:
         """Draws the status line with means since its last update."""
