@@ -7,7 +7,9 @@ import subprocess
 import numpy as np
 import pytest
 
+from ferjax import spec as specs
 from ferjax.export import FORMATS, flatbuffer, formats
+from ferjax.runtime import shipped
 from tests.support.integer_networks import as_source, observed
 from tests.support.small_files import run_tflite
 
@@ -60,3 +62,17 @@ def test_a_file_loads_from_the_version_in_its_spec_on(name, python, tmp_path):
             difference = np.abs(np.loadtxt(io.StringIO(done.stdout)) - expected).max()
             assert difference < 0.1 * np.abs(expected).max(), convert.__name__
     assert {"float32", "float16", "dynamic_range", "weight_only", "qat"} <= loaded
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_a_model_of_the_package_loads(name, python, tmp_path):
+    path = shipped.FOLDER / f"{name}{shipped.SUFFIX}"
+    spec = specs.read(path)
+    least = spec.least_runtime.removeprefix("TensorFlow Lite ")
+    assert least == flatbuffer.least_runtime(path.read_bytes()) and tuple(map(int, least.split(".")[:2])) <= VERSION
+    images = np.random.default_rng(0).normal(size=(4, *spec.input_shape)).astype(np.float32)
+    np.save(tmp_path / "images.npy", images)
+    done = subprocess.run([python, "-c", RUN, path, tmp_path / "images.npy"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+    expected = run_tflite(path.read_bytes(), images)
+    assert np.abs(np.loadtxt(io.StringIO(done.stdout)) - expected).max() < 0.1 * np.abs(expected).max()
