@@ -1,9 +1,12 @@
 """Ways to train one network, as blocks of steps: by `fit`, by the bare train step, and by PyTorch."""
 
+import contextlib
 import dataclasses
+import importlib.util
 import os
 import pathlib
 import tempfile
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -77,6 +80,54 @@ class Job:
             )
 
 
+class _Enough(Exception):
+    """Ends `fit` after the last round."""
+
+
+class Epochs:
+    """Blocks of a `fit` that waits in a thread of its own: each is an epoch."""
+
+    def __init__(self, fit: Callable[[Callable[[Any], None]], None]):
+        """Takes the first epoch, which compiles."""
+        self._fit, self._enough = fit, False
+        self._error: BaseException | None = None
+        self._turn, self._over = threading.Semaphore(0), threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self._wait()
+
+    def __call__(self, steps: int) -> None:
+        """Takes the next epoch; its length is that of the fit."""
+        self._turn.release()
+        self._wait()
+
+    def end(self) -> None:
+        """Ends `fit` before its next epoch."""
+        self._enough = True
+        self._turn.release()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            with contextlib.suppress(_Enough):
+                self._fit(self._on_epoch)
+        except BaseException as error:  # raised again where the block was asked for
+            self._error = error
+        finally:
+            self._over.release()
+
+    def _on_epoch(self, history: list[dict[str, Any]]) -> None:
+        self._over.release()
+        self._turn.acquire()
+        if self._enough:
+            raise _Enough
+
+    def _wait(self) -> None:
+        self._over.acquire()
+        if self._error is not None:
+            raise self._error
+
+
 def spec_of(name: str, shape: tuple[int, ...]) -> ModelSpec:
     """Returns the spec of a network for images (height, width, channels)."""
     height, width, channels = shape
@@ -108,25 +159,43 @@ def repeated(
     return block
 
 
-def torch_block(name: str, images: np.ndarray, labels: np.ndarray) -> turns.Block:
-    """Returns blocks of eager PyTorch steps on one batch: normalize, forward, backward, Adam."""
+def torch_is_here() -> bool:
+    """Returns whether PyTorch is installed."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def torch_block(name: str, images: np.ndarray, labels: np.ndarray, *, fastest: bool = False) -> turns.Block:
+    """Returns blocks of PyTorch steps on one batch: normalize, forward, backward, Adam.
+
+    Args:
+      name: of `torch_models`.
+      images: (N, H, W, C), uint8.
+      labels: (N,), int32.
+      fastest: channels last, autocast to bfloat16 and torch.compile, on the GPU if there is one; else eager on the CPU.
+    """
     import torch
 
     from benchmarks.speed import torch_models
 
     torch.set_num_threads(os.cpu_count() or 1)
-    model = torch_models.create(name, CLASSES).train()
+    device = "cuda" if fastest and torch.cuda.is_available() else "cpu"
+    layout = torch.channels_last if fastest else torch.contiguous_format
+    model = torch_models.create(name, CLASSES).train().to(device, memory_format=layout)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    targets = torch.from_numpy(labels.astype(np.int64))
+    forward = torch.compile(model) if fastest else model
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=layout).to(device)
+    targets = torch.from_numpy(labels.astype(np.int64)).to(device)
 
     def block(steps: int) -> None:
         for _ in range(steps):
-            inputs = (pixels.float() / 255 - 0.5) / 0.25
-            loss = torch.nn.functional.cross_entropy(model(inputs), targets)
+            with torch.autocast(device, torch.bfloat16, enabled=fastest):
+                inputs = (pixels.float() / 255 - 0.5) / 0.25
+                loss = torch.nn.functional.cross_entropy(forward(inputs), targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return block
 

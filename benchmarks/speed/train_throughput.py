@@ -21,12 +21,9 @@ The optimizer is Adam with coupled weight decay. Do not run it beside a training
 
 import contextlib
 import functools
-import importlib.util
 import os
 import statistics
 import sys
-import threading
-from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -64,7 +61,7 @@ def main() -> None:
     args = parser.parse_args()
     memory.keep_freed()
     command = tables.command("benchmarks.speed.train_throughput")
-    packages = ["jax", "flax", *(["torch"] if _torch_is_here() else [])]
+    packages = ["jax", "flax", *(["torch"] if train_contenders.torch_is_here() else [])]
     for name in args.models:  # each row is kept as soon as it is measured
         work = {"workers": args.workers, "size": args.size}
         row = measure(name, args.batch_size, args.dtype, args.rounds, args.block_seconds, **work)
@@ -86,7 +83,7 @@ def measure(
     batch = train_contenders.noise(shape, batch_size)
     job = train_contenders.Job(name, dtype, **batch)
     rivals = {"step": job.bare_block(train_contenders.augmentation()), "ferjax": job.bare_block(None)}
-    if _torch_is_here() and jax.default_backend() == "cpu":
+    if train_contenders.torch_is_here() and jax.default_backend() == "cpu":
         rivals["torch"] = train_contenders.torch_block(name, **batch)
     first = {key: turns.seconds(block, 1) for key, block in rivals.items()}  # compiles
     steps = max(2, round(block_seconds / min(turns.seconds(block, 1) for block in rivals.values())))
@@ -115,60 +112,13 @@ def measure(
     }
 
 
-class _Enough(Exception):
-    """Ends `fit` after the last round."""
-
-
-class _Epochs:
-    """Blocks of a `fit` that waits in a thread of its own: each is an epoch."""
-
-    def __init__(self, fit: Callable[[Callable[[Any], None]], None]):
-        """Takes the first epoch, which compiles."""
-        self._fit, self._enough = fit, False
-        self._error: BaseException | None = None
-        self._turn, self._over = threading.Semaphore(0), threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        self._wait()
-
-    def __call__(self, steps: int) -> None:
-        self._turn.release()
-        self._wait()
-
-    def end(self) -> None:
-        """Ends `fit` before its next epoch."""
-        self._enough = True
-        self._turn.release()
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            with contextlib.suppress(_Enough):
-                self._fit(self._on_epoch)
-        except BaseException as error:  # raised again where the block was asked for
-            self._error = error
-        finally:
-            self._over.release()
-
-    def _on_epoch(self, history: list[dict[str, Any]]) -> None:
-        self._over.release()
-        self._turn.acquire()
-        if self._enough:
-            raise _Enough
-
-    def _wait(self) -> None:
-        self._over.acquire()
-        if self._error is not None:
-            raise self._error
-
-
 def _take_turns(
     job: train_contenders.Job, rivals: dict[str, turns.Block], steps: int, rounds: int, workers: int
 ) -> dict[str, list[float]]:
     """Returns the seconds of each contender's turns, the two kinds of `fit` among them."""
     with mock.patch.object(checkpoint, "save"), contextlib.redirect_stdout(sys.stderr):
         fits = {
-            key: _Epochs(functools.partial(job.fit, steps, rounds + 1, workers=how))
+            key: train_contenders.Epochs(functools.partial(job.fit, steps, rounds + 1, workers=how))
             for key, how in (("fit", None), ("disk", workers))
         }
         try:
@@ -176,10 +126,6 @@ def _take_turns(
         finally:
             for epochs in fits.values():
                 epochs.end()
-
-
-def _torch_is_here() -> bool:
-    return importlib.util.find_spec("torch") is not None
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ class Tiny(nn.Module):
 @pytest.mark.parametrize(("size", "name", "shape"), [(0, "resnet20", "48×48×1"), (16, "resnet20, 16×16", "16×16×1")])
 def test_throughput_measures_every_contender_in_every_round(monkeypatch, size, name, shape):
     monkeypatch.setattr(models, "create", lambda name, **kwargs: Tiny())
-    monkeypatch.setattr(train_throughput, "_torch_is_here", lambda: False)
+    monkeypatch.setattr(train_contenders, "torch_is_here", lambda: False)
     row = train_throughput.measure("resnet20", 4, "float32", rounds=3, block_seconds=0.01, size=size)
     assert {k: len(v) for k, v in row["all"].items()} == {"fit": 3, "disk": 3, "step": 3, "ferjax": 3}
     assert row["disk"] > 0 and row["disk_over_fit"] > 0 and row["workers"] == 0
@@ -56,7 +56,7 @@ def test_an_error_in_the_thread_of_a_fit_reaches_the_benchmark():
         on_epoch([])
         raise InputError("no disk")
 
-    epochs = train_throughput._Epochs(fit)
+    epochs = train_contenders.Epochs(fit)
     with pytest.raises(InputError, match="no disk"):
         epochs(2)
     epochs.end()
