@@ -85,7 +85,7 @@ def measure(
     speed = steps * batch_size / statistics.median(later)
     rival = None
     if torch:
-        block = train_contenders.torch_block(name, **batch, fastest=True)
+        block = train_contenders.torch_block(name, **batch, form=_torch_form())
         block(1)  # compiles
         rival = steps * batch_size / statistics.median(turns.seconds(block, steps) for _ in later)
     device = jax.devices()[0].device_kind
@@ -128,6 +128,13 @@ def matmul_flops(side: int, products: int = 10) -> float:
 
     block(1)
     return 2 * side**3 * products / min(turns.seconds(block, products) for _ in range(3))
+
+
+def _torch_form() -> train_contenders.TorchForm:
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return train_contenders.TorchForm(channels_last=True, compiled=True, autocast=True, device=device)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,31 @@ CLASSES = 7
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-4
 
 
+@dataclasses.dataclass(frozen=True)
+class TorchForm:
+    """How PyTorch runs.
+
+    Attributes:
+      channels_last: keeps activations as (N, H, W, C).
+      compiled: by torch.compile, which requires a C++ compiler.
+      autocast: computes in bfloat16 where PyTorch considers it safe.
+      device: "cpu" or "cuda".
+    """
+
+    channels_last: bool = False
+    compiled: bool = False
+    autocast: bool = False
+    device: str = "cpu"
+
+
+TORCH_FORMS = {
+    "eager": TorchForm(),
+    "channels last": TorchForm(channels_last=True),
+    "compiled": TorchForm(compiled=True),
+    "compiled, channels last": TorchForm(channels_last=True, compiled=True),
+}
+
+
 class Job:
     """One network with its optimizer, and the ways to train it."""
 
@@ -164,37 +189,36 @@ def torch_is_here() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def torch_block(name: str, images: np.ndarray, labels: np.ndarray, *, fastest: bool = False) -> turns.Block:
+def torch_block(name: str, images: np.ndarray, labels: np.ndarray, form: TorchForm) -> turns.Block:
     """Returns blocks of PyTorch steps on one batch: normalize, forward, backward, Adam.
 
     Args:
       name: of `torch_models`.
       images: (N, H, W, C), uint8.
       labels: (N,), int32.
-      fastest: channels last, autocast to bfloat16 and torch.compile, on the GPU if there is one; else eager on the CPU.
+      form: how PyTorch runs.
     """
     import torch
 
     from benchmarks.speed import torch_models
 
     torch.set_num_threads(os.cpu_count() or 1)
-    device = "cuda" if fastest and torch.cuda.is_available() else "cpu"
-    layout = torch.channels_last if fastest else torch.contiguous_format
-    model = torch_models.create(name, CLASSES).train().to(device, memory_format=layout)
+    layout = torch.channels_last if form.channels_last else torch.contiguous_format
+    model = torch_models.create(name, CLASSES).train().to(form.device, memory_format=layout)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    forward = torch.compile(model) if fastest else model
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=layout).to(device)
-    targets = torch.from_numpy(labels.astype(np.int64)).to(device)
+    forward = torch.compile(model) if form.compiled else model
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=layout).to(form.device)
+    targets = torch.from_numpy(labels.astype(np.int64)).to(form.device)
 
     def block(steps: int) -> None:
         for _ in range(steps):
-            with torch.autocast(device, torch.bfloat16, enabled=fastest):
+            with torch.autocast(form.device, torch.bfloat16, enabled=form.autocast):
                 inputs = (pixels.float() / 255 - 0.5) / 0.25
                 loss = torch.nn.functional.cross_entropy(forward(inputs), targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        if device == "cuda":
+        if form.device == "cuda":
             torch.cuda.synchronize()
 
     return block
