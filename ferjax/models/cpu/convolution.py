@@ -4,7 +4,8 @@ Pointwise (1x1): the convolution and its two gradients are matrix products.
 
 Windowed (3x3 and larger): the gradient of the kernel is a matrix product. XLA computes it as a convolution with a
 window as large as the map, two to six times slower. Where the output is smaller than the window, the convolution and
-both gradients are matrix products of unfolded windows, ten to eighty times faster than XLA's.
+both gradients are matrix products of unfolded windows, ten to eighty times faster than XLA's. With oneDNN, all three
+are faster still (`ferjax.models.cpu.onednn`).
 """
 
 import math
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ferjax.models import xla
+from ferjax.models.cpu import onednn
 from ferjax.models.cpu.primitives import (
     as_rows,
     computed_once,
@@ -74,12 +76,16 @@ def windowed(x: jax.Array, kernel: jax.Array, stride: int, pad: Padding) -> jax.
 
 def _windowed_forward(x: jax.Array, kernel: jax.Array, stride: int, pad: Padding) -> tuple[jax.Array, Any]:
     x = computed_once(x)
+    if onednn.serves(x, kernel):
+        return onednn.convolve(x, kernel, stride, pad, places(x, kernel, stride, pad)), (x, kernel)
     run = _unfolded if _tiny(x, kernel, stride, pad) else xla.convolve
     return run(x, kernel, stride, pad), (x, kernel)
 
 
 def _windowed_backward(stride: int, pad: Padding, saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
+    if onednn.serves(x, kernel):
+        return onednn.gradients(x, kernel, stride, pad, dy)
     if _tiny(x, kernel, stride, pad):
         return jax.vjp(partial(_unfolded, stride=stride, pad=pad), x, kernel)[1](dy)
     dy = computed_once(dy)
