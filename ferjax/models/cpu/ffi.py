@@ -6,7 +6,10 @@ the function and reads the frame. The structures are those of version 0.3; XLA r
 
 import atexit
 import ctypes
+import queue
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from ctypes import POINTER, Structure, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_void_p
 from typing import Any
 
@@ -85,20 +88,23 @@ class _Frame(Structure):
     ]
 
 
-_kept: list[Any] = []  # XLA holds pointers to the functions
+_registered: dict[str, Any] = {}  # XLA holds pointers to the functions
 
 
 def register(name: str, handler: Handler) -> None:
     """Registers a custom call whose only attribute is an array of int64.
 
     Args:
-      name: of the target of `jax.ffi.ffi_call`.
-      handler: gets the bytes of the attribute and the addresses of the arguments and results. It may run in several
-        threads at once. What it raises fails the computation.
+      name: of the target of `jax.ffi.ffi_call`; the first handler of a name stays.
+      handler: gets the bytes of the attribute and the addresses of the arguments and results. One thread of its own
+        runs all calls, one by one. What it raises fails the computation.
 
     Raises:
       RuntimeError: XLA has another version of the call frame.
     """
+    if name in _registered:
+        return
+    jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     @ctypes.CFUNCTYPE(c_void_p, POINTER(_Frame))
     def call(pointer: Any) -> int | None:
@@ -110,17 +116,32 @@ def register(name: str, handler: Handler) -> None:
         try:
             attribute = frame.attributes.values[0].contents
             problem = ctypes.string_at(attribute.data, 8 * attribute.size)
-            handler(problem, _addresses(frame.arguments), _addresses(frame.results))
-        except Exception as error:  # an exception would not leave this function
-            message = f"{name}: {error}".encode()
+            done: Future[None] = Future()
+            jobs.put((done, problem, _addresses(frame.arguments), _addresses(frame.results)))
+            try:
+                done.result()
+            finally:
+                done.exception()  # after Ctrl-C in this thread, the handler still uses the memory
+        except BaseException as error:  # an exception would not leave this function
+            message = f"{name}: {error!r}".encode()
             return frame.api.contents.create_error(
                 _ErrorArguments(ctypes.sizeof(_ErrorArguments), None, message, _INTERNAL)
             )
         return None
 
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(call), platform="cpu")
-    _kept.append(call)
+    _registered[name] = call
+    threading.Thread(target=_work, args=(handler, jobs), name=name, daemon=True).start()
     atexit.register(_finish)
+
+
+def _work(handler: Handler, jobs: "queue.SimpleQueue[Any]") -> None:
+    while True:
+        done, *given = jobs.get()
+        try:
+            done.set_result(handler(*given))
+        except Exception as error:
+            done.set_exception(error)
 
 
 def _finish() -> None:
