@@ -14,6 +14,7 @@ import pytest
 from ferjax.models import operations, xla
 from ferjax.models.cpu import convolution, ffi, onednn, primitives
 
+
 def arrays(*shapes):
     rng = np.random.default_rng(0)
     return [jnp.array(rng.normal(size=shape), jnp.float32) for shape in shapes]
@@ -144,7 +145,7 @@ def test_an_error_of_the_library_fails_the_computation():
 
     ffi.register("test_broken_call", broken)
     call = jax.ffi.ffi_call("test_broken_call", jax.ShapeDtypeStruct((), jnp.float32))
-    with pytest.raises(RuntimeError, match="test_broken_call: .*no memory"):
+    with pytest.raises(RuntimeError, match="no memory"):
         jax.block_until_ready(call(jnp.float32(1), problem=np.zeros(1, np.int64)))
 
 

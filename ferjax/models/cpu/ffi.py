@@ -97,7 +97,8 @@ def register(name: str, handler: Handler) -> None:
     Args:
       name: of the target of `jax.ffi.ffi_call`; the first handler of a name stays.
       handler: gets the bytes of the attribute and the addresses of the arguments and results. One thread of its own
-        runs all calls, one by one. What it raises fails the computation.
+        runs all calls, because OpenMP keeps a team of threads for each that calls it. What it raises fails the
+        computation.
 
     Raises:
       RuntimeError: XLA has another version of the call frame.
@@ -135,11 +136,12 @@ def register(name: str, handler: Handler) -> None:
     atexit.register(_finish)
 
 
-def _work(handler: Handler, jobs: "queue.SimpleQueue[Any]") -> None:
+def _work(handler: Handler, jobs: queue.SimpleQueue[Any]) -> None:
     while True:
         done, *given = jobs.get()
         try:
-            done.set_result(handler(*given))
+            handler(*given)
+            done.set_result(None)
         except Exception as error:
             done.set_exception(error)
 
@@ -147,7 +149,8 @@ def _work(handler: Handler, jobs: "queue.SimpleQueue[Any]") -> None:
 def _finish() -> None:
     """Waits for the computations in flight: without Python, their calls would never return, nor the process end.
 
-    XLA starts a program of a thread after those that the thread has started before.
+    XLA starts a program of a thread after those that the thread has started before. A program whose results another
+    thread has dropped is not waited for, as with `jax.pure_callback`.
     """
     jax.block_until_ready(jax.jit(jnp.negative)(jnp.ones(())))
 
