@@ -4,6 +4,7 @@ import os
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["FERJAX_ONEDNN"] = "0"  # tests/models/test_onednn.py turns it on
 # Tests compile much and run little: XLA's older code generator with few of LLVM's passes takes less time.
 os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false", "--xla_backend_optimization_level=1"]

@@ -20,7 +20,12 @@ def arrays(*shapes):
     return [jnp.array(rng.normal(size=shape), jnp.float32) for shape in shapes]
 
 
-installed = pytest.mark.skipif(not onednn.serves(*arrays((), ())), reason="no oneDNN, or several devices")
+installed = pytest.mark.skipif(not onednn.available(), reason="no oneDNN, or several devices")
+
+
+@pytest.fixture(autouse=True)
+def turned_on(monkeypatch):
+    monkeypatch.delenv("FERJAX_ONEDNN")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
