@@ -34,9 +34,8 @@ SIZES = {
 }
 
 
-@functools.cache
-def small(name):
-    spec = ModelSpec(
+def spec_of(name):
+    return ModelSpec(
         class_names=("a", "b", "c"),
         input_size=SIZES.get(name, (16, 16)),
         color_order="rgb",
@@ -45,6 +44,11 @@ def small(name):
         architecture=name,
         architecture_args=SMALL[name],
     )
+
+
+@functools.cache
+def small(name):
+    spec = spec_of(name)
     images = np.random.default_rng(0).integers(0, 256, (8, *spec.input_shape)).astype(np.uint8)
     module = models.create(name, num_classes=3, **SMALL[name])
     inputs = normalize(spec, images)
@@ -117,7 +121,7 @@ EACH_ONCE = [
     ("deit_tiny", "onnx", "dynamic"),
 ]
 # What networks are offered that were not trained in integers; test_qat has the others.
-ALL = [(n, r.format, r.quantization) for n in SMALL for r in export.choose(small(n).network.spec)]
+ALL = [(n, r.format, r.quantization) for n in SMALL for r in export.choose(spec_of(n))]
 
 
 @pytest.mark.parametrize(
