@@ -1,13 +1,20 @@
 """Strict ground for every test: silent broadcasting between ranks raises, and data stays in temporary folders."""
 
+import gc
 import os
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["FERJAX_ONEDNN"] = "0"  # tests/models/test_onednn.py turns it on
-# Tests compile much and run little: XLA's older code generator with few of LLVM's passes takes less time.
+# Tests compile much and run little: XLA's older code generator, without LLVM's passes and in one piece, takes half the
+# time.
 os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false", "--xla_backend_optimization_level=1"]
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    ]
 )
 
 # Many tests run the same small step: it is compiled once, also for the processes that tests start.
@@ -18,6 +25,8 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tracing leaves few cycles among many objects: looking for them less often saves a seventh of it.
+gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture

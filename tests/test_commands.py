@@ -100,7 +100,7 @@ def test_the_list_of_configurations_says_what_each_is(capsys):
     assert all(re.match(r"\S+ {2,}\S", line) for line in lines)
 
 
-@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+@pytest.mark.parametrize("platform", ["cuda", pytest.param("nonsense", marks=pytest.mark.slow)])
 def test_a_platform_that_jax_lacks_is_one_line(platform, tmp_path):
     (tmp_path / "best" / "000000001").mkdir(parents=True)  # a checkpoint is not called damaged
     env = os.environ | {"JAX_PLATFORMS": platform}

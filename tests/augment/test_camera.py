@@ -8,14 +8,15 @@ import pytest
 from ferjax.augment import camera
 from ferjax.errors import InputError
 from ferjax.evaluate import corruptions
+from tests.support import quick
 
 KEY = jax.random.key(3)
 FAULTS = {
-    "blur": camera.blurred,
-    "resolution": camera.coarse,
-    "light": camera.lit,
-    "noise": camera.noisy,
-    "jpeg": camera.compressed,
+    "blur": quick.jit(camera.blurred),
+    "resolution": quick.jit(camera.coarse),
+    "light": quick.jit(camera.lit),
+    "noise": quick.jit(camera.noisy),
+    "jpeg": quick.jit(camera.compressed),
 }
 
 
@@ -43,7 +44,7 @@ def test_a_flat_image_has_nothing_to_lose(name):
 
 def test_defocus_spreads_a_dot_to_a_disk_and_motion_to_a_line():
     dots = jnp.zeros((40, 15, 15, 1)).at[:, 7, 7].set(1.0)
-    out = np.asarray(camera.blurred(KEY, dots, jnp.ones(40)))[..., 0]
+    out = np.asarray(FAULTS["blur"](KEY, dots, jnp.ones(40)))[..., 0]
     np.testing.assert_allclose(out.sum((1, 2)), 1.0, atol=1e-5)
     rows, columns = np.meshgrid(np.arange(15) - 7, np.arange(15) - 7, indexing="ij")
     moments = [[(out * a * b).sum((1, 2)) for b in (rows, columns)] for a in (rows, columns)]
@@ -57,7 +58,7 @@ def test_defocus_spreads_a_dot_to_a_disk_and_motion_to_a_line():
 
 def test_the_coarsest_picture_has_few_values_along_a_row():
     x = pictures(60, side=48)
-    out = np.asarray(camera.coarse(KEY, x, jnp.ones(60)))
+    out = np.asarray(FAULTS["resolution"](KEY, x, jnp.ones(60)))
     cells = np.array([len(np.unique(np.round(image[0, :, 0], 5))) for image in out])
     blocks = cells == 9  # 0.18 of 48 pixels
     assert 12 < blocks.sum() < 48 and (cells[~blocks] > 20).all()
@@ -66,9 +67,9 @@ def test_the_coarsest_picture_has_few_values_along_a_row():
 
 def test_noise_and_light_have_the_stated_mean_and_variance():
     gray = jnp.full((200, 24, 24, 1), 0.5)
-    noise = np.asarray(camera.noisy(KEY, gray, jnp.full(200, 0.5))) - 0.5
+    noise = np.asarray(FAULTS["noise"](KEY, gray, jnp.full(200, 0.5))) - 0.5
     assert abs(noise.mean()) < 0.002 and abs(noise.std() - 0.1) < 0.001
-    seen = np.asarray(camera.lit(KEY, gray, jnp.ones(200)))
+    seen = np.asarray(FAULTS["light"](KEY, gray, jnp.ones(200)))
     level, spread = seen.mean((1, 2, 3)), seen.var((1, 2, 3))
     assert level.min() < 0.05 and level.max() > 0.6 and (level < 0.5).mean() > 0.6
     middle = (level > 0.1) & (level < 0.7)  # away from the clipping
@@ -81,7 +82,7 @@ def test_jpeg_equals_the_corruption_of_the_same_quality():
     severity = jnp.full(6, 5000 / quality / 100 / 8.0)
     pixels = np.round(x * 255).astype(np.uint8)
     expected = corruptions.corrupt(pixels, "jpeg", 3) / 255.0
-    out = np.asarray(camera.compressed(KEY, jnp.array(pixels / 255.0, jnp.float32), severity))
+    out = np.asarray(FAULTS["jpeg"](KEY, jnp.array(pixels / 255.0, jnp.float32), severity))
     assert np.abs(out - expected).mean() < 0.01  # the corruption rounds its table to integers
     assert np.abs(x - expected).mean() > 0.05
 
@@ -90,10 +91,10 @@ def test_each_fault_comes_to_its_share_of_the_images():
     x = pictures(400, side=8)
     only = dict.fromkeys(FAULTS, 0.0)
     for name in FAULTS:
-        out = camera.create(probability=0.25, **(only | {name: 1.0}))(KEY, x)
+        out = quick.jit(camera.create(probability=0.25, **(only | {name: 1.0})))(KEY, x)
         changed = np.abs(np.asarray(out) - np.asarray(x)).max((1, 2, 3)) > 0
         assert 60 < changed.sum() <= 140, name  # binomial(400, 1/4): four and a half standard deviations are 39
-    every = camera.create(probability=1.0)(KEY, x)
+    every = quick.jit(camera.create(probability=1.0))(KEY, x)
     assert (np.abs(np.asarray(every) - np.asarray(x)).max((1, 2, 3)) > 0).all()
 
 

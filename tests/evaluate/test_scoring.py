@@ -1,5 +1,6 @@
 """Tests the evaluation of checkpoints and files, comparisons, robustness and Grad-CAM."""
 
+import functools
 import json
 
 import jax
@@ -13,7 +14,7 @@ from ferjax.evaluate import corruptions, intervals, metrics, open_set, predictor
 from ferjax.evaluate import grad_cam as evaluate_grad_cam
 from ferjax.train import experiment
 from ferjax.weights import Trained, checkpoint, single_file
-from tests.support import quick, small_files
+from tests.support import quick, small_files, tiny_networks
 from tests.support.experiments import SMALL, config
 from tests.support.linear_files import exported
 
@@ -149,13 +150,15 @@ def test_intervals_narrow_with_the_number_of_images():
 def test_grad_cam_is_its_definition(name, kwargs):
     module = models.create(name, num_classes=3, **kwargs)
     x = np.random.default_rng(0).normal(size=(2, 24, 24, 1)).astype(np.float32)
-    variables = quick.jit(lambda x: module.init(jax.random.key(0), x, train=False))(x)
+    variables = tiny_networks.variables(module, x.shape[1:])
+    answer = quick.jit(functools.partial(module.apply, train=False))
+    inside = quick.jit(functools.partial(module.apply, train=False, mutable=["intermediates"]))
     kernel = np.random.default_rng(1).normal(size=variables["params"]["head"]["out"]["kernel"].shape)
     variables["params"]["head"]["out"]["kernel"] = kernel.astype(np.float32)
     maps, logits = evaluate_grad_cam.make_grad_cam(module, (24, 24, 1))(variables, x, np.array([2, 0]))
-    np.testing.assert_allclose(logits, module.apply(variables, x, train=False), atol=1e-5)
+    np.testing.assert_allclose(logits, answer(variables, x), atol=1e-5)
     for i, chosen in enumerate((2, 0)):
-        seen = module.apply(variables, x[i : i + 1], train=False, mutable=["intermediates"])[1]["intermediates"]
+        seen = inside(variables, x[i : i + 1])[1]["intermediates"]
         features = np.asarray(seen["features"][0], np.float64)
         # central differences, one value of the map after the other
         slopes = np.zeros_like(features)
@@ -278,10 +281,13 @@ def test_a_class_left_out_of_training_is_unknown(tmp_path, capsys):
     assert "faces against happy" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("size", ["small", pytest.param("full", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", models.list_models())
-def test_grad_cam_fits_every_network(name):
-    shape = models.default_input_shape(name)
-    module = models.create(name)
+def test_grad_cam_fits_every_network(name, size):
+    if size == "small":
+        module, _, shape = tiny_networks.create(name)
+    else:
+        module, shape = models.create(name), models.default_input_shape(name)
     x = jax.ShapeDtypeStruct((2, *shape), np.float32)
     variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), x)
     grad_cam = evaluate_grad_cam.make_grad_cam(module, shape)

@@ -16,7 +16,7 @@ from ferjax.export import conversion, diagnosis, flatbuffer, onnx_graph, tflite
 from ferjax.export.conversion import normalize
 from ferjax.spec import ModelSpec
 from ferjax.weights import Trained
-from tests.support import quick
+from tests.support import quick, tiny_networks
 
 SMALL = {
     "baseline_cnn5": {"widths": [8, 16]},
@@ -34,9 +34,8 @@ SIZES = {
 }
 
 
-@functools.cache
-def small(name):
-    spec = ModelSpec(
+def spec_of(name):
+    return ModelSpec(
         class_names=("a", "b", "c"),
         input_size=SIZES.get(name, (16, 16)),
         color_order="rgb",
@@ -45,19 +44,15 @@ def small(name):
         architecture=name,
         architecture_args=SMALL[name],
     )
+
+
+@functools.cache
+def small(name):
+    spec = spec_of(name)
     images = np.random.default_rng(0).integers(0, 256, (8, *spec.input_shape)).astype(np.uint8)
     module = models.create(name, num_classes=3, **SMALL[name])
     inputs = normalize(spec, images)
-    variables = quick.jit(functools.partial(module.init, train=False))(jax.random.key(0), inputs)
-    rng = np.random.default_rng(1)
-
-    def perturbed(path, value):
-        """Perturbs every bias, mean and variance, so that an omitted one changes the output."""
-        value = np.asarray(value)
-        spread = {"bias": 0.1, "mean": 0.1, "scale": 0.2, "var": 0.2}.get(path[-1].key, 0)
-        return (value + spread * rng.uniform(-1, 1, value.shape)).astype(np.float32)
-
-    variables = jax.tree_util.tree_map_with_path(perturbed, variables)
+    variables = tiny_networks.variables(module, spec.input_shape)
     return conversion.Conversion(Trained(spec, variables), inputs)
 
 
@@ -117,7 +112,7 @@ EACH_ONCE = [
     ("deit_tiny", "onnx", "dynamic"),
 ]
 # What networks are offered that were not trained in integers; test_qat has the others.
-ALL = [(n, r.format, r.quantization) for n in SMALL for r in export.choose(small(n).network.spec)]
+ALL = [(n, r.format, r.quantization) for n in SMALL for r in export.choose(spec_of(n))]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +223,7 @@ def test_more_than_ten_layers_are_compared_in_their_order(kind):
     spec = small("deit_tiny").network.spec.replace(architecture="deit_tiny_distilled", architecture_args=arguments)
     module = models.create(spec.architecture, num_classes=3, **arguments)
     image = np.zeros((1, *spec.input_shape), np.float32)
-    variables = quick.jit(functools.partial(module.init, train=False))(jax.random.key(0), image)
+    variables = tiny_networks.variables(module, spec.input_shape)
     row = next(r for r in export.FORMATS if (r.format, r.quantization) == (kind, "none"))
     images = np.random.default_rng(2).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
     source = conversion.Conversion(Trained(spec, variables), image)

@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,7 @@ from ferjax.export import formats, tflite
 from ferjax.export.conversion import Conversion, calibration_images, without_outliers
 from ferjax.spec import ModelSpec
 from ferjax.weights import Trained
-from tests.support import quick
+from tests.support import tiny_networks
 
 
 def spec(architecture="resnet20", **args):
@@ -118,7 +116,7 @@ def test_an_outlier_does_not_change_the_int8_file():
     small = spec().replace(architecture="baseline_cnn3", architecture_args={"widths": [8, 8]}, input_size=(16, 16))
     rng = np.random.default_rng(0)
     images = rng.normal(size=(40, 16, 16, 1)).astype(np.float32)
-    variables = quick.jit(functools.partial(module.init, train=False))(jax.random.key(0), images)
+    variables = tiny_networks.variables(module, images.shape[1:])
     variables["params"]["head"]["out"]["kernel"] = rng.normal(size=variables["params"]["head"]["out"]["kernel"].shape)
     wild = np.concatenate([images, 1000 * images[:1]])
     sources = [Conversion(Trained(small, jax.tree.map(np.float32, variables)), examples) for examples in (images, wild)]

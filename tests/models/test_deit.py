@@ -10,7 +10,7 @@ import pytest
 from ferjax import models
 from ferjax.errors import InputError
 from ferjax.models.deit import resize_positions
-from tests.support import quick
+from tests.support import quick, tiny_networks
 
 SMALL = {"depth": 1, "width": 12, "heads": 3, "patch": 8, "grid": (2, 3)}
 
@@ -18,7 +18,7 @@ SMALL = {"depth": 1, "width": 12, "heads": 3, "patch": 8, "grid": (2, 3)}
 def prepare(name, shape, **kwargs):
     module = models.create(name, **kwargs)
     x = jnp.array(np.random.default_rng(0).normal(size=(2, *shape)), jnp.float32)
-    variables = quick.jit(lambda x: module.init(jax.random.key(0), x, train=False))(x)
+    variables = tiny_networks.variables(module, shape)
     return module, variables, x
 
 

@@ -5,15 +5,11 @@ import pytest
 
 from ferjax import models
 from ferjax.errors import InputError
-from tests.support import quick
+from tests.support import quick, tiny_networks
 
 
 def count(tree):
     return sum(x.size for x in jax.tree.leaves(tree))
-
-
-def init(module, x):
-    return quick.jit(lambda x: module.init(jax.random.key(0), x, train=False))(x)
 
 
 def shapes(name, image=None, **kwargs):
@@ -75,7 +71,7 @@ def test_wrong_arguments_name_what_is_accepted():
 def test_stage_by_stage_resolution_and_pooling():
     module = models.create("resnet18_imagenet", widths=[8, 8, 8, 8], stem_width=8)
     x = jnp.ones((1, 64, 64, 3))
-    variables = init(module, x)
+    variables = tiny_networks.variables(module, x.shape[1:])
     _, state = quick.jit(lambda v, x: module.apply(v, x, train=False, mutable=["intermediates"]))(variables, x)
     maps = {k: v[0].shape for k, v in state["intermediates"].items()}
     assert maps == {
@@ -92,9 +88,9 @@ def test_stage_by_stage_resolution_and_pooling():
 def test_dropout_acts_in_training_only():
     module = models.create("resnet20", depths=[1], widths=[8], head_dropout=[0.5])
     x = jax.random.normal(jax.random.key(1), (4, 16, 16, 1))
-    variables = init(module, x)
+    variables = tiny_networks.variables(module, x.shape[1:])
 
-    @jax.jit
+    @quick.jit
     def train(seed):
         return module.apply(variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(seed)})
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from ferjax import models
 from ferjax.models import cpu, operations
-from tests.support import quick
+from tests.support import quick, tiny_networks
 
 EPSILON = 1e-6
 
@@ -80,8 +80,7 @@ def test_a_transformer_has_the_gradients_of_the_plain_form(monkeypatch, name):
     with jax.enable_x64(True):
         module = module.clone(dtype=jnp.float64)
         (x,) = arrays((3, 24, 16, 1))
-        variables = quick.jit(lambda x: module.init(jax.random.key(0), x, train=False))(x)
-        variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
+        variables = tiny_networks.variables(module, x.shape[1:], dtype=np.float64)
 
         def gradients():
             return quick.jit(jax.grad(lambda v: jnp.sin(3 * module.apply(v, x, train=True)).sum()))(variables)

@@ -1,10 +1,15 @@
-"""A small model and a video for the tests of the live loop."""
+"""A small model, a video and a page for the tests of the live loop."""
+
+import threading
 
 import cv2
 import pytest
 
 from ferjax.data.synthetic.clips import render_clip
+from ferjax.runtime.serve.server import View
 from tests.support import small_files
+from tests.support.live_parts import NAMES, result
+from tests.support.watching import keep_publishing, picture
 
 SPEC = small_files.GRAY.replace(input_size=(48, 48), std=(12.0,))
 
@@ -22,3 +27,21 @@ def clip(tmp_path_factory):
         writer.write(image)
     writer.release()
     return path
+
+
+@pytest.fixture
+def view():
+    with View("0", NAMES, stills=False) as view:
+        view.start()
+        yield view
+
+
+@pytest.fixture
+def busy(view):
+    """A view that gets frames all the time."""
+    until = threading.Event()
+    view.publish(result(of=picture()))
+    thread = keep_publishing(view, until)
+    yield view
+    until.set()
+    thread.join()

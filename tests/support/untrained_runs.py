@@ -10,12 +10,14 @@ CONFIG = {"fit": {"seed": 5, "epochs": 3}}
 TIMED_CONFIG = {"fit": {"seed": 4, "epochs": 3, "batch_size": 6}, "loss": {"alpha": 0.0}, "init": {}}
 
 
-def write_run(folder, faces, *, model=MODEL, gain=20, config=CONFIG, history=({"step": 1},) * 3, **change):
+def write_run(
+    folder, faces, *, model=MODEL, dataset_args=DATA, gain=20, config=CONFIG, history=({"step": 1},) * 3, **change
+):
     """Leaves a run on embedded faces, and returns its contract, with these changes, and its variables."""
     module = models.create(model["name"], widths=model["widths"])
     variables = experiment.init_variables(module, faces.image_shape, seed=0)
     variables["params"]["head"]["out"]["kernel"] = gain * variables["params"]["head"]["out"]["kernel"]
-    spec = experiment.make_spec(faces, model, variables, name="test", dataset_args={"name": faces.name, **DATA})
+    spec = experiment.make_spec(faces, model, variables, name="test", dataset_args={"name": faces.name, **dataset_args})
     spec = spec.replace(params_sha256=checkpoint.fingerprint(variables), **change)
     meta = {"spec": spec.to_json(), "config": config, "history": list(history)}
     for kind in checkpoint.KINDS:

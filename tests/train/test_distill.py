@@ -21,6 +21,7 @@ from ferjax.train import teacher as train_teacher
 from ferjax.weights import Trained, checkpoint, single_file
 from tests.support import experiments
 from tests.support.experiments import SMALL
+from tests.support.untrained_runs import write_run
 
 
 def config(**changes):
@@ -32,16 +33,29 @@ def config(**changes):
 def teachers(tmp_path_factory):
     """Two small runs of different networks on the same data."""
     folder = tmp_path_factory.mktemp("teachers")
-    experiment.train(config(fit__epochs=1), workdir=folder / "a", data_dir=folder / "data", progress=False)
-    other = config(fit__epochs=1)
-    other["model"] = {"name": "baseline_cnn3", "widths": [4, 8, 8]}
-    experiment.train(other, workdir=folder / "b", data_dir=folder / "data", progress=False)
+    faces = data.load(data_dir=folder / "data", **SMALL["data"])
+    write_run(folder / "a", faces, model=SMALL["model"], dataset_args=SMALL["data"])
+    other = {"name": "baseline_cnn3", "widths": [4, 8, 8]}
+    write_run(folder / "b", faces, model=other, dataset_args=SMALL["data"])
     return folder
 
 
 def distill(folder, workdir, made, names=("a",)):
     chosen = [folder / n for n in names]
     return experiment.distill(made, workdir=workdir, teachers=chosen, data_dir=folder / "data", progress=False)
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Stops runs before their first step; returns the tasks that they were to learn."""
+    tasks = []
+
+    def fit(task, *_, **__):
+        tasks.append(task)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment.loop, "fit", fit)
+    return tasks
 
 
 def test_teachers_are_named_one_by_one_or_with_commas_between(tmp_path):
@@ -266,22 +280,21 @@ def test_a_teacher_of_another_precision_or_of_other_views_answers_anew(teachers,
     assert folders[-1] == folders[0]
 
 
-def test_faults_are_in_the_stored_views_unless_the_teacher_sees_clean_images(teachers, tmp_path, monkeypatch):
-    store, drawn, tasks = stored_views.store, [], []
+def test_faults_are_in_the_stored_views_unless_the_teacher_sees_clean_images(teachers, tmp_path, monkeypatch, stopped):
+    store, drawn = stored_views.store, []
     monkeypatch.setattr(stored_views, "store", lambda *a, **k: drawn.append(store(*a, **k)[0]) or store(*a, **k))
-    fit = experiment.loop.fit
-    monkeypatch.setattr(experiment.loop, "fit", lambda task, *a, **k: tasks.append(task) or fit(task, *a, **k))
     plain = {"teacher__stored_views": 1, "loss__alpha": 0.5, "fit__epochs": 1}
     for name, more in {
         "plain": {},
         "faulty": {"camera__probability": 1.0},
         "clean": {"camera__probability": 1.0, "teacher__clean": True},
     }.items():
-        distill(teachers, tmp_path / name, config(**plain, **more))
+        with pytest.raises(KeyboardInterrupt):
+            distill(teachers, tmp_path / name, config(**plain, **more))
     plain, faulty, clean = drawn
     np.testing.assert_array_equal(clean, plain)
     assert (np.abs(faulty.astype(int) - plain).max((1, 2, 3)) > 5).all()
-    assert [task.camera is not None for task in tasks] == [False, False, True]
+    assert [task.camera is not None for task in stopped] == [False, False, True]
 
 
 def test_every_epoch_takes_one_view_of_each_image_and_in_turn_all():
@@ -340,9 +353,10 @@ def test_what_cannot_teach_is_named_and_leaves_nothing(teachers, tmp_path):
         experiment.train(config(teacher__workdirs=["a"]), workdir=tmp_path / "run", data_dir=teachers / "data")
 
 
-def test_another_teacher_is_another_experiment(teachers, tmp_path):
+def test_another_teacher_is_another_experiment(teachers, tmp_path, stopped):
     made = config(fit__epochs=1)
-    distill(teachers, tmp_path / "run", made)
+    with pytest.raises(KeyboardInterrupt):
+        distill(teachers, tmp_path / "run", made)
     with pytest.raises(InputError, match=r"another experiment: teacher\."):
         distill(teachers, tmp_path / "run", made, ("b",))
 
@@ -351,8 +365,8 @@ def test_another_teacher_is_another_experiment(teachers, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--config", "configs/resnet20.py:demo"], "--teacher"),
-        (["--config", "configs/resnet20.py:demo", "--teacher", "nowhere"], "nowhere is not a folder"),
+        (["--config", "configs/baseline_cnn3.py:demo"], "--teacher"),
+        (["--config", "configs/baseline_cnn3.py:demo", "--teacher", "nowhere"], "nowhere is not a folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(tmp_path, arguments, said, capsys):
@@ -364,10 +378,11 @@ def test_a_mistake_is_one_line_and_exit_2(tmp_path, arguments, said, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_of_an_older_ferjax_goes_on(teachers, tmp_path):
+def test_a_run_of_an_older_ferjax_goes_on(teachers, tmp_path, stopped):
     """A configuration stored without a key that has a default since is the same experiment."""
     made = config(fit__epochs=1)
-    experiment.train(made, workdir=tmp_path / "run", data_dir=teachers / "data", progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.train(made, workdir=tmp_path / "run", data_dir=teachers / "data", progress=False)
     newer = config(fit__epochs=1, fit__sampling="shuffled", loss__alpha=None, augment__erase_area=(0.02, 0.15))
     train_config.claim(tmp_path / "run", newer)
     with pytest.raises(InputError, match=r"fit\.sampling is shuffled there and balanced here"):

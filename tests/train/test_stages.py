@@ -18,7 +18,7 @@ from ferjax.train import stages as train_stages
 from ferjax.train.state import init_state
 from ferjax.train.step import make_train_step
 from ferjax.weights import checkpoint
-from tests.support import quick, tiny, tiny_runs
+from tests.support import tiny, tiny_networks, tiny_runs
 from tests.support.resuming import Stop, files, stop_after
 
 HEAD_FIRST = ((2, ("^head/",)), (None, (".*",)))
@@ -253,11 +253,8 @@ def _backbone(tree):
 @pytest.fixture(scope="module")
 def network():
     module = models.create("resnet20", num_classes=3, depths=(1, 1), widths=(4, 8), stem_width=4, head_hidden=(6,))
-    x = jax.random.normal(jax.random.key(1), (8, 12, 12, 1))
-    made = quick.jit(lambda: module.init(jax.random.key(0), x, train=False))()
-    noise = jax.random.normal(jax.random.key(2), (8,))
-    made["batch_stats"] = jax.tree.map(lambda leaf: leaf + 0.1 * noise[: len(leaf)] ** 2, made["batch_stats"])
-    return module, made, x
+    shape = (12, 12, 1)
+    return module, tiny_networks.variables(module, shape), tiny_networks.images(shape, count=8)
 
 
 def test_a_frozen_backbone_computes_as_in_evaluation_and_its_head_as_in_training(network):

@@ -76,9 +76,11 @@ def test_a_mistake_is_one_line_and_exit_2(arguments, said, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_help_says_how_to_use_it(environment):
-    done = run(environment, "--help")
-    assert done.returncode == 0 and "--config resnet18" in done.stdout and "--workdir" in done.stdout
+def test_help_says_how_to_use_it(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--help"])
+    said = capsys.readouterr().out
+    assert stopped.value.code == 0 and "--config resnet18" in said and "--workdir" in said
 
 
 SMALL = [

@@ -46,8 +46,8 @@ def cut(
     flat = _flatten(variables)
     for group in _selected(rules.groups, keep):
 
-        def take(x: jax.Array, axis: int, stay: np.ndarray = keep[group.name]) -> jax.Array:
-            return jnp.take(x, jnp.asarray(stay), axis=axis)
+        def take(x: np.ndarray, axis: int, stay: np.ndarray = keep[group.name]) -> np.ndarray:
+            return np.take(x, stay, axis=axis)
 
         flat = _change(flat, group, take)
     changed = resized(rules, arguments, {group: len(stay) for group, stay in keep.items()})
@@ -109,7 +109,10 @@ def _check(name: str, module: Any, image_shape: tuple[int, int, int], flat: Mapp
             )
 
 
-def _flatten(variables: Mapping[str, Any]) -> dict[tuple[str, ...], jax.Array]:
-    """Returns the parameters and statistics by path; the first part is the collection."""
+def _flatten(variables: Mapping[str, Any]) -> dict[tuple[str, ...], np.ndarray]:
+    """Returns the parameters and statistics by path; the first part is the collection.
+
+    As numpy arrays: JAX would compile a program for each shape.
+    """
     held = {k: v for k, v in variables.items() if k in ("params", "batch_stats")}
-    return {path: jnp.asarray(x) for path, x in traverse_util.flatten_dict(held).items()}
+    return {path: np.asarray(x) for path, x in traverse_util.flatten_dict(held).items()}
