@@ -5,6 +5,7 @@ import contextlib
 import errno
 import gzip
 import lzma
+import re
 import shutil
 import stat
 import struct
@@ -99,7 +100,9 @@ def open_archive(file: IO[bytes], name: str, name_encoding: str | None = None) -
                 archive = _tar(file, name, name_encoding)
             elif unpack:
                 raise InputError(f"{name} is compressed, but contains no tar archive: unpack it")
-            elif head.startswith(b"PK\x03\x04") or zipfile.is_zipfile(file):
+            elif head.startswith((b"PK\x03\x04", b"PK\x07\x08")) or zipfile.is_zipfile(file):
+                if _is_part(file, name):
+                    raise InputError(f"{name} is a part of a split archive: unpack all parts and use the folder")
                 archive = _zip(file, name, name_encoding)
             else:
                 return None
@@ -139,8 +142,9 @@ def fault(error: Exception) -> str:
     """Says what is wrong with an archive, and what to do, from an exception of DAMAGE."""
     said = str(error) or type(error).__name__
     if isinstance(error, RuntimeError):  # encrypted, or an unsupported compression
-        remedy = "unpack it with its password first" if "encrypted" in said else "unpack it first"
-        return f"cannot be read ({said}): {remedy}"
+        if "encrypted" in said:
+            return "is encrypted: unpack it with its password first"
+        return f"cannot be read ({said}): unpack it first"
     ends = ("end of data", "end-of-stream", "end of file", "not a zip file", "truncated")
     if isinstance(error, EOFError) or any(text in said for text in ends):
         return "is cut off: download it again"
@@ -154,11 +158,33 @@ def _zip(file: IO[bytes], name: str, name_encoding: str | None) -> Archive:
     # Bit 11 marks UTF-8; without it, zipfile has decoded the names as cp437.
     plain = [i for i, info in enumerate(infos) if not info.flag_bits & 0x800]
     paths = [info.orig_filename for info in infos]
-    decoded = names.decode([paths[i].encode("cp437") for i in plain], name, name_encoding)
-    for i, path in zip(plain, decoded, strict=True):
+    stored = {i: paths[i].encode("cp437") for i in plain}
+    marked = {i: path for i in plain if (path := _unicode_path(infos[i].extra, stored[i])) is not None}
+    rest = [i for i in plain if i not in marked]
+    decoded = names.decode([stored[i] for i in rest], name, name_encoding)
+    for i, path in [*marked.items(), *zip(rest, decoded, strict=True)]:
         paths[i] = path
     refused = [stat.S_ISLNK(info.external_attr >> 16) for info in infos]
     return Archive(file, _inside(paths, refused, name), lambda i: archive.open(infos[i]), shared=False)
+
+
+def _unicode_path(extra: bytes, stored: bytes) -> str | None:
+    """Returns the UTF-8 name in an entry's extra field 0x7075, if it belongs to the stored name (APPNOTE 4.6.9)."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack("<HH", extra[:4])
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == 0x7075 and field[:5] == struct.pack("<BL", 1, zlib.crc32(stored)):
+            return field[5:].decode("utf-8")
+    return None
+
+
+def _is_part(file: IO[bytes], name: str) -> bool:
+    """Returns whether a file is a part of a split archive, by its end or its name (.z01, .zip.001)."""
+    file.seek(max(0, file.seek(0, 2) - 2**16 - 22))
+    _, end, record = file.read().rpartition(b"PK\x05\x06")
+    file.seek(0)
+    disk = struct.unpack("<H", record[:2])[0] if end and len(record) >= 18 else 0
+    return disk not in (0, 0xFFFF) or bool(re.search(r"\.z?\d{2,3}$", name.lower()))
 
 
 def _tar(file: IO[bytes], name: str, name_encoding: str | None) -> Archive:

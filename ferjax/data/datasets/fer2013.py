@@ -64,7 +64,7 @@ def pixels(row: Row) -> np.ndarray:
     """Returns the image of one row, uint8 (48, 48); raises BadExample unless it has 48 * 48 integers in 0..255."""
     values = row.values["pixels"].split()
     if len(values) != 48 * 48:
-        raise BadExample(f"{row.where}: {len(values):,} pixel values instead of 2,304")
+        raise BadExample(f"{row.where}: 2,304 pixel values expected, found {len(values):,}")
     try:
         return np.frombuffer(bytes(map(int, values)), np.uint8).reshape(48, 48)
     except ValueError as error:

@@ -2,8 +2,9 @@
 
 import functools
 import math
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ferjax.cli import counted
@@ -60,8 +61,8 @@ def read(
     depth = 2 if divided else 1
     named = {PurePosixPath(f).parts[depth - 1] for f in folders if len(PurePosixPath(f).parts) >= depth}
     texts = _texts(source, sorted(named), name_encoding)
-    class_of = _names(source, set(texts.values()), class_names)
-    classes = tuple(sorted(class_of.values()))
+    class_of, united = _classes(source, texts.values(), class_names)
+    classes = tuple(sorted({*class_of.values()}))
     examples = []
     for path in tree.files:
         parts = PurePosixPath(path.removeprefix(top)).parts
@@ -71,7 +72,7 @@ def read(
             examples.append(Example(split, "/".join(parts), label, tree.reader(path)))
     ignored = len(tree.files) - len(examples)
     shares = _shares(source, fractions, divided=divided)
-    notes = [f"{counted(ignored, 'file')} ignored: not images"] if ignored else []
+    notes = [*united, *([f"{counted(ignored, 'file')} ignored: not images"] if ignored else [])]
     made = _source(source, classes, by_split(examples), size, channels, shares, find_faces, notes)
     present = {e.label for e in examples}
     if empty := [c for i, c in enumerate(classes) if i not in present]:
@@ -137,8 +138,10 @@ def read_table(
         raise InputError(f"{source} {state}: use one CSV file with the columns path, label and optionally split")
     encoding = tables.find_encoding(tree, found[0], name_encoding)
     rows = list(tables.rows(tree, found[0], ("path", "label"), encoding=encoding))
-    class_of = _names(source, {_composed(r.values["label"]) for r in rows} - {""}, class_names)
-    classes = tuple(sorted(class_of.values()))
+    if broken := next((r for r in rows if re.search(r"[\r\n]", r.values["path"] + r.values["label"])), None):
+        raise InputError(f"{broken.where}: path or label contains a line break: check the quotation marks before it")
+    class_of, united = _classes(source, {_composed(r.values["label"]) for r in rows} - {""}, class_names)
+    classes = tuple(sorted({*class_of.values()}))
     divided = bool(rows) and "split" in rows[0].values
     listed = [row for row in rows if row.values["path"]]
     files, lead = tables.locate(tree, found[0], [row.values["path"] for row in listed])
@@ -146,8 +149,8 @@ def read_table(
     examples = []
     for row in rows:
         path, label, split = (row.values.get(k, "") for k in ("path", "label", "split"))
-        if not label or not path:
-            examples.append(row.bad("path or label is empty"))
+        if not label or not path or (divided and not split):
+            examples.append(row.bad(f"path{', label or split' if divided else ' or label'} is empty"))
         elif divided and split.lower() not in SPLITS:
             raise unknown(f"split in {row.where}", split, SPLITS)
         elif (file := places[row.where]) is None:
@@ -157,12 +160,27 @@ def read_table(
             name = tables.posix(path).removeprefix(f"{lead}/")
             examples.append(Example(where, name, classes.index(class_of[_composed(label)]), tree.reader(file)))
     shares = _shares(source, fractions, divided=divided)
-    notes = [f"leading folders of all paths ignored: {lead}"] if lead else []
+    notes = [*united, *([f"leading folders of all paths ignored: {lead}"] if lead else [])]
     return _source(source, classes, by_split(examples), size, channels, shares, find_faces, notes)
 
 
 def _tables(tree: Tree) -> list[str]:
     return [tree.table] if tree.table else [p for p in tree.files if p.lower().endswith((".csv", ".tsv"))]
+
+
+def _classes(source: Path, found: Iterable[str], class_names: Sequence[str] | None) -> tuple[dict[str, str], list[str]]:
+    """Returns class in the source -> class name, and remarks.
+
+    Letter case, spaces around a name and zeros after a number (1.0, as pandas writes it) make no other class.
+    """
+    alike: dict[str, list[str]] = {}
+    for name in sorted({*found}):
+        alike.setdefault(re.sub(r"^(\d+)\.0+$", r"\1", name.strip()).casefold(), []).append(name)
+    kept = {key: names[-1].strip() for key, names in alike.items()}
+    named = _names(source, {key if key.isdecimal() else kept[key] for key in alike}, class_names)
+    class_of = {name: named.get(key) or named[kept[key]] for key, names in alike.items() for name in names}
+    united = [f"one class: {', '.join(map(repr, names))}" for names in alike.values() if len(names) > 1]
+    return class_of, united
 
 
 def _names(source: Path, found: set[str], class_names: Sequence[str] | None) -> dict[str, str]:
@@ -215,7 +233,8 @@ def _source(
     notes: Sequence[str],
 ) -> Source:
     if len(classes) < 2:
-        raise InputError(f"{source} must contain two or more classes, found {', '.join(classes) or 'none'}")
+        state = f"found {', '.join(classes) or 'none'}"
+        raise InputError(f"{source} must contain two or more classes, {state}: each is a folder of images, or a label")
     crop = detection.largest_face(size, channels) if find_faces else None
     notes = [*(["cropped to the largest face of each image"] if find_faces else []), *notes]
     missing = {} if fractions else _MISSING

@@ -3,14 +3,18 @@
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from ferjax.data.datasets.sources import EXPRESSIONS, Column, Example, Source, bad_example, by_split
+from ferjax.cli import counted
+from ferjax.data.datasets.sources import EXPRESSIONS, SPLITS, Column, Example, Source, bad_example, by_split
 from ferjax.data.datasets.tables import posix, rows
 from ferjax.data.datasets.tree import Tree, holding
 from ferjax.errors import InputError
 from ferjax.runtime.sources.pictures import is_picture
 
 CLASSES = EXPRESSIONS
-GET = "ask its authors for access at http://www.whdeng.cn/RAF/model1.html and unpack the folder basic"
+GET = (
+    "ask its authors for access at http://www.whdeng.cn/RAF/model1.html and unpack the folder basic; "
+    "for other folders with one class each, use ferjax prepare folder"
+)
 PREPARE = "ferjax prepare rafdb --source basic --holdout 0.1"
 MISSING = {
     "validation": "prepare again with --holdout 0.1 (RAF-DB has train and test only)",
@@ -48,19 +52,24 @@ def read(source: Path, *, size: int = 100, channels: int = 3, name_encoding: str
       InputError: if the source has none of the forms, or the list has an invalid line.
     """
     tree = holding(source, lambda tree: bool(tree.find(*LISTS, *LABELS) or _in_class_folders(tree)), name_encoding)
+    notes: list[str] = []
     if tree.find(*LISTS):
         examples = _from_list(tree)
     elif tree.find(*LABELS):
         examples = _from_tables(tree)
     elif in_folders := _in_class_folders(tree):
+        if any(n == "0" for _, _, n in in_folders):
+            raise InputError(f"{source}: RAF-DB has the classes 1 to 7; for 0 to 6, use prepare folder --class-names")
         examples = (Example(s, PurePosixPath(p).name, _label(n), tree.reader(p)) for p, s, n in in_folders)
+        ignored = sum(map(is_picture, tree.files)) - len(in_folders)
+        notes += [f"{counted(ignored, 'image')} ignored: not in a folder 1 to 7 of a split"] if ignored else []
     else:
         forms = f"{LISTS[0]} nor {LABELS[0]} nor train/1 to train/7"
         raise InputError(f"{source} contains neither {forms}; {GET}")
     found = by_split(examples, lambda e: e.name)
     has_groups = any(p.endswith(_ATTRIBUTES) for p in tree.files)
-    notes = () if has_groups else (f"no files *{_ATTRIBUTES}: no gender, race and age",)
-    return Source(EXPRESSIONS, size, channels, found, MISSING, notes)
+    notes += [] if has_groups else [f"no files *{_ATTRIBUTES}: no gender, race and age"]
+    return Source(EXPRESSIONS, size, channels, found, MISSING, tuple(notes))
 
 
 def _label(number: str) -> int:
@@ -73,12 +82,12 @@ def _pictures(tree: Tree) -> dict[str, str]:
 
 
 def _in_class_folders(tree: Tree) -> list[tuple[str, str, str]]:
-    """Returns path, split and label number of the images in train/<number>/ and test/<number>/."""
+    """Returns path, split and label number of the images in train/<number>/, val/<number>/ and test/<number>/."""
     found = []
     for path in filter(is_picture, tree.files):
         parts = PurePosixPath(path).parts
-        if len(parts) > 2 and parts[-3].lower() in ("train", "test") and parts[-2] in _NUMBERS:
-            found.append((path, parts[-3].lower(), parts[-2]))
+        if len(parts) > 2 and parts[-3].lower() in SPLITS and parts[-2] in ("0", *_NUMBERS):
+            found.append((path, SPLITS[parts[-3].lower()], parts[-2]))
     return found
 
 

@@ -7,6 +7,7 @@ import io
 import itertools
 import posixpath
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import IO, NamedTuple
@@ -58,15 +59,19 @@ def rows(
     with tree.open(path) as raw:
         try:
             text = _text(raw, encoding)
-            first = text.readline()
+            first, skipped = text.readline(), 0
+            while first and re.fullmatch(r'\s*|"?sep=.?"?\s*', first):  # Excel's note of its separator
+                first, skipped = text.readline(), skipped + 1
             delimiter, header = _header(first, needed)
             given = next((h for h in without_header if len(h) == len(header) and not {*h} & {*header}), None)
             if given is None and (lacking := [c for c in needed if c not in header]):
-                raise InputError(f"{name} has no column {', '.join(lacking)}; found {', '.join(header) or 'none'}")
+                raise InputError(f"{name} has no column {', '.join(lacking)}; found {_shown(header)}")
             reader = csv.reader(itertools.chain([first], text), delimiter=delimiter)
             columns = list(given) if given is not None else [c.strip().lower() for c in next(reader)]
             for number, values in enumerate(reader, 1):
-                where = f"{name} row {number} (line {reader.line_num})"
+                if not any(map(str.strip, values)):
+                    continue
+                where = f"{name} row {number} (line {skipped + reader.line_num})"
                 padded = [v.strip() for v in values] + [""] * (len(columns) - len(values))
                 yield Row(where, dict(zip(columns, padded, strict=False)))
         except UnicodeError as error:
@@ -103,6 +108,10 @@ def _header(line: str, needed: Sequence[str]) -> tuple[str, list[str]]:
     """Returns the delimiter of a table and the column names in its first line."""
     headers = [(d, [c.strip().lower() for c in next(csv.reader([line], delimiter=d), [])]) for d in _DELIMITERS]
     return max(headers, key=lambda h: (sum(c in h[1] for c in needed), h[0] == ","))
+
+
+def _shown(header: Sequence[str]) -> str:
+    return textwrap.shorten(", ".join(header), 120, placeholder=" …") or "none"
 
 
 def posix(path: str) -> str:

@@ -176,6 +176,8 @@ def _check_table(source: Path) -> None:
         head = file.read(2**16)
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         raise InputError(f"{source} is a web page, not an archive: log in and download the file in a browser")
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(f"{source} is a Git LFS pointer, not the file itself: run git lfs pull")
     if not head or (b"\0" in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))):
         state = "is neither a zip or tar archive nor a table" if head else "is empty"
         raise InputError(f"{source} {state}: use a folder, an archive or a CSV file")
