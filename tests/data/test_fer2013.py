@@ -73,7 +73,7 @@ def csv_with(tmp_path, **changes):
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"pixels": "1 2 3"}, "3 pixel values instead of 2,304"),
+        ({"pixels": "1 2 3"}, "2,304 pixel values expected, found 3"),
         ({"pixels": " ".join(["256"] * 2304)}, r"not an integer in 0\.\.255"),
         ({"pixels": " ".join(["1.5"] * 2304)}, r"not an integer in 0\.\.255"),
         ({"emotion": "7"}, r"emotion '7' is not in 0\.\.6"),

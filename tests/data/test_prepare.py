@@ -138,7 +138,7 @@ def test_an_encrypted_archive_is_refused(archive, tmp_path):
         while (place := data.find(signature, place + 1)) >= 0:
             data[place + flags] |= 1
     archive.write_bytes(data)
-    with pytest.raises(InputError, match=r"cannot be read \(.*encrypted.*\): unpack it with its password first"):
+    with pytest.raises(InputError, match="is encrypted: unpack it with its password first"):
         prepare("fer2013", archive, tmp_path)
 
 

@@ -149,8 +149,10 @@ def read_table(
     examples = []
     for row in rows:
         path, label, split = (row.values.get(k, "") for k in ("path", "label", "split"))
-        if not label or not path or (divided and not split):
-            examples.append(row.bad(f"path{', label or split' if divided else ' or label'} is empty"))
+        if not label or not path:
+            examples.append(row.bad("path or label is empty"))
+        elif divided and not split:
+            examples.append(row.bad("split is empty"))
         elif divided and split.lower() not in SPLITS:
             raise unknown(f"split in {row.where}", split, SPLITS)
         elif (file := places[row.where]) is None:
