@@ -17,6 +17,9 @@ _FOREIGN = (
     (rb"\Z", "is empty", "download it again"),
     (rb"version https://git-lfs", "is a Git LFS pointer, not the weights", "run git lfs pull, or download the file"),
     (rb"(\xef\xbb\xbf)?\s*<", "is a web page, not the weights", "read it in a browser, then download again"),
+    (rb'\{\s*"[ -~]{6}', "is a JSON file, such as the index of several parts", "give one file with all tensors"),
+    (rb"\x1f\x8b", "is compressed", "unpack it with gunzip"),
+    (rb"\x08[\x01-\x20][\x12\x22]", "is an ONNX file", "give the weights that it was exported from"),
     (rb"\x89HDF", "is an HDF5 file, as Keras writes them", "give the .pth or .safetensors file of the same network"),
 )
 

@@ -254,3 +254,22 @@ def test_prepare_says_why_an_image_cannot_be_decoded(tmp_path):
     shutil.copy(tmp_path / "faces" / "sad" / "b.jpe", tmp_path / "faces" / "sad" / "._b.jpe")
     with pytest.raises(InputError, match=r"1 unusable image: sad/b\.jpe cannot be decoded: it is damaged"):
         pipeline.write("mine", folder.read(tmp_path / "faces", size=8), tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"\0\0\0\x18ftypheic" + bytes(200), "HEIC"),
+        (b"%PDF-1.7\n" + bytes(200), "PDF"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b"\0\0\1\0\1\0" + bytes(200), "ICO"),
+    ],
+)
+def test_an_image_of_another_format_is_named_and_never_read_as_a_film(tmp_path, data, kind):
+    path = tmp_path / "face.jpg"
+    path.write_bytes(data)
+    with pytest.raises(pictures.UnreadableImage, match=f"it is {kind}: convert it"):
+        pictures.read(data)
+    assert pictures.is_still(path)
+    with pytest.raises(InputError, match=kind), open_source(str(path)) as source:
+        list(source)

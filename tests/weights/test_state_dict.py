@@ -346,6 +346,9 @@ def test_a_whole_network_in_the_legacy_format_is_named(tmp_path):
         (b"\n<!DOCTYPE html>\n<html><title>Virus scan warning</title></html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 46830571\n", "git lfs pull"),
         (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
+        (b'{"metadata": {"total_size": 8}, "weight_map": {"a": "model-00001-of-00002.safetensors"}}', "index"),
+        (b"\x1f\x8b\x08\x00" + bytes(100), "gunzip"),
+        (b"\x08\x08\x12\x07pytorch" + bytes(100), "ONNX"),
     ],
 )
 def test_other_files_are_named_whatever_their_ending(tmp_path, content, said, ending):

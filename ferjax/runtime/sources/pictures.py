@@ -32,6 +32,13 @@ FORMATS = {  # Pillow's name: usual endings
     "JPEG2000": (".jp2", ".j2k"),
 }
 ENDINGS = tuple(ending for endings in FORMATS.values() for ending in endings)
+_NOT_READ = {  # other images and documents: how their files start
+    "HEIC": rb".{4}ftyp(heic|heix|hevc|heim|heis|mif1|msf1)",
+    "PDF": rb"%PDF",
+    "SVG": rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!DOCTYPE )?svg",
+    "ICO": rb"\0\0[\1\2]\0",
+    "PAM": rb"P7\n",
+}
 _LEFTOVERS = ("__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini")
 _MOST_PIXELS = 2**28  # photos of phones have up to 2e8; Pillow refuses twice this number
 _ORIENTATION = 0x0112  # EXIF tag
@@ -133,6 +140,8 @@ def read(data: bytes) -> Picture:
         raise
     except UnidentifiedImageError as error:
         reason = "it is damaged or not an image of an accepted format" if data else "it is empty"
+        if kind := _not_read(data):
+            reason = f"it is {kind}: convert it to JPEG or PNG"
         raise UnreadableImage(reason) from error
     except Exception as error:  # Pillow raises many types for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -158,7 +167,10 @@ def to_bgr(picture: Picture) -> np.ndarray:
 
 
 def is_still(path: str | os.PathLike[str]) -> bool:
-    """Returns whether the content of a file is an image; animated GIF and PNG, and Motion JPEG, are videos."""
+    """Returns whether the content of a file is an image, also one that `read` refuses, such as HEIC.
+
+    Animated GIF and PNG, and Motion JPEG, are videos.
+    """
     from PIL import UnidentifiedImageError
 
     try:
@@ -168,10 +180,16 @@ def is_still(path: str | os.PathLike[str]) -> bool:
             if picture.format != "JPEG":
                 return True
     except UnidentifiedImageError:
-        return False
+        with open(path, "rb") as file:
+            return bool(_not_read(file.read(1024)))
     except Exception:  # a damaged image; `read` says why
         return True
     return b"\xff\xd9\xff\xd8" not in Path(path).read_bytes()  # the end of a frame and the start of the next one
+
+
+def _not_read(data: bytes) -> str:
+    """Returns the name of an image format that is not read, "" for all else."""
+    return next((kind for kind, start in _NOT_READ.items() if re.match(start, data, re.DOTALL)), "")
 
 
 def _pillow() -> Any:
