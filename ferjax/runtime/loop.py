@@ -3,9 +3,10 @@
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,7 @@ def stream(
     threshold: float | None = None,
     rate: float = RATE,
     threads: int = 1,
+    pipe: Callable[[Generator[Any]], Iterator[Any]] = iter,
 ) -> Iterator[Result]:
     """Detects, tracks and classifies the faces of a source, frame by frame.
 
@@ -55,6 +57,7 @@ def stream(
       rate: minimum classifications per face and second, if the frame rate allows. Between them, a face keeps its last
         probabilities. Images of a folder are all classified.
       threads: threads of the classifier, if `model` is a file.
+      pipe: applied to each stage, detection and classification. `ahead` runs each in a thread of its own, for films.
 
     Returns:
       An iterator of one result per frame.
@@ -72,8 +75,8 @@ def stream(
     classifier = _Classifier(loaded, Smoother(smoothing, smooth), threshold, rate)
     if isinstance(source, str | int | PathLike):
         opened = open_source(source)
-        return _closing(opened, _run(opened, detector, classifier))
-    return _run(source, detector, classifier)
+        return _closing(opened, pipe(_classified(pipe(_tracked(opened, detector)), classifier)))
+    return pipe(_classified(pipe(_tracked(source, detector)), classifier))
 
 
 def _closing(source: Source, results: Iterator[Result]) -> Iterator[Result]:
@@ -81,16 +84,22 @@ def _closing(source: Source, results: Iterator[Result]) -> Iterator[Result]:
         yield from results
 
 
-def _run(frames: Iterable[Frame], detector: Detector, classifier: "_Classifier") -> Iterator[Result]:
+def _tracked(frames: Iterable[Frame], detector: Detector) -> Generator[tuple[Frame, list[Track], float]]:
+    """Yields each frame with its tracks and the milliseconds of the detection."""
     stills = isinstance(frames, Source) and frames.stills
     tracker, ids = VideoTracker(detector), itertools.count(1)
     for frame in frames:
         start = time.perf_counter()
         tracks = _detect_still(detector, frame, ids) if stills else tracker.track(frame.image, frame.time)
-        found = time.perf_counter()
+        yield frame, tracks, (time.perf_counter() - start) * 1e3
+
+
+def _classified(tracked: Iterable[tuple[Frame, list[Track], float]], classifier: "_Classifier") -> Generator[Result]:
+    for frame, tracks, detect_ms in tracked:
+        start = time.perf_counter()
         faces = classifier.classify(frame, tracks)
-        end = time.perf_counter()
-        yield Result(frame, frame.time, faces, Latency(frame.capture_ms, (found - start) * 1e3, (end - found) * 1e3))
+        classify_ms = (time.perf_counter() - start) * 1e3
+        yield Result(frame, frame.time, faces, Latency(frame.capture_ms, detect_ms, classify_ms))
 
 
 def _detect_still(detector: Detector, frame: Frame, ids: Iterator[int]) -> list[Track]:

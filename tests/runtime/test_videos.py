@@ -120,6 +120,20 @@ def test_a_short_read_has_ended_when_the_iteration_stops(tmp_path, films):
     assert list(source) == [] and ended
 
 
+def test_closing_ends_the_iteration_of_another_thread(tmp_path, films):
+    (tmp_path / "v.mp4").write_bytes(b"")
+    blocked = threading.Event()
+    films.append(Film([(0, picture(1)), (0.1, lambda: blocked.set() or time.sleep(0.3))]))
+    source = open_source(tmp_path / "v.mp4")
+    rest = []
+    reader = threading.Thread(target=lambda: rest.append(list(source)))
+    reader.start()
+    assert blocked.wait(5)
+    source.close()
+    reader.join(5)
+    assert not reader.is_alive() and len(rest) == 1
+
+
 def test_times_never_decrease(tmp_path, films):
     (tmp_path / "v.mkv").write_bytes(b"")
     stamps = [0, 0.1, 7200, 7200.1, 3, 3.1, 7201]

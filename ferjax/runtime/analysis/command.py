@@ -13,7 +13,7 @@ import pathlib
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import cv2
@@ -21,6 +21,7 @@ import cv2
 from ferjax import cli, folders
 from ferjax.errors import InputError
 from ferjax.runtime import signals
+from ferjax.runtime.ahead import ahead
 from ferjax.runtime.analysis import output
 from ferjax.runtime.analysis.film import open_film
 from ferjax.runtime.analysis.photo import analyze_pixels
@@ -165,16 +166,17 @@ def _film(
     """Analyzes a film up to its end or to `stop`."""
     names = model.spec.class_names
     timeline, painter = Timeline(names, source.fps, _MOST_PEOPLE), Painter(names)
-    frames = cli.progress(_until(stop, source), what=file, total=source.count)
-    with contextlib.closing(_Copy(file, out.annotated_film(file), source.fps)) as copy:
+    results = _until(stop, stream(source, model, **named, pipe=ahead))
 
-        def write(result: Result) -> None:
+    def drawn() -> Iterator[Result]:
+        for result in cli.progress(results, what=file, total=source.count):
             timeline.add(result)
             out.write_faces(file, result)
             painter.draw_faces(result)
-            copy.write(result)
+            yield result
 
-        _meanwhile(write, stream(frames, model, **named))
+    with contextlib.closing(_Copy(file, out.annotated_film(file), source.fps)) as copy:
+        _meanwhile(copy.write, drawn())
     timeline.close()
     if timeline.frames:
         out.add_film(file, timeline, complete=not stop.is_set())
@@ -185,7 +187,11 @@ def _until(stop: threading.Event, items: Iterable[T]) -> Iterable[T]:
 
 
 def _meanwhile(function: Callable[[T], object], items: Iterable[T]) -> None:
-    """Calls a function with each item in another thread, while the next item is computed."""
+    """Calls a function with each item in another thread, while the next item is computed.
+
+    Only the function runs in this thread, also for the sake of memory: glibc does not reuse the large aligned blocks
+    of FFmpeg if the same thread allocates other objects between them, and the process would grow with the film.
+    """
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         running: concurrent.futures.Future[object] | None = None
         for item in items:

@@ -4,6 +4,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from ferjax.errors import InputError
+from ferjax.runtime.ahead import ahead
 from ferjax.runtime.analysis.photo import reused_model
 from ferjax.runtime.analysis.timeline import Summary, Timeline
 from ferjax.runtime.faces.detector import Detector, create_detector
@@ -98,6 +99,7 @@ def analyze_film(
             smoothing=smoothing,
             threshold=threshold,
             rate=rate,
+            pipe=ahead,
         )
         for result in results:
             timeline.add(result)

@@ -1,6 +1,5 @@
 """Reads the frames of video files, and images as frames."""
 
-import contextlib
 import os
 import pathlib
 import threading
@@ -12,6 +11,7 @@ import cv2
 from ferjax import cli
 from ferjax.errors import InputError
 from ferjax.folders import native
+from ferjax.runtime.ahead import ahead
 from ferjax.runtime.sources import pictures
 from ferjax.runtime.sources.frame import DEFAULT_FPS, Frame, Source, patiently, read_on, silence_opencv
 
@@ -119,14 +119,5 @@ def play(
                 cli.note(f"{name}: {cli.counted(lost, 'frame')} cannot be decoded: skipped")
             capture.release()
 
-    patient = _read_patiently(frames(), stop, on_wait)
-    return Source(name, patient, stop, fps=fps, count=round(count) if count > 0 else None)
-
-
-def _read_patiently(frames: Generator[Frame], stop: threading.Event, on_wait: Callable[[], object]) -> Iterator[Frame]:
-    try:
-        while (frame := patiently(lambda: next(frames, None), stop, on_wait)) is not None:
-            yield frame
-    finally:
-        with contextlib.suppress(ValueError):  # a read still blocks; it ends the generator, because `stop` is set
-            frames.close()
+    read_ahead = ahead(frames(), stop=stop, on_wait=on_wait)
+    return Source(name, read_ahead, stop, fps=fps, count=round(count) if count > 0 else None)

@@ -88,7 +88,8 @@ class Source:
         """Stops the iteration and releases the camera or file."""
         self._stop.set()
         if close := getattr(self._frames, "close", None):
-            close()
+            with contextlib.suppress(ValueError):  # another thread waits for a frame; it ends, because `stop` is set
+                close()
 
     def __enter__(self) -> "Source":
         return self
