@@ -32,9 +32,9 @@ def locate(tensors: Mapping[str, Any], architecture: str, path: Path) -> tuple[F
         if found:
             return form, sorted(found, key=order)
     expected = " or ".join(repr(form.signature) for form in FORMATS[architecture])
-    found = f"tensor {next(iter(tensors))!r}" if tensors else "no floating-point tensor of a known type"
+    state = f"tensor {next(iter(tensors))!r}" if tensors else "no floating-point tensor of a known type"
     part = "; it is one of several parts: join them first" if re.search(r"-\d+-of-\d+", path.name) else ""
-    raise InputError(f"{path} does not fit {architecture}: it has {found}, but not {expected}{part}")
+    raise InputError(f"{path} does not fit {architecture}: it has {state}, but not {expected}{part}")
 
 
 def network_tensors(

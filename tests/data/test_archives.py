@@ -1,6 +1,8 @@
 import io
+import struct
 import tarfile
 import zipfile
+import zlib
 
 import pytest
 
@@ -122,3 +124,31 @@ def test_an_impossible_offset_is_a_damage(tmp_path):
     data[place : place + 4] = b"\xff\xff\xff\xff"
     with pytest.raises((InputError, *archives.DAMAGE)):
         opened(bytes(data)).read("two/b.jpg")
+
+
+@pytest.mark.parametrize("checksum", [0, 1])
+def test_the_unicode_name_beside_a_name_in_question_marks_counts(tmp_path, checksum):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for stored, name in (("??/a.jpg", "\u5feb\u4e50"), ("?/a.jpg", "\u60b2\u4f24")):
+            entry = zipfile.ZipInfo(stored)
+            field = struct.pack("<BL", 1, zlib.crc32(stored.encode()) ^ checksum) + f"{name}/a.jpg".encode()
+            entry.extra = struct.pack("<HH", 0x7075, len(field)) + field
+            archive.writestr(entry, name.encode())
+    archive = opened(path.read_bytes())
+    if checksum:  # the field belongs to another name
+        assert archive.paths == ["??/a.jpg", "?/a.jpg"]
+    else:
+        found = {path: archive.read(path).decode() for path in archive.paths}
+        assert found == {"\u5feb\u4e50/a.jpg": "\u5feb\u4e50", "\u60b2\u4f24/a.jpg": "\u60b2\u4f24"}
+
+
+@pytest.mark.parametrize("name", ["set.zip.001", "set.z01", "set.zip"])
+def test_a_part_of_a_split_archive_is_named(tmp_path, name):
+    data = bytearray(write_zip(tmp_path / "made", FILES).read_bytes())
+    if name == "set.zip":  # the last part: it counts the parts before it
+        data[data.rindex(b"PK\5\6") + 4] = 2
+    else:
+        data = data[: len(data) // 2]
+    with pytest.raises(InputError, match="part of a split archive: unpack all parts"):
+        open_archive(io.BytesIO(bytes(data)), name)

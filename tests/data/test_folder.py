@@ -1,6 +1,7 @@
 import io
 import os
 import sys
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
@@ -331,3 +332,38 @@ def test_an_empty_split_of_near_duplicates_is_reported(tmp_path, capsys):
     prepare_as("film", folder.read(write(tmp_path / "album", alike)), tmp_path)
     said = capsys.readouterr().err
     assert "the validation split is empty: 18 of 18 images" in said
+
+
+@pytest.mark.parametrize("other", ["Cat", "cat "])
+def test_classes_in_other_letters_are_one_class_and_said(tmp_path, capsys, other):
+    files = album(5) | {f"{other}/more_{PurePosixPath(p).name}": c for p, c in album(3, ("cow",)).items()}
+    manifest = prepare_as("pets", folder.read(write_zip(tmp_path / "album.zip", files)), tmp_path)
+    assert load("pets", tmp_path).class_names == ("cat", "dog")
+    assert sum(counts["cat"] for counts in manifest["counts"].values()) == 8
+    assert f"one class: {', '.join(map(repr, sorted(('cat', other))))}" in capsys.readouterr().err
+
+
+TABLES = {
+    "letters": ("path,label\n{},cat\n{},Cat\n{},dog\n{},dog\n", ("cat", "dog"), None),
+    "numbers of pandas": ("path,label\n{},0.0\n{},0.0\n{},1.0\n{},1\n", ("cat", "dog"), ("cat", "dog")),
+    "Excel": ("sep=;\npath;label\n{};cat\n{};cat\n{};dog\n{};dog\n", ("cat", "dog"), None),
+    "blank lines": ("\n\npath,label\n{},cat\n,\n{},cat\n{},dog\n{},dog\n,\n \n", ("cat", "dog"), None),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_as_programs_write_them(tmp_path, name):
+    text, classes, class_names = TABLES[name]
+    files = album(2)
+    table = write(tmp_path / "album", files | {"table.csv": text.format(*files)}) / "table.csv"
+    source = folder.read_table(table, class_names=class_names)
+    assert source.class_names == classes
+    assert [(e.name, e.label) for e in source.examples] == [(p, int(p.startswith("dog"))) for p in sorted(files)]
+
+
+def test_a_quotation_mark_that_is_not_closed_is_named(tmp_path):
+    files = album(2)
+    text = 'path,label\n{},cat\n{},"cat\n{},dog\n{},dog\n'.format(*files)
+    table = write(tmp_path / "album", files | {"table.csv": text}) / "table.csv"
+    with pytest.raises(InputError, match=r"row 2 \(line 5\): path or label contains a line break"):
+        folder.read_table(table)

@@ -111,3 +111,20 @@ def test_aligned_images_may_have_another_ending(tmp_path):
     files = {p.replace("_aligned.jpg", "_aligned.JPG"): c for p, c in rafdb_files()[0].items()}
     assert {e.split for e in rafdb.read(write(tmp_path, files)).examples} == {"train", "test"}
     prepare("rafdb", tmp_path, tmp_path / "data")  # all are found
+
+
+def test_a_validation_folder_is_read_and_others_are_counted(tmp_path):
+    files = {p: c for p, c in rafdb_class_folders()[0].items() if not p.endswith(".csv")}
+    tests = [p for p in files if "/test/" in p]
+    more = {p.replace("/test/", f"/{folder}/"): files[p] for p in tests for folder in ("val", "rest")}
+    source = rafdb.read(write(tmp_path / "raf", files | more))
+    found = [e.split for e in source.examples]
+    assert found.count("validation") == found.count("test") == len(tests) == 7
+    assert any("7 images ignored" in note for note in source.notes)
+
+
+def test_classes_from_0_are_refused(tmp_path):
+    images = [c for p, c in rafdb_class_folders()[0].items() if p.endswith(".jpg")]
+    files = {f"train/{i % 7}/{i}.jpg": image for i, image in enumerate(images)}
+    with pytest.raises(InputError, match="1 to 7; for 0 to 6"):
+        rafdb.read(write(tmp_path / "raf", files))
