@@ -85,6 +85,15 @@ def test_an_estimated_frame_count_is_not_believed(tmp_path, capfd, films):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("start, first, count", [(1000.0, 0.0, 10020.0), (None, 1.4, -6e15)])
+def test_a_film_whose_clock_starts_late_lost_nothing(tmp_path, capfd, films, start, first, count):
+    films.append(Film([(first + i / 10, picture(1)) for i in range(20)], count=count, start=start))
+    (tmp_path / "v.mkv").write_bytes(b"\x1a\x45\xdf\xa3")
+    frames = list(open_source(tmp_path / "v.mkv"))
+    assert [f.index for f in frames] == list(range(20))
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("seconds, lines", [(3.1, 0), (60.0, 1)])
 def test_a_container_that_is_longer_than_its_frames_is_reported(tmp_path, capfd, seconds, lines):
     path = write_video(tmp_path / "v.webm", fourcc="VP80")

@@ -66,15 +66,22 @@ class Camera:
 
 
 class Film(Camera):
-    """Fake cv2.VideoCapture of a file: `script` has a time in seconds and an image for each frame."""
+    """Fake cv2.VideoCapture of a file: `script` has a time in seconds and an image for each frame.
 
-    def __init__(self, script, fps=10.0, count=0.0):
+    The clock of its container starts at `start` seconds; None if its frames have no times of their own.
+    """
+
+    def __init__(self, script, fps=10.0, count=0.0, start=0.0):
         super().__init__([image for _, image in script], fps)
-        self.stamps, self.count, self.stamp = [stamp for stamp, _ in script], count, 0.0
+        self.stamps, self.count, self.stamp, self.start = [stamp for stamp, _ in script], count, 0.0, start
 
     def get(self, what):
-        known = {cv2.CAP_PROP_FPS: self.fps, cv2.CAP_PROP_FRAME_COUNT: self.count, cv2.CAP_PROP_POS_MSEC: self.stamp}
-        return known[what]
+        return {
+            cv2.CAP_PROP_FPS: self.fps,
+            cv2.CAP_PROP_FRAME_COUNT: self.count,
+            cv2.CAP_PROP_POS_MSEC: self.stamp,
+            cv2.CAP_PROP_PTS: -(2.0**63) if self.start is None else (self.start + self.stamp / 1e3) * self.fps,
+        }[what]
 
     def read(self):
         self.stamp = 1e3 * self.stamps.pop(0) if self.stamps else 0.0

@@ -89,7 +89,10 @@ def play(
         return None
     fps = capture.get(cv2.CAP_PROP_FPS)
     fps = fps if 0 < fps < 1000 else DEFAULT_FPS
-    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    count, pts = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_PTS)
+    timed = pts >= 0  # else the first time stamp is no frame's, but the start of the container's clock
+    if timed and not counted:  # an estimate from the end of the film, which may start late
+        count -= round(pts - capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3 * fps)
 
     def frames() -> Generator[Frame]:
         image, failed = first
@@ -98,7 +101,7 @@ def play(
             while image is not None:
                 # Some containers have no timestamps, or duplicates.
                 stamp = max(0.0, capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3)
-                step = stamp - clock if stamp > clock else 1 / fps
+                step = stamp - clock if stamp > clock and (timed or index >= 0) else 1 / fps
                 if failed or index < 0:  # a failed read may skip all frames up to the next keyframe
                     failed = max(failed, round(step * fps) - 1)
                 index, lost, clock = index + 1 + failed, lost + failed, clock + step
