@@ -52,7 +52,16 @@ def small(name):
     images = np.random.default_rng(0).integers(0, 256, (8, *spec.input_shape)).astype(np.uint8)
     module = models.create(name, num_classes=3, **SMALL[name])
     inputs = normalize(spec, images)
-    variables = tiny_networks.variables(module, spec.input_shape)
+    variables = quick.jit(functools.partial(module.init, train=False))(jax.random.key(0), inputs)
+    rng = np.random.default_rng(1)
+
+    def perturbed(path, value):
+        """Perturbs every bias, mean and variance, so that an omitted one changes the output."""
+        value = np.asarray(value)
+        spread = {"bias": 0.1, "mean": 0.1, "scale": 0.2, "var": 0.2}.get(path[-1].key, 0)
+        return (value + spread * rng.uniform(-1, 1, value.shape)).astype(np.float32)
+
+    variables = jax.tree_util.tree_map_with_path(perturbed, variables)
     return conversion.Conversion(Trained(spec, variables), inputs)
 
 
