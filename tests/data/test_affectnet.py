@@ -146,3 +146,17 @@ def test_a_yolo_export_is_refused_by_name(tmp_path):
     files |= {f"train/labels/{i}.txt": "4 0.5 0.5 1 1\n" for i in range(7)}
     with pytest.raises(InputError, match="YOLO export"):
         affectnet.read(write(tmp_path, files))
+
+
+def test_class_folders_without_contempt_need_seven_classes(tmp_path):
+    images, _ = faces("train", 7, size=32, channels=3)
+    files = {f"{split}/{i}/{i}.jpg": jpeg(image) for split in ("train", "val") for i, image in enumerate(images)}
+    write(tmp_path / "a", files)
+    with pytest.raises(InputError, match="no image of contempt: use --classes 7"):
+        affectnet.read(tmp_path / "a")
+    assert len(affectnet.read(tmp_path / "a", classes=7).examples) == 14
+
+
+def test_class_folders_with_names_are_for_prepare_folder(tmp_path):
+    with pytest.raises(InputError, match="use ferjax prepare folder"):
+        affectnet.read(write(tmp_path / "a", {"train_class/happy/1.jpg": "x", "val_class/happy/2.jpg": "x"}))

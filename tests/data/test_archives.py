@@ -143,9 +143,10 @@ def test_the_unicode_name_beside_a_name_in_question_marks_counts(tmp_path, check
         assert found == {"\u5feb\u4e50/a.jpg": "\u5feb\u4e50", "\u60b2\u4f24/a.jpg": "\u60b2\u4f24"}
 
 
-@pytest.mark.parametrize("name", ["set.zip.001", "set.z01", "set.zip"])
+@pytest.mark.parametrize("name", ["set.zip.001", "set.z01", "set.zip", "set.tar.gz.001"])
 def test_a_part_of_a_split_archive_is_named(tmp_path, name):
-    data = bytearray(write_zip(tmp_path / "made", FILES).read_bytes())
+    made = write_tar if "tar" in name else write_zip
+    data = bytearray(made(tmp_path / "made", FILES).read_bytes())
     if name == "set.zip":  # the last part: it counts the parts before it
         data[data.rindex(b"PK\5\6") + 4] = 2
     else:

@@ -367,3 +367,17 @@ def test_a_quotation_mark_that_is_not_closed_is_named(tmp_path):
     table = write(tmp_path / "album", files | {"table.csv": text}) / "table.csv"
     with pytest.raises(InputError, match=r"row 2 \(line 5\): path or label contains a line break"):
         folder.read_table(table)
+
+
+def test_an_archive_without_images_says_what_was_looked_for(tmp_path):
+    middle = write_zip(tmp_path / "middle.zip", {"inner.zip": write_zip(tmp_path / "inner.zip", album(2)).read_bytes()})
+    for files in ({}, {"middle.zip": middle.read_bytes()}):
+        with pytest.raises(InputError, match=r"found none.*own folder.*unpack archives in archives first"):
+            folder.read(write_zip(tmp_path / "a.zip", files))
+
+
+def test_a_broken_link_is_named(tmp_path):
+    album_folder = write(tmp_path / "album", album(4))
+    (album_folder / "dog" / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    with pytest.raises(InputError, match=r"dog/lost\.jpg is a link to a missing file; .*--skip-bad"):
+        prepare_as("pets", folder.read(album_folder), tmp_path)

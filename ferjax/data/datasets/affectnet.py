@@ -13,7 +13,10 @@ from ferjax.data.datasets.tree import Tree, holding, refuse_yolo
 from ferjax.errors import InputError
 from ferjax.runtime.sources.pictures import is_picture
 
-GET = "ask its authors for access at http://mohammadmahoor.com/pages/databases/affectnet/ and unpack it"
+GET = (
+    "ask its authors for access at http://mohammadmahoor.com/pages/databases/affectnet/ and unpack it; "
+    "for folders with the names of the classes, use ferjax prepare folder"
+)
 PREPARE = "ferjax prepare affectnet --source FOLDER"
 MISSING = {
     "train": "unpack train_set, or training.csv with its images",
@@ -52,7 +55,7 @@ def read(
       name_encoding: encoding of the names in an archive; detected if None.
 
     Raises:
-      InputError: if the source has none of the forms, or `classes` is not 7 or 8.
+      InputError: if the source has none of the forms, `classes` is not 7 or 8, or it is 8 and contempt is missing.
     """
     if classes not in (7, 8):
         raise InputError(f"AffectNet: classes must be 7 or 8 (with contempt), got {classes}")
@@ -71,6 +74,8 @@ def read(
         forms = "train_set/annotations/*_exp.npy nor training.csv nor train/0 to train/7"
         raise InputError(f"{source} contains neither {forms}; {GET}")
     kept = [e for e in labeled if e.label < classes]
+    if classes == 8 and kept and all(e.label != CLASSES.index("contempt") for e in kept):
+        raise InputError(f"{source} has no image of contempt: use --classes 7")
     left = len(labeled) - len(kept)
     notes += [f"{counted(left, 'face')} left out: no expression" + " or contempt" * (classes == 7)] if left else []
     return Source(CLASSES[:classes], size, channels, kept, MISSING, tuple(notes))

@@ -36,6 +36,8 @@ _COMPRESSED: dict[bytes, Callable[..., Any]] = {
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
 }
+_PART = re.compile(r"\.z?\d{2,3}$")  # .zip.001, .z01, .tar.gz.001
+_SPLIT = "is a part of a split archive: unpack all parts and use the folder"
 _IN_MEMORY = 2**24  # bytes of an unpacked copy; a larger one is a temporary file
 
 
@@ -102,14 +104,14 @@ def open_archive(file: IO[bytes], name: str, name_encoding: str | None = None) -
                 raise InputError(f"{name} is compressed, but contains no tar archive: unpack it")
             elif head.startswith((b"PK\x03\x04", b"PK\x07\x08")) or zipfile.is_zipfile(file):
                 if _is_part(file, name):
-                    raise InputError(f"{name} is a part of a split archive: unpack all parts and use the folder")
+                    raise InputError(f"{name} {_SPLIT}")
                 archive = _zip(file, name, name_encoding)
             else:
                 return None
         except InputError:
             raise
         except DAMAGE as error:
-            raise InputError(f"{name} {fault(error)}") from error
+            raise InputError(f"{name} {_SPLIT if _PART.search(name.lower()) else fault(error)}") from error
         stack.pop_all()
         return archive
 
@@ -184,7 +186,7 @@ def _is_part(file: IO[bytes], name: str) -> bool:
     _, end, record = file.read().rpartition(b"PK\x05\x06")
     file.seek(0)
     disk = struct.unpack("<H", record[:2])[0] if end and len(record) >= 18 else 0
-    return disk not in (0, 0xFFFF) or bool(re.search(r"\.z?\d{2,3}$", name.lower()))
+    return disk not in (0, 0xFFFF) or bool(_PART.search(name.lower()))
 
 
 def _tar(file: IO[bytes], name: str, name_encoding: str | None) -> Archive:

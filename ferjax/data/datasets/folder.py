@@ -236,7 +236,10 @@ def _source(
 ) -> Source:
     if len(classes) < 2:
         state = f"found {', '.join(classes) or 'none'}"
-        raise InputError(f"{source} must contain two or more classes, {state}: each is a folder of images, or a label")
+        raise InputError(
+            f"{source} must contain two or more classes, {state}. Put the images of each class into their own folder "
+            "or list path and label in a table; unpack archives in archives first"
+        )
     crop = detection.largest_face(size, channels) if find_faces else None
     notes = [*(["cropped to the largest face of each image"] if find_faces else []), *notes]
     missing = {} if fractions else _MISSING

@@ -63,11 +63,13 @@ class Tree:
             raise InputError(f"{path} in {self.source} {archives.fault(error)}") from error
 
     def reader(self, path: str) -> Callable[[], bytes]:
-        """Returns a function that reads one file; it raises BadExample if the file is damaged."""
+        """Returns a function that reads one file; it raises BadExample if the file is damaged or a broken link."""
 
         def read() -> bytes:
             try:
                 return self.read(path)
+            except FileNotFoundError as error:
+                raise BadExample(f"{path} is a link to a missing file") from error
             except InputError as error:
                 if isinstance(error.__cause__, RuntimeError):  # encrypted: no file can be read
                     raise
