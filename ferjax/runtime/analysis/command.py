@@ -189,8 +189,8 @@ def _until(stop: threading.Event, items: Iterable[T]) -> Iterable[T]:
 def _meanwhile(function: Callable[[T], object], items: Iterable[T]) -> None:
     """Calls a function with each item in another thread, while the next item is computed.
 
-    Only the function runs in this thread, also for the sake of memory: glibc does not reuse the large aligned blocks
-    of FFmpeg if the same thread allocates other objects between them, and the process would grow with the film.
+    Only the function runs in that thread, also for the sake of memory: with other work beside FFmpeg's encoder in one
+    thread, the process grew with the film.
     """
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         running: concurrent.futures.Future[object] | None = None
