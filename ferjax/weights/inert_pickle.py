@@ -34,6 +34,7 @@ _STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
+_FLOAT8 = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")  # in storages without a type
 
 
 def load(path: Path) -> Any:
@@ -74,6 +75,7 @@ class Tensor(NamedTuple):
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    dtype: np.dtype | None = None  # of one byte; None for that of the storage
 
     def array(self, name: str, path: Path) -> np.ndarray:
         """Returns a copy as an array."""
@@ -84,7 +86,8 @@ class Tensor(NamedTuple):
         if not isinstance(values, np.ndarray) or not positive or count > len(values) or (count and last >= len(values)):
             raise InputError(f"{path} is damaged: tensor {name!r} exceeds its storage")
         strides = tuple(s * values.itemsize for s in self.strides)
-        return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides, writeable=False).copy()
+        view = np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides, writeable=False).copy()
+        return view if self.dtype is None else view.view(self.dtype)
 
 
 class Placeholder:
@@ -143,7 +146,7 @@ class _DType:
 
 
 class _StorageType(NamedTuple):
-    """Replaces the class of a torch storage in a pickle."""
+    """Replaces the class of a torch storage, or a type of its elements, in a pickle."""
 
     dtype: np.dtype
 
@@ -157,13 +160,23 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
     return Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
+def _rebuild_untyped(
+    storage: Any, offset: Any, shape: Any, strides: Any, _: Any, __: Any, kind: Any, *___: Any
+) -> Tensor | Placeholder:
+    """Returns a tensor whose storage has no type."""
+    if not isinstance(kind, _StorageType):
+        return kind if isinstance(kind, Placeholder) else Placeholder()
+    tensor = _rebuild_tensor(storage, offset, shape, strides)
+    return tensor._replace(dtype=kind.dtype) if isinstance(tensor, Tensor) else tensor
+
+
 def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
     return tensor
 
 
 def _rebuild_subclass(rebuild: Any, _: Any, arguments: Any, *__: Any) -> Tensor | Placeholder:
     """Returns the tensor of a subclass of torch.Tensor, or of a tensor with attributes."""
-    return _rebuild_tensor(*arguments) if rebuild is _rebuild_tensor else Placeholder()
+    return rebuild(*arguments) if rebuild in (_rebuild_tensor, _rebuild_untyped) else Placeholder()
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -174,6 +187,7 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("collections", "defaultdict"): lambda *_: {},
     **{("torch._utils", f"_rebuild_tensor{version}"): _rebuild_tensor for version in ("", "_v2")},
+    ("torch._utils", "_rebuild_tensor_v3"): _rebuild_untyped,
     **{("torch._utils", f"_rebuild_parameter{more}"): _rebuild_parameter for more in ("", "_with_state")},
     ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_subclass,
     ("torch", "Size"): tuple,
@@ -204,6 +218,10 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGES:
             return _StorageType(np.dtype(_STORAGES[name]))
+        if module == "torch" and name in _FLOAT8:
+            return _StorageType(np.dtype(getattr(ml_dtypes, name)))
+        if (module, name) == ("torch.storage", "UntypedStorage"):
+            return _StorageType(np.dtype("u1"))
         if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
         return type("Placeholder", (Placeholder,), {"origin": f"{module}.{name}"})

@@ -32,9 +32,8 @@ def locate(tensors: Mapping[str, Any], architecture: str, path: Path) -> tuple[F
         if found:
             return form, sorted(found, key=order)
     expected = " or ".join(repr(form.signature) for form in FORMATS[architecture])
-    state = f"tensor {next(iter(tensors))!r}" if tensors else "no floating-point tensor of a known type"
-    part = "; it is one of several parts: join them first" if re.search(r"-\d+-of-\d+", path.name) else ""
-    raise InputError(f"{path} does not fit {architecture}: it has {state}, but not {expected}{part}")
+    state = f"but has {next(iter(tensors))!r}" if tensors else "and has none of a type that is read"
+    raise InputError(f"{path} does not fit {architecture}: it lacks tensor {expected}, {state}")
 
 
 def network_tensors(

@@ -3,10 +3,12 @@
 A `.pth` file is a pickle, which can run any function; `inert_pickle` calls none of them.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ferjax.errors import InputError
@@ -19,9 +21,23 @@ _FOREIGN = (
     (rb"(\xef\xbb\xbf)?\s*<", "is a web page, not the weights", "read it in a browser, then download again"),
     (rb'\{\s*"[ -~]{6}', "is a JSON file, such as the index of several parts", "give one file with all tensors"),
     (rb"\x1f\x8b", "is compressed", "unpack it with gunzip"),
-    (rb"\x08[\x01-\x20][\x12\x22]", "is an ONNX file", "give the weights that it was exported from"),
+    (rb"\x08[\x01-\x20][\x12\x22:]", "is an ONNX file", "give the weights that it was exported from"),
     (rb"\x89HDF", "is an HDF5 file, as Keras writes them", "give the .pth or .safetensors file of the same network"),
 )
+_SAFETENSORS = {
+    "F64": "f8",
+    "F32": "f4",
+    "F16": "f2",
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "I64": "i8",
+    "I32": "i4",
+    "I16": "i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+}
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
@@ -32,7 +48,8 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     Returns:
       Arrays by name, in the order of the file; floating-point ones are float32. Nested dictionaries, lists and tuples
       are flattened, with the keys joined by dots: `{"state_dict": {"fc.bias": …}}` has "state_dict.fc.bias". Keys that
-      are not strings, as in the state of an optimizer, are left out.
+      are not strings, as in the state of an optimizer, and tensors of other types than numbers of 8 to 64 bits are
+      left out.
 
     Raises:
       InputError: if the file is missing, damaged, of another kind, or has no named tensors.
@@ -40,6 +57,8 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist")
+    if re.search(r"-\d+-of-(?!0*1\D)\d", path.name):
+        raise InputError(f"{path} is one of several parts: give one file with all tensors")
     with path.open("rb") as file:
         start = file.read(256)
     for pattern, kind, remedy in _FOREIGN:
@@ -54,13 +73,19 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.flax import load_file
+    from safetensors import SafetensorError, deserialize
 
+    data = path.read_bytes()
     try:
-        return {name: np.asarray(value) for name, value in load_file(path).items()}
-    except (SafetensorError, ValueError) as error:
+        stored = dict(deserialize(data))
+    except SafetensorError as error:
         raise InputError(f"{path} is damaged or not a safetensors file: {error}") from error
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # has the order of the file
+    known = {name: stored[name] for name in header if name in stored and stored[name]["dtype"] in _SAFETENSORS}
+    return {
+        name: np.frombuffer(tensor["data"], _SAFETENSORS[tensor["dtype"]]).reshape(tensor["shape"])
+        for name, tensor in known.items()
+    }
 
 
 def _named_arrays(content: Any, path: Path) -> dict[str, np.ndarray]:

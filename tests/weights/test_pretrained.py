@@ -169,6 +169,11 @@ def test_another_network_is_named_by_a_tensor(tmp_path):
         load(tmp_path / "w.safetensors", tensors, "resnet20")
 
 
+def test_a_file_of_no_type_that_is_read_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"lacks tensor 'layer1.*, and has none of a type"):
+        load(tmp_path / "w.safetensors", {"bn1.num_batches_tracked": np.int64([1])}, "resnet18_imagenet")
+
+
 def test_a_missing_file_is_reported_first(tmp_path):
     with pytest.raises(InputError, match=r"nope\.safetensors does not exist"):
         load_pretrained(tmp_path / "nope.safetensors", "resnet20", {})

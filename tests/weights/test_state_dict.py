@@ -2,11 +2,13 @@ import argparse
 import collections
 import datetime
 import io
+import json
 import os
 import pathlib
 import pickle
 import zipfile
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -43,6 +45,20 @@ def test_reads_safetensors(tmp_path):
     tensors = read_state_dict(tmp_path / "x.safetensors")
     np.testing.assert_array_equal(tensors["a"], [[1, 2]])
     assert tensors["b"].dtype == np.float32
+
+
+def test_safetensors_of_8_bits_and_of_types_that_numpy_lacks(tmp_path):
+    kinds = {"F8_E5M2": "float8_e5m2", "F8_E4M3": "float8_e4m3fn", "F8_E8M0": "float8_e8m0fnu", "BF16": "bfloat16"}
+    header, data = {}, b""
+    for code, kind in kinds.items():
+        values = np.array([[0.5, 2], [16, 1]], getattr(ml_dtypes, kind)).tobytes()
+        header[code.lower()] = {"dtype": code, "shape": [2, 2], "data_offsets": [len(data), len(data + values)]}
+        data += values
+    text = json.dumps(header).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    tensors = read_state_dict(tmp_path / "x.safetensors")
+    assert list(tensors) == ["f8_e5m2", "f8_e4m3", "bf16"]  # in the order of the file, without the type of scales
+    assert all(t.dtype == np.float32 and t.tolist() == [[0.5, 2], [16, 1]] for t in tensors.values())
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
@@ -306,6 +322,18 @@ def test_tensors_of_all_versions_of_torch(tmp_path, kind):
     assert list(tensors) == ["w"] and tensors["w"].tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("kind", ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"])
+def test_tensors_of_8_bits(tmp_path, kind):
+    record = b"(" + _text("storage") + b"ctorch.storage\nUntypedStorage\n" + _text("0") + _text("cpu") + b"K\x04tQ"
+    head = b"ctorch._utils\n_rebuild_tensor_v3\n(" + record + b"K\x01K\x02\x85K\x01\x85\x89}ctorch\n"
+    fp8, other = (head + name.encode() + b"\ntR" for name in (kind, "float4_e2m1fn_x2"))
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}" + _text("w") + fp8 + b"s" + _text("odd") + other + b"s.")
+        archive.writestr("archive/data/0", np.array([9, 0.5, -2, 9], getattr(ml_dtypes, kind)).tobytes())
+    tensors = read_state_dict(tmp_path / "w.pth")
+    assert list(tensors) == ["w"] and tensors["w"].dtype == np.float32 and tensors["w"].tolist() == [0.5, -2]
+
+
 class _Module:
     """Pickles as a torch module does."""
 
@@ -349,6 +377,7 @@ def test_a_whole_network_in_the_legacy_format_is_named(tmp_path):
         (b'{"metadata": {"total_size": 8}, "weight_map": {"a": "model-00001-of-00002.safetensors"}}', "index"),
         (b"\x1f\x8b\x08\x00" + bytes(100), "gunzip"),
         (b"\x08\x08\x12\x07pytorch" + bytes(100), "ONNX"),
+        (b"\x08\x0a:\x90\x05\x0a\x10" + bytes(100), "ONNX"),
     ],
 )
 def test_other_files_are_named_whatever_their_ending(tmp_path, content, said, ending):
@@ -370,6 +399,15 @@ def test_an_archive_without_weights_is_named(tmp_path):
         archive.writestr("resnet18.pth", b"...")
     with pytest.raises(InputError, match=r"torch\.save did not write"):
         read_state_dict(tmp_path / "w.zip")
+
+
+def test_a_part_of_a_file_is_named(tmp_path):
+    for number, of in ((1, 1), (1, 2), (2, 11)):
+        save_file({"a": np.float32([1])}, tmp_path / f"w-{number:05}-of-{of:05}.safetensors")
+    assert list(read_state_dict(tmp_path / "w-00001-of-00001.safetensors")) == ["a"]
+    for name in ("w-00001-of-00002.safetensors", "w-00002-of-00011.safetensors"):
+        with pytest.raises(InputError, match="one of several parts"):
+            read_state_dict(tmp_path / name)
 
 
 def test_other_content(tmp_path):
