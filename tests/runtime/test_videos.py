@@ -94,6 +94,14 @@ def test_a_film_whose_clock_starts_late_lost_nothing(tmp_path, capfd, films, sta
     assert capfd.readouterr().err == ""
 
 
+def test_the_cover_of_a_song_is_one_frame_and_the_song_not_truncated(tmp_path, capfd, films):
+    films.append(Film([(0.0, picture(1))], fps=90000.0, count=270000))
+    (tmp_path / "v.mp3").write_bytes(b"ID3")
+    with open_source(tmp_path / "v.mp3") as source:
+        assert source.count is None and [f.index for f in source] == [0]
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("seconds, lines", [(3.1, 0), (60.0, 1)])
 def test_a_container_that_is_longer_than_its_frames_is_reported(tmp_path, capfd, seconds, lines):
     path = write_video(tmp_path / "v.webm", fourcc="VP80")

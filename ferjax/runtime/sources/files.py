@@ -87,9 +87,9 @@ def play(
     first = patiently(lambda: read_on(capture, stop), stop)
     if first is None or first[0] is None:
         return None
-    fps = capture.get(cv2.CAP_PROP_FPS)
-    fps = fps if 0 < fps < 1000 else DEFAULT_FPS
-    count, pts = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_PTS)
+    fps, count, pts = (capture.get(each) for each in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_PTS))
+    if not 0 < fps < 1000:  # such as the 90,000 of a cover picture
+        fps, count = DEFAULT_FPS, count if counted else 0.0  # an estimated count comes from the rate
     timed = pts >= 0  # else the first time stamp is no frame's, but the start of the container's clock
     if timed and not counted:  # an estimate from the end of the film, which may start late
         count -= round(pts - capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3 * fps)
