@@ -57,7 +57,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist")
-    if re.search(r"-\d+-of-(?!0*1\D)\d", path.name):
+    if re.search(r"-\d+-of-(?!0*1\b)\d", path.name):
         raise InputError(f"{path} is one of several parts: give one file with all tensors")
     with path.open("rb") as file:
         start = file.read(256)

@@ -263,6 +263,11 @@ def test_prepare_says_why_an_image_cannot_be_decoded(tmp_path):
         (b"%PDF-1.7\n" + bytes(200), "PDF"),
         (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
         (b"\0\0\1\0\1\0" + bytes(200), "ICO"),
+        (b"P7\nWIDTH 8\nHEIGHT 8\nDEPTH 3\nMAXVAL 255\nENDHDR\n" + bytes(192), "PAM"),
+        *[(saved(COLOR, kind), kind) for kind in ("TGA", "PCX", "SGI", "DDS")],
+        (b"qoif\0\0\0\x08\0\0\0\x08\3\0" + bytes(200), "QOI"),
+        (b"8BPS\0\1" + bytes(200), "Photoshop"),
+        (b"\xff\x0a" + bytes(200), "JPEG XL"),
     ],
 )
 def test_an_image_of_another_format_is_named_and_never_read_as_a_film(tmp_path, data, kind):

@@ -36,8 +36,15 @@ _NOT_READ = {  # other images and documents: how their files start
     "HEIC": rb".{4}ftyp(heic|heix|hevc|heim|heis|mif1|msf1)",
     "PDF": rb"%PDF",
     "SVG": rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!DOCTYPE )?svg",
-    "ICO": rb"\0\0[\1\2]\0",
+    "ICO": rb"\0\0\x01\0[^\0]\0",
+    "TGA": rb".\0[\2\3\n\v]\0{5}.{8}[\x08\x10\x18\x20]",
     "PAM": rb"P7\n",
+    "PCX": rb"\n[\0-\5][\0\1][\1\2\4\x08]",
+    "SGI": rb"\x01\xda[\0\1][\1\2]\0",
+    "DDS": rb"DDS ",
+    "QOI": rb"qoif",
+    "Photoshop": rb"8BPS",
+    "JPEG XL": rb"\xff\n|\0\0\0\x0cJXL ",
 }
 _LEFTOVERS = ("__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini")
 _MOST_PIXELS = 2**28  # photos of phones have up to 2e8; Pillow refuses twice this number
