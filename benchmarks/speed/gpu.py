@@ -8,8 +8,8 @@ Each network has its own input size. Shown are medians over the epochs of `fit` 
 - fit: `ferjax.train.loop.fit` in bfloat16 with flip, rotation and translation; the images lie on the device and 32
   steps are one compiled call. Its first epoch, which compiles, is left out. Checkpoints are not written.
 - PyTorch: forward, backward and Adam on one batch that lies on the device, without augmentation.
-- model FLOPs utilization: 6 FLOPs for each multiply-accumulate of a forward pass (backward counts twice), as a share of
-  what a large matrix product in bfloat16 reaches on the same device in the same run.
+- model FLOPs utilization: see `Job.flops`; as a share of what a large matrix product in bfloat16 reaches on the same
+  device in the same run.
 - compile: the first epoch of `fit`, less a later one.
 """
 
@@ -28,7 +28,6 @@ import jax.numpy as jnp
 from benchmarks.speed import train_contenders, turns
 from benchmarks.speed.train_contenders import Job
 from ferjax import cli, memory, models
-from ferjax.models import costs
 from ferjax.weights import checkpoint
 from tools import tables
 
@@ -51,7 +50,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=NETWORKS, help="names of the registry")
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=128, help="steps of an epoch")
-    parser.add_argument("--tiny", action="store_true", help="mini_xception, 2 epochs of 2 steps, any device")
+    parser.add_argument("--tiny", action="store_true", help="mini_xception, epochs of 2 steps, any device")
     args = parser.parse_args()
     if args.tiny:
         args.models, args.batch_size, args.steps = ["mini_xception"], 8, 2
@@ -98,7 +97,7 @@ def measure(
         "fit": speed,
         "torch": rival,
         "fit_over_torch": speed / rival if rival else None,
-        "utilization": 6 * costs.cost(job.module, shape).macs * speed / peak,
+        "utilization": job.flops() * speed / peak,
         "peak_flops": peak,
         "compile_seconds": first - statistics.median(later),
     }

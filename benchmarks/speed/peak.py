@@ -9,7 +9,6 @@ cores. The best of the rounds counts. One multiply-accumulate is two operations.
 import os
 
 import numpy as np
-import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
@@ -62,9 +61,7 @@ def operations(numbers: str, threads: int, *, side: int = 1536, rounds: int = 20
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        onnx.ModelProto.SerializeToString(model), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     given = {
         name: np.ones((side, side), helper.tensor_dtype_to_np_dtype(kind))
         for name, kind in zip("ab", types, strict=False)

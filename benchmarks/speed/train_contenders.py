@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.speed import turns
 from ferjax import augment, losses, models
 from ferjax.data import on_disk
+from ferjax.models import costs
 from ferjax.spec import ModelSpec
 from ferjax.train import experiment, loop, optim
 from ferjax.train.monitor import Monitor
@@ -70,6 +71,10 @@ class Job:
             epochs=1,
         )
 
+    def flops(self) -> int:
+        """Returns the FLOPs of training on one image: 2 per multiply-accumulate forward, twice as many backward."""
+        return 6 * costs.cost(self.module, self.images.shape[1:]).macs
+
     def bare_block(self, augmentation: augment.Augment | None) -> turns.Block:
         """Returns blocks of the bare step on one batch."""
         task = Task(self.module.apply, losses.cross_entropy, self.spec, augmentation)
@@ -122,7 +127,7 @@ class Epochs:
         self._wait()
 
     def __call__(self, steps: int) -> None:
-        """Takes the next epoch; its length is that of the fit."""
+        """Runs the next epoch, of the length that `fit` has; `steps` changes nothing."""
         self._turn.release()
         self._wait()
 

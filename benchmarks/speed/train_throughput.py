@@ -12,8 +12,8 @@ The contenders take turns, a block of steps each. Shown are medians over the rou
 - ferjax: the bare step without augmentation.
 - PyTorch: the same work as ferjax on as many threads as there are cores (CPU only): eager, channels last, compiled, and
   both. The fastest counts.
-- share of peak: 6 FLOPs for each multiply-accumulate of a forward pass (backward counts twice) of the ferjax step, as a
-  share of what a large matrix product reaches in the same run, see `benchmarks.speed.peak`.
+- share of peak: the FLOPs of the ferjax step (`Job.flops`) as a share of what a large matrix product reaches in the
+  same run, see `benchmarks.speed.peak`.
 
 The first step is the bare step's, with its compilation.
 
@@ -37,7 +37,6 @@ import jax
 
 from benchmarks.speed import peak, train_contenders, turns
 from ferjax import cli, errors, memory, models
-from ferjax.models import costs
 from ferjax.weights import checkpoint
 from tools import tables
 
@@ -116,7 +115,6 @@ def measure(
         else None
         for a, b, other in (("fit", "step", "step"), ("disk", "fit", "fit"), ("ferjax", "torch", best))
     }
-    flops = 6 * costs.cost(job.module, shape).macs * medians["ferjax"]
     return {
         "name": ", ".join([name, *([f"{size}×{size}"] if size else []), *([dtype] if dtype != "float32" else [])]),
         "input": "×".join(map(str, shape)),
@@ -128,7 +126,7 @@ def measure(
         "torch": medians[best] if best else None,
         "torch_form": best,
         **ratio,
-        "share": flops / limit,
+        "share": job.flops() * medians["ferjax"] / limit,
         "first_step_seconds": first["step"],
         "all": {k: [round(x, 2) for x in v] for k, v in speed.items()},
     }

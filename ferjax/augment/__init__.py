@@ -4,6 +4,7 @@ A batch is {"images": float32 (N, H, W, C) in 0..1, "targets": float32 (N, class
 parameters per image, mixing per batch. Rotation, translation and crop are one affine map with one interpolation.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 Augment = Callable[[jax.Array, Batch], Batch]
+_Transform = Callable[[jax.Array, jax.Array], jax.Array]  # of a key and images
 
 
 def create(
@@ -80,7 +82,7 @@ def create(
     _check(math.inf, mixup=mixup, cutmix=cutmix)
     _check_range(4, crop=crop)
     _check_range(1, erase_area=erase_area)
-    steps: list[Callable[[jax.Array, jax.Array], jax.Array]] = []
+    steps: list[_Transform] = []
     if flip:
         steps.append(lambda key, x: random_flip(key, x, probability=flip))
     if rotate or translate or tuple(crop) != (1.0, 1.0):
@@ -91,18 +93,18 @@ def create(
         steps.append(lambda key, x: random_color(key, x, saturation=saturation, hue=hue))
     if erase:
         steps.append(lambda key, x: random_erase(key, x, probability=erase, area=erase_area, fill=tuple(erase_fill)))
+    mixed = mixup or cutmix
+    mix = functools.partial(random_mix, mixup=mixup, cutmix=cutmix, probability=mix_probability) if mixed else None
+    return functools.partial(_augment, steps, mix)
 
-    def augment(key: jax.Array, batch: Batch) -> Batch:
-        images = batch["images"]
-        for number, step in enumerate(steps):
-            images = step(jax.random.fold_in(key, number), images)
-        batch = {**batch, "images": images}
-        if mixup or cutmix:
-            last = jax.random.fold_in(key, len(steps))
-            batch = random_mix(last, batch, mixup=mixup, cutmix=cutmix, probability=mix_probability)
-        return batch
 
-    return augment
+def _augment(steps: Sequence[_Transform], mix: Augment | None, key: jax.Array, batch: Batch) -> Batch:
+    """Applies the steps to the images and mixes the batch, each with a key of its own."""
+    images = batch["images"]
+    for number, step in enumerate(steps):
+        images = step(jax.random.fold_in(key, number), images)
+    batch = {**batch, "images": images}
+    return mix(jax.random.fold_in(key, len(steps)), batch) if mix else batch
 
 
 def normalize(images: jax.Array, *, mean: Sequence[float], std: Sequence[float]) -> jax.Array:

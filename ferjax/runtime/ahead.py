@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class _End(NamedTuple):
-    """Follows the last item, with the error that ended the generator."""
+    """Marks the end of the items; `error` is the one that ended the generator, or None."""
 
     error: BaseException | None
 

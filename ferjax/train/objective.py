@@ -55,8 +55,7 @@ def make_loss(
     weights = jnp.array(data.class_weights(faces.class_counts("train")), jnp.float32) if class_weighted else None
     labelled: dict[str, Any] = {"label_smoothing": label_smoothing, "class_weights": weights}
     if not teachers:
-        if alpha or features:
-            key = "alpha" if alpha else "features"
+        if key := "alpha" if alpha else "features" if features else "":
             raise errors.InputError(f"loss.{key} requires a teacher: run `ferjax distill --teacher MODEL`")
         plain = functools.partial(losses.focal, gamma=focal_gamma) if focal_gamma else losses.cross_entropy
         return _adjusted(functools.partial(plain, **labelled), faces, logit_adjustment)
@@ -67,10 +66,8 @@ def make_loss(
     share = ALPHAS[method] if alpha is None else alpha
     _check_share(method, share, heads)
     if not feature_weight >= 0 or bool(features) != bool(feature_weight):
-        raise errors.InputError(
-            f"loss.features and a positive loss.feature_weight require each other, got {list(features)} and "
-            f"{feature_weight}"
-        )
+        given = f"got {list(features)} and {feature_weight}"
+        raise errors.InputError(f"loss.features and a positive loss.feature_weight require each other, {given}")
     used = method if uses_teacher(method, alpha) else "none"
     term = functools.partial(_term(used, temperature=temperature, beta=beta), **labelled)
     answer = _answer_loss(_adjusted(term, faces, logit_adjustment), share, heads)

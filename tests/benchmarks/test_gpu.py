@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from benchmarks.speed import gpu
+from ferjax import models
+from ferjax.models import costs
 from tools import tables
 
 pytestmark = pytest.mark.slow
@@ -30,8 +32,7 @@ def test_utilization_counts_six_flops_per_multiply_accumulate(monkeypatch):
     monkeypatch.setattr(gpu, "fit_seconds", lambda job, steps, epochs: [9.0, 2.0, 2.0])
     row = gpu.measure("mini_xception", 4, 3, peak=1e12, torch=False, epochs=3)
     assert row["fit"] == 6 and row["compile_seconds"] == 7 and row["torch"] is None
-    macs = gpu.costs.cost(
-        gpu.models.create("mini_xception", num_classes=7), gpu.models.default_input_shape("mini_xception")
-    ).macs
+    module = models.create("mini_xception", num_classes=7)
+    macs = costs.cost(module, models.default_input_shape("mini_xception")).macs
     assert row["utilization"] == pytest.approx(6 * macs * 6 / 1e12)
     json.dumps(row)

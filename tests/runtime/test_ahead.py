@@ -9,7 +9,7 @@ from ferjax.runtime.ahead import ahead
 
 
 def counted(events, *, end=None):
-    """Yields numbers, and writes down which was computed and that the generator was closed."""
+    """Yields numbers and records in `events` each one that is computed, and the end of the generator."""
     try:
         for i in itertools.count() if end is None else range(end):
             events.append(i)

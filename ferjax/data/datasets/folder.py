@@ -178,9 +178,9 @@ def _classes(source: Path, found: Iterable[str], class_names: Sequence[str] | No
     alike: dict[str, list[str]] = {}
     for name in sorted({*found}):
         alike.setdefault(re.sub(r"^(\d+)\.0+$", r"\1", name.strip()).casefold(), []).append(name)
-    kept = {key: names[-1].strip() for key, names in alike.items()}
-    named = _names(source, {key if key.isdecimal() else kept[key] for key in alike}, class_names)
-    class_of = {name: named.get(key) or named[kept[key]] for key, names in alike.items() for name in names}
+    spelled = {key: key if key.isdecimal() else names[-1].strip() for key, names in alike.items()}
+    named = _names(source, {*spelled.values()}, class_names)
+    class_of = {name: named[spelled[key]] for key, names in alike.items() for name in names}
     united = [f"one class: {', '.join(map(repr, names))}" for names in alike.values() if len(names) > 1]
     return class_of, united
 

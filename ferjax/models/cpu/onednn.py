@@ -113,7 +113,7 @@ class _Plan:
         self._steps = (run, copy) if last else (copy, run)
 
     def run(self, addresses: list[int]) -> None:
-        """Computes from and to the addresses of two arguments and the result."""
+        """Runs the plan on the memory at the addresses of both arguments and of the result."""
         library = _library()
         for memory, address in zip(self._outer, addresses, strict=True):
             _check(library.dnnl_memory_set_data_handle(memory, address))
