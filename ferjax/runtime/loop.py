@@ -13,7 +13,7 @@ import numpy as np
 from ferjax.errors import InputError
 from ferjax.runtime.faces.detector import Detector, Face, create_detector, crop
 from ferjax.runtime.faces.tracking import Track, non_max_suppression
-from ferjax.runtime.faces.video import VideoTracker
+from ferjax.runtime.faces.video import Search, VideoTracker
 from ferjax.runtime.model import Model, load
 from ferjax.runtime.result import FaceResult, Latency, Result
 from ferjax.runtime.smoothing import Decision, Labeler, Limits, Quality, Smoother, quality
@@ -57,7 +57,8 @@ def stream(
       rate: minimum classifications per face and second, if the frame rate allows. Between them, a face keeps its last
         probabilities. Images of a folder are all classified.
       threads: threads of the classifier, if `model` is a file.
-      pipe: applied to each stage, detection and classification. `ahead` runs each in a thread of its own, for films.
+      pipe: applied to each stage: search for new faces, tracking, classification. `ahead` runs each in a thread of its
+        own, for films.
 
     Returns:
       An iterator of one result per frame.
@@ -75,8 +76,8 @@ def stream(
     classifier = _Classifier(loaded, Smoother(smoothing, smooth), threshold, rate)
     if isinstance(source, str | int | PathLike):
         opened = open_source(source)
-        return _closing(opened, pipe(_classified(pipe(_tracked(opened, detector)), classifier)))
-    return pipe(_classified(pipe(_tracked(source, detector)), classifier))
+        return _closing(opened, _results(opened, detector, classifier, pipe))
+    return _results(source, detector, classifier, pipe)
 
 
 def _closing(source: Source, results: Iterator[Result]) -> Iterator[Result]:
@@ -84,14 +85,43 @@ def _closing(source: Source, results: Iterator[Result]) -> Iterator[Result]:
         yield from results
 
 
-def _tracked(frames: Iterable[Frame], detector: Detector) -> Generator[tuple[Frame, list[Track], float]]:
-    """Yields each frame with its tracks and the milliseconds of the detection."""
-    stills = isinstance(frames, Source) and frames.stills
-    tracker, ids = VideoTracker(detector), itertools.count(1)
+def _results(
+    frames: Iterable[Frame],
+    detector: Detector,
+    classifier: "_Classifier",
+    pipe: Callable[[Generator[Any]], Iterator[Any]],
+) -> Iterator[Result]:
+    """Yields the results of three stages: the search for new faces, that of the tracked faces, and their classes."""
+    if isinstance(frames, Source) and frames.stills:
+        return pipe(_classified(_detected_stills(frames, detector), classifier))
+    tracker = VideoTracker(detector)
+    return pipe(_classified(pipe(_tracked(pipe(_searched(frames, tracker)), tracker)), classifier))
+
+
+def _detected_stills(frames: Iterable[Frame], detector: Detector) -> Generator[tuple[Frame, list[Track], float]]:
+    """Yields unrelated images with their faces as new tracks, and the milliseconds of the detection."""
+    ids = itertools.count(1)
     for frame in frames:
         start = time.perf_counter()
-        tracks = _detect_still(detector, frame, ids) if stills else tracker.track(frame.image, frame.time)
+        faces = non_max_suppression(detector.detect_photo(frame.image))
+        tracks = [Track(next(ids), f.box, f.landmarks, f.score, True, frame.time, frame.time) for f in faces]
         yield frame, tracks, (time.perf_counter() - start) * 1e3
+
+
+def _searched(frames: Iterable[Frame], tracker: VideoTracker) -> Generator[tuple[Frame, Search, float]]:
+    for frame in frames:
+        start = time.perf_counter()
+        new = tracker.search(frame.image, frame.time)
+        yield frame, new, (time.perf_counter() - start) * 1e3
+
+
+def _tracked(
+    searched: Iterable[tuple[Frame, Search, float]], tracker: VideoTracker
+) -> Generator[tuple[Frame, list[Track], float]]:
+    for frame, new, search_ms in searched:
+        start = time.perf_counter()
+        tracks = tracker.follow(frame.image, frame.time, new)
+        yield frame, tracks, search_ms + (time.perf_counter() - start) * 1e3
 
 
 def _classified(tracked: Iterable[tuple[Frame, list[Track], float]], classifier: "_Classifier") -> Generator[Result]:
@@ -100,12 +130,6 @@ def _classified(tracked: Iterable[tuple[Frame, list[Track], float]], classifier:
         faces = classifier.classify(frame, tracks)
         classify_ms = (time.perf_counter() - start) * 1e3
         yield Result(frame, frame.time, faces, Latency(frame.capture_ms, detect_ms, classify_ms))
-
-
-def _detect_still(detector: Detector, frame: Frame, ids: Iterator[int]) -> list[Track]:
-    """Returns the faces in an unrelated image as new tracks."""
-    faces = non_max_suppression(detector.detect_photo(frame.image))
-    return [Track(next(ids), f.box, f.landmarks, f.score, True, frame.time, frame.time) for f in faces]
 
 
 class _Classifier:

@@ -1,3 +1,4 @@
+import concurrent.futures
 import dataclasses
 import pathlib
 import sys
@@ -35,6 +36,15 @@ def spec(size=48, color_order="gray"):
 def scene(seed, people, size=(480, 640)):
     picture, boxes, _ = render_scene(seed=seed, faces=people, size=size)
     return np.ascontiguousarray(picture[..., ::-1]), [tuple(box) for box in boxes.tolist()]
+
+
+def test_threads_that_share_a_detector_get_the_faces_of_one_thread():
+    haar, images = create_detector("haar"), [scene(seed, people=3)[0] for seed in range(8)]
+    expected = [sorted(haar(image)) for image in images]
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        for _ in range(3):
+            assert [sorted(faces) for faces in threads.map(haar, images)] == expected
+    assert any(expected)
 
 
 @pytest.mark.parametrize("scale", [None, 1.0])

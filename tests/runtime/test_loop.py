@@ -4,8 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
+from ferjax.data.synthetic.clips import render_clip
 from ferjax.errors import InputError
 from ferjax.runtime import load, stream
+from ferjax.runtime.ahead import ahead
 from ferjax.runtime.sources.frame import Frame
 from tests.support import small_files
 from tests.support.live_parts import SPEC, frame, patch_detector, patches
@@ -47,6 +49,24 @@ def test_every_face_is_classified_ten_times_a_second(model, fps):
     for track, at in times.items():
         assert max(np.diff(at)) <= 0.1 + 1e-6, track
         assert len(at) <= 2 * fps * 0.6 or fps < 20  # and not in every frame where frames come faster
+
+
+@pytest.fixture
+def ordered():
+    """With threads of its own, OpenCV gives equally certain faces in any order."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    yield
+    cv2.setNumThreads(before)
+
+
+@pytest.mark.parametrize("kind", ["four", "crossing"])
+def test_stages_in_threads_give_the_results_of_one_thread(model, kind, ordered):
+    frames = [Frame(image, i / 30, i, 0) for i, (image, _) in enumerate(render_clip(kind, seed=1, frames=40))]
+    one, threads = (
+        [result.faces for result in stream(frames, model, detector="haar", pipe=pipe)] for pipe in (iter, ahead)
+    )
+    assert one == threads and any(one)
 
 
 def test_the_work_is_spread_over_the_frames(model):

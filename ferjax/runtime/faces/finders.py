@@ -4,11 +4,13 @@ A finder is a function (image, min_size, max_size) -> faces with a side in this 
 the usual threshold, and one with a lower threshold for candidates that other frames confirm.
 """
 
+import collections
+import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -19,6 +21,7 @@ from ferjax.runtime import fetch
 from ferjax.runtime.engine import silence_stderr
 from ferjax.runtime.faces.boxes import Face, crop_region, resized
 
+T = TypeVar("T")
 Find = Callable[[np.ndarray, float, float], list[Face]]
 _EYE_SEARCH_SIZE = 200.0  # pixels to which larger faces are reduced before the search for eyes
 _FACE_TO_HEAD = 0.7  # side of the face relative to the box of the profile cascade
@@ -27,6 +30,22 @@ YUNET_SCORE, YUNET_CANDIDATE_SCORE, YUNET_MAX_IOU = 0.7, 0.5, 0.3
 # The Haar square, relative to the sum of width and height, and its top; fitted on 150 rendered faces and six portraits.
 YUNET_SQUARE, YUNET_TOP = 0.525, 0.53
 _TILE, _CLIP_LIMIT = 40, 2.0  # CLAHE: tile side in pixels, about the smallest face; contrast limit
+
+
+class _Spare(Generic[T]):
+    """Lends objects that are not thread-safe, one to each thread that needs one at the same time."""
+
+    def __init__(self, create: Callable[[], T]):
+        self._create, self._free = create, collections.deque([create()])
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[T]:
+        try:
+            item = self._free.pop()
+        except IndexError:
+            item = self._create()
+        yield item
+        self._free.append(item)
 
 
 def haar(path: Path | None) -> tuple[Find, Find]:
@@ -38,13 +57,15 @@ def haar(path: Path | None) -> tuple[Find, Find]:
     Args:
       path: the cascade (default: OpenCV's frontal cascade).
     """
-    cascade, equalize = _cascade(path.absolute() if path else "haarcascade_frontalface_default.xml"), _equalizer()
+    file = path.absolute() if path else "haarcascade_frontalface_default.xml"
+    spare = _Spare(lambda: (_cascade(file), _equalizer()))
 
     def find(image: np.ndarray, min_size: float, max_size: float, neighbors: int = 5) -> list[Face]:
         low = round(min_size)
         high = (0, 0) if math.isinf(max_size) else (max(low, round(max_size)),) * 2
-        gray = equalize(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
-        boxes, counts = cascade.detectMultiScale2(gray, 1.1, neighbors, minSize=(low, low), maxSize=high)
+        with spare.lent() as (cascade, equalize):
+            gray = equalize(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
+            boxes, counts = cascade.detectMultiScale2(gray, 1.1, neighbors, minSize=(low, low), maxSize=high)
         pairs = zip(np.reshape(boxes, (-1, 4)).tolist(), np.ravel(counts).tolist(), strict=True)
         return [Face((float(x), float(y), float(w), float(h)), n / (n + 5)) for (x, y, w, h), n in pairs]
 
@@ -83,9 +104,10 @@ def yunet(given: Path | None) -> tuple[Find, Find]:
       given: the .onnx file (default: the downloaded one).
     """
     path = given or fetch.cached("yunet")
-    nets: dict[tuple[int, int], Any] = {}  # one per input size: changing the size costs as much as a small search
+    # One network per input size: changing the size costs as much as a small search.
+    spare = _Spare(dict[tuple[int, int], Any])
 
-    def net(size: tuple[int, int]) -> Any:
+    def net(nets: dict[tuple[int, int], Any], size: tuple[int, int]) -> Any:
         if size not in nets:
             if len(nets) >= 12:
                 nets.pop(next(iter(nets)))
@@ -104,7 +126,8 @@ def yunet(given: Path | None) -> tuple[Find, Find]:
         right, bottom = max(-width % 32, _YUNET_MIN_SIDE - width), max(-height % 32, _YUNET_MIN_SIDE - height)
         padded = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_CONSTANT) if right or bottom else image
         try:
-            _, rows = net((width + right, height + bottom)).detect(padded)
+            with spare.lent() as nets:
+                _, rows = net(nets, (width + right, height + bottom)).detect(padded)
         except cv2.error as error:
             raise InputError(f"OpenCV {cv2.__version__} cannot read {path} as a YuNet model") from error
         faces = []
@@ -130,7 +153,7 @@ def dlib_hog(path: Path | None) -> tuple[Find, Find]:
         import dlib
     except ImportError as error:
         raise InputError("detector 'dlib' requires the package dlib: pip install dlib") from error
-    search = dlib.get_frontal_face_detector()
+    spare = _Spare(dlib.get_frontal_face_detector)
     try:
         predict = dlib.shape_predictor(native(path)) if path else None
     except RuntimeError as error:
@@ -145,7 +168,8 @@ def dlib_hog(path: Path | None) -> tuple[Find, Find]:
 
     def find(image: np.ndarray, min_size: float, max_size: float) -> list[Face]:
         gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-        rectangles, scores, _ = search.run(gray, 0, 0.0)
+        with spare.lent() as search:
+            rectangles, scores, _ = search.run(gray, 0, 0.0)
         faces = []
         for rectangle, score in zip(rectangles, scores, strict=True):
             side = 1.07 * rectangle.width()  # the Haar square, fitted on 73 rendered faces

@@ -23,6 +23,20 @@ class _Piece(NamedTuple):
     max_face: float
 
 
+class Search(NamedTuple):
+    """The faces that the search of one frame for new faces found.
+
+    Attributes:
+      faces: in the frame's pixels.
+      complete: whether the whole frame was searched for faces of all sizes.
+      restart: whether earlier tracks end.
+    """
+
+    faces: list[Face]
+    complete: bool
+    restart: bool
+
+
 class VideoTracker:
     """Detects and tracks faces: `track(frame, time)` returns the tracks of each frame."""
 
@@ -44,14 +58,15 @@ class VideoTracker:
         self._next, self._due, self._time = 0, 0.0, 0.0
 
     def track(self, frame: np.ndarray, time: float) -> list[Track]:
-        """Processes one frame.
+        """Processes one frame: `search`, then `follow`."""
+        return self.follow(frame, time, self.search(frame, time))
+
+    def search(self, frame: np.ndarray, time: float) -> Search:
+        """Searches a frame for new faces. It does not depend on the tracks: a thread may do it for the next frames.
 
         Args:
           frame: uint8 (H, W, 3), BGR. If the size changes, all tracks are deleted.
           time: time of the frame in seconds, not before the last one.
-
-        Returns:
-          The confirmed tracks in the order of their ids, detected in this frame or predicted.
 
         Raises:
           InputError: if the frame is empty or not BGR.
@@ -61,13 +76,29 @@ class VideoTracker:
         if frame.shape != self._shape:
             self._shape, self._next, self._due = frame.shape, 0, 0.0
             self._pieces = list(_pieces(self._detector, frame.shape))
-            self._tracker.reset()
-            return self._tracker.update(self._full_search(frame), time, confirmed=True)
+            return Search(self._full_search(frame), complete=True, restart=True)
         if self._detector.name == "none":
-            return self._tracker.update(self._full_search(frame), time, confirmed=True)
+            return Search(self._full_search(frame), complete=True, restart=False)
+        return Search(self._search_pieces(frame, elapsed), complete=False, restart=False)
+
+    def follow(self, frame: np.ndarray, time: float, new: Search) -> list[Track]:
+        """Searches each tracked face again.
+
+        Args:
+          frame: as in `search`.
+          time: as in `search`.
+          new: the result of `search` for this frame.
+
+        Returns:
+          The confirmed tracks in the order of their ids, detected in this frame or predicted.
+        """
+        if new.restart:
+            self._tracker.reset()
+        if new.complete:
+            return self._tracker.update(new.faces, time, confirmed=True)
         tracked = self._tracker.predict(time)
         found = [face for track in tracked if (face := self._detector.detect_near(frame, track.box))]
-        return self._tracker.update(non_max_suppression(found + self._search_pieces(frame, elapsed)), time)
+        return self._tracker.update(non_max_suppression(found + new.faces), time)
 
     def _full_search(self, frame: np.ndarray) -> list[Face]:
         return non_max_suppression(self._detector(frame))
