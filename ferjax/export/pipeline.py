@@ -3,7 +3,6 @@
 import json
 import math
 import pathlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from ferjax.export import faces as export_faces
 from ferjax.export.conversion import Conversion, calibration_images
 from ferjax.export.formats import Format
 from ferjax.models.costs import cost
+from ferjax.runtime.model import milliseconds
 from ferjax.spec import ModelSpec
 from ferjax.weights import Trained
 
@@ -140,7 +140,7 @@ def export_network(
 
     results = [one(row) for row in cli.progress(rows, what="files")]
     kept = [result.file for result in results if not result.faults]
-    times = _milliseconds([folder / name for name in kept], truth.images[:1])
+    times = milliseconds({name: runtime.load(folder / name) for name in kept})
     return [result._replace(milliseconds=times.get(result.file)) for result in results]
 
 
@@ -209,21 +209,6 @@ def _one(
     if scored:
         specs.embed(path, written.replace(accuracy={"validation": found.accuracy}))
     return Exported(path.name, row, path.stat().st_size, found, faults, float_operations=floats)
-
-
-def _milliseconds(paths: Sequence[pathlib.Path], image: np.ndarray, rounds: int = 5) -> dict[str, float]:
-    """Times files in alternation, so that other load on the machine affects all of them."""
-    loaded = {path.name: runtime.load(path) for path in paths}
-    times: dict[str, list[float]] = {name: [] for name in loaded}
-    for turn in range(rounds + 1):
-        for name, model in loaded.items():
-            end = time.perf_counter() + 0.1
-            while time.perf_counter() < end or len(times[name]) < turn:
-                start = time.perf_counter()
-                model.logits(image)
-                if turn:  # round 0 is the warm-up
-                    times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: float(np.median(measured)) for name, measured in times.items()}
 
 
 def _record(

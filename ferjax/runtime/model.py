@@ -6,7 +6,9 @@ only to resize faces and to convert color to gray.
 
 import functools
 import os
+import pathlib
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -41,7 +43,8 @@ def load(path: str | os.PathLike[str] | None = None, *, threads: int = 2, provid
     """Loads a .tflite or .onnx file, or a model of the package.
 
     Args:
-      path: a file written by `ferjax export`, or a name from `ferjax models` (default: the default model).
+      path: a file written by `ferjax export`, or a name from `ferjax models` (default: the default model). Of a folder
+        with files of one network, the fastest on this machine is loaded and named.
       threads: threads of one inference, at least 1.
       provider: "cpu"; for .onnx files also any execution provider of the installed onnxruntime, such as "cuda",
         "tensorrt", "openvino" or "coreml". Its probabilities are compared with the CPU's.
@@ -51,6 +54,8 @@ def load(path: str | os.PathLike[str] | None = None, *, threads: int = 2, provid
         runtime or the provider is missing.
     """
     path = shipped.find(path)
+    if path.is_dir():
+        return _fastest(path, threads, provider)
     spec = ferjax.spec.read(path)
     engine = open_engine(path, threads=threads, provider=provider)
     if engine.runtime == "ONNX Runtime" and provider == "cpu" and spec.quantization == "qat" and int8_saturates():
@@ -63,6 +68,44 @@ def load(path: str | os.PathLike[str] | None = None, *, threads: int = 2, provid
     if provider != "cpu":
         _compare(model, load(path, threads=threads), provider)
     return model
+
+
+def milliseconds(models: Mapping[str, "Model"], *, rounds: int = 5, seconds: float = 0.1) -> dict[str, float]:
+    """Returns the median time for one image by name, in milliseconds.
+
+    The models alternate, so that other load on the machine affects all of them.
+
+    Args:
+      models: loaded models by name.
+      rounds: turns of each model, after one for warm-up.
+      seconds: length of a turn; a turn has at least one image.
+    """
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(rounds + 1):
+        for name, model in models.items():
+            image, end = np.zeros((1, *model.spec.input_shape), np.uint8), time.perf_counter() + seconds
+            while time.perf_counter() < end or len(times[name]) < turn:
+                start = time.perf_counter()
+                model.logits(image)
+                if turn:  # round 0 is the warm-up
+                    times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: float(np.median(measured)) for name, measured in times.items()}
+
+
+def _fastest(folder: pathlib.Path, threads: int, provider: str) -> "Model":
+    kinds = (".tflite", ".onnx") if provider == "cpu" else (".onnx",)
+    files = sorted(path for path in folder.iterdir() if path.suffix in kinds)
+    if not files:
+        raise InputError(f"{folder} has no {' or '.join(kinds)} files: give a file, or write one with `ferjax export`")
+    models = {path.name: load(path, threads=threads, provider=provider) for path in files}
+    networks = sorted({model.spec.architecture for model in models.values()})
+    if len(networks) > 1:
+        raise InputError(f"{folder} has files of several networks ({', '.join(networks)}): give a file")
+    times = milliseconds(models, seconds=0.01)
+    best = min(times, key=times.__getitem__)
+    others = ", ".join(f"{name} {value:.2f}" for name, value in times.items() if name != best)
+    note(f"{folder}: {best} is the fastest file here, {times[best]:.2f} ms an image{others and f' ({others})'}")
+    return models[best]
 
 
 class NotFinite(InputError):

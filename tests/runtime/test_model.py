@@ -2,6 +2,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from concurrent import futures
 
 import numpy as np
@@ -245,6 +246,27 @@ def test_files_run_with_nothing_but_numpy_and_their_runtime(make, tmp_path):
     face = np.arange(30, dtype=np.uint8).reshape(6, 5)
     assert float(confidence) == pytest.approx(load(path).predict(face).confidence, abs=1e-6)
     assert len(errors) == 2 and all("require Pillow: pip install pillow" in error for error in errors)
+
+
+def test_the_fastest_file_of_a_folder_is_loaded(tmp_path, tmp_path_factory, capsys, monkeypatch):
+    for name in ("a.onnx", "b.onnx"):
+        small_files.onnx_file(tmp_path / name, GRAY)
+    run = Model.logits
+
+    def slow(model, images):
+        if model._name.endswith("a.onnx"):
+            time.sleep(0.01)
+        return run(model, images)
+
+    monkeypatch.setattr(Model, "logits", slow)
+    chosen = pickle.loads(pickle.dumps(load(tmp_path)))
+    assert chosen._name.endswith("b.onnx")
+    assert "b.onnx is the fastest" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"no \.tflite or \.onnx files"):
+        load(tmp_path_factory.mktemp("empty"))
+    small_files.onnx_file(tmp_path / "c.onnx", GRAY.replace(architecture="other"))
+    with pytest.raises(InputError, match="several networks"):
+        load(tmp_path)
 
 
 def test_provider_and_threads_are_checked(tmp_path):
