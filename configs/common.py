@@ -65,6 +65,13 @@ def student(config: ConfigDict) -> None:
     config.fit.ema_decay = 0.999
 
 
+def ferplus(config: ConfigDict) -> None:
+    """Trains on FER+ with the distribution of each face's votes as targets."""
+    config.data.name = "ferplus"
+    config.loss.label_smoothing = 0.0
+    config.fit.targets = "votes"
+
+
 def scratch(config: ConfigDict) -> None:
     """Removes pretrained weights from a configuration."""
     config.init.pretrained = ""
@@ -76,6 +83,7 @@ def embedded(config: ConfigDict, **options: int) -> None:
     shape = {"size": config.data.get("size", 48), "channels": config.data.get("channels", 1)}
     reading = {key: config.data.get(key, value) for key, value in base().data.items() if key != "name"}
     config.data = ConfigDict({"name": "synthetic_faces", **shape, "seed": 0, **options, **reading})
+    config.fit.targets = ""
 
 
 def demo(

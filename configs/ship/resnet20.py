@@ -1,4 +1,4 @@
-"""The shipped ResNet-20 (0.27 million parameters): a student of EfficientNet-Lite0 that saw the faults of cameras.
+"""A ResNet-20 (0.27 million parameters) for the package: a student of EfficientNet-Lite0, robust to cameras.
 
 ferjax train --config efficientnet_lite0 --workdir runs/teacher    # 1.5 h
 ferjax distill --config ship/resnet20 --teacher runs/teacher --workdir runs/ship/resnet20    # 2 h

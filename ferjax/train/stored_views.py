@@ -35,14 +35,13 @@ SEED = 0x71E3
 
 
 def check(groups: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises InputError for settings that stored views exclude: mixup, cutmix, `loss.features` and `fit.targets`."""
+    """Raises InputError for settings that stored views exclude: mixup, cutmix and `loss.features`."""
     augment = groups["augment"]
     for key in ("mixup", "cutmix"):
         if augment.get(key):
             raise errors.InputError(f"augment.{key} must be 0 with teacher.stored_views, got {augment[key]}")
-    for group, key in (("loss", "features"), ("fit", "targets")):
-        if groups[group].get(key):
-            raise errors.InputError(f"{group}.{key} requires teacher.stored_views=0")
+    if groups["loss"].get("features"):
+        raise errors.InputError("loss.features requires teacher.stored_views=0")
 
 
 def taught_arrays(
@@ -56,7 +55,7 @@ def taught_arrays(
     """Returns all views of the training arrays with the teacher's logits, and the task that learns from them.
 
     Args:
-      train: {"images": …, "labels": …}.
+      train: {"images": …, "labels": …, "columns": {name: …}}.
       task: its augmentation and teacher compute missing views.
       groups: the configuration; the name of the views' folder depends on it.
       faces: the data.
@@ -81,10 +80,15 @@ def taught_arrays(
     resident_bytes = groups["data"].get("resident_bytes", RESIDENT_BYTES)
     draw = _then(augment, task.camera if faulty else None)
     pixels, logits = store(train["images"], teacher, draw, folder=data_dir / name, resident_bytes=resident_bytes)
-    labels = np.tile(train["labels"], teacher.stored_views)
+
+    def repeated(values: Any) -> np.ndarray:
+        return np.concatenate([np.asarray(values)] * teacher.stored_views)
+
+    columns = {name: repeated(values) for name, values in train.get("columns", {}).items()}
     stored = teacher._replace(apply=answer, variables=())
     task = task._replace(augment=None, camera=None if faulty else task.camera, teacher=stored)
-    return {"images": pixels, "labels": labels, "teacher_logits": logits}, task
+    arrays = {"images": pixels, "labels": repeated(train["labels"]), "columns": columns, "teacher_logits": logits}
+    return arrays, task
 
 
 def _then(augment: augmentation.Augment, camera: Callable[..., jax.Array] | None) -> augmentation.Augment:

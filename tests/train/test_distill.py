@@ -1,5 +1,6 @@
-"""Teachers from runs: same images, evaluation mode, own contract; students that learn from them and stored views."""
+"""Teachers from runs: same images, evaluation mode, own spec; students that learn from them and stored views."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -295,6 +296,25 @@ def test_faults_are_in_the_stored_views_unless_the_teacher_sees_clean_images(tea
     np.testing.assert_array_equal(clean, plain)
     assert (np.abs(faulty.astype(int) - plain).max((1, 2, 3)) > 5).all()
     assert [task.camera is not None for task in stopped] == [False, False, True]
+
+
+def test_the_votes_of_an_image_go_with_its_views(teachers, tmp_path, monkeypatch):
+    load = data.load
+
+    @functools.wraps(load)
+    def with_votes(*args, **options):
+        faces = load(*args, **options)
+        train = faces.splits["train"]
+        votes = np.eye(len(faces.class_names), dtype=np.float32)[train.labels]
+        return dataclasses.replace(faces, splits={**faces.splits, "train": train._replace(columns={"votes": votes})})
+
+    monkeypatch.setattr(data, "load", with_votes)
+    made = {"teacher__stored_views": 2, "loss__alpha": 0.5, "fit__epochs": 1}
+    by_label, by_votes = (
+        distill(teachers, tmp_path / f"run{targets}", config(**made, fit__targets=targets)).history
+        for targets in ("", "votes")
+    )
+    assert by_votes[0]["train_loss"] == pytest.approx(by_label[0]["train_loss"], rel=1e-6)
 
 
 def test_every_epoch_takes_one_view_of_each_image_and_in_turn_all():

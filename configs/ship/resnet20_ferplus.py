@@ -1,0 +1,18 @@
+"""A ResNet-20 for FER+ (eight classes) for the package: a student of EfficientNet-Lite0, both taught by votes.
+
+ferjax train --config efficientnet_lite0:ferplus --workdir runs/plus_teacher    # 1.5 h
+ferjax distill --config ship/resnet20_ferplus --teacher runs/plus_teacher --workdir runs/ship/plus    # 2 h
+ferjax calibrate --model runs/ship/plus
+ferjax export --model runs/ship/plus --out exports/plus --format tflite onnx --overwrite
+python -m tools.ship --name resnet20_ferplus --model runs/ship/plus --file exports/plus/resnet20_int8.tflite
+ferjax distill --config ship/resnet20_ferplus:demo --teacher runs/efficientnet_lite0-demo     embedded data
+"""
+
+from configs import common
+from configs.ship import resnet20
+
+
+def get_config(arg=None):
+    config = resnet20.get_config()
+    common.ferplus(config)
+    return common.arguments(config, arg, demo=common.demo(epochs=4))
