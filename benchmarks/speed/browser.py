@@ -18,6 +18,7 @@ import base64
 import contextlib
 import functools
 import http.server
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -54,11 +55,8 @@ PACKAGES = {
     ),
 }
 # Program, its backend ("": the one that it chooses), whether the page is isolated.
-CONTENDERS = [
-    *[("ferjax", "wasm", False), ("human", "wasm", False), ("face-api", "wasm", False)],
-    *[("human", "", False), ("face-api", "", False)],
-    *[("ferjax", "wasm", True), ("human", "wasm", True), ("face-api", "wasm", True)],
-]
+CONTENDERS = [(name, "wasm", isolated) for isolated in (False, True) for name in ("ferjax", "human", "face-api")]
+CONTENDERS += [("human", "", False), ("face-api", "", False)]
 TASKS = {"face": ("classify", "faces"), "detect": ("detect", "one"), "one": ("frame", "one"), "four": ("frame", "four")}
 COLUMNS = (
     ("program, backend", "{name}"),
@@ -70,11 +68,11 @@ COLUMNS = (
     ("faces found of 1, of 4", "{one_found:.1f}, {four_found:.1f}"),
 )
 Images = dict[str, list[np.ndarray]]  # BGR: "one" and "four" of frames with so many faces, "faces" of cropped ones
+_CALL = "return frames[arguments[0]][arguments[1]](...arguments[2])"  # frame of the page, function in it, its arguments
 
 
 def main() -> None:
     parser = tables.arguments(__doc__)
-    parser.add_argument("--model", help="a .tflite file or a name (default: the default model of the package)")
     parser.add_argument("--frames", type=pathlib.Path, metavar="FOLDER", help="photographs (default: rendered clips)")
     parser.add_argument("--rounds", type=int, default=15, help="blocks for each program and task (default 15)")
     parser.add_argument("--block-seconds", type=float, default=1.0, help="length of a block (default 1)")
@@ -84,7 +82,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ferjax-browser-") as name:
         folder = pathlib.Path(name)
         with opened(folder, isolated=False) as plain, opened(folder, isolated=True) as isolated:
-            addresses = write(folder, photographed(options.frames) if options.frames else rendered(), options.model)
+            addresses = write(folder, photographed(options.frames) if options.frames else rendered())
             rows = measure((plain, isolated), addresses, options.rounds, options.block_seconds)
     command = tables.command("benchmarks.speed.browser")
     table = tables.save("browser", COLUMNS, rows, command=command, packages=["selenium"], results=options.results)
@@ -116,16 +114,12 @@ def photographed(folder: pathlib.Path) -> Images:
 def cut(image: np.ndarray, box: tuple[float, ...], aspect: float = 1.0, size: float = 1.0) -> np.ndarray:
     """Returns a rectangle about a box, `size` times as high; pixels outside of the image repeat its edge."""
     x, y, w, h = box
-    height, width = round(size * h), round(aspect * size * h)
-    left, top = round(x + (w - width) / 2), round(y + (h - height) / 2)
-    margin = max(0, -left, -top, left + width - image.shape[1], top + height - image.shape[0])
-    padded = cv2.copyMakeBorder(image, margin, margin, margin, margin, cv2.BORDER_REPLICATE)
-    return padded[top + margin : top + margin + height, left + margin : left + margin + width]
+    return cv2.getRectSubPix(image, (round(aspect * size * h), round(size * h)), (x + w / 2, y + h / 2))
 
 
-def write(folder: pathlib.Path, images: Images, model: str | None) -> dict[str, list[str]]:
+def write(folder: pathlib.Path, images: Images) -> dict[str, list[str]]:
     """Writes all that the browsers load into a folder and returns the addresses of the images."""
-    page.write(folder / "page", model)
+    page.write(folder / "page")
     for name, (address, integrity) in PACKAGES.items():
         url, file = f"https://registry.npmjs.org/{address}", address.rpartition("/")[2]
         saved = fetch.save(fetch.Download(url, file, base64.b64decode(integrity).hex(), "sha512"))
@@ -147,9 +141,7 @@ def measure(pages: tuple[Any, Any], addresses: dict[str, list[str]], rounds: int
     for driver in pages:
         driver.get(driver.address)
     for frame, (program, backend, isolated) in enumerate(CONTENDERS):
-        call = functools.partial(
-            pages[isolated].execute_script, "return frames[arguments[0]][arguments[1]](...arguments[2])"
-        )
+        call = functools.partial(pages[isolated].execute_script, _CALL)
         state = call(frame, "start", [program, backend, addresses])
         name = f"{program}, {state['backend']}{', chosen' * (not backend)}{', isolated' * isolated}"
         rows.append({"name": name, **state})
@@ -163,7 +155,7 @@ def measure(pages: tuple[Any, Any], addresses: dict[str, list[str]], rounds: int
         for column in TASKS:
             counted = results[f"{column} {frame}"][1:]  # the first one compiles
             times = [block["milliseconds"] for block in counted]
-            low, middle, high = (float(value) for value in np.percentile(times, (25, 50, 75)))
+            low, middle, high = np.percentile(times, (25, 50, 75)).tolist()
             row |= {column: middle, f"{column}_low": low, f"{column}_high": high, f"{column}_rate": 1000 / middle}
             row[f"{column}_found"] = float(np.mean([block["faces"] for block in counted]))
             row[f"{column}_all"] = [round(value, 3) for value in times]
@@ -172,18 +164,12 @@ def measure(pages: tuple[Any, Any], addresses: dict[str, list[str]], rounds: int
 
 @contextlib.contextmanager
 def opened(folder: pathlib.Path, *, isolated: bool) -> Iterator[Any]:
-    """Yields selenium's driver of a new browser, with the address of a server of the folder.
-
-    Raises:
-      InputError: if Chromium or what drives it is missing.
-    """
+    """Yields selenium's driver of a new browser; its `address` is that of a server of the folder."""
     chromium, chromedriver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if not chromium or not chromedriver:
-        raise errors.InputError("no Chromium with chromedriver is found: apt-get install chromium chromium-driver")
-    try:
-        from selenium import webdriver
-    except ImportError as error:
-        raise errors.InputError("selenium is not installed: pip install selenium") from error
+    if not (chromium and chromedriver and importlib.util.find_spec("selenium")):
+        remedy = "apt-get install chromium chromium-driver; pip install selenium"
+        raise errors.InputError(f"Chromium, chromedriver or selenium is missing: {remedy}")
+    from selenium import webdriver
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def end_headers(self) -> None:
