@@ -144,7 +144,7 @@ def measure(pages: tuple[Any, Any], addresses: dict[str, list[str]], rounds: int
         call = functools.partial(pages[isolated].execute_script, _CALL)
         state = call(frame, "start", [program, backend, addresses])
         name = f"{program}, {state['backend']}{', chosen' * (not backend)}{', isolated' * isolated}"
-        rows.append({"name": name, **state})
+        rows.append({"name": name, **state, "browser": pages[isolated].capabilities["browserVersion"]})
         for column, task in TASKS.items():
             blocks[f"{column} {frame}"] = functools.partial(call, frame, "block", [*task, seconds])
     results: dict[str, list[dict[str, float]]] = {block: [] for block in blocks}

@@ -1,5 +1,6 @@
 """The page of ferjax beside human and face-api: all of them find and classify the faces that they are timed on."""
 
+import os
 import sys
 
 import cv2
@@ -36,7 +37,8 @@ def test_the_command_keeps_a_row_for_each_program(photographs, tmp_path, monkeyp
     assert list(rows) == [*programs, *(f"{name}, isolated" for name in programs)]
     ferjax, human = rows["ferjax, LiteRT.js"], rows["human, wasm"]
     assert (ferjax["one_found"], ferjax["four_found"]) == (1, 4) and human["one_found"] == 1
-    assert all(row["threads"] == 1 for name, row in rows.items() if "isolated" not in name or "ferjax" in name)
+    several = {name for name, row in rows.items() if row["threads"] > 1}
+    assert several == (set(list(rows)[4:]) if (os.cpu_count() or 1) > 1 else set())
     assert all(row[f"{column}_low"] > 0 for row in rows.values() for column in browser.TASKS)
 
 
