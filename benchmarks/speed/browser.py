@@ -114,7 +114,7 @@ def photographed(folder: pathlib.Path) -> Images:
 def cut(image: np.ndarray, box: tuple[float, ...], aspect: float = 1.0, size: float = 1.0) -> np.ndarray:
     """Returns a rectangle about a box, `size` times as high; pixels outside of the image repeat its edge."""
     x, y, w, h = box
-    return cv2.getRectSubPix(image, (round(aspect * size * h), round(size * h)), (x + w / 2, y + h / 2))
+    return cv2.getRectSubPix(image, (round(aspect * size * h), round(size * h)), (x + (w - 1) / 2, y + (h - 1) / 2))
 
 
 def write(folder: pathlib.Path, images: Images) -> dict[str, list[str]]:
