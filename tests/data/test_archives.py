@@ -109,6 +109,12 @@ def test_names_in_a_code_page_are_decoded_in_zip_and_tar(tmp_path, capsys):
         assert capsys.readouterr().err == ""
 
 
+def test_names_that_are_wrongly_marked_as_utf8_are_said(tmp_path):
+    data = write_zip(tmp_path / "a", {"jo\u00e9/1.jpg": b"x"}).read_bytes()
+    with pytest.raises(InputError, match=r"set\.zip has names that are marked as UTF-8, but are not: unpack it"):
+        opened(data.replace("jo\u00e9".encode(), b"jo\xe9e"))
+
+
 def test_a_full_disk_names_the_folder(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -18,10 +18,18 @@ CERTAIN = [
     ("cp850", ["dégoût", "colère", "joie"]),
     ("cp1252", ["dégoût", "colère", "joie"]),
     ("cp852", ["štěstí", "překvapení"]),
+    ("cp1257", ["džiaugsmas", "baimė", "liūdesys"]),
+    ("cp861", ["gleði", "ótti", "viðbjóður"]),
+    ("cp1251", ["срећа", "љутња"]),
+    ("euc_jp", ["喜び", "悲しみ", "怒り"]),
 ]
 UNCERTAIN = [
     ("cp949", ["행복", "슬픔"]),  # in gbk: 青汗, 浇悄
     ("cp1252", ["colère", "joie"]),  # in cp1250: colčre
+    ("cp1257", ["džiaugsmas", "liūdesys", "pyktis"]),  # in cp1254: dşiaugsmas, liûdesys
+    ("cp775", ["bēdīgs", "dusmīgs"]),  # in cp850: bëdîgs
+    ("mac_roman", ["glädje", "rädsla"]),  # in cp852: glŐdje
+    ("iso8859-2", ["žalost", "presenečenje"]),  # in cp1250: ľalost
     ("koi8-r", ["радость", "грусть"]),
     ("cp1251", ["РАДОСТЬ", "ГРУСТЬ"]),
     ("cp874", ["สุข", "เศร้า"]),
@@ -30,6 +38,9 @@ OTHERS = [
     *[("cp1253", ["χαρά", "λύπη"]), ("cp737", ["χαρά", "λύπη", "θυμός"]), ("cp1255", ["שמחה", "עצב", "כעס"])],
     *[("cp720", ["حزن", "غضب", "خوف"]), ("cp1256", ["سعادة", "حزن"]), ("cp857", ["şaşkın", "kızgın"])],
     *[("cp1250", ["radość", "złość"]), ("cp852", ["meglepő", "öröm"]), ("cp1251", ["радість", "гнів", "огида"])],
+    *[("cp1257", ["neitrāls", "bēdīgs"]), ("cp1257", ["rõõmus", "üllatus"]), ("mac_roman", ["fröhlich", "ängstlich"])],
+    *[("iso8859-5", ["подив", "огида"]), ("mac_cyrillic", ["гнев", "удивление"]), ("cp855", ["гнев", "радость"])],
+    *[("cp850", ["gleði", "reiði"]), ("mac_latin2", ["radosť", "smútok"]), ("iso8859-6", ["حزن", "غضب", "دهشة"])],
 ]
 
 

@@ -147,6 +147,8 @@ def fault(error: Exception) -> str:
         if "encrypted" in said:
             return "is encrypted: unpack it with its password first"
         return f"cannot be read ({said}): unpack it first"
+    if isinstance(error, UnicodeDecodeError):
+        return "has names that are marked as UTF-8, but are not: unpack it and use the folder"
     ends = ("end of data", "end-of-stream", "end of file", "not a zip file", "truncated")
     if isinstance(error, EOFError) or any(text in said for text in ends):
         return "is cut off: download it again"

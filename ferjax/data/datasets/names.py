@@ -124,21 +124,24 @@ def _languages() -> tuple[_Language, ...]:
     Languages whose names are rarely in archives are listed too, since they compete for the same bytes.
     """
     kana = set(_span("ぁ", "ん") + _span("ァ", "ン") + "ー々") - set("ゎゐゑヮヰヱ")
-    cyrillic = _span("а", "я") + "ёєіїґў"
-    western = "äöüß àâæçéèêëîïôœùûü áéíñóúü áâãàçéêíóôõú àèéìíòóù æøåé åäöé éèëïóöü"
+    western = "äöüß àâæçéèêëîïôœùûü áéíñóúü áâãàçéèêíóôõú àèéìíòóù æøåé åäöé éèëïóöü áéíóúýðþæö àçèéíïòóúü çë"
     central = "áčďéěíňóřšťúůýž áäčďéíĺľňóôŕšťúýž ąćęłńóśźż áéíóöőúüű ăâîşţșț čćđšž"
-    latin = [("cp850 cp1252", letters) for letters in western.split()]
-    latin += [("cp852 cp1250", letters) for letters in central.split()]
+    baltic = "ąčęėįšųūž āčēģīķļņšūž äõöüšž"
+    latin = [("cp850 cp1252 cp861 mac_roman", letters) for letters in western.split()]
+    latin += [("cp852 cp1250 iso8859-2 mac_latin2", letters) for letters in central.split()]
+    latin += [("cp775 cp1257 iso8859-4", letters) for letters in baltic.split()]
     latin += [("cp857 cp1254", "çğıöşüâîû")]
+    cyrillic = f"cp866 cp1251 cp855 iso8859-5 mac_cyrillic {_RIVAL}"
     return (
-        _Language("cp932", kana.union(_characters("shift_jis", 0x88, 0x98))),
+        _Language("cp932 euc_jp", kana.union(_characters("shift_jis", 0x88, 0x98))),
         _Language("gbk", _characters("gb2312", 0xB0, 0xD7)),
         _Language("big5", _characters("big5", 0xA4, 0xC6)),
         _Language("cp949", _characters("euc_kr", 0xB0, 0xC8)),
-        _Language(f"cp866 cp1251 {_RIVAL}", cyrillic, vowels="аеёиоуыэюяєії"),
-        _Language("cp737 cp1253", _span("ά", "ώ").replace("ς", "")),
+        _Language(cyrillic, _span("а", "я") + "ёєіїґў", vowels="аеёиоуыэюяєії"),
+        _Language(cyrillic, _span("а", "ш") + "ђјљњћџѓќѕ", vowels="аеиоур"),
+        _Language("cp737 cp1253 cp869", _span("ά", "ώ").replace("ς", "")),
         _Language("cp862 cp1255", _span("א", "ת")),
-        _Language("cp720 cp1256", _span("ء", "ي") + "پچژگک"),
+        _Language("cp720 cp1256 iso8859-6", (_span("ء", "ي") + "پچژگک").replace("ـ", "")),
         *(_Language(code_pages, letters, latin=True) for code_pages, letters in latin),
     )
 
