@@ -232,12 +232,14 @@ def test_an_animation_is_a_video_by_itself_and_its_first_frame_in_a_folder(tmp_p
     assert (first.image == 30).all()
 
 
-def test_motion_jpeg_is_a_video(tmp_path):
+@pytest.mark.parametrize("before", ["", "\r\n--frame\r\nContent-Type: image/jpeg\r\n\r\n"])
+def test_motion_jpeg_is_a_video(tmp_path, before):
     frames = [saved(Image.new("RGB", (64, 48), (v, v, v)), "JPEG") for v in (30, 120, 220)]
     path = tmp_path / "film.mjpeg"
-    path.write_bytes(b"".join(frames))
-    with open_source(path) as source:
-        assert not source.stills and len(list(source)) == 3
+    for start in (b"", before.encode()):
+        path.write_bytes(start + before.encode().join(frames))
+        with open_source(path) as source:
+            assert not source.stills and len(list(source)) == 3
     path.write_bytes(frames[0])
     with open_source(path) as source:
         assert source.stills and len(list(source)) == 1
@@ -268,6 +270,16 @@ def test_prepare_says_why_an_image_cannot_be_decoded(tmp_path):
         (b"qoif\0\0\0\x08\0\0\0\x08\3\0" + bytes(200), "QOI"),
         (b"8BPS\0\1" + bytes(200), "Photoshop"),
         (b"\xff\x0a" + bytes(200), "JPEG XL"),
+        (b"v/1\1" + bytes(200), "OpenEXR"),
+        (b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 8 +X 8\n" + bytes(256), "Radiance HDR"),
+        (b'/* XPM */\nstatic char *a[] = {\n"1 1 1 1",\n"a c #ffffff",\n"a"};\n', "XPM"),
+        *[(saved(Image.new("1", (64, 48)), kind), kind) for kind in ("XBM", "MSP")],
+        (b"SDPX" + bytes(2048), "DPX"),
+        (b"\x59\xa6\x6a\x95" + bytes(200), "Sun raster"),
+        *[
+            (start + saved(COLOR, "JPEG"), "JPEG with other bytes before it")
+            for start in (b"\r\n", b"\xef\xbb\xbf", bytes(16), b"--x\r\nContent-Type: image/jpeg\r\n\r\n", b"a " * 900)
+        ],
     ],
 )
 def test_an_image_of_another_format_is_named_and_never_read_as_a_film(tmp_path, data, kind):

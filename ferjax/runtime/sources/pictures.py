@@ -32,6 +32,7 @@ FORMATS = {  # Pillow's name: usual endings
     "JPEG2000": (".jp2", ".j2k"),
 }
 ENDINGS = tuple(ending for endings in FORMATS.values() for ending in endings)
+_LATE_JPEG = "JPEG with other bytes before it"
 _NOT_READ = {  # other images and documents: how their files start
     "HEIC": rb".{4}ftyp(heic|heix|hevc|heim|heis|mif1|msf1)",
     "PDF": rb"%PDF",
@@ -45,7 +46,16 @@ _NOT_READ = {  # other images and documents: how their files start
     "QOI": rb"qoif",
     "Photoshop": rb"8BPS",
     "JPEG XL": rb"\xff\n|\0\0\0\x0cJXL ",
+    "OpenEXR": rb"v/1\x01",
+    "Radiance HDR": rb"#\?R(ADIANCE|GBE)",
+    "DPX": rb"SDPX|XPDS",
+    "Sun raster": rb"\x59\xa6\x6a\x95",
+    "XBM": rb"\s*(/\*.*?\*/\s*)?#define \w+_width ",
+    "XPM": rb"/\* XPM",
+    "MSP": rb"DanM|LinS",
+    _LATE_JPEG: rb"(?!\xff)(\xef\xbb\xbf)?[\0\s -~]*\xff\xd8\xff",
 }
+_NEXT_FRAME = re.compile(rb"\xff\xd9(\s*--[\s -~]{1,1000})?\xff\xd8\xff")  # of Motion JPEG, also as HTTP sends it
 _LEFTOVERS = ("__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini")
 _MOST_PIXELS = 2**28  # photos of phones have up to 2e8; Pillow refuses twice this number
 _ORIENTATION = 0x0112  # EXIF tag
@@ -188,10 +198,12 @@ def is_still(path: str | os.PathLike[str]) -> bool:
                 return True
     except UnidentifiedImageError:
         with open(path, "rb") as file:
-            return bool(_not_read(file.read(1024)))
+            kind = _not_read(file.read(2**16))
+        if kind != _LATE_JPEG:
+            return bool(kind)
     except Exception:  # a damaged image; `read` says why
         return True
-    return b"\xff\xd9\xff\xd8" not in Path(path).read_bytes()  # the end of a frame and the start of the next one
+    return not _NEXT_FRAME.search(Path(path).read_bytes())
 
 
 def _not_read(data: bytes) -> str:
