@@ -249,6 +249,11 @@ def _read_zip(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
         indices = [name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl"]
         if len(indices) != 1:
+            if archive.namelist() and all(name.endswith(".npy") for name in archive.namelist()):
+                raise InputError(
+                    f"{path} is an archive of NumPy arrays (.npz): save them as .safetensors with "
+                    "safetensors.numpy.save_file(dict(numpy.load(FILE)), OUT)"
+                )
             raise InputError(f"{path} is a zip archive that torch.save did not write: give the weights file in it")
         (index,) = indices
         root = index.removesuffix("data.pkl")

@@ -22,6 +22,8 @@ _FOREIGN = (
     (rb'\{\s*"[ -~]{6}', "is a JSON file, such as the index of several parts", "give one file with all tensors"),
     (rb"\x1f\x8b", "is compressed", "unpack it with gunzip"),
     (rb"\x08[\x01-\x20][\x12\x22:]", "is an ONNX file", "give the weights that it was exported from"),
+    (rb".{4}TFL3", "is a TFLite file", "give the weights that it was exported from"),
+    (rb"\x93NUMPY", "is one NumPy array, not named tensors", "give the .pth or .safetensors file of the network"),
     (rb"\x89HDF", "is an HDF5 file, as Keras writes them", "give the .pth or .safetensors file of the same network"),
 )
 _SAFETENSORS = {
@@ -62,7 +64,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         start = file.read(256)
     for pattern, kind, remedy in _FOREIGN:
-        if re.match(pattern, start):
+        if re.match(pattern, start, re.DOTALL):
             raise InputError(f"{path} {kind}: {remedy}")
     # A safetensors file starts with the length of its JSON header, at most 100 MB.
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000:

@@ -366,6 +366,12 @@ def test_a_whole_network_in_the_legacy_format_is_named(tmp_path):
         read_state_dict(tmp_path / "model.pth")
 
 
+def numpy_file(save, *arrays, **named):
+    content = io.BytesIO()
+    save(content, *arrays, **named)
+    return content.getvalue()
+
+
 @pytest.mark.parametrize("ending", ["pth", "safetensors", "bin"])
 @pytest.mark.parametrize(
     ("content", "said"),
@@ -374,6 +380,9 @@ def test_a_whole_network_in_the_legacy_format_is_named(tmp_path):
         (b"\n<!DOCTYPE html>\n<html><title>Virus scan warning</title></html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 46830571\n", "git lfs pull"),
         (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
+        (b"\x1c\0\0\0TFL3" + bytes(100), "TFLite"),
+        (numpy_file(np.save, np.zeros(3)), "one NumPy array"),
+        (numpy_file(np.savez, **{"conv.weight": np.zeros(3), "conv.bias": np.zeros(1)}), r"\.npz.*save_file"),
         (b'{"metadata": {"total_size": 8}, "weight_map": {"a": "model-00001-of-00002.safetensors"}}', "index"),
         (b"\x1f\x8b\x08\x00" + bytes(100), "gunzip"),
         (b"\x08\x08\x12\x07pytorch" + bytes(100), "ONNX"),
