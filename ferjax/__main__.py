@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cli.run(lambda: print(describe()))
         return
     if arguments[0] == "--version":
-        print(f"ferjax {__version__}")
+        cli.run(lambda: print(f"ferjax {__version__}"))
         return
     run(arguments[0], arguments[1:])
 
@@ -170,7 +170,11 @@ def _machine() -> str:
 
 def _function(command: Command) -> Callable[[Sequence[str]], None]:
     module, _, function = command.function.partition(":")
-    return getattr(importlib.import_module(f"ferjax.{module}"), function)
+    try:
+        return getattr(importlib.import_module(f"ferjax.{module}"), function)
+    except ValueError as error:  # of a library that reads environment variables when it is imported
+        variables = "environment variables such as JAX_ENABLE_X64 and MPLBACKEND"
+        raise errors.InputError(f"a library cannot start ({error}): check {variables}") from error
 
 
 if __name__ == "__main__":

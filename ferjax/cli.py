@@ -7,6 +7,7 @@ import argparse
 import atexit
 import contextlib
 import io
+import logging
 import os
 import pathlib
 import sys
@@ -120,6 +121,7 @@ def run(main: Callable[[], object], *, interrupted: str = "interrupted") -> None
       interrupted: message after Ctrl-C, which exits with 130; RESUMES for commands that can be continued.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata of images
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells a user without a home folder of its cache
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None if closed
             stream.reconfigure(errors="replace")

@@ -34,12 +34,13 @@ def mesh(count: int = 0) -> Mesh:
 
 
 def check_platform() -> None:
-    """Raises InputError if JAX cannot use the platform in the environment variable JAX_PLATFORMS."""
+    """Raises InputError if JAX cannot use the platform in the environment variable JAX_PLATFORMS or JAX_PLATFORM_NAME."""
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter for "cuda" without its plugin
+        given = next((name for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME") if os.environ.get(name)), "JAX_PLATFORMS")
         raise errors.InputError(
-            f"JAX cannot use JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} here: unset the variable to use the "
+            f"JAX cannot use {given}={os.environ.get(given, '')} here: unset the variable to use the "
             "available devices, or install JAX for this platform (https://docs.jax.dev/en/latest/installation.html)"
         ) from error
 

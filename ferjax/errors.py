@@ -29,5 +29,7 @@ def explain(error: InputError | OSError) -> str:
     """Returns the error message on one line."""
     if isinstance(error, InputError):
         return " ".join(str(error).split())
+    if isinstance(error, FileNotFoundError) and not error.filename:  # as os.getcwd
+        return "the working directory no longer exists: change to another folder"
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"

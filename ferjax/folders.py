@@ -111,8 +111,7 @@ def atomic_folder(out: pathlib.Path, *, replace: bool = True) -> Iterator[pathli
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(out.parent, f".{glob.escape(out.name)}.new-????????")
-    part = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
-    try:
+    with temporary_folder(out) as part:
         yield part
         part.chmod(0o755)
         old = part.with_name(part.name + ".old")
@@ -132,12 +131,28 @@ def atomic_folder(out: pathlib.Path, *, replace: bool = True) -> Iterator[pathli
             shutil.rmtree(old, ignore_errors=True)
             raise InputError(f"another process wrote {out} in the meantime: choose another --out") from error
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        if error.errno is None or not str(error.filename).startswith(str(part)):
+
+
+@contextlib.contextmanager
+def temporary_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a new folder beside an absolute path `out`, and deletes it if it was not moved.
+
+    Raises:
+      OSError: if a file cannot be written; it names `out`, also if the disk is full.
+    """
+    start = str(out.with_name(f".{out.name}.new-"))
+    part = None
+    try:
+        part = pathlib.Path(tempfile.mkdtemp(prefix=pathlib.Path(start).name, dir=out.parent))
+        yield part
+    except OSError as error:  # ENOSPC names no file
+        path = start + "????????" if error.filename is None and error.errno == errno.ENOSPC else str(error.filename)
+        if error.errno is None or not path.startswith(start):
             raise
-        raise OSError(error.errno, error.strerror, str(error.filename).replace(str(part), str(out), 1)) from error
+        raise OSError(error.errno, error.strerror, f"{out}{path[len(start) + 8 :]}") from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if part:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 @contextlib.contextmanager

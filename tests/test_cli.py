@@ -102,6 +102,18 @@ def test_the_list_of_commands_is_printed_in_any_encoding():
     assert (done.returncode, done.stderr) == (0, "") and "usage: ferjax COMMAND ?" in done.stdout
 
 
+def test_a_full_disk_behind_standard_output_is_one_line():
+    command = f"{sys.executable} -m ferjax --version > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "ferjax: error: No space left on device\n")
+
+
+def test_matplotlib_says_nothing_of_its_own_cache(tmp_path):
+    (tmp_path / "file").touch()
+    code = "cli.run(lambda: __import__('matplotlib'))"
+    assert outcome(code, env=os.environ | {"MPLCONFIGDIR": str(tmp_path / "file" / "none")}) == (0, "", "")
+
+
 def test_notes_go_to_standard_error():
     assert outcome("cli.note('restored step 4'); print('result')") == (0, "result\n", "ferjax: restored step 4\n")
 

@@ -109,3 +109,27 @@ def test_a_platform_that_jax_lacks_is_one_line(platform, tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
         assert f"JAX_PLATFORMS={platform}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "command"),
+    [
+        ("JAX_ENABLE_X64", "networks"),
+        ("MPLBACKEND", "evaluate"),
+        pytest.param("JAX_PLATFORM_NAME", "networks", marks=pytest.mark.slow),
+    ],
+)
+def test_a_variable_that_a_library_refuses_is_one_line(variable, command):
+    env = os.environ | {variable: "none"}
+    done = subprocess.run([sys.executable, "-m", "ferjax", command], capture_output=True, text=True, env=env, cwd=ROOT)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and variable in done.stderr
+
+
+def test_a_working_directory_that_was_deleted_is_said(tmp_path):
+    gone = tmp_path / "gone"
+    code = "import os; from ferjax.__main__ import main; "
+    code += f"os.mkdir({str(gone)!r}); os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); "
+    code += "main(['predict', 'resnet20', '/', '--out', 'a.csv'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "working directory no longer exists" in done.stderr

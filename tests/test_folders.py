@@ -101,6 +101,19 @@ def test_an_error_in_a_folder_names_its_final_path(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("path", [None, "/elsewhere/a.npy"])
+def test_a_full_disk_names_the_final_folder(tmp_path, path):
+    with pytest.raises(OSError) as caught, folders.temporary_folder(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, "No space left on device", path)
+    assert errors.explain(caught.value) == f"{path or tmp_path / 'out'}: No space left on device"
+
+
+def test_a_temporary_folder_that_cannot_be_made_names_the_final_one(tmp_path):
+    with pytest.raises(OSError) as caught, folders.temporary_folder(tmp_path / "none" / "out"):
+        pass
+    assert errors.explain(caught.value) == f"{tmp_path / 'none' / 'out'}: No such file or directory"
+
+
 def test_abandoned_folders_are_removed_after_a_day(tmp_path):
     days = {".out.new-abcdefgh": 2, ".out.new-ijklmnop": 0, ".out.new-abcdefgh.old": 2, ".out.settings": 2}
     for name, age in days.items():

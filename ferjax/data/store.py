@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,13 +206,10 @@ def staging(data_dir: Path, name: str, *, keep_existing: bool = False) -> Iterat
     final = data_dir / name
     if final.exists() and not (final / "manifest.json").exists():
         raise InputError(f"{final} exists and is not a prepared data set; use another name, or remove it")
-    temporary = Path(tempfile.mkdtemp(prefix=f".{name}.new-", dir=data_dir))
-    temporary.chmod(0o755)
-    try:
+    with folders.temporary_folder(final.absolute()) as temporary:
+        temporary.chmod(0o755)
         yield temporary
         _publish(temporary, data_dir, name, keep_existing)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _publish(temporary: Path, data_dir: Path, name: str, keep_existing: bool) -> None:
