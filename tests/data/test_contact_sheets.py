@@ -38,6 +38,13 @@ def test_images_are_in_their_cells():
     assert (sheet[24 + 36, 6 + 36] == 0).all() and (sheet[24 + 36, 6 + 76 + 36] == 90).all()
 
 
+def test_a_caption_is_cut_at_the_next_image():
+    tiles = [contact_sheets.Tile(np.zeros((24, 24, 1), np.uint8), caption) for caption in ("x\n" + "W" * 60, "", "")]
+    sheet = np.asarray(contact_sheets.contact_sheet("title", [("", tiles)]))
+    below = sheet[24 + 72 :]
+    assert below[:14, 6:78].min() < 200 and below[14:, 6:78].min() < 200 and (below[:, 78:] == 255).all()
+
+
 def test_captions_add_space_and_color_is_kept():
     tile = contact_sheets.Tile(np.full((24, 24, 3), (10, 200, 30), np.uint8), "happy", "#D55E00")
     plain = contact_sheets.contact_sheet("title", [("", [tile._replace(caption="")])])

@@ -35,6 +35,15 @@ def test_a_font_with_the_letters_is_found(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_words_of_several_scripts_may_share_a_text(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    letters = ("\U0010ab03", "\U0010ab04")
+    for letter in letters:
+        write_font(tmp_path / ".local" / "share" / "fonts" / f"{ord(letter)}.ttf", letter)
+    ink(tmp_path / "a.png", " ".join(letters))
+    assert capsys.readouterr().err == ""
+
+
 def test_letters_that_no_font_has_are_one_line_and_no_warning(tmp_path, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

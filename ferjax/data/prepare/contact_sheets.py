@@ -13,12 +13,13 @@ from ferjax.data.store import FaceData
 from ferjax.runtime.show.fonts import fonts
 
 _TILE = 72  # pixels
+_LINE = 14  # height of a line of a caption
 _COLUMNS, _ROWS = 12, 8
 COLORS = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73"}  # Okabe and Ito
 
 
 class Tile(NamedTuple):
-    """One image of a contact sheet, uint8 (H, W, C), and its caption."""
+    """One image of a contact sheet, uint8 (H, W, C), and its caption, whose lines are cut at the width of the image."""
 
     image: np.ndarray
     caption: str = ""
@@ -59,13 +60,15 @@ def save(sheet: Image.Image, path: Path) -> None:
 
 def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[Tile]]]) -> Image.Image:
     """Draws a contact sheet on white (RGB): a title line and rows of images, each with a caption."""
-    below = 14 if any(tile.caption for _, row in rows for tile in row) else 0
+    captions = {tile.caption for _, row in rows for tile in row}
+    below = _LINE * max((len(caption.splitlines()) for caption in captions), default=0)
     above = 16 if any(text for text, _ in rows) else 0
     width = max([len(row) for _, row in rows], default=1) * (_TILE + 4) + 8
     sheet = Image.new("RGB", (max(width, 360), 24 + len(rows) * (_TILE + 4 + above + below)), "white")
     draw = ImageDraw.Draw(sheet)
-    captions = {tile.caption for _, row in rows for tile in row}
-    found = fonts([title, *(text for text, _ in rows), *sorted(captions)])
+    found = fonts(
+        [title, *(text for text, _ in rows), *sorted(line for text in captions for line in text.splitlines())]
+    )
     typefaces = {text: ImageFont.truetype(file, 10) for text, file in found.items()}
 
     def write(corner: tuple[int, int], text: str, fill: str) -> None:
@@ -79,7 +82,10 @@ def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[Tile]]]) -> Ima
             picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
             corner = (6 + x * (_TILE + 4), top + above)
             sheet.paste(picture.resize((_TILE, _TILE), Image.Resampling.BICUBIC).convert("RGB"), corner)
-            write((corner[0], corner[1] + _TILE + 1), caption, color)
+            for i, line in enumerate(caption.splitlines()):
+                strip = Image.new("RGB", (_TILE, _LINE), "white")
+                ImageDraw.Draw(strip).text((0, 1), line, fill=color, font=typefaces.get(line))
+                sheet.paste(strip, (corner[0], corner[1] + _TILE + i * _LINE))
     return sheet
 
 

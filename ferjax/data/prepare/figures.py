@@ -27,7 +27,8 @@ def figure(width: float, height: float) -> Figure:
 def save(drawn: Figure, path: str | os.PathLike[str]) -> None:
     """Writes a figure atomically. Its texts, such as class names, are drawn as they are: `$` is no mathematics."""
     texts = drawn.findobj(Text)
-    found = {str(get_font(file).family_name): file for file in fonts(text.get_text() for text in texts).values()}
+    words = {word for text in texts for word in text.get_text().split()}
+    found = {str(get_font(file).family_name): file for file in fonts(sorted(words)).values()}
     for file in found.values():
         fontManager.addfont(file)
     for text in texts:

@@ -212,6 +212,6 @@ def _mistakes(probabilities: np.ndarray, faces: data.Split, names: Sequence[str]
     if not len(wrong):
         cli.note("the model makes no error on this split")
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
-    tiles = [Tile(faces.images[i], f"{names[predictions[i]]}, not {names[faces.labels[i]]}") for i in worst]
+    tiles = [Tile(faces.images[i], f"{names[predictions[i]]}\nnot {names[faces.labels[i]]}") for i in worst]
     rows = [("", tiles[i : i + 8]) for i in range(0, len(tiles), 8)]
     save(contact_sheet(f"{len(worst)} of {len(wrong):,} errors on {len(faces.labels):,} images", rows), path)
