@@ -156,7 +156,8 @@ def _with_workers(faces: FaceData, workers: int) -> FaceData:
 def not_prepared(name: str, data_dir: Path) -> InputError:
     """Returns the error for a data set that is not in `data_dir`, with the commands that help."""
     if name not in DATASETS:
-        return unknown("data set", name, dict.fromkeys([*DATASETS, *prepared(data_dir), "synthetic_faces"]))
+        wrong = unknown("data set", name, dict.fromkeys([*DATASETS, *prepared(data_dir), "synthetic_faces"]))
+        return InputError(f"{wrong} Prepared sets are read from {data_dir}; --data-dir gives another folder")
     return InputError(
         f"{name} is not prepared in {data_dir}: {DATASETS[name].GET}, then run {DATASETS[name].PREPARE}. "
         "To run a config on the embedded data without a download, append :demo (configs/resnet20.py:demo)"

@@ -60,6 +60,9 @@ def load(source: str | os.PathLike[str], kind: str = "best") -> Trained:
       InputError: if the source is missing, damaged, or not written by ferjax.
     """
     if Path(source).suffix != SUFFIX:
+        if Path(source).is_file():
+            what = f"the workdir of a training run, or its {SUFFIX} file of `ferjax weights`"
+            raise InputError(f"{os.fspath(source)} is no trained network: give {what}")
         return checkpoint.read(source, kind)[0]
     tensors = read_state_dict(Path(source))
     text = _spec_json(source)

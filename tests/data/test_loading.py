@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import re
 
 import numpy as np
 import pytest
@@ -151,6 +152,8 @@ def test_the_error_for_missing_data_contains_the_next_commands(tmp_path):
 def test_unknown_names_get_a_suggestion(fer_dir):
     with pytest.raises(InputError, match=r"unknown data set 'fer2031'\. Did you mean 'fer2013'"):
         load("fer2031", fer_dir)
+    with pytest.raises(InputError, match=f"read from {re.escape(str(fer_dir))}; --data-dir"):
+        load("mine", fer_dir)
     with pytest.raises(InputError, match=r"unknown split 'tests'\. Did you mean 'test'"):
         load("fer2013", fer_dir, ("tests",))
     with pytest.raises(InputError, match=r"option of fer2013 'sise'\. Did you mean 'size'"):

@@ -75,6 +75,9 @@ def test_what_does_not_fit_is_refused(run, tmp_path):
     assert not single_file.is_ours(tmp_path / "others.safetensors") and not single_file.is_ours(
         tmp_path / "no.safetensors"
     )
+    (tmp_path / "a.onnx").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"a\.onnx is no trained network: .* workdir .*\.safetensors"):
+        single_file.load(tmp_path / "a.onnx")
     with pytest.raises(InputError, match=r"others\.safetensors has no spec"):
         single_file.load(tmp_path / "others.safetensors")
 
