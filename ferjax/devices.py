@@ -34,7 +34,7 @@ def mesh(count: int = 0) -> Mesh:
 
 
 def check_platform() -> None:
-    """Raises InputError if JAX cannot use the platform in the environment variable JAX_PLATFORMS or JAX_PLATFORM_NAME."""
+    """Raises InputError if JAX cannot use the platform in JAX_PLATFORMS or JAX_PLATFORM_NAME."""
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter for "cuda" without its plugin

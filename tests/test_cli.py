@@ -102,6 +102,7 @@ def test_the_list_of_commands_is_printed_in_any_encoding():
     assert (done.returncode, done.stderr) == (0, "") and "usage: ferjax COMMAND ?" in done.stdout
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
 def test_a_full_disk_behind_standard_output_is_one_line():
     command = f"{sys.executable} -m ferjax --version > /dev/full"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
