@@ -199,9 +199,13 @@ def staging(data_dir: Path, name: str, *, keep_existing: bool = False) -> Iterat
       keep_existing: keep a data_dir/name that another process has finished meanwhile.
 
     Raises:
-      InputError: if data_dir/name exists and is not a data set.
+      InputError: if data_dir/name exists and is not a data set, or data_dir cannot be made.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{data_dir} cannot be made ({error.strerror})"
+        raise InputError(f"{reason}: give another folder with --data-dir or FERJAX_DATA") from error
     _restore(data_dir, name)
     final = data_dir / name
     if final.exists() and not (final / "manifest.json").exists():

@@ -98,8 +98,9 @@ def _file(options: argparse.Namespace) -> Iterator[str | os.PathLike[str]]:
     """Yields the .tflite file of the page: --model itself, or the best file of the network, which is exported first."""
     model = pathlib.Path(options.model)
     if not model.is_dir() and model.suffix != ".safetensors":
-        if options.quantization:
-            raise errors.InputError(f"--quantization applies to a trained network, and {model} is an exported file")
+        if options.quantization or options.batch != "1":
+            given = "--quantization" if options.quantization else "--batch"
+            raise errors.InputError(f"{given} applies to a trained network, and {model} is an exported file")
         yield options.model
         return
     with tempfile.TemporaryDirectory(prefix="ferjax-export-") as folder:

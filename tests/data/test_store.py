@@ -152,3 +152,12 @@ def test_a_damaged_manifest_is_reported(tmp_path, text):
     (tmp_path / "faces" / "manifest.json").write_text(text)
     with pytest.raises(InputError, match=r"damaged.*prepare faces again"):
         store.read_manifest(tmp_path, "faces")
+
+
+def test_a_folder_of_data_that_cannot_be_made_says_what_to_set(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(InputError, match=r"file/data cannot be made \(.*\): .*--data-dir or FERJAX_DATA"),
+        store.staging(tmp_path / "file" / "data", "mine"),
+    ):
+        pass

@@ -148,6 +148,7 @@ def test_export_writes_the_page_of_a_file(source, tmp_path, capsys):
     [
         (["--format", "web", "onnx"], "another --out"),
         (["--format", "web", "--detector", "none", "--quantization", "int8"], "trained network"),
+        (["--format", "web", "--detector", "none", "--batch", "4"], "trained network"),
     ],
 )
 def test_export_refuses_what_a_page_does_not_take(source, tmp_path, arguments, message):
