@@ -3,6 +3,7 @@
 import concurrent.futures
 import functools
 import importlib.metadata
+import os
 import subprocess
 import sys
 
@@ -134,6 +135,21 @@ def test_without_a_working_library_the_plain_form_runs(monkeypatch, looked_for_a
     assert not onednn.serves(x, kernel)
     found = values_and_gradients(lambda *given: convolution.convolve(*given), x, kernel, ((1, 1), "SAME"))
     assert_equal_to_xla(x, kernel, 1, "SAME", found)
+
+
+@pytest.mark.parametrize(
+    ("limit", "threads"), [("100000 100000", "1"), ("50000 100000", "1"), ("max 100000", None), (None, None)]
+)
+def test_the_cpu_limit_of_a_container_is_the_number_of_threads(monkeypatch, looked_for_again, tmp_path, limit, threads):
+    file = tmp_path / "cpu.max"
+    if limit:
+        file.write_text(f"{limit}\n")
+    monkeypatch.setattr(onednn, "_CPU_LIMIT", file)
+    monkeypatch.setenv("OMP_NUM_THREADS", "remembered")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    onednn._library.cache_clear()
+    onednn._library()
+    assert os.environ.get("OMP_NUM_THREADS") == threads
 
 
 def test_another_version_of_the_call_frame_is_refused(monkeypatch):

@@ -8,10 +8,12 @@ On two cores, ResNet-20's train step (48x48, batch 64) needs 489 ms of CPU time 
 convolutions of EfficientNet-Lite0 became slower and are not served.
 """
 
+import contextlib
 import ctypes
 import functools
 import importlib.metadata
 import os
+import pathlib
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, byref, c_int, c_int64, c_size_t, c_void_p
 from typing import Any
@@ -31,6 +33,7 @@ _CPU, _IN_ORDER, _FLOAT32, _ANY, _TRAINING, _DIRECT = 1, 1, 3, 1, 64, 1
 _SRC, _WEIGHTS, _DST, _DIFF_SRC, _DIFF_DST, _DIFF_WEIGHTS = 1, 33, 17, 129, 145, 161
 _QUERY_WEIGHTS, _QUERY_DIFF_WEIGHTS = 131, 132
 _ALLOCATED = c_void_p(-1)
+_CPU_LIMIT = pathlib.Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time in a period, the period
 
 
 def serves(x: jax.Array, kernel: jax.Array) -> bool:
@@ -177,6 +180,9 @@ def _library() -> Any:
     path = next(str(file.locate()) for file in files if file.name == "libdnnl.so.3")
     # Between two convolutions, waiting threads would spin on the cores that XLA needs. OpenMP reads this when loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with contextlib.suppress(OSError, ValueError):  # there is no file, or "max": no limit
+        quota, period = map(int, _CPU_LIMIT.read_text(encoding="utf-8").split())
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(os.cpu_count() or 1, quota // period))))
     library = ctypes.CDLL(path)
     library.dnnl_primitive_desc_query_md.restype = c_void_p
     library.dnnl_memory_set_data_handle.argtypes = [c_void_p, c_void_p]
