@@ -1,6 +1,6 @@
 """Runs docs/quickstart.ipynb from top to bottom and saves it with its outputs: python -m tools.notebook.
 
-It runs in an empty folder, on the embedded data, in about 5 minutes on two cores.
+It runs in an empty folder, on the embedded data, in about 3 minutes on two cores.
 """
 
 import os
