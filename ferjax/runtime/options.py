@@ -15,7 +15,7 @@ _OF_STREAM = ("detector", "detector_model", "detect_scale", "smooth", "smoothing
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds --model: an exported file or a model of the package."""
-    parser.add_argument("--model", help=f"file, folder of files (the fastest is chosen), or model: {shipped.choices()}")
+    parser.add_argument("--model", help=shipped.accepted())
 
 
 def add_stream(parser: argparse.ArgumentParser) -> None:

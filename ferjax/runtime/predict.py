@@ -52,9 +52,7 @@ def main(argv: Sequence[str]) -> None:
         "predict",
         "Classifies each image of a folder. Each image must be a cropped face; faces are not detected.",
     )
-    parser.add_argument(
-        "model", metavar="MODEL", help=f"file, folder of files (the fastest is chosen), or model: {shipped.choices()}"
-    )
+    parser.add_argument("model", metavar="MODEL", help=shipped.accepted())
     parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path, help="folder of images, with subfolders")
     cli.add_out(parser, "CSV file")
     parser.add_argument("--threads", type=int, default=2, help="threads of the classifier (default: 2)")

@@ -82,6 +82,11 @@ def choices() -> str:
     return ", ".join(f"{name} (default)" if name == _default() else name for name in names()) or "none installed"
 
 
+def accepted() -> str:
+    """Returns the help of a command's model, for `ferjax.runtime.load`."""
+    return f"exported file, folder of such files (the fastest is taken), or model of the package: {choices()}"
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs `ferjax models`: lists the models of the package."""
     cli.parser("models", "Lists the models of the package, which --model accepts by name.").parse_args(argv)
