@@ -38,9 +38,10 @@ def check_platform() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter for "cuda" without its plugin
-        given = next((name for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME") if os.environ.get(name)), "JAX_PLATFORMS")
+        names = [name for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME") if os.environ.get(name)] or ["JAX_PLATFORMS"]
+        given = ", ".join(f"{name}={os.environ.get(name, '')}" for name in names)
         raise errors.InputError(
-            f"JAX cannot use {given}={os.environ.get(given, '')} here: unset the variable to use the "
+            f"JAX cannot use {given} here: unset what is set to use the "
             "available devices, or install JAX for this platform (https://docs.jax.dev/en/latest/installation.html)"
         ) from error
 
