@@ -66,7 +66,7 @@ def student(config: ConfigDict) -> None:
 
 
 def ferplus(config: ConfigDict) -> None:
-    """Trains on FER+ with the distribution of each face's votes as targets."""
+    """Trains on FER+; the targets are the shares of each face's votes."""
     config.data.name = "ferplus"
     config.loss.label_smoothing = 0.0
     config.fit.targets = "votes"

@@ -112,7 +112,7 @@ def photographed(folder: pathlib.Path) -> Images:
 
 
 def cut(image: np.ndarray, box: tuple[float, ...], aspect: float = 1.0, size: float = 1.0) -> np.ndarray:
-    """Returns a rectangle about a box, `size` times as high; pixels outside of the image repeat its edge."""
+    """Cuts out a rectangle around a box, `size` times as high as the box; the edge of the image is repeated outside."""
     x, y, w, h = box
     return cv2.getRectSubPix(image, (round(aspect * size * h), round(size * h)), (x + (w - 1) / 2, y + (h - 1) / 2))
 

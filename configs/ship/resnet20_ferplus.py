@@ -1,4 +1,4 @@
-"""A ResNet-20 for FER+ (eight classes) for the package: a student of EfficientNet-Lite0, both taught by votes.
+"""A ResNet-20 with the eight classes of FER+, for the package: a student of EfficientNet-Lite0. Both learn from votes.
 
 ferjax train --config efficientnet_lite0:ferplus --workdir runs/plus_teacher    # 1.5 h
 ferjax distill --config ship/resnet20_ferplus --teacher runs/plus_teacher --workdir runs/ship/plus    # 2 h

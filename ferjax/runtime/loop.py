@@ -91,7 +91,7 @@ def _results(
     classifier: "_Classifier",
     pipe: Callable[[Generator[Any]], Iterator[Any]],
 ) -> Iterator[Result]:
-    """Yields the results of three stages: the search for new faces, that of the tracked faces, and their classes."""
+    """Yields the results of three stages: search for new faces, tracking, classification."""
     if isinstance(frames, Source) and frames.stills:
         return pipe(_classified(_detected_stills(frames, detector), classifier))
     tracker = VideoTracker(detector)

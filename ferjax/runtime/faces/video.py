@@ -24,7 +24,7 @@ class _Piece(NamedTuple):
 
 
 class Search(NamedTuple):
-    """The faces that the search of one frame for new faces found.
+    """New faces of one frame.
 
     Attributes:
       faces: in the frame's pixels.
@@ -82,7 +82,7 @@ class VideoTracker:
         return Search(self._search_pieces(frame, elapsed), complete=False, restart=False)
 
     def follow(self, frame: np.ndarray, time: float, new: Search) -> list[Track]:
-        """Searches each tracked face again.
+        """Searches each tracked face near its last place, and updates the tracks with these and the new faces.
 
         Args:
           frame: as in `search`.
