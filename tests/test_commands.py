@@ -66,11 +66,13 @@ def test_a_script_at_the_top_is_the_same_command(name, monkeypatch):
 def test_the_wheel_lists_every_package_the_configurations_and_the_page():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     listed = set(settings["tool"]["setuptools"]["packages"])
-    folders = {p.parent for p in (ROOT / "ferjax").rglob("__init__.py")}
-    packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    modules = {p.parent for p in (ROOT / "ferjax").rglob("__init__.py")}
+    packages = {".".join(folder.relative_to(ROOT).parts) for folder in modules}
+    files_only = {"ferjax.runtime.models", "ferjax.runtime.serve.page", "ferjax.web"}
     configs = {p.parent for p in (ROOT / "configs").rglob("*.py")}
     packages |= {".".join(("ferjax", *folder.relative_to(ROOT).parts)) for folder in configs}
-    assert listed == packages | {"ferjax.web"}
+    assert listed == packages | files_only
+    assert set(settings["tool"]["setuptools"]["package-data"]) == files_only
     assert settings["project"]["scripts"]["ferjax"] == "ferjax.__main__:main"
 
 
