@@ -34,12 +34,14 @@ def check_frame(frame: np.ndarray) -> None:
         raise InputError(f"a frame must be a non-empty uint8 array (height, width, 3) in BGR order, got {found}")
 
 
-def resized(image: np.ndarray, scale: float) -> np.ndarray:
-    """Resizes an image by a factor; averages pixels when shrinking, to avoid aliasing."""
+def resized(image: np.ndarray, scale: float, *, gray: bool = False) -> np.ndarray:
+    """Resizes a BGR image by a factor, to BGR or gray; averages pixels when shrinking, to avoid aliasing."""
     step = max(1, int(1 / (3 * scale)))  # subsample very large images first; three pixels per output pixel suffice
     if step > 1:
         image = np.ascontiguousarray(image[::step, ::step])
         scale *= step
+    if gray:  # first: one channel is resized faster than three
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     if scale == 1:
         return image
     size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])

@@ -32,6 +32,7 @@ class Detector:
     Attributes:
       name: one of DETECTORS.
       find: (image, min_size, max_size) -> faces with a side in this range, in pixels of the image.
+      gray: whether the image of `find` is gray, otherwise BGR.
       find_candidates: as `find` with a lower threshold, for faces that other frames confirm.
       confirm_score: score from which one detection is enough evidence for a face.
       min_size: side of the smallest face it finds, in pixels of the searched image.
@@ -50,6 +51,7 @@ class Detector:
     min_size: float
     track_size: float
     max_side: float
+    gray: bool = False
     scale: float | None = None
     size_ratio: float = math.inf
     tile_area: float = math.inf
@@ -83,11 +85,11 @@ class Detector:
         """
         check_frame(frame)
         min_face = min_face or self.smallest_face(frame.shape)
-        return _search(self.find, frame, region, self.min_size / min_face, self.min_size, max_face or math.inf)
+        return self._search(self.find, frame, region, self.min_size / min_face, self.min_size, max_face or math.inf)
 
     def candidates(self, frame: np.ndarray, region: Box, min_face: float, max_face: float) -> list[Face]:
         """Finds faces as `detector(...)` with a lower threshold."""
-        return _search(self.find_candidates, frame, region, self.min_size / min_face, self.min_size, max_face)
+        return self._search(self.find_candidates, frame, region, self.min_size / min_face, self.min_size, max_face)
 
     def detect_photo(self, frame: np.ndarray) -> list[Face]:
         """Finds the faces in a photo, including profiles if the detector supports them."""
@@ -96,7 +98,7 @@ class Detector:
             return faces
         min_face = self.smallest_face(frame.shape) / 2  # profiles need twice the resolution
         scale = min(1.0, self.min_size / min_face)
-        profiles = _search(self.find_profile, frame, None, scale, scale * min_face, math.inf)
+        profiles = self._search(self.find_profile, frame, None, scale, scale * min_face, math.inf)
         return faces + [face for face in profiles if not any(_same_place(face.box, other.box) for other in faces)]
 
     def detect_near(self, frame: np.ndarray, box: Box) -> Face | None:
@@ -109,8 +111,19 @@ class Detector:
         x, y, w, h = box
         region = (x - MARGIN * w, y - MARGIN * h, (1 + 2 * MARGIN) * w, (1 + 2 * MARGIN) * h)
         min_size = max(self.min_size, SIZE_CHANGE[0] * self.track_size)
-        found = _search(self.find_candidates, frame, region, self.track_size / w, min_size, SIZE_CHANGE[1] * w)
+        found = self._search(self.find_candidates, frame, region, self.track_size / w, min_size, SIZE_CHANGE[1] * w)
         return max(found, key=lambda face: face.score, default=None)
+
+    def _search(
+        self, find: Find, frame: np.ndarray, region: Box | None, scale: float, min_size: float, max_face: float
+    ) -> list[Face]:
+        """Searches a resized region; `min_size` is in pixels of the resized region, `max_face` in pixels of the frame."""
+        x, y, part = crop_region(frame, region)
+        if not part.size:
+            return []
+        small = resized(part, min(scale, MAX_SCALE), gray=self.gray)
+        fx, fy = part.shape[1] / small.shape[1], part.shape[0] / small.shape[0]
+        return [_to_frame(face, fx, fy, x, y) for face in find(small, min_size, max_face / fx)]
 
 
 def create_detector(
@@ -185,18 +198,6 @@ def tilt(face: Face) -> float:
     return angle if abs(angle) < MAX_TILT else 0.0
 
 
-def _search(
-    find: Find, frame: np.ndarray, region: Box | None, scale: float, min_size: float, max_face: float
-) -> list[Face]:
-    """Searches a resized region; `min_size` is in pixels of the resized region, `max_face` in pixels of the frame."""
-    x, y, part = crop_region(frame, region)
-    if not part.size:
-        return []
-    small = resized(part, min(scale, MAX_SCALE))
-    fx, fy = part.shape[1] / small.shape[1], part.shape[0] / small.shape[0]
-    return [_to_frame(face, fx, fy, x, y) for face in find(small, min_size, max_face / fx)]
-
-
 def _same_place(a: Box, b: Box) -> bool:
     """Returns whether the center of one box lies in the other."""
     distances = (abs(a[i] + a[i + 2] / 2 - b[i] - b[i + 2] / 2) for i in (0, 1))
@@ -219,6 +220,7 @@ def _haar(path: Path | None, scale: float | None) -> Detector:
         min_size=30,
         track_size=40,
         max_side=320,
+        gray=True,
         scale=scale,
         size_ratio=1.55,
         tile_area=27_000,
@@ -252,6 +254,7 @@ def _dlib(path: Path | None, scale: float | None) -> Detector:
         min_size=80,
         track_size=110,
         max_side=640,
+        gray=True,
         scale=scale,
         size_ratio=8,
         tile_area=400_000,

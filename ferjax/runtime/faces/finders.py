@@ -1,7 +1,8 @@
 """Implements the search of each detector: OpenCV's cascades, YuNet, dlib, the central square.
 
-A finder is a function (image, min_size, max_size) -> faces with a side in this range. Each detector has two: one with
-the usual threshold, and one with a lower threshold for candidates that other frames confirm.
+A finder is a function (image, min_size, max_size) -> faces with a side in this range. The image is gray for the cascades
+and dlib, and BGR for the others. Each detector has two finders: one with the usual threshold, and one with a lower
+threshold for candidates that other frames confirm.
 """
 
 import collections
@@ -64,8 +65,7 @@ def haar(path: Path | None) -> tuple[Find, Find]:
         low = round(min_size)
         high = (0, 0) if math.isinf(max_size) else (max(low, round(max_size)),) * 2
         with spare.lent() as (cascade, equalize):
-            gray = equalize(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
-            boxes, counts = cascade.detectMultiScale2(gray, 1.1, neighbors, minSize=(low, low), maxSize=high)
+            boxes, counts = cascade.detectMultiScale2(equalize(image), 1.1, neighbors, minSize=(low, low), maxSize=high)
         pairs = zip(np.reshape(boxes, (-1, 4)).tolist(), np.ravel(counts).tolist(), strict=True)
         return [Face((float(x), float(y), float(w), float(h)), n / (n + 5)) for (x, y, w, h), n in pairs]
 
@@ -81,14 +81,13 @@ def haar_profile() -> Find:
     cascade = functools.cache(lambda: _cascade("haarcascade_profileface.xml"))  # not loaded for video
 
     def find(image: np.ndarray, min_size: float, max_size: float) -> list[Face]:
-        gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
         low = round(min_size / _FACE_TO_HEAD)
         faces = []
         for mirrored in (False, True):
-            view = np.ascontiguousarray(gray[:, ::-1]) if mirrored else gray
+            view = np.ascontiguousarray(image[:, ::-1]) if mirrored else image
             boxes, counts = cascade().detectMultiScale2(view, 1.1, 8, minSize=(low, low))
             for (x, y, w, h), n in zip(np.reshape(boxes, (-1, 4)).tolist(), np.ravel(counts).tolist(), strict=True):
-                left, side = gray.shape[1] - x - w if mirrored else x, _FACE_TO_HEAD * w
+                left, side = image.shape[1] - x - w if mirrored else x, _FACE_TO_HEAD * w
                 box = (left + (w - side) / 2, y + 0.58 * h - side / 2, side, side)
                 if side <= max_size:
                     faces.append(Face(box, n / (n + 5)))
@@ -167,16 +166,15 @@ def dlib_hog(path: Path | None) -> tuple[Find, Find]:
         return np.array([points[36:42].mean(0), points[42:48].mean(0), points[30], points[48], points[54]])
 
     def find(image: np.ndarray, min_size: float, max_size: float) -> list[Face]:
-        gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
         with spare.lent() as search:
-            rectangles, scores, _ = search.run(gray, 0, 0.0)
+            rectangles, scores, _ = search.run(image, 0, 0.0)
         faces = []
         for rectangle, score in zip(rectangles, scores, strict=True):
             side = 1.07 * rectangle.width()  # the Haar square, fitted on 73 rendered faces
             x, y = rectangle.left() + rectangle.width() / 2, rectangle.top() + rectangle.height() / 2
             if 0.8 * min_size <= side <= max_size:
                 box = (x - side / 2, y - 0.59 * side, side, side)
-                faces.append(Face(box, score / (score + 1), landmarks(gray, rectangle)))
+                faces.append(Face(box, score / (score + 1), landmarks(image, rectangle)))
         return faces
 
     return find, find
@@ -203,10 +201,10 @@ def eye_finder() -> Callable[[np.ndarray, Face], Face]:
     def find(frame: np.ndarray, face: Face) -> Face:
         x, y, w, h = face.box
         left, top, part = crop_region(frame, (x, y, w, 0.6 * h))
-        upper = resized(part, min(1.0, _EYE_SEARCH_SIZE / w))
+        upper = resized(part, min(1.0, _EYE_SEARCH_SIZE / w), gray=True)
         scale = upper.shape[1] / part.shape[1]
         low = max(8, round(w * scale) // 8)
-        boxes = cascade.detectMultiScale(cv2.cvtColor(upper, cv2.COLOR_BGR2GRAY), 1.1, 5, minSize=(low, low))
+        boxes = cascade.detectMultiScale(upper, 1.1, 5, minSize=(low, low))
         largest = sorted(np.reshape(boxes, (-1, 4)).tolist(), key=lambda box: -box[2])[:2]
         centers = sorted(((bx + bw / 2) / scale + left, (by + bh / 2) / scale + top) for bx, by, bw, bh in largest)
         if len(centers) < 2:
