@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from ferjax import augment, data, devices, errors, models
 from ferjax.augment import camera
-from ferjax.evaluate import corruptions, report
+from ferjax.evaluate import corruptions
 from ferjax.models import cpu
 from ferjax.spec import ModelSpec
 from ferjax.train import distributed, loop, objective, optim, profiling, quantization, run_folder, start, stored_views
@@ -130,7 +130,7 @@ def _run(
             monitor=Monitor(progress, on_epoch, profile),
         )
         if distributed.is_first():
-            report.plot_curves(result.history, workdir / "curves.png")
+            _draw_curves(result.history, workdir)
     _say_result(result, mesh, seconds=time.perf_counter() - started, workdir=workdir)
     return result
 
@@ -282,10 +282,16 @@ def _reporter(workdir: pathlib.Path, *, tensorboard: bool) -> Callable[[list[dic
                 writer.add_scalar(key, value, history[-1]["step"])
             writer.flush()
         if time.monotonic() - drawn > 60:
-            report.plot_curves(history, workdir / "curves.png")
+            _draw_curves(history, workdir)
             drawn = time.monotonic()
 
     return on_epoch
+
+
+def _draw_curves(history: Sequence[Mapping[str, Any]], workdir: pathlib.Path) -> None:
+    from ferjax.evaluate import report  # matplotlib takes half a second, which the first step does not wait for
+
+    report.plot_curves(history, workdir / "curves.png")
 
 
 def _say_result(result: loop.Result, mesh: Mesh, *, seconds: float, workdir: pathlib.Path) -> None:

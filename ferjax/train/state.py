@@ -80,4 +80,5 @@ def init_state(variables: Mapping[str, Any], tx: optax.GradientTransformation, *
     params = variables["params"]
     collections = {k: v for k, v in variables.items() if k != "params"}
     average = jax.tree.map(jnp.array, dict(variables)) if ema else {}
-    return TrainState(jnp.zeros((), jnp.int32), params, collections, tx.init(params), average)
+    started = jax.jit(tx.init)(params)  # one program: a compilation per shape takes half a second
+    return TrainState(jnp.zeros((), jnp.int32), params, collections, started, average)
