@@ -117,7 +117,7 @@ class Detector:
     def _search(
         self, find: Find, frame: np.ndarray, region: Box | None, scale: float, min_size: float, max_face: float
     ) -> list[Face]:
-        """Searches a resized region; `min_size` is in pixels of the resized region, `max_face` in pixels of the frame."""
+        """Searches a resized region; `min_size` is in its pixels, `max_face` in those of the frame."""
         x, y, part = crop_region(frame, region)
         if not part.size:
             return []

@@ -1,8 +1,8 @@
 """Implements the search of each detector: OpenCV's cascades, YuNet, dlib, the central square.
 
-A finder is a function (image, min_size, max_size) -> faces with a side in this range. The image is gray for the cascades
-and dlib, and BGR for the others. Each detector has two finders: one with the usual threshold, and one with a lower
-threshold for candidates that other frames confirm.
+A finder is a function (image, min_size, max_size) -> faces with a side in this range. The cascades and dlib take a gray
+image, the others BGR. Each detector has two finders: one with the usual threshold, and one with a lower threshold for
+candidates that other frames confirm.
 """
 
 import collections
