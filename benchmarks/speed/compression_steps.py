@@ -21,7 +21,7 @@ from typing import Any
 import optax
 
 from benchmarks.speed import train_contenders, turns
-from ferjax import cli, losses, models, prune
+from ferjax import cli, losses, memory, models, prune
 from ferjax.quant import rounding
 from ferjax.train import experiment, optim
 from ferjax.train.state import init_state
@@ -44,6 +44,7 @@ def main() -> None:
     parser = turns.arguments(__doc__)
     parser.add_argument("--models", nargs="+", default=["resnet20", "mini_xception"], help="names of the registry")
     args = turns.parse(parser)
+    memory.keep_freed()  # as `ferjax train` does
     rows = [measure(name, args.batch_size, args.rounds, args.steps) for name in args.models]
     command = tables.command("benchmarks.speed.compression_steps")
     packages = ["jax", "flax", "optax"]

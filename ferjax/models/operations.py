@@ -26,7 +26,7 @@ class Operations(NamedTuple):
     layer_norm: Callable[..., jax.Array]
     linear: Callable[..., jax.Array]
     stored: Callable[[jax.Array], jax.Array]
-    computed_once: Callable[[jax.Array], jax.Array]
+    computed_once: Callable[..., jax.Array]
 
 
 XLA = Operations(
@@ -119,6 +119,11 @@ def stored(x: jax.Array) -> jax.Array:
     return chosen().stored(x)
 
 
-def computed_once(x: jax.Array) -> jax.Array:
-    """Returns x (..., C), computed once for all its uses; the gradient passes unchanged."""
-    return chosen().computed_once(x)
+def computed_once(x: jax.Array, number: jax.Array | None = None) -> jax.Array:
+    """Returns x (..., C), computed once for all its uses; the gradient passes unchanged.
+
+    Args:
+      x: any floating type.
+      number: any scalar computed at run time, which makes it cheaper for an expensive x.
+    """
+    return chosen().computed_once(x, number)

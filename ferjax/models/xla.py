@@ -58,7 +58,7 @@ def scaled(centered: jax.Array, inverse: jax.Array, scale: jax.Array, bias: jax.
     return centered * (inverse * widened(scale, centered)) + widened(bias, centered)
 
 
-def identity(x: jax.Array) -> jax.Array:
+def identity(x: jax.Array, _: object = None) -> jax.Array:
     """Returns x; XLA decides which values are stored."""
     return x
 

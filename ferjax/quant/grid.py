@@ -87,14 +87,14 @@ def _fake_quant(x: jax.Array, scale: jax.Array, zero_point: jax.Array, low: int,
 
 
 def _fake_quant_forward(x: jax.Array, scale: jax.Array, zero_point: jax.Array, low: int, high: int) -> Any:
-    q = jnp.round(x / scale) + zero_point
-    clipped = jnp.clip(q, low, high)
-    return (clipped - zero_point) * scale, (q == clipped, scale)
+    return _fake_quant(x, scale, zero_point, low, high), (x, scale, zero_point)
 
 
 def _fake_quant_backward(low: int, high: int, saved: Any, dy: jax.Array) -> Any:
-    inside, scale = saved
-    return jnp.where(inside, dy, 0), jnp.zeros_like(scale), jnp.zeros_like(scale)
+    x, scale, zero_point = saved
+    # No mask, no quotient is saved: on CPUs, XLA would write an array more for each activation.
+    first, last = ((end - zero_point) * scale for end in (low - 0.5, high + 0.5))
+    return jnp.where((first <= x) & (x <= last), dy, 0), jnp.zeros_like(scale), jnp.zeros_like(scale)
 
 
 _fake_quant.defvjp(_fake_quant_forward, _fake_quant_backward)

@@ -110,7 +110,7 @@ def make_apply(
 
         def round_here(point: nn.Module, x: jax.Array) -> jax.Array:
             low, high = _range(point)
-            wide = full_precision(x)
+            wide = computed_once(full_precision(x), high)
             if point.is_mutable_collection("ranges") and not _bounds(point):
                 low, high = _updated(low, high, observe(jax.lax.stop_gradient(wide)), decay, moving)
                 point.put_variable("ranges", "low", low)
@@ -270,7 +270,7 @@ def _at_points(act: Callable[[nn.Module, jax.Array], jax.Array]) -> Callable[...
 
 def _rounded(x: jax.Array, grid: quant.Grid) -> jax.Array:
     """Rounds a weight or an activation, once for all its uses (nine in a depthwise convolution on CPUs)."""
-    return computed_once(quant.fake_quant(x, grid))
+    return computed_once(quant.fake_quant(x, grid), grid.scale.ravel()[0])
 
 
 def _bounds(point: nn.Module) -> tuple[float, ...]:

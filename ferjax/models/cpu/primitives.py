@@ -61,15 +61,24 @@ def seen_by_tap(x: jax.Array, i: int, j: int, size: tuple[int, ...], stride: int
 
 
 @jax.custom_vjp
-def computed_once(x: jax.Array) -> jax.Array:
+def computed_once(x: jax.Array, number: jax.Array | None = None) -> jax.Array:
     """Returns x (..., C) and keeps XLA from computing it again for each of its uses; the gradient passes unchanged.
 
     XLA fuses cheap operations, such as sums and products, into every use of their result: in a residual network, each
     shifted read in a kernel's gradient would recompute the blocks before it. XLA does not duplicate divisions, and it
     removes `lax.optimization_barrier` too early. The divisor is always one, because no value exceeds infinity; XLA
     does not detect this, and LLVM removes the division later.
+
+    Args:
+      x: any floating type.
+      number: the scalar that is compared with infinity, computed at run time (default: the first channel of x, which
+        takes longer if x is expensive).
     """
-    return x / jnp.where(x[..., :1] > jnp.inf, 2, 1).astype(x.dtype)
+    return x / jnp.where((x[..., :1] if number is None else number) > jnp.inf, 2, 1).astype(x.dtype)
 
 
-computed_once.defvjp(lambda x: (computed_once(x), None), lambda _, dy: (dy,))
+def _computed_once(x: jax.Array, number: jax.Array | None = None) -> tuple[jax.Array, Any]:
+    return computed_once(x, number), jax.tree.map(jnp.zeros_like, number)
+
+
+computed_once.defvjp(_computed_once, lambda nothing, dy: (dy, nothing))
