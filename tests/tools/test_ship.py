@@ -31,9 +31,10 @@ def test_what_is_shipped_is_consistent():
 
 
 def test_wheels_carry_what_is_shipped():
-    packages = pathlib.Path(ferjax.__file__).parent
-    settings = tomllib.loads((packages.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    carried = {path for pattern in settings["ferjax.runtime"] for path in (packages / "runtime").glob(pattern)}
+    root = pathlib.Path(ferjax.__file__).parent.parent
+    settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    package = ".".join(shipped.FOLDER.relative_to(root).parts)
+    carried = {path for pattern in settings[package] for path in shipped.FOLDER.glob(pattern)}
     assert carried == set(shipped.FOLDER.iterdir()) and len(carried) >= 4
 
 
