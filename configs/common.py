@@ -66,7 +66,7 @@ def student(config: ConfigDict) -> None:
 
 
 def ferplus(config: ConfigDict) -> None:
-    """Trains on FER+; the targets are the shares of each face's votes."""
+    """Trains on FER+; the target of a face is the distribution of its votes."""
     config.data.name = "ferplus"
     config.loss.label_smoothing = 0.0
     config.fit.targets = "votes"

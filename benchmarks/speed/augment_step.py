@@ -1,22 +1,21 @@
-"""Measures what augmentation costs: the train step without it, with it, and with the faults of cameras as well.
+"""Measures the cost of augmentation: a train step without it, with geometry, and with geometry and camera faults.
 
     python -m benchmarks.speed.augment_step                      ResNet-20 and mini-Xception
     python -m benchmarks.speed.augment_step --models microexpnet
 
-The contenders take turns. The geometry is flip, rotation and translation; each fault has the probability of
-`configs/NAME.py:robust`, which does not change the cost. Do not run it beside a training.
+The contenders take turns. Geometry is flip, rotation and translation. Each camera fault has the probability 0.25, as in
+`configs/NAME.py:robust`. Do not run it beside a training.
 """
 
 import statistics
 from typing import Any
 
 from benchmarks.speed import train_contenders, turns
-from ferjax import cli, losses, memory, models
+from ferjax import cli, losses, models
 from ferjax.augment import camera
 from ferjax.train import experiment, optim
 from ferjax.train.state import init_state
 from ferjax.train.step import Task, make_train_step
-from tools import tables
 
 COLUMNS = (
     ("network", "{name}"),
@@ -30,14 +29,7 @@ COLUMNS = (
 
 
 def main() -> None:
-    parser = turns.arguments(__doc__)
-    parser.add_argument("--models", nargs="+", default=["resnet20", "mini_xception"], help="names of the registry")
-    args = turns.parse(parser)
-    memory.keep_freed()  # as `ferjax train` does
-    rows = [measure(name, args.batch_size, args.rounds, args.steps) for name in args.models]
-    command = tables.command("benchmarks.speed.augment_step")
-    table = tables.save("augment_step", COLUMNS, rows, command=command, packages=["jax"], results=args.results)
-    print(tables.render(table))
+    turns.report(__doc__, "augment_step", COLUMNS, measure, ["jax"])
 
 
 def measure(name: str, batch_size: int, rounds: int, steps: int) -> dict[str, Any]:
@@ -58,7 +50,7 @@ def measure(name: str, batch_size: int, rounds: int, steps: int) -> dict[str, An
 
 
 def contenders(name: str, batch_size: int) -> dict[str, turns.Block]:
-    """Returns blocks of the step without augmentation, with geometry, and with camera faults too."""
+    """Returns blocks of the step without augmentation, with geometry, and with geometry and camera faults."""
     shape = models.default_input_shape(name)
     module = models.create(name, num_classes=train_contenders.CLASSES)
     variables = experiment.init_variables(module, shape, seed=0)

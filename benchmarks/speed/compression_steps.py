@@ -21,12 +21,11 @@ from typing import Any
 import optax
 
 from benchmarks.speed import train_contenders, turns
-from ferjax import cli, losses, memory, models, prune
+from ferjax import cli, losses, models, prune
 from ferjax.quant import rounding
 from ferjax.train import experiment, optim
 from ferjax.train.state import init_state
 from ferjax.train.step import Task, make_train_step
-from tools import tables
 
 CLASSES, FREQUENCY = train_contenders.CLASSES, 100
 COLUMNS = (
@@ -41,15 +40,7 @@ COLUMNS = (
 
 
 def main() -> None:
-    parser = turns.arguments(__doc__)
-    parser.add_argument("--models", nargs="+", default=["resnet20", "mini_xception"], help="names of the registry")
-    args = turns.parse(parser)
-    memory.keep_freed()  # as `ferjax train` does
-    rows = [measure(name, args.batch_size, args.rounds, args.steps) for name in args.models]
-    command = tables.command("benchmarks.speed.compression_steps")
-    packages = ["jax", "flax", "optax"]
-    table = tables.save("compression_steps", COLUMNS, rows, command=command, packages=packages, results=args.results)
-    print(tables.render(table))
+    turns.report(__doc__, "compression_steps", COLUMNS, measure, ["jax", "flax", "optax"])
 
 
 def measure(name: str, batch_size: int, rounds: int, steps: int) -> dict[str, Any]:

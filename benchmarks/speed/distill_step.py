@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from benchmarks.speed import train_contenders, turns
-from ferjax import augment, cli, losses, memory, models
+from ferjax import augment, cli, losses, models
 from ferjax.spec import ModelSpec
 from ferjax.train import experiment, optim
 from ferjax.train import teacher as train_teacher
@@ -41,7 +41,6 @@ def main() -> None:
     parser = turns.arguments(__doc__)
     parser.add_argument("--pairs", nargs="+", default=["mini_xception:resnet20", "resnet20:resnet20"])
     args = turns.parse(parser)
-    memory.keep_freed()  # as `ferjax train` does
     pairs = [pair.partition(":") for pair in args.pairs]
     rows = [measure(student, teacher, args.batch_size, args.rounds, args.steps) for student, _, teacher in pairs]
     command = tables.command("benchmarks.speed.distill_step")

@@ -3,9 +3,10 @@
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-from ferjax import errors
+from ferjax import errors, memory
 from tools import tables
 
 Block = Callable[[int], None]  # takes so many steps and waits for the last
@@ -61,7 +62,7 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Reads the command line.
+    """Reads the command line, and keeps freed memory as `ferjax train` does.
 
     Raises:
       InputError: if a number is not positive.
@@ -69,4 +70,29 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     args = parser.parse_args()
     if min(args.batch_size, args.rounds, args.steps) < 1:
         raise errors.InputError("--batch-size, --rounds and --steps must be positive")
+    memory.keep_freed()
     return args
+
+
+def report(
+    doc: str | None,
+    name: str,
+    columns: Sequence[tuple[str, str]],
+    measure: Callable[[str, int, int, int], dict[str, Any]],
+    packages: Sequence[str],
+) -> None:
+    """Runs a benchmark with a row per network: reads the command line, measures, saves and prints the table.
+
+    Args:
+      doc: help of the command.
+      name: of the module in `benchmarks.speed`, and of its results.
+      columns: of the table.
+      measure: (network, batch size, rounds, steps in a turn) -> row.
+      packages: whose versions are saved.
+    """
+    parser = arguments(doc)
+    parser.add_argument("--models", nargs="+", default=["resnet20", "mini_xception"], help="names of the registry")
+    args = parse(parser)
+    rows = [measure(model, args.batch_size, args.rounds, args.steps) for model in args.models]
+    command = tables.command(f"benchmarks.speed.{name}")
+    print(tables.render(tables.save(name, columns, rows, command=command, packages=packages, results=args.results)))

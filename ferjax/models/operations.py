@@ -26,7 +26,7 @@ class Operations(NamedTuple):
     layer_norm: Callable[..., jax.Array]
     linear: Callable[..., jax.Array]
     stored: Callable[[jax.Array], jax.Array]
-    computed_once: Callable[..., jax.Array]
+    computed_once: Callable[[jax.Array, jax.Array | None], jax.Array]
 
 
 XLA = Operations(
@@ -119,11 +119,11 @@ def stored(x: jax.Array) -> jax.Array:
     return chosen().stored(x)
 
 
-def computed_once(x: jax.Array, number: jax.Array | None = None) -> jax.Array:
-    """Returns x (..., C), computed once for all its uses; the gradient passes unchanged.
+def computed_once(x: jax.Array, runtime_scalar: jax.Array | None = None) -> jax.Array:
+    """Returns x (..., C), which XLA then computes once and not again for each use; the gradient is that of x.
 
     Args:
       x: any floating type.
-      number: any scalar computed at run time, which makes it cheaper for an expensive x.
+      runtime_scalar: any scalar that XLA does not know when it compiles; saves time if x is expensive.
     """
-    return chosen().computed_once(x, number)
+    return chosen().computed_once(x, runtime_scalar)

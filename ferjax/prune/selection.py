@@ -55,7 +55,7 @@ def _largest(scores: jax.Array, alive: jax.Array, pruned: Any) -> jax.Array:
     last = _nth(ranked, count)
     lower, ties, index = ranked < last, ranked == last, jnp.arange(scores.size, dtype=jnp.int32)
     end = _nth(jnp.where(ties, index, scores.size), count - jnp.sum(lower, dtype=jnp.int32))
-    return ~(lower | ties & (index <= end) & (count > 0))
+    return ~(lower | (ties & (index <= end)))
 
 
 def _nth(values: jax.Array, n: jax.Array) -> jax.Array:

@@ -92,7 +92,7 @@ def _fake_quant_forward(x: jax.Array, scale: jax.Array, zero_point: jax.Array, l
 
 def _fake_quant_backward(low: int, high: int, saved: Any, dy: jax.Array) -> Any:
     x, scale, zero_point = saved
-    # No mask, no quotient is saved: on CPUs, XLA would write an array more for each activation.
+    # Neither the mask nor the quotient is saved: on CPUs, each would be one more array to write per activation.
     first, last = ((end - zero_point) * scale for end in (low - 0.5, high + 0.5))
     return jnp.where((first <= x) & (x <= last), dy, 0), jnp.zeros_like(scale), jnp.zeros_like(scale)
 

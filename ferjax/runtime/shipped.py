@@ -83,7 +83,7 @@ def choices() -> str:
 
 
 def accepted() -> str:
-    """Returns the help of a command's model, for `ferjax.runtime.load`."""
+    """Returns the help text of an argument that `ferjax.runtime.load` takes."""
     return f"exported file, folder of such files (the fastest is taken), or model of the package: {choices()}"
 
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.speed import compression_steps
+from benchmarks.speed import augment_step, compression_steps
 from benchmarks.studies import compression, recipes
 from ferjax import models, weights
 from ferjax.errors import InputError
@@ -14,14 +14,18 @@ from tools import tables
 pytestmark = pytest.mark.slow
 
 
-def test_every_contender_takes_its_steps(monkeypatch):
+@pytest.mark.parametrize(
+    ("benchmark", "contenders"),
+    [(compression_steps, ["step", "qat", "prune", "look"]), (augment_step, ["step", "geometry", "camera"])],
+)
+def test_every_contender_takes_its_steps(monkeypatch, benchmark, contenders):
     module, _, _ = tiny.create("baseline_cnn3")
     monkeypatch.setattr(models, "create", lambda name, **kwargs: module)
     monkeypatch.setattr(models, "default_input_shape", lambda name: tiny.SMALL[name][1])
-    row = compression_steps.measure("baseline_cnn3", 4, rounds=2, steps=2)
-    assert {k: len(v) for k, v in row["all"].items()} == {"step": 2, "qat": 2, "prune": 2, "look": 2}
-    assert row["qat_ratio"] > 0 and row["prune_ratio"] > 0 and row["input"] == "16×16×1"
-    table = tables.render(tables.Table(compression_steps.COLUMNS, [{**row, **how()}]))
+    row = benchmark.measure("baseline_cnn3", 4, rounds=2, steps=2)
+    assert {k: len(v) for k, v in row["all"].items()} == dict.fromkeys(contenders, 2)
+    assert all(value > 0 for key, value in row.items() if key.endswith("_ratio")) and row["input"] == "16×16×1"
+    table = tables.render(tables.Table(benchmark.COLUMNS, [{**row, **how()}]))
     assert table.splitlines()[2].startswith("| baseline_cnn3 | 16×16×1, 4 | ")
     json.dumps(row)
 

@@ -35,6 +35,17 @@ def zeros(params):
     return {name: int((np.asarray(w) == 0).sum()) for name, w in kernels(params).items()}
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_lowest_scores_are_pruned_and_ties_by_index(seed):
+    rng, size = np.random.default_rng(seed), 40
+    scores = np.abs(np.round(2 * rng.normal(size=size)) if seed % 2 else rng.normal(size=size)).astype(np.float32)
+    scores[rng.integers(size)] = np.inf
+    alive, pruned = rng.random(size) < 0.8, [0, size, rng.uniform(0, size)][seed % 3]
+    lowest = np.argsort(np.where(alive, scores, -1), kind="stable")[: round(pruned)]
+    kept = selection._largest(jnp.array(scores), jnp.array(alive), jnp.float32(pruned))
+    assert np.flatnonzero(~np.asarray(kept)).tolist() == sorted(lowest.tolist())
+
+
 def run(tx, params, updates=1, seed=1):
     """Returns parameters and state after updates with random gradients, and the count of zeros after each."""
 

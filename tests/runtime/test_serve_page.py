@@ -131,6 +131,7 @@ def test_a_hidden_page_takes_no_pictures(browser):
         browser.close()
         browser.switch_to.window(page)
         wait(lambda: browser.execute_script(health)["viewers"] == 2)
+        assert text(browser, "state") == "Live"
 
 
 def test_the_end_is_told_and_the_page_connects_again(browser):
@@ -152,3 +153,4 @@ def test_a_new_token_is_told(browser):
         wait(lambda: text(browser, "state") == "Live")
     with Device(f"0.0.0.0:{port}"):
         wait(lambda: "new one" in text(browser, "state"))
+        assert text(browser, "state").startswith("This address is no longer valid")

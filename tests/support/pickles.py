@@ -5,7 +5,7 @@ import zipfile
 
 
 def text(value):
-    """Returns a pickled text, without header and stop."""
+    """Returns the opcode that pushes a string; the protocol header and STOP are left to the caller."""
     return b"X" + len(value).to_bytes(4, "little") + value.encode()
 
 

@@ -1,4 +1,4 @@
-"""A small distillation."""
+"""Runs a small distillation."""
 
 from ferjax.train import experiment
 from tests.support import experiments
@@ -6,7 +6,7 @@ from tests.support.experiments import SMALL
 
 
 def config(**changes):
-    """The small experiment with `group__key` values set."""
+    """Returns the configuration of a small experiment, with `group__key` values replaced."""
     return experiments.config(SMALL | {"loss": {"label_smoothing": 0.1}}, **changes)
 
 

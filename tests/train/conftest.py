@@ -10,7 +10,7 @@ from tests.support.untrained_runs import write_run
 
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory):
-    """Two small runs of different networks on the same data."""
+    """Returns a folder with the untrained runs `a` and `b`: two networks, the same data."""
     folder = tmp_path_factory.mktemp("teachers")
     faces = data.load(data_dir=folder / "data", **SMALL["data"])
     write_run(folder / "a", faces, model=SMALL["model"], dataset_args=SMALL["data"])

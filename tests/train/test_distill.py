@@ -1,4 +1,4 @@
-"""Teachers from runs: same images, evaluation mode, own spec; students that learn from them."""
+"""Tests teachers that are loaded from runs, and students that are distilled from them."""
 
 import json
 

@@ -329,6 +329,7 @@ def test_the_page_works_offline_after_it_was_loaded_once(folder, four, tmp_path)
         wait(driver, lambda: text(driver, "status").startswith("Ready"))
         driver.find_element("id", "file").send_keys(str(picture))
         wait(driver, lambda: text(driver, "status").startswith("Person 1"))
+        assert not browser.failed(driver)
 
 
 def test_an_unplugged_camera_ends(page):

@@ -1,4 +1,4 @@
-"""Pickles that try to run code, and objects in them that are no tensors."""
+"""Tests pickles that try to run code, and pickled objects that are not tensors."""
 
 import argparse
 import collections
@@ -93,7 +93,7 @@ def test_a_state_dict_cannot_replace_its_methods(tmp_path):
 
 @pytest.mark.parametrize("code", ["classes", "functions"])
 def test_a_pickle_does_not_change_the_reader(tmp_path, code):
-    """BUILD may set attributes of what the reader itself provides."""
+    """The opcode BUILD sets attributes of an object, here of one that the reader provides."""
     name = {"classes": "numpy\nndarray", "functions": "torch._utils\n_rebuild_tensor_v2"}[code]
     path = tmp_path / "evil.pth"
     path.write_bytes(f"\x80\x02}}X\x01\0\0\0wc{name}\n".encode("latin1") + b"(N}" + text("value") + b"K\x01stbs.")

@@ -77,7 +77,7 @@ def windowed(x: jax.Array, kernel: jax.Array, stride: int, pad: Padding) -> jax.
 def _windowed_forward(x: jax.Array, kernel: jax.Array, stride: int, pad: Padding) -> tuple[jax.Array, Any]:
     if onednn.serves(x, kernel):
         return onednn.convolve(x, kernel, stride, pad, places(x, kernel, stride, pad)), (x, kernel)
-    x = computed_once(x)
+    x = computed_once(x)  # for the kernel's gradient; arguments of oneDNN's calls are stored in any case
     run = _unfolded if _tiny(x, kernel, stride, pad) else xla.convolve
     return run(x, kernel, stride, pad), (x, kernel)
 

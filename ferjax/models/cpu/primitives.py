@@ -61,7 +61,7 @@ def seen_by_tap(x: jax.Array, i: int, j: int, size: tuple[int, ...], stride: int
 
 
 @jax.custom_vjp
-def computed_once(x: jax.Array, number: jax.Array | None = None) -> jax.Array:
+def computed_once(x: jax.Array, runtime_scalar: jax.Array | None = None) -> jax.Array:
     """Returns x (..., C) and keeps XLA from computing it again for each of its uses; the gradient passes unchanged.
 
     XLA fuses cheap operations, such as sums and products, into every use of their result: in a residual network, each
@@ -71,14 +71,15 @@ def computed_once(x: jax.Array, number: jax.Array | None = None) -> jax.Array:
 
     Args:
       x: any floating type.
-      number: the scalar that is compared with infinity, computed at run time (default: the first channel of x, which
-        takes longer if x is expensive).
+      runtime_scalar: what is compared with infinity, any scalar that XLA does not know when it compiles. The default,
+        the first channel of x, makes an expensive x slower.
     """
-    return x / jnp.where((x[..., :1] if number is None else number) > jnp.inf, 2, 1).astype(x.dtype)
+    compared = x[..., :1] if runtime_scalar is None else runtime_scalar
+    return x / jnp.where(compared > jnp.inf, 2, 1).astype(x.dtype)
 
 
-def _computed_once(x: jax.Array, number: jax.Array | None = None) -> tuple[jax.Array, Any]:
-    return computed_once(x, number), jax.tree.map(jnp.zeros_like, number)
+def _computed_once_forward(x: jax.Array, runtime_scalar: jax.Array | None = None) -> tuple[jax.Array, Any]:
+    return computed_once(x, runtime_scalar), jax.tree.map(jnp.zeros_like, runtime_scalar)
 
 
-computed_once.defvjp(_computed_once, lambda nothing, dy: (dy, nothing))
+computed_once.defvjp(_computed_once_forward, lambda zero, dy: (dy, zero))
