@@ -79,6 +79,9 @@ def init_state(variables: Mapping[str, Any], tx: optax.GradientTransformation, *
     """Returns the state of step 0 for {"params": …, other collections}; `ema` adds a moving average."""
     params = variables["params"]
     collections = {k: v for k, v in variables.items() if k != "params"}
-    average = jax.tree.map(jnp.array, dict(variables)) if ema else {}
-    started = jax.jit(tx.init)(params)  # one program: a compilation per shape takes half a second
-    return TrainState(jnp.zeros((), jnp.int32), params, collections, started, average)
+
+    @jax.jit  # one program: a compilation for each shape takes half a second
+    def start(variables: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return tx.init(variables["params"]), jax.tree.map(jnp.copy, variables) if ema else {}
+
+    return TrainState(jnp.zeros((), jnp.int32), params, collections, *start(dict(variables)))
