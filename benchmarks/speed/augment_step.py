@@ -60,7 +60,7 @@ def contenders(name: str, batch_size: int) -> dict[str, turns.Block]:
     tasks = {"step": plain, "geometry": geometry, "camera": geometry._replace(camera=camera.create(probability=0.25))}
     batch = train_contenders.noise(shape, batch_size)
     return {
-        key: train_contenders.repeated(make_train_step(task, tx), init_state(variables, tx), batch, module)
+        key: train_contenders.repeated(make_train_step(task, tx), init_state(variables, tx), batch, [module])
         for key, task in tasks.items()
     }
 

@@ -80,7 +80,7 @@ def contenders(name: str, batch_size: int) -> dict[str, turns.Block]:
         apply_fn: Callable[..., Any], start: Any, tx: optax.GradientTransformation, compiled_as: Any = module
     ) -> turns.Block:
         step = make_train_step(Task(apply_fn, losses.cross_entropy, spec), tx)
-        return train_contenders.repeated(step, init_state(start, tx), batch, compiled_as)
+        return train_contenders.repeated(step, init_state(start, tx), batch, [compiled_as])
 
     return {
         "step": block(module.apply, variables, adam),

@@ -7,7 +7,7 @@ import os
 import pathlib
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -80,7 +80,7 @@ class Job:
         task = Task(self.module.apply, losses.cross_entropy, self.spec, augmentation)
         bare = make_train_step(task, self.optimizer.tx)
         batch = {"images": self.images, "labels": self.labels}
-        return repeated(bare, init_state(self.variables, self.optimizer.tx), batch, self.module)
+        return repeated(bare, init_state(self.variables, self.optimizer.tx), batch, [self.module])
 
     def fit(self, steps: int, epochs: int, on_epoch: Callable[[Any], None], workers: int | None) -> None:
         """Trains from memory, or from disk with so many workers."""
@@ -172,10 +172,10 @@ def spec_of(name: str, shape: tuple[int, ...]) -> ModelSpec:
 
 
 def repeated(
-    train_step: Callable[..., Any], state: Any, batch: dict[str, np.ndarray], module: Any, *more: Any
+    train_step: Callable[..., Any], state: Any, batch: dict[str, np.ndarray], modules: Sequence[Any], *more: Any
 ) -> turns.Block:
-    """Returns blocks of a train step on one batch, compiled as `fit` compiles that of this network."""
-    step = jax.jit(train_step, donate_argnums=0, compiler_options=models.compiler_options(module))
+    """Returns blocks of a train step on one batch, compiled as `fit` compiles that of these networks."""
+    step = jax.jit(train_step, donate_argnums=0, compiler_options=models.compiler_options(*modules))
     # may_alias: the step donates its state, which must not be the memory that the other contenders start from.
     state = jax.device_put(state, may_alias=False)
     batch = jax.device_put(batch)

@@ -129,18 +129,19 @@ def for_export(module: nn.Module) -> nn.Module:
     return module.clone(depthwise="conv") if hasattr(module, "depthwise") else module
 
 
-def compiler_options(module: nn.Module) -> dict[str, bool | int]:
-    """Returns the XLA options for a train step of this network, {} for the defaults.
+def compiler_options(*modules: nn.Module) -> dict[str, bool | int]:
+    """Returns the XLA options for a train step with these networks, {} for the defaults.
 
     XLA's CPU backend has two code generators. Depthwise convolutions as shifts compile to about a thousand small
-    loops; the older generator with fewer LLVM passes compiles them sooner and to faster code. Other networks run as
-    fast with either, and transformers compile more slowly with the older one. Folded networks, which round, use fewer
-    passes and the default generator: mini-Xception's step takes 161 ms instead of 211, MicroExpNet's 96 instead of 128.
+    loops, and run faster after fewer LLVM passes. The older generator compiles them sooner and to faster code, but
+    others to slower code: mini-Xception's step takes 70 ms instead of 75, a ResNet-20 that teaches it 109 instead of
+    98. Folded networks, which round, are slower with it too: mini-Xception's step takes 211 ms instead of 161.
     """
-    shifts = operations.depthwise(getattr(module, "depthwise", "conv")) is operations.CPU.depthwise
-    if not (cpu.wanted() and shifts):
+    shifts = [operations.depthwise(getattr(each, "depthwise", "conv")) is operations.CPU.depthwise for each in modules]
+    if not (cpu.wanted() and any(shifts)):
         return {}
-    older = {} if getattr(module, "folded", False) else {"xla_cpu_use_fusion_emitters": False}
+    folded = any(getattr(each, "folded", False) for each in modules)
+    older = {"xla_cpu_use_fusion_emitters": False} if all(shifts) and not folded else {}
     return {**older, "xla_backend_optimization_level": 1}
 
 

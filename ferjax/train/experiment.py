@@ -225,7 +225,7 @@ def _task(
         teacher=teacher,
         taps=taps,
         eval_apply=network.apply,
-        compiler_options=models.compiler_options(network.module),
+        compiler_options=models.compiler_options(network.module, *(teacher.modules if teacher else ())),
     )
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 
 from ferjax import augment as augmentation
 from ferjax import errors, prune
@@ -20,6 +21,9 @@ from ferjax.spec import ModelSpec
 from ferjax.train import stages
 from ferjax.train.stages import WHOLE, Stage
 from ferjax.train.state import Arrays, Sums, TrainState
+
+
+_COLUMNS = 256  # of the array that norms are computed from
 
 
 class Outputs(NamedTuple):
@@ -46,6 +50,7 @@ class Teacher(NamedTuple):
       specs: one per teacher.
       stored_views: K, see `ferjax.train.stored_views`; 0 if the teacher runs in the step.
       clean: whether it sees the images without the faults of `Task.camera`.
+      modules: the networks that run in the step.
     """
 
     apply: TeacherFn
@@ -53,6 +58,7 @@ class Teacher(NamedTuple):
     specs: tuple[ModelSpec, ...] = ()
     stored_views: int = 0
     clean: bool = False
+    modules: tuple[nn.Module, ...] = ()
 
 
 class Task(NamedTuple):
@@ -264,9 +270,14 @@ def _after(grads: Any, index: jax.Array) -> jax.Array:
 
 
 def _norm(tree: Any) -> jax.Array:
-    """Computes the global norm as one product; XLA on CPUs compiles three loops per parameter for a sum over leaves."""
-    flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
-    return jnp.sqrt(jnp.vdot(flat, flat))
+    """Returns the global norm, from the sums of the columns of one array.
+
+    XLA on CPUs adds the squares of a vector one after the other: for 1.2 million values, that takes twice as long and
+    is wrong by 8e-4. For a sum per parameter, it compiles three loops each.
+    """
+    flat = [leaf.ravel() for leaf in jax.tree.leaves(tree)]
+    gap = jnp.zeros(-sum(each.size for each in flat) % _COLUMNS, flat[0].dtype)
+    return jnp.sqrt(jnp.square(jnp.concatenate([*flat, gap]).reshape(-1, _COLUMNS)).sum(0).sum())
 
 
 def _same_answer(logits: jax.Array, others: jax.Array) -> jax.Array:

@@ -58,7 +58,7 @@ def load(
         raise errors.unknown("teacher.tta", tta, augment.VIEWS)
     if taps and tta == "ten":
         raise errors.InputError("loss.features requires teacher.tta to be one or flip, got 'ten'")
-    parts, variables, specs = [], [], []
+    parts, variables, specs, modules = [], [], [], []
     for workdir in workdirs:
         network = weights.load(workdir)
         _check(network.spec, spec, workdir, resize=resize)
@@ -66,6 +66,7 @@ def load(
         parts.append(functools.partial(_answer, network.spec, own_apply, spec=spec, tta=tta, taps=taps))
         variables.append(jax.tree.map(jnp.asarray, network.variables))
         specs.append(network.spec)
+        modules.append(network.module)
 
     def apply(variables: Sequence[Any], example: Mapping[str, jax.Array]) -> Outputs:
         images = example.get("clean", example["images"])
@@ -74,7 +75,7 @@ def load(
         found = {f"{i}/{name}": value for i, a in enumerate(answers) for name, value in a.taps.items()}
         return Outputs(mean, found)
 
-    return Teacher(apply, tuple(variables), tuple(specs), stored_views, clean)
+    return Teacher(apply, tuple(variables), tuple(specs), stored_views, clean, () if stored_views else tuple(modules))
 
 
 def _answer(

@@ -219,8 +219,10 @@ def test_networks_with_shifts_use_the_older_code_generator():
     module = models.create("mini_xception")
     options = models.compiler_options(module)
     assert models.compiler_options(models.for_export(module)) == {}
-    rounding = models.compiler_options(module.clone(folded=True))
-    assert rounding and rounding.items() < options.items()  # all but the generator
+    for slower in ([module.clone(folded=True)], [module, models.create("resnet20")]):
+        fewer_passes = models.compiler_options(*slower)
+        assert fewer_passes and fewer_passes.items() < options.items()  # all but the generator
+    assert models.compiler_options(module, module) == options
     jax.jit(jnp.sin, compiler_options=options).lower(1.0).compile()  # XLA knows them
     with pytest.raises(InputError, match="Did you mean 'shifts'"):
         models.compiler_options(models.create("mini_xception", depthwise="shift"))

@@ -190,7 +190,7 @@ def test_how_images_are_read_is_no_part_of_the_experiment(trained):
 
 def test_the_step_is_compiled_as_the_network_asks(trained, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(models, "compiler_options", lambda module: asked.append(module) or {"xla_faster": True})
+    monkeypatch.setattr(models, "compiler_options", lambda *modules: asked.extend(modules) or {"xla_faster": True})
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_faster"):
         experiment.train(config(), workdir=tmp_path / "run", data_dir=trained[0] / "data", progress=False)
     assert [type(module).__name__ for module in asked] == ["BaselineCNN"]

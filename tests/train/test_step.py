@@ -61,6 +61,16 @@ def test_the_same_step_twice_is_the_same_and_another_seed_is_not():
     assert not np.array_equal(*kernels)
 
 
+def test_the_norm_of_a_million_values_is_exact():
+    variables = tiny.variables()
+    params = {**variables["params"], "unused": jnp.zeros(1_000_003)}
+    tx = optax.stateless(lambda updates, params: jax.tree.map(lambda p: jnp.full_like(p, 0.1), params))
+    step = make_train_step(tiny.task(), tx)
+    _, sums = jax.jit(step)(init_state({**variables, "params": params}, tx), tiny.faces(8))
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    np.testing.assert_allclose(float(sums.update_norm), 0.1 * np.sqrt(size), rtol=1e-6)
+
+
 def test_augmentation_sees_pixels_before_normalisation():
     def look(key, batch):
         assert batch["targets"].shape == (8, 3)
