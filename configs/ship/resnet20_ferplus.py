@@ -1,6 +1,7 @@
 """A ResNet-20 with the eight classes of FER+, for the package: a student of EfficientNet-Lite0. Both learn from votes.
 
-ferjax train --config efficientnet_lite0:ferplus --workdir runs/plus_teacher    # 1.5 h
+ferjax train --config efficientnet_lite0 --workdir runs/teacher    # 1.5 h
+ferjax train --config efficientnet_lite0:ferplus,tuned --workdir runs/plus_teacher    # 0.8 h
 ferjax distill --config ship/resnet20_ferplus --teacher runs/plus_teacher --workdir runs/ship/plus    # 2 h
 ferjax calibrate --model runs/ship/plus
 ferjax export --model runs/ship/plus --out exports/plus --format tflite onnx --overwrite
