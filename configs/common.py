@@ -74,8 +74,8 @@ def ferplus(config: ConfigDict) -> None:
 
 
 def scratch(config: ConfigDict) -> None:
-    """Removes pretrained weights from a configuration."""
-    config.init.pretrained = ""
+    """Trains from random weights instead of pretrained ones or those of an earlier run."""
+    config.init.update(pretrained="", workdir="")
 
 
 def embedded(config: ConfigDict, **options: int) -> None:

@@ -1,8 +1,10 @@
-"""A ResNet-20 with the eight classes of FER+, for the package: a student of EfficientNet-Lite0. Both learn from votes.
+"""The ResNet-20 of FER2013, trained on for the eight classes of FER+. It and its teacher learn from votes.
 
 ferjax train --config efficientnet_lite0 --workdir runs/teacher    # 1.5 h
+ferjax distill --config ship/resnet20 --teacher runs/teacher --workdir runs/ship/resnet20_first    # 2 h
+ferjax distill --config ship/resnet20:second --teacher runs/teacher --workdir runs/ship/resnet20    # 1.5 h
 ferjax train --config efficientnet_lite0:ferplus,tuned --workdir runs/plus_teacher    # 0.8 h
-ferjax distill --config ship/resnet20_ferplus --teacher runs/plus_teacher --workdir runs/ship/plus    # 2 h
+ferjax distill --config ship/resnet20_ferplus --teacher runs/plus_teacher --workdir runs/ship/plus    # 1 h
 ferjax calibrate --model runs/ship/plus
 ferjax export --model runs/ship/plus --out exports/plus --format tflite onnx --overwrite
 python -m tools.ship --name resnet20_ferplus --model runs/ship/plus --file exports/plus/resnet20_int8.tflite
@@ -14,6 +16,8 @@ from configs.ship import resnet20
 
 
 def get_config(arg=None):
-    config = resnet20.get_config()
+    config = resnet20.get_config("second")
+    config.init.workdir = "runs/ship/resnet20"
+    config.fit.epochs = 25
     common.ferplus(config)
     return common.arguments(config, arg, demo=common.demo(epochs=4))
