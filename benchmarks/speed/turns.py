@@ -27,20 +27,23 @@ def seconds(block: Block, steps: int) -> float:
     return time.perf_counter() - start
 
 
-def take(blocks: Mapping[str, Block], *, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Returns the seconds of each contender's turns, a block of so many steps in every round."""
+def take(blocks: Mapping[str, Block], *, rounds: int, steps: int, untimed: int = 0) -> dict[str, list[float]]:
+    """Returns the seconds of each contender's turns, a block of so many steps in every round, after untimed steps."""
     times: dict[str, list[float]] = {name: [] for name in blocks}
     for order in orders(blocks, rounds):
         for name in order:
+            if untimed:
+                blocks[name](untimed)
             times[name].append(seconds(blocks[name], steps))
     return times
 
 
 def milliseconds(blocks: Mapping[str, Block], *, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Returns the milliseconds a step of each contender's turns, after one step that compiles."""
-    for block in blocks.values():
-        block(1)
-    times = take(blocks, rounds=rounds, steps=steps)
+    """Returns the milliseconds a step of each contender's turns.
+
+    The first step of a turn compiles, or finds the caches and the freed memory of the contender before; it is not timed.
+    """
+    times = take(blocks, rounds=rounds, steps=steps, untimed=1)
     return {name: [1000 * value / steps for value in values] for name, values in times.items()}
 
 

@@ -14,7 +14,7 @@ def test_every_contender_is_first_in_turn():
     assert list(turns.orders("abc", 4)) == [list("abc"), list("bca"), list("cab"), list("abc")]
 
 
-def test_each_turn_is_timed_after_one_step_that_compiles(monkeypatch):
+def test_each_turn_is_timed_after_its_first_step(monkeypatch):
     clock, taken = [0.0], []
 
     def block(name, cost):
@@ -26,7 +26,7 @@ def test_each_turn_is_timed_after_one_step_that_compiles(monkeypatch):
 
     monkeypatch.setattr(turns.time, "perf_counter", lambda: clock[0])
     times = turns.milliseconds({"a": block("a", 0.001), "b": block("b", 0.002)}, rounds=2, steps=3)
-    assert taken == [("a", 1), ("b", 1), ("a", 3), ("b", 3), ("b", 3), ("a", 3)]
+    assert taken == [("a", 1), ("a", 3), ("b", 1), ("b", 3), ("b", 1), ("b", 3), ("a", 1), ("a", 3)]
     assert times == {"a": pytest.approx([1, 1]), "b": pytest.approx([2, 2])}
     assert turns.medians(times)["b_ms"] == pytest.approx(2) and turns.medians(times)["all"]["b"] == [2, 2]
 
