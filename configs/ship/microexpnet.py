@@ -15,6 +15,6 @@ def get_config(arg=None):
     config = common.base()
     config.model.update(name="microexpnet", stem_stride=1)
     common.student(config)
-    config.optim.update(learning_rate=0.05, weight_decay=5e-4)
+    config.optim.update(name="adamw", learning_rate=2e-3, weight_decay=0.05, clip_norm=1.0)
     config.fit.epochs = 60
     return common.arguments(config, arg, demo=common.demo(epochs=6, warmup_epochs=1.0))
