@@ -57,9 +57,8 @@ def robust(config: ConfigDict) -> None:
 
 def student(config: ConfigDict) -> None:
     """Learns from a larger teacher that sees clean images of its own size; answers are fairer to rare classes."""
-    robust(config)
     config.camera.probability = 0.1
-    config.teacher.update(resize=True, stored_views=8)
+    config.teacher.update(clean=True, resize=True, stored_views=8)
     config.augment.update(rotate=10.0, translate=0.1, crop=(0.85, 1.15), brightness=0.2, contrast=0.2, erase=0.1)
     config.loss.update(alpha=0.8, temperature=3.0, logit_adjustment=0.25)
     config.optim.update(name="sgd", warmup_epochs=1.0, decay_only=("kernel",))

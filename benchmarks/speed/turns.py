@@ -28,7 +28,7 @@ def seconds(block: Block, steps: int) -> float:
 
 
 def take(blocks: Mapping[str, Block], *, rounds: int, steps: int, untimed: int = 0) -> dict[str, list[float]]:
-    """Returns the seconds of each contender's turns, a block of so many steps in every round, after untimed steps."""
+    """Returns the seconds of each contender's turns. A turn is `untimed` steps, then a timed block of `steps`."""
     times: dict[str, list[float]] = {name: [] for name in blocks}
     for order in orders(blocks, rounds):
         for name in order:
@@ -41,7 +41,7 @@ def take(blocks: Mapping[str, Block], *, rounds: int, steps: int, untimed: int =
 def milliseconds(blocks: Mapping[str, Block], *, rounds: int, steps: int) -> dict[str, list[float]]:
     """Returns the milliseconds a step of each contender's turns.
 
-    The first step of a turn compiles, or finds the caches and the freed memory of the contender before; it is not timed.
+    The first step of a turn is not timed: it compiles, or starts with the caches and memory that another contender left.
     """
     times = take(blocks, rounds=rounds, steps=steps, untimed=1)
     return {name: [1000 * value / steps for value in values] for name, values in times.items()}

@@ -2,10 +2,12 @@
 
 ferjax train --config efficientnet_lite0 --workdir runs/teacher    # 1.5 h
 ferjax distill --config ship/microexpnet --teacher runs/teacher --workdir runs/ship/microexpnet    # 0.7 h
-ferjax calibrate --model runs/ship/microexpnet
+ferjax calibrate --model runs/ship/microexpnet --accuracy 0.75
 ferjax export --model runs/ship/microexpnet --out exports/micro --format tflite onnx --overwrite
 python -m tools.ship --name microexpnet --model runs/ship/microexpnet --file exports/micro/microexpnet_dynamic.tflite
 ferjax distill --config ship/microexpnet:demo --teacher runs/efficientnet_lite0-demo     embedded data
+
+Needs `ferjax prepare fer2013` and the weights of configs/efficientnet_lite0.py.
 """
 
 from configs import common

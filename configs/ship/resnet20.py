@@ -3,13 +3,14 @@
 ferjax train --config efficientnet_lite0 --workdir runs/teacher    # 1.5 h
 ferjax distill --config ship/resnet20 --teacher runs/teacher --workdir runs/ship/resnet20_first    # 2 h
 ferjax distill --config ship/resnet20:second --teacher runs/teacher --workdir runs/ship/resnet20    # 1.5 h
-ferjax calibrate --model runs/ship/resnet20
+ferjax calibrate --model runs/ship/resnet20 --accuracy 0.75
 ferjax export --model runs/ship/resnet20 --out exports/ship/resnet20 --format tflite onnx --overwrite
 python -m tools.ship --name resnet20 --model runs/ship/resnet20 --file exports/ship/resnet20/resnet20_int8.tflite
 ferjax distill --config ship/resnet20:demo --teacher runs/efficientnet_lite0-demo     embedded data
 
-`python -m tools.rebuild resnet20` runs all lines but the last, and continues where it was stopped. The hours are those
-of two cores.
+Needs `ferjax prepare fer2013` and the weights of configs/efficientnet_lite0.py. `python -m tools.rebuild resnet20` runs
+all commands but the demo, and continues where it was stopped. The hours are those of two idle cores with the extra
+onednn.
 """
 
 from configs import common

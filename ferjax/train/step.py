@@ -272,8 +272,8 @@ def _after(grads: Any, index: jax.Array) -> jax.Array:
 def _norm(tree: Any) -> jax.Array:
     """Returns the global norm, from the sums of the columns of one array.
 
-    XLA on CPUs adds the squares of a vector one after the other: for 1.2 million values, that takes twice as long and
-    is wrong by 8e-4. For a sum per parameter, it compiles three loops each.
+    XLA on CPUs adds the squares of a vector one after the other: for 1.2 million values, that takes twice as long, and
+    the norm is up to 0.8 % too small. Adding up the leaves instead compiles to three loops per parameter.
     """
     flat = [leaf.ravel() for leaf in jax.tree.leaves(tree)]
     gap = jnp.zeros(-sum(each.size for each in flat) % _COLUMNS, flat[0].dtype)

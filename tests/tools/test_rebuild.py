@@ -1,5 +1,6 @@
 """The commands that rebuild the shipped models."""
 
+import runpy
 import subprocess
 import sys
 
@@ -15,11 +16,14 @@ from tools import rebuild
 def test_every_step_is_a_command_and_the_last_puts_the_model_into_the_package(name):
     steps = rebuild.steps(name)
     known = {command for group in command_line.COMMANDS.values() for command in group}
+    made = {""}
     for step in steps[:-1]:
         words = step.command.split()
         assert words[0] == "ferjax" and words[1] in known
         if "--config" in words:
-            config_files.find(words[words.index("--config") + 1])
+            found = config_files.find(words[words.index("--config") + 1])
+            assert runpy.run_path(found.path)["get_config"](found.arguments).init.workdir in made
+            made.add(words[words.index("--workdir") + 1])
     assert steps[-1].command.startswith(f"python -m tools.ship --name {name} ")
     assert sum(step.hours for step in steps) > 0
 

@@ -12,6 +12,7 @@ import ferjax
 from ferjax import data, export
 from ferjax import spec as contract
 from ferjax.data import EXPRESSIONS
+from ferjax.data.datasets import ferplus
 from ferjax.errors import InputError
 from ferjax.runtime import load, shipped
 from ferjax.train import start
@@ -27,7 +28,8 @@ def test_what_is_shipped_is_consistent():
     assert load().spec == contract.read(shipped.find())
     for name in shipped.names():
         spec = load(name).spec
-        assert spec.class_names == EXPRESSIONS and spec.dataset == "fer2013" and name in shipped.table()
+        classes = {"fer2013": EXPRESSIONS, "ferplus": ferplus.CLASSES}
+        assert spec.class_names == classes[spec.dataset] and name in shipped.table()
 
 
 def test_wheels_carry_what_is_shipped():

@@ -84,7 +84,7 @@ def test_a_teacher_of_other_images_is_refused_or_given_them_resized(teachers):
     np.testing.assert_allclose(answer.logits, expected, atol=1e-3)
 
 
-def test_the_step_is_compiled_for_the_teachers_that_run_in_it(teachers):
+def test_a_teacher_has_the_modules_that_run_in_the_step(teachers):
     spec, both = checkpoint.read(teachers / "a")[0].spec, [teachers / "a", teachers / "b"]
     running, stored = (train_teacher.load(both, spec=spec, stored_views=views).modules for views in (0, 2))
     assert [type(module).__name__ for module in running] == ["BaselineCNN", "BaselineCNN"] and stored == ()

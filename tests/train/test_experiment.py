@@ -188,12 +188,15 @@ def test_how_images_are_read_is_no_part_of_the_experiment(trained):
     assert not {"resident_bytes", "workers"} & spec.dataset_args.keys()
 
 
-def test_the_step_is_compiled_as_the_network_asks(trained, tmp_path, monkeypatch):
+def test_the_step_is_compiled_as_its_networks_ask(trained, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(models, "compiler_options", lambda *modules: asked.extend(modules) or {"xla_faster": True})
+    options = {"data_dir": trained[0] / "data", "progress": False}
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_faster"):
-        experiment.train(config(), workdir=tmp_path / "run", data_dir=trained[0] / "data", progress=False)
-    assert [type(module).__name__ for module in asked] == ["BaselineCNN"]
+        experiment.train(config(), workdir=tmp_path / "alone", **options)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_faster"):
+        experiment.distill(config(), workdir=tmp_path / "taught", teachers=[trained[0] / "run"], **options)
+    assert [type(module).__name__ for module in asked] == ["BaselineCNN"] * 3
 
 
 @pytest.mark.parametrize(
