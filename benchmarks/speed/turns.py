@@ -41,7 +41,7 @@ def take(blocks: Mapping[str, Block], *, rounds: int, steps: int, untimed: int =
 def milliseconds(blocks: Mapping[str, Block], *, rounds: int, steps: int) -> dict[str, list[float]]:
     """Returns the milliseconds a step of each contender's turns.
 
-    The first step of a turn is not timed: it compiles, or starts with the caches and memory that another contender left.
+    The first step of a turn is not timed: it compiles, or starts with the caches and memory of another contender.
     """
     times = take(blocks, rounds=rounds, steps=steps, untimed=1)
     return {name: [1000 * value / steps for value in values] for name, values in times.items()}

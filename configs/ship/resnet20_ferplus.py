@@ -1,4 +1,4 @@
-"""A ResNet-20 with the eight classes of FER+, for the package: continues `resnet20`. It and its teacher learn from votes.
+"""A ResNet-20 with the eight classes of FER+, for the package: continues `resnet20`; learns from votes.
 
 ferjax train --config efficientnet_lite0 --workdir runs/teacher    # 1.5 h
 ferjax distill --config ship/resnet20 --teacher runs/teacher --workdir runs/ship/resnet20_first    # 2 h

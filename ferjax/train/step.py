@@ -22,7 +22,6 @@ from ferjax.train import stages
 from ferjax.train.stages import WHOLE, Stage
 from ferjax.train.state import Arrays, Sums, TrainState
 
-
 _COLUMNS = 256  # of the array that norms are computed from
 
 
