@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 
 from ferjax import augment as augmentation
 from ferjax import errors, prune
@@ -49,7 +48,7 @@ class Teacher(NamedTuple):
       specs: one per teacher.
       stored_views: K, see `ferjax.train.stored_views`; 0 if the teacher runs in the step.
       clean: whether it sees the images without the faults of `Task.camera`.
-      modules: the networks that run in the step.
+      modules: the linen modules of the networks that run in the step.
     """
 
     apply: TeacherFn
@@ -57,7 +56,7 @@ class Teacher(NamedTuple):
     specs: tuple[ModelSpec, ...] = ()
     stored_views: int = 0
     clean: bool = False
-    modules: tuple[nn.Module, ...] = ()
+    modules: tuple[Any, ...] = ()
 
 
 class Task(NamedTuple):
