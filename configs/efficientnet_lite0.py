@@ -29,7 +29,7 @@ def get_config(arg=None):
 
 
 def tuned(config):
-    """Starts from the teacher of FER2013 in runs/teacher, for half the epochs."""
+    """Trains half as many epochs, from the weights of the FER2013 teacher in runs/teacher."""
     common.scratch(config)
     config.init.workdir = "runs/teacher"
     config.fit.epochs = 6

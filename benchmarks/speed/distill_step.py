@@ -77,10 +77,10 @@ def contenders(student: str, teacher: str, batch_size: int) -> dict[str, turns.B
         loss=lambda own, targets, other: losses.distillation(own.logits, targets, other.logits), teacher=wise
     )
 
-    def train_block(task: Task, *teachers: Teacher) -> turns.Block:
+    def train_block(task: Task) -> turns.Block:
         step, state = make_train_step(task, optimizer.tx), init_state(variables, optimizer.tx)
-        modules = [module, *(each for teacher in teachers for each in teacher.modules)]
-        return train_contenders.repeated(step, state, batch, modules, *(teacher.variables for teacher in teachers))
+        modules, given = ([], []) if task.teacher is None else (task.teacher.modules, [task.teacher.variables])
+        return train_contenders.repeated(step, state, batch, [module, *modules], *given)
 
     passes = jax.jit(lambda v, x: wise.apply(v, {"images": augment.to_float(x)}).logits)
 
@@ -88,7 +88,7 @@ def contenders(student: str, teacher: str, batch_size: int) -> dict[str, turns.B
         for _ in range(steps):
             jax.block_until_ready(passes(wise.variables, batch["images"]))
 
-    return {"step": train_block(task), "teacher": teacher_block, "distill": train_block(taught, wise)}
+    return {"step": train_block(task), "teacher": teacher_block, "distill": train_block(taught)}
 
 
 def _teacher(name: str, student: ModelSpec) -> Teacher:

@@ -1,4 +1,4 @@
-"""A ResNet-20 with the eight classes of FER+, for the package: continues `resnet20`; learns from votes.
+"""A ResNet-20 for the package with the eight classes of FER+: continues `resnet20` and learns from votes.
 
 ferjax train --config efficientnet_lite0 --workdir runs/teacher    # 1.5 h
 ferjax distill --config ship/resnet20 --teacher runs/teacher --workdir runs/ship/resnet20_first    # 2 h
@@ -10,7 +10,8 @@ ferjax export --model runs/ship/plus --out exports/plus --format tflite onnx --o
 python -m tools.ship --name resnet20_ferplus --model runs/ship/plus --file exports/plus/resnet20_int8.tflite
 ferjax distill --config ship/resnet20_ferplus:demo --teacher runs/efficientnet_lite0-demo     embedded data
 
-Needs `ferjax prepare fer2013` and `ferplus` and the weights of configs/efficientnet_lite0.py.
+Needs both data sets (`ferjax prepare fer2013`, `ferjax prepare ferplus`) and the weights of
+configs/efficientnet_lite0.py.
 """
 
 from configs import common
